@@ -1,0 +1,72 @@
+"""What training says and studies hear: one `RunRecord` for each run, kept under `runs/<id>/`.
+
+    runs/<id>/record.json     the outcome; written once, whole, at the end
+    runs/<id>/curve.parquet   loss and friends by step
+    runs/<id>/weights/        model.safetensors, if kept
+    runs/<id>/checkpoint/     to resume from; removed when the run is finished
+
+Append-only and atomic, with no server: a record is there whole or not at all.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal["finished", "diverged", "out_of_memory", "crashed", "interrupted", "refused"]
+
+
+class RunRecord(BaseModel):
+    """The outcome of one run.
+
+    `finished` counts; `diverged` counts against the arm; `out_of_memory` is a cost outcome; `crashed`
+    and `interrupted` are missing data, run again; `refused` belongs to the plan.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    status: Status
+    reason: str = ""  # in words, where the status is not `finished`
+    code: str  # hash of the sources that made it
+    spec: dict[str, Any]  # the RunSpec, whole, as plain JSON
+    fingerprint: dict[str, str]  # of the text and the tokenizer
+    metrics: dict[str, float | None] = {}  # `validation/loss` (nats per token), ...
+    vectors: dict[str, list[float]] = {}  # measures with more than one value, `heldout/by_document`
+    counts: dict[str, float] = {}  # parameters, FLOPs, KV bytes
+    speed: dict[str, float] = {}  # tokens_per_second, seconds
+    memory: dict[str, float] = {}  # peak bytes
+    kernel: str = ""
+    looks: int = 0  # times held-out was looked at
+    provenance: dict[str, Any] = {}  # versions, hardware, command, device kind, git commit, time
+
+    @classmethod
+    def load(cls, folder: Path) -> "RunRecord":
+        """Raises FileNotFoundError, or ValueError for a record that is not one."""
+        return cls.model_validate_json((folder / "record.json").read_bytes())
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
+        with atomic(folder / "record.json") as f:
+            f.write(text.encode())
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file so that it is there whole or not at all: write aside, fsync, rename."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,208 @@
+"""Names to parts. The signature of a part is the schema of its options.
+
+A part is a class (or a function) whose keyword-only parameters are its options; what stands before
+them is supplied by the model. Nothing is written twice: the registry turns the signature into a
+pydantic schema that refuses unknown keys. This module imports no torch: a registry loads the
+package that fills it (its `home`) when a name is first asked for.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializationInfo, create_model
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+registries: dict[str, "Registry"] = {}
+
+
+class Options(BaseModel):
+    """The options of one part: its name and what its signature declares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    kind: ClassVar[str]
+    name: str
+
+    @property
+    def entry(self) -> "Entry":
+        return registries[self.kind][self.name]
+
+
+@dataclass(frozen=True)
+class Entry:
+    kind: str
+    name: str
+    make: Callable[..., Any]
+    options: type[Options]
+    paper: str
+
+    @property
+    def source(self) -> Path:
+        """The file that defines the part: its content belongs to the identity of a run."""
+        return Path(inspect.getsourcefile(self.make) or "")
+
+
+class Registry:
+    """One kind of part. `registry(name, paper=...)` is the decorator that adds to it."""
+
+    def __init__(self, kind: str, home: str):
+        self.kind, self.home = kind, home
+        self._entries: dict[str, Entry] = {}
+        self._loaded = False
+        registries[kind] = self
+
+    def __call__(self, name: str, *, paper: str) -> Callable[[T], T]:
+        """Register under `name`; `paper` is where the idea comes from (arXiv id or address)."""
+
+        def add(make: T) -> T:
+            if name in self._entries:
+                there = self._entries[name].source
+                raise ValueError(f"{self.kind} {name!r} is registered twice; first in {there}")
+            options = _schema(self.kind, name, make)
+            self._entries[name] = Entry(self.kind, name, make, options, paper)
+            return make
+
+        return add
+
+    def __getitem__(self, name: str) -> Entry:
+        self._load()
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise KeyError(f"no {self.kind} is called {name!r}; there are {', '.join(self)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def parse(self, node: Any) -> Options:
+        """Options from a mapping with a `name`, or from a name alone. Raises ValidationError."""
+        if isinstance(node, Options):
+            return node
+        node = {"name": node} if isinstance(node, str) else node
+        if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
+            raise PydanticCustomError("part", "needs a mapping with the name of a {kind}; there are {names}",
+                                      {"kind": self.kind, "names": ", ".join(self)})
+        if node["name"] not in self:
+            raise PydanticCustomError("part", "no {kind} is called '{name}'; there are {names}",
+                                      {"kind": self.kind, "name": node["name"], "names": ", ".join(self)})
+        return self[node["name"]].options.model_validate(dict(node))
+
+    def build(self, options: Any, *supplied: Any, **named: Any) -> Any:
+        """The part itself: `supplied` is what the model gives, the rest comes from its options."""
+        options = self.parse(options)
+        chosen = {f: _factory(getattr(options, f)) for f in type(options).model_fields if f != "name"}
+        return self[options.name].make(*supplied, **named, **chosen)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        home = importlib.import_module(self.home)
+        for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
+            importlib.import_module(f"{self.home}.{module.name}")
+        for point in entry_points(group=f"ablate.{self.kind}"):
+            point.load()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Marks an option that is itself a part: `expert: Annotated[Factory, Part("ffn")]`.
+
+    The schema takes a name or a mapping; the part that holds it receives a factory, to be called
+    with what that kind is supplied with.
+    """
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda node: registries[self.kind].parse(node),
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+        )
+
+
+def _dump(options: Options, info: SerializationInfo) -> dict[str, Any]:
+    return options.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
+
+
+Factory = Callable[..., Any]
+
+
+def use(name: str, **options: Any) -> Any:
+    """The default of an option that is a part."""
+    return {"name": name, **options}
+
+
+def load_parts(places: list[str]) -> list[ModuleType]:
+    """Import a user's own parts: module names, or paths of Python files. Raises ImportError."""
+    return [_load_file(Path(p)) if p.endswith(".py") else importlib.import_module(p) for p in places]
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    name = f"ablate_parts_{abs(hash(str(path))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise ImportError(f"parts: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _schema(kind: str, name: str, make: Callable[..., Any]) -> type[Options]:
+    init = make.__init__ if inspect.isclass(make) else make  # type: ignore[misc]
+    hints = get_type_hints(init, include_extras=True)
+    fields: dict[str, Any] = {}
+    for p in inspect.signature(init).parameters.values():
+        if p.kind is p.KEYWORD_ONLY:
+            if p.name not in hints:
+                raise TypeError(f"{kind} {name!r}: option {p.name!r} has no annotation")
+            fields[p.name] = (hints[p.name], ... if p.default is p.empty else p.default)
+    options = create_model(f"{name}_options", __base__=Options, **fields)
+    options.kind = kind
+    return options
+
+
+def _factory(value: Any) -> Any:
+    return partial(registries[value.kind].build, value) if isinstance(value, Options) else value
+
+
+# The kinds of parts, and where each lives.
+norm = Registry("norm", "ablate.parts.norm")
+activation = Registry("activation", "ablate.parts.activation")
+ffn = Registry("ffn", "ablate.parts.ffn")
+position = Registry("position", "ablate.parts.position")
+scaling = Registry("scaling", "ablate.parts.position.scaling")
+attention = Registry("attention", "ablate.parts.attention")
+kernel = Registry("kernel", "ablate.parts.kernel")
+placement = Registry("placement", "ablate.model.residual")
+topology = Registry("topology", "ablate.model.layer")
+init = Registry("init", "ablate.model.init")
+source = Registry("source", "ablate.data.source")
+tokenizer = Registry("tokenizer", "ablate.data.tokenizer")
+optimizer = Registry("optimizer", "ablate.train.optim")
+schedule = Registry("schedule", "ablate.train.schedule")
+measure = Registry("measure", "ablate.train.measure")

@@ -1,0 +1,254 @@
+"""What a run is: the schema of a composed configuration, and its identity.
+
+Everything here is frozen pydantic; nothing imports torch, lightning or wandb. Parts are validated by
+their registries, which load the parts (and torch) only when a specification is validated.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ablate.registry import Options, Part
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shape(NamedTuple):
+    """What the model supplies to its parts. Letters: C = width, L = depth, H = heads, D = head_width."""
+
+    width: int
+    depth: int
+    heads: int
+    head_width: int
+    context: int
+    vocab: int
+
+
+class LayerSpec(Strict):
+    """One layer: every part of it, spelled out."""
+
+    norm: Annotated[Options, Part("norm")]
+    placement: Annotated[Options, Part("placement")]
+    topology: Annotated[Options, Part("topology")]
+    position: Annotated[Options, Part("position")]
+    attention: Annotated[Options, Part("attention")]
+    ffn: Annotated[Options, Part("ffn")]
+
+    def parts(self) -> list[Options]:
+        return [getattr(self, f) for f in LayerSpec.model_fields]
+
+
+class EmbeddingSpec(Strict):
+    scale: Literal["sqrt_width"] | float = 1.0
+    norm: Annotated[Options, Part("norm")]
+
+
+class HeadSpec(Strict):
+    tied: bool = True
+    bias: bool = False
+    softcap: float | None = Field(None, gt=0)
+    z_loss: float = Field(0.0, ge=0)
+
+
+class ModelSpec(LayerSpec):
+    """A decoder. The parts named here make the common layer; `variants` are small overrides of it
+    and `pattern` is cycled over the depth (an empty pattern is the common layer everywhere)."""
+
+    width: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    head_width: int | None = Field(None, gt=0)  # null: width / heads
+    context: int = Field(gt=0)
+    vocab: int | None = Field(None, gt=0)  # null: as many as the tokenizer has
+    embedding: EmbeddingSpec
+    head: HeadSpec
+    init: Annotated[Options, Part("init")]
+    kernel: Annotated[Options, Part("kernel")]
+    dropout: float = Field(0.0, ge=0, lt=1)
+    variants: dict[str, LayerSpec] = {}
+    pattern: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, node: Any) -> Any:
+        """Each variant becomes a whole layer, so errors read `variants.local.attention.window`."""
+        if not isinstance(node, Mapping) or not isinstance(node.get("variants"), Mapping):
+            return node
+        common = {f: node[f] for f in LayerSpec.model_fields if f in node}
+        whole = {name: override(common, patch or {}) for name, patch in node["variants"].items()}
+        return {**node, "variants": whole}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSpec":
+        wrong = list(self._mistakes())
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.head_width is None and self.width % self.heads:
+            yield f"width {self.width} is not a multiple of heads {self.heads} (or give head_width)"
+        unknown = sorted({v for v in self.pattern if v not in self.variants})
+        if unknown:
+            there = ", ".join(self.variants) or "none"
+            yield f"pattern: no variant is called {', '.join(unknown)}; there are {there}"
+            return
+        unused = sorted(set(self.variants) - set(self.pattern))
+        if unused:
+            yield f"variants: {', '.join(unused)} never stands in the pattern"
+        if len(self.pattern) > self.depth:
+            yield f"pattern: {len(self.pattern)} entries for a depth of {self.depth}"
+        whole = [self.init, self.kernel, self.embedding.norm]
+        said: set[str] = set()
+        for layer in self.distinct_layers():
+            for part in [*layer.parts(), *whole]:
+                for mistake in check(part, self.shape(), layer):
+                    if mistake not in said:
+                        said.add(mistake)
+                        yield mistake
+
+    def shape(self) -> Shape:
+        head_width = self.head_width or self.width // self.heads
+        return Shape(self.width, self.depth, self.heads, head_width, self.context, self.vocab or 256)
+
+    def layers(self) -> list[LayerSpec]:
+        """The layer at each depth."""
+        common = LayerSpec.model_construct(**{f: getattr(self, f) for f in LayerSpec.model_fields})
+        if not self.pattern:
+            return [common] * self.depth
+        return [self.variants[self.pattern[n % len(self.pattern)]] for n in range(self.depth)]
+
+    def distinct_layers(self) -> list[LayerSpec]:
+        distinct: list[LayerSpec] = []
+        for layer in self.layers():
+            if layer not in distinct:
+                distinct.append(layer)
+        return distinct
+
+
+def check(options: Options, shape: Shape, layer: LayerSpec) -> list[str]:
+    """Rules across fields: a part's `check(options, shape, layer) -> list[str]`, and its parts'."""
+    rules = getattr(options.entry.make, "check", None)
+    wrong = [f"{options.kind} {options.name}: {m}" for m in rules(options, shape, layer)] if rules else []
+    for field in type(options).model_fields:
+        value = getattr(options, field)
+        if isinstance(value, Options):
+            wrong += check(value, shape, layer)
+    return wrong
+
+
+def override(base: Any, patch: Any) -> Any:
+    """A part of another name is replaced whole (its options are others); otherwise key by key."""
+    if not (isinstance(base, Mapping) and isinstance(patch, Mapping)):
+        return patch
+    if patch.get("name", base.get("name")) != base.get("name"):
+        return patch
+    return {**base, **{k: override(base.get(k), v) for k, v in patch.items()}}
+
+
+class DataSpec(Strict):
+    """Where the text comes from, and what a token is. `masked` keeps attention inside a document and
+    restarts positions there; `joined` packs documents into one stream."""
+
+    source: Annotated[Options, Part("source")]
+    tokenizer: Annotated[Options, Part("tokenizer")]
+    documents: Literal["joined", "masked"] = "joined"
+
+
+class BudgetSpec(Strict):
+    tokens: int = Field(gt=0)  # seen in training
+    batch_tokens: int = Field(gt=0)  # in one optimizer step, over all devices
+
+
+class EvaluationSpec(Strict):
+    every: int = Field(0, ge=0)  # optimizer steps between looks at validation; 0: only at the end
+    tokens: int | None = Field(None, gt=0)  # of validation in those looks; null: all (the last look is always of all)
+
+
+class SeedSpec(Strict):
+    """One number sets all three; they part ways only where a study asks for it."""
+
+    init: int = Field(ge=0)
+    data: int = Field(ge=0)
+    dropout: int = Field(ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all(cls, node: Any) -> Any:
+        return {"init": node, "data": node, "dropout": node} if isinstance(node, int) else node
+
+
+class RunSpec(Strict):
+    """All that decides the numbers of a run; nothing that does not (names, folders, devices)."""
+
+    model: ModelSpec
+    data: DataSpec
+    optim: Annotated[Options, Part("optimizer")]
+    schedule: Annotated[Options, Part("schedule")]
+    clip: float | None = Field(1.0, gt=0)  # norm of the gradient
+    budget: BudgetSpec
+    precision: Literal["fp32", "bf16"] = "fp32"
+    evaluation: EvaluationSpec
+    seed: SeedSpec
+    parent: str | None = None  # id of the run whose weights this one starts from
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunSpec":
+        if self.budget.batch_tokens % self.model.context:
+            raise ValueError(
+                f"budget.batch_tokens {self.budget.batch_tokens} is not a multiple of model.context {self.model.context}"
+            )
+        if self.steps == 0:
+            raise ValueError(f"budget.tokens {self.budget.tokens} is less than one batch ({self.budget.batch_tokens})")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Sequences in one optimizer step, over all devices."""
+        return self.budget.batch_tokens // self.model.context
+
+    @property
+    def steps(self) -> int:
+        return self.budget.tokens // self.budget.batch_tokens
+
+    def canonical(self, fingerprint: Mapping[str, str]) -> dict[str, Any]:
+        """What identity hashes: options at their default left out (so that an option added later, whose
+        default is what there was before, changes no id), layers spelled out, text and tokenizer by
+        content (`fingerprint`, from `ablate.data`)."""
+        spec: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        model = spec["model"]
+        if model.pop("pattern", None):
+            del model["variants"]
+            model["layers"] = [layer.model_dump(mode="json", exclude_defaults=True) for layer in self.model.layers()]
+        spec["data"] = {**spec["data"], **fingerprint}
+        return spec
+
+    def id(self, fingerprint: Mapping[str, str]) -> str:
+        return digest(self.canonical(fingerprint))
+
+
+def digest(value: Any) -> str:
+    """The first 12 hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Every mistake in one line each: `path: what is wrong (value); what is allowed`."""
+    return [_line(e) for e in error.errors()]
+
+
+def _line(e: Any) -> str:
+    path = ".".join(str(p) for p in e["loc"])
+    if e["type"] == "extra_forbidden":
+        return f"{path}: unknown option"
+    if e["type"] == "missing":
+        return f"{path}: missing"
+    value = repr(e["input"])
+    shown = "" if len(value) > 60 or e["type"] in ("value_error", "part") else f" (got {value})"
+    return f"{path + ': ' if path else ''}{e['msg'].removeprefix('Value error, ')}{shown}"

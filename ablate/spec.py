@@ -107,7 +107,7 @@ class ModelSpec(LayerSpec):
         said: set[str] = set()
         for layer in self.distinct_layers():
             for part in [*layer.parts(), *whole]:
-                for mistake in check(part, self.shape(), layer):
+                for mistake in check(part, layer, self):
                     if mistake not in said:
                         said.add(mistake)
                         yield mistake
@@ -131,14 +131,15 @@ class ModelSpec(LayerSpec):
         return distinct
 
 
-def check(options: Options, shape: Shape, layer: LayerSpec) -> list[str]:
-    """Rules across fields: a part's `check(options, shape, layer) -> list[str]`, and its parts'."""
+def check(options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:
+    """Rules across fields: what a part's own `check(options, layer, model) -> list[str]` finds wrong, and
+    what the parts inside it find."""
     rules = getattr(options.entry.make, "check", None)
-    wrong = [f"{options.kind} {options.name}: {m}" for m in rules(options, shape, layer)] if rules else []
+    wrong = [f"{options.kind} {options.name}: {m}" for m in rules(options, layer, model)] if rules else []
     for field in type(options).model_fields:
         value = getattr(options, field)
         if isinstance(value, Options):
-            wrong += check(value, shape, layer)
+            wrong += check(value, layer, model)
     return wrong
 
 

@@ -1,0 +1,141 @@
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ablate.model.head import Head, TokenLoss
+from ablate.model.init import Init, fill
+from ablate.model.memory import Cache, Rolling
+from ablate.model.residual import Placement, Residual, Scale
+from ablate.parts.base import Call, Fresh, Kernel, Ledger, Mask, Memory, Position, View, Where
+from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
+from ablate.spec import ModelSpec
+
+
+class Group(NamedTuple):
+    """Layers that share a position and a mask share a memory, and what a kernel prepares."""
+
+    position: int
+    mask: Mask
+
+
+class Decoder(nn.Module):
+    """A decoder-only language model: tokens (B,T) -> logits (B,T,V).
+
+    The forward pass is the same for training, prefill and decoding; what differs travels in the `Call`.
+    Raises Refused where parts cannot work together.
+    """
+
+    def __init__(self, spec: ModelSpec, device: str = "cpu", documents: bool = False):
+        super().__init__()
+        self.spec, self.shape = spec, spec.shape()
+        C, V = self.shape.width, self.shape.vocab
+        layers = spec.layers()
+        placements: list[Placement] = [placement.build(layer.placement, spec.depth) for layer in layers]
+
+        self.embedding = nn.Embedding(V, C)
+        scale = C**0.5 if spec.embedding.scale == "sqrt_width" else spec.embedding.scale
+        self.enter = nn.Sequential(
+            nn.Identity() if scale == 1.0 else Scale(scale),
+            norm.build(spec.embedding.norm, C),
+            norm.build(spec.norm, C) if placements[0].embed else nn.Identity(),
+            nn.Dropout(spec.dropout),
+        )
+        distinct = list({layer.position: None for layer in layers})
+        self.positions = nn.ModuleList(position.build(options, self.shape) for options in distinct)
+        self.layers = nn.ModuleList(
+            topology.build(
+                layer.topology,
+                attention.build(layer.attention, self.shape),
+                ffn.build(layer.ffn, self.shape),
+                place,
+                lambda p, options=layer.norm: Residual(p, lambda: norm.build(options, C), spec.dropout),
+            )
+            for layer, place in zip(layers, placements, strict=True)
+        )
+        self.leave = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
+        self.head = Head(spec.head, C, V)
+
+        groups = [
+            Group(distinct.index(layer.position), module.attention.mask)
+            for layer, module in zip(layers, self.layers, strict=True)
+        ]
+        self.groups = list(dict.fromkeys(groups))
+        self.group_of = [self.groups.index(group) for group in groups]
+        needs = [
+            module.attention.need(self.positions[group.position], spec.context, device=device, documents=documents)
+            for module, group in zip(self.layers, groups, strict=True)
+        ]
+        self.kernel: Kernel = kernel.build(spec.kernel).settle(needs)
+        self.through = _through
+
+    def forward(self, tokens: Tensor, call: Call | None = None, targets: Tensor | None = None) -> Tensor | TokenLoss:
+        """tokens (B,T) -> logits (B,T,V); with targets (B,T), -100 where there is none, the loss of each."""
+        call = Call.of(tokens) if call is None else call
+        x = self.embedding(tokens)
+        for scheme in self.positions:
+            x = scheme.embed(x, call.at)
+        x = self.enter(x)
+        views = self.views(call, x.dtype)
+        for n, layer in enumerate(self.layers):
+            g = self.group_of[n]
+            x = self.through(layer, x, views[g], n, self.positions[self.groups[g].position].layer(n), self.kernel)
+        x = self.leave(x)
+        if targets is None:
+            return self.head(x, self.embedding.weight)
+        return self.head.loss(x, self.embedding.weight, targets)
+
+    def views(self, call: Call, dtype: torch.dtype) -> list[View]:
+        """What each group of layers shares in this call."""
+        memories: list[Memory] = call.memories or [Fresh()] * len(self.groups)
+        ledger = [{} for _ in self.layers] if call.ledger is None else call.ledger
+        return [self._view(g, memory, call, ledger, dtype) for g, memory in zip(self.groups, memories, strict=True)]
+
+    def _view(self, group: Group, memory: Memory, call: Call, ledger: list, dtype: torch.dtype) -> View:
+        scheme: Position = self.positions[group.position]
+        sight, new, seen = memory.look(call)
+        query = scheme.locate(sight.i)
+        where = Where(
+            query,
+            query if new is sight.i else scheme.locate(new),
+            None if seen is None else scheme.locate(seen),
+        )
+        prepared = self.kernel.prepare(group.mask, sight, scheme.bias, self.shape.heads, dtype)
+        return View(where, memory, prepared, ledger)
+
+    def memories(self, capacity: int) -> list[Memory]:
+        """Memories for rows of up to `capacity` tokens: a window remembers no more than it sees."""
+        return [
+            Cache(capacity)
+            if g.mask.window is None or g.mask.prefix
+            else Rolling(min(g.mask.window, capacity), g.mask.keep_first)
+            for g in self.groups
+        ]
+
+    def ledger(self) -> list[dict[str, Tensor]]:
+        return [{} for _ in self.layers]
+
+    def recompute(self) -> None:
+        """Keep no activations inside layers; compute them again in the backward pass (Chen et al. 2016)."""
+        self.through = partial(checkpoint, use_reentrant=False)
+
+    def auxiliary(self, ledger: Ledger) -> Tensor:
+        """The sum of what parts add to the loss, from their reports of a call."""
+        losses = [
+            layer.ffn.auxiliary(report)
+            for layer, report in zip(self.layers, ledger, strict=True)
+            if report  # a part that reports nothing adds nothing
+        ]
+        return torch.stack(losses).sum() if losses else torch.zeros((), device=self.embedding.weight.device)
+
+    def start(self, seed: int) -> "Decoder":
+        """Draw every parameter (see `ablate.model.init`)."""
+        scheme: Init = init.build(self.spec.init, self.shape)
+        fill(self, scheme, seed)
+        return self
+
+
+def _through(layer: nn.Module, *given: Any) -> Tensor:
+    return layer(*given)

@@ -1,0 +1,35 @@
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate.spec import HeadSpec
+
+
+class TokenLoss(NamedTuple):
+    nll: Tensor  # (B,T) nats; 0 where the target is -100
+    z: Tensor  # (B,T) squared logsumexp of the logits; 0 likewise
+
+
+class Head(nn.Module):
+    """logits = cap tanh(x W' / cap), W the embedding's own where tied (Press & Wolf 2017)."""
+
+    def __init__(self, spec: HeadSpec, width: int, vocab: int):
+        super().__init__()
+        self.weight = None if spec.tied else nn.Parameter(torch.empty(vocab, width))
+        self.bias = nn.Parameter(torch.zeros(vocab)) if spec.bias else None
+        self.softcap = spec.softcap
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        logits = F.linear(x, embedding if self.weight is None else self.weight, self.bias)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+    def loss(self, x: Tensor, embedding: Tensor, targets: Tensor) -> TokenLoss:
+        """The loss of each token, in fp32."""
+        logits = self(x, embedding).float()
+        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        z = torch.where(targets >= 0, logits.logsumexp(-1).square(), 0.0)
+        return TokenLoss(nll, z)

@@ -1,0 +1,114 @@
+"""The start of every parameter, drawn by name.
+
+A parameter's values are a function of (seed, name, shape) alone: arms that differ in one part start
+equal in all the others, and a sharded model starts as an unsharded one. Drawn whole on the CPU in
+fp32, then cast and moved. What a part starts with for reasons of its own (a norm's ones) it says in
+`constants`; vectors called `bias` start at zero.
+"""
+
+import hashlib
+import math
+from typing import Annotated, Protocol
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from ablate.registry import init
+from ablate.spec import Shape
+
+RESIDUAL = ("out", "down")  # the projections that write to the residual stream
+TABLES = ("embedding", "table", "head")  # one row for each token or position
+
+
+class Init(Protocol):
+    def std(self, module: str, role: str, shape: tuple[int, ...]) -> float:
+        """The standard deviation for a weight: `module` is its path, `role` the last word of the path."""
+        ...
+
+
+@init("gpt2", paper="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf")
+class GPT2:
+    """N(0, std), and std / sqrt(2L) for what writes to the residual stream (GPT-2, section 2.3)."""
+
+    def __init__(self, shape: Shape, *, std: Annotated[float, Gt(0)] = 0.02, residual_scaling: bool = True):
+        self.plain = std
+        self.residual = std / math.sqrt(2 * shape.depth) if residual_scaling else std
+
+    def std(self, module: str, role: str, shape: tuple[int, ...]) -> float:
+        return self.residual if role in RESIDUAL else self.plain
+
+
+@init("small", paper="arXiv:1910.05895")
+class Small:
+    """N(0, 2/(5C)), and 2/(L sqrt(C)) for what writes to the residual stream (Nguyen & Salazar 2019 and
+    Wang & Komatsuzaki's GPT-J; GPT-NeoX-20B, section 2.1)."""
+
+    def __init__(self, shape: Shape):
+        self.plain = math.sqrt(2 / (5 * shape.width))
+        self.residual = 2 / (shape.depth * math.sqrt(shape.width))
+
+    def std(self, module: str, role: str, shape: tuple[int, ...]) -> float:
+        return self.residual if role in RESIDUAL else self.plain
+
+
+@init("xavier", paper="https://proceedings.mlr.press/v9/glorot10a.html")
+class Xavier:
+    """N(0, 2 gain^2 / (in + out)) for matrices, N(0, 1/C) for the embedding and learned tables (Glorot &
+    Bengio 2010, eq. 16, its normal form)."""
+
+    def __init__(self, shape: Shape):
+        self.width = shape.width
+
+    def std(self, module: str, role: str, shape: tuple[int, ...]) -> float:
+        if role in TABLES:
+            return self.width**-0.5
+        return self.gain(role) * math.sqrt(2 / (shape[-1] + shape[-2]))
+
+    def gain(self, role: str) -> float:
+        return 1.0
+
+
+@init("deepnorm", paper="arXiv:2203.00555")
+class DeepNormInit(Xavier):
+    """Xavier, with gain beta = (8L)^(-1/4) for values, outputs and the feed-forward (DeepNet, table 2,
+    decoder only). The other half of the scheme is `placement=deepnorm`."""
+
+    def __init__(self, shape: Shape):
+        super().__init__(shape)
+        self.beta = (8 * shape.depth) ** -0.25
+
+    def gain(self, role: str) -> float:
+        return self.beta if role in ("v", "out", "gate", "up", "down") else 1.0
+
+
+def key(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1
+
+
+def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
+    generator = torch.Generator().manual_seed(key(seed, name))
+    return torch.empty(shape).normal_(0, std, generator=generator)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, scheme: Init, seed: int) -> None:
+    """Set every parameter and persistent buffer in place; a sharded parameter takes its shard."""
+    for path, module in model.named_modules():
+        constants = getattr(module, "constants", {})
+        tensors = [*module.named_parameters(path, recurse=False), *module.named_buffers(path, recurse=False)]
+        for name, tensor in tensors:
+            leaf = name.rpartition(".")[2]
+            if leaf in constants or leaf == "bias":
+                tensor.fill_(constants.get(leaf, 0.0))
+            else:
+                whole = draw(seed, name, tuple(tensor.shape), scheme.std(path, path.rpartition(".")[2], tuple(tensor.shape)))
+                tensor.copy_(_sharded(whole, tensor))
+
+
+def _sharded(whole: Tensor, like: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(like, DTensor):  # src_data_rank None: every rank has drawn the same, so no message is sent
+        return distribute_tensor(whole.to(like.dtype), like.device_mesh, like.placements, src_data_rank=None)
+    return whole

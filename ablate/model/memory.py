@@ -1,0 +1,156 @@
+"""What layers remember between calls: everything (`Cache`), or a window (`Rolling`).
+
+In training nothing is remembered (`ablate.parts.base.Fresh`). One memory serves a group of layers that
+share mask and position. Storage is preallocated, written in place and read through views.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablate.parts.base import NOWHERE, Call, Look, Sight, Where
+
+Turn = Callable[[Tensor, Any], Tensor]
+
+
+class Cache:
+    """All keys and values, in the order of the calls. Room for `capacity` tokens a row."""
+
+    def __init__(self, capacity: int):
+        self.capacity, self.start, self.filled = capacity, 0, 0
+        self.at: Tensor | None = None  # (1|B, capacity)
+        self.document: Tensor | None = None  # (B, capacity)
+        self.stored: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def look(self, call: Call) -> Look:
+        T = call.at.shape[1]
+        self.start, self.filled = self.filled, self.filled + T
+        if self.filled > self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} tokens; {self.filled} were given")
+        now = _document(call, self.document, self.start)
+        if self.at is None:
+            self.at = call.at.new_empty(call.at.shape[0], self.capacity)
+            self.document = None if now is None else now.new_empty(now.shape[0], self.capacity)
+        self.at[:, self.start : self.filled] = call.at
+        documents = None
+        if now is not None and self.document is not None:
+            self.document[:, self.start : self.filled] = now
+            documents = (now, self.document[:, : self.filled])
+        at = self.at[:, : self.filled]
+        return Look(Sight(call.at, at, documents, call.prefix, own=self.start == 0, last=T == 1), call.at)
+
+    def extend(self, n: int, k: Tensor, v: Tensor, turn: Turn, where: Where) -> tuple[Tensor, Tensor]:
+        k = turn(k, where.new)
+        if n not in self.stored:
+            self.stored[n] = _storage(k, self.capacity), _storage(v, self.capacity)
+        keys, values = self.stored[n]
+        keys[:, :, self.start : self.filled] = k
+        values[:, :, self.start : self.filled] = v
+        return keys[:, :, : self.filled], values[:, :, : self.filled]
+
+
+class Rolling:
+    """The last `window` keys, and the first `keep_first` of each row's document: what a windowed layer can
+    see, and no more. A token costs the same whatever has been dropped.
+
+    Slots: `keep_first`, each row's own, then a ring by column. A kept token is hidden in the ring, so it
+    is seen once. A single token is written first and sees the slots; a call of several tokens sees the
+    slots as they were, followed by its own keys.
+
+    With `restart`, keys are stored unturned and each reading turns them by their place in the memory, so
+    that positions never grow beyond what was trained (StreamingLLM; Xiao et al. 2024, section 3.2).
+    """
+
+    def __init__(self, window: int, keep_first: int = 0, restart: bool = False):
+        self.window, self.keep_first, self.restart = window, keep_first, restart
+        self.size = keep_first + window
+        self.column = 0  # tokens seen in a row, padding included
+        self.at: Tensor | None = None  # (1|B, size)
+        self.document: Tensor | None = None  # (B, size)
+        self.stored: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def look(self, call: Call) -> Look:
+        T, first = call.at.shape[1], self.column == 0
+        now = _document(call, self.document, self.column)
+        at = call.at if now is None else call.at.expand(now.shape[0], T)
+        if self.at is None:
+            self.at = at.new_full((at.shape[0], self.size), NOWHERE)
+            self.document = None if now is None else now.new_full((now.shape[0], self.size), -NOWHERE)
+        self.alone, self.first = T == 1, first
+        last = at.new_ones(at.shape, dtype=torch.bool) if now is None else now == now[:, -1:]
+        slot = torch.arange(self.keep_first, device=at.device)[None, :, None]
+        found = (at[:, None] == slot) & last[:, None]  # (1|B, keep_first, T): which token a slot is to keep
+        self.found, self.source = found.any(-1), found.int().argmax(-1)
+        self.recent = torch.arange(max(0, T - self.window), T, device=at.device)
+        self.ring = self.keep_first + (self.column + self.recent) % self.window
+        self.column += T
+
+        hidden = at.masked_fill((at >= 0) & (at < self.keep_first) & last, NOWHERE)
+        before = self.at, self.document
+        self.at = self._written(self.at[:, None, :, None], at[:, None, :, None], hidden[:, None, :, None])[:, 0, :, 0]
+        if now is not None and self.document is not None:
+            self.document = self._written(self.document[:, None, :, None], now[:, None, :, None])[:, 0, :, 0]
+        seen_at, seen_document = self.at, self.document
+        if not self.alone:
+            seen_at = at if first else torch.cat((before[0], at), 1)
+            seen_document = now if first or now is None else torch.cat((before[1], now), 1)  # type: ignore[arg-type]
+        query_at, new_at = call.at, call.at
+        places = None
+        if self.restart:
+            query_at, places = self._places(call.at, seen_at)
+            seen_at = places
+        documents = None if now is None or seen_document is None else (now, seen_document)
+        own = first and not self.alone
+        return Look(Sight(query_at, seen_at, documents, call.prefix, own=own), new_at, places)
+
+    def extend(self, n: int, k: Tensor, v: Tensor, turn: Turn, where: Where) -> tuple[Tensor, Tensor]:
+        if not self.restart:
+            k = turn(k, where.new)
+        if n not in self.stored:
+            self.stored[n] = _storage(k, self.size), _storage(v, self.size)
+        old = self.stored[n]
+        self.stored[n] = self._written(old[0], k), self._written(old[1], v)
+        if self.alone:
+            k, v = self.stored[n]
+        elif not self.first:
+            k, v = torch.cat((old[0], k), 2), torch.cat((old[1], v), 2)
+        return (turn(k, where.seen) if self.restart else k), v
+
+    def _written(self, old: Tensor, new: Tensor, ring: Tensor | None = None) -> Tensor:
+        """`old` (B,*,size,D) with the new tokens (B,*,T,D) in their slots; `ring`, where it differs from new."""
+        kept = new
+        if self.keep_first:
+            rows = (new.shape[0], new.shape[1], self.keep_first, new.shape[3])
+            source = self.source[:, None, :, None].expand(rows)
+            chosen = new.gather(2, source)
+            kept = torch.where(self.found[:, None, :, None], chosen, old[:, :, : self.keep_first])
+        written = old.clone() if not self.alone else old
+        written[:, :, self.ring] = (new if ring is None else ring)[:, :, self.recent]
+        if self.keep_first:
+            written[:, :, : self.keep_first] = kept
+        return written
+
+    def _places(self, at: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of queries and keys counted inside the memory."""
+        newest = at[:, -1:]
+        if at.shape[1] > 1 and int(newest.max()) >= self.size:
+            raise ValueError(
+                f"a restarting memory of {self.size} tokens takes a longer prompt one token at a time"
+            )
+        shift = (newest - (self.size - 1)).clamp(min=0)
+        return at - shift, torch.where(seen < self.keep_first, seen, seen - shift)
+
+
+def _document(call: Call, known: Tensor | None, seen: int) -> Tensor | None:
+    """The document of each token of this call: as the call says, or that of the row's last token."""
+    if call.document is not None or known is None:
+        if known is None and call.document is not None and seen:
+            raise ValueError("documents were named after tokens without any; name them from the first call")
+        return call.document
+    raise ValueError("the first call named documents, so each call must (generation repeats the last one)")
+
+
+def _storage(x: Tensor, size: int) -> Tensor:
+    return x.new_zeros(*x.shape[:2], size, x.shape[3])

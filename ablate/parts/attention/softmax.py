@@ -1,0 +1,98 @@
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from ablate.parts.base import Kernel, LayerPosition, Mask, Need, Position, Scores, View
+from ablate.registry import Factory, Part, attention, use
+from ablate.spec import LayerSpec, ModelSpec, Shape
+
+Projection = Literal["q", "k", "v", "out"]
+
+
+@attention("softmax", paper="arXiv:1706.03762")
+class Softmax(nn.Module):
+    """softmax(q k' scale) v over `heads` query heads and `kv_heads` key-value heads.
+
+    Multi-head (kv_heads null: as many as heads; Vaswani et al. 2017), multi-query (1; Shazeer 2019) and
+    grouped-query (between; Ainslie et al. 2023) are one class. `window` counts the keys seen, the token
+    included; `keep_first` keys stay visible outside of it; `sink_logit` is a learned logit in the
+    denominator (gpt-oss); `softcap` is s tanh(x/s) (Gemma 2); `scale` defaults to 1/sqrt(D).
+    `qk_norm` stands over each head or the whole width, before the position.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        kv_heads: Annotated[int, Gt(0)] | None = None,
+        window: Annotated[int, Gt(0)] | None = None,
+        keep_first: Annotated[int, Ge(0)] = 0,
+        sink_logit: bool = False,
+        softcap: Annotated[float, Gt(0)] | None = None,
+        scale: Annotated[float, Gt(0)] | None = None,
+        qk_norm: Annotated[Factory, Part("norm")] = use("none"),
+        qk_norm_over: Literal["head", "width"] = "head",
+        bias: tuple[Projection, ...] = (),
+        mask: Literal["causal", "prefix"] = "causal",
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+    ):
+        super().__init__()
+        C, D, H = shape.width, shape.head_width, shape.heads
+        K = kv_heads or H
+        self.heads, self.kv_heads, self.head_width = H, K, D
+        self.q = nn.Linear(C, H * D, bias="q" in bias)
+        self.k = nn.Linear(C, K * D, bias="k" in bias)
+        self.v = nn.Linear(C, K * D, bias="v" in bias)
+        self.out = nn.Linear(H * D, C, bias="out" in bias)
+        over = {"head": (D, D), "width": (H * D, K * D)}[qk_norm_over]
+        self.q_norm, self.k_norm = qk_norm(over[0]), qk_norm(over[1])
+        self.normed = over
+        self.sink = nn.Parameter(torch.zeros(H)) if sink_logit else None
+        self.constants = {"sink": 0.0}
+        self.softcap, self.scale, self.dropout = softcap, scale or D**-0.5, dropout
+        self.mask = Mask(window, keep_first, prefix=mask == "prefix")
+
+    def forward(self, x: Tensor, view: View, n: int, position: LayerPosition, kernel: Kernel) -> Tensor:
+        """x (B,T,C) -> (B,T,C); n is the layer."""
+        q, k, v = self.project(x)
+        q = position.query(q, view.where.query)
+        k, v = view.memory.extend(n, k, v, position.key, view.where)
+        scores = Scores(self.scale, self.softcap, self.sink)
+        y = kernel(q, k, v, view.prepared, scores, self.dropout if self.training else 0.0)
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q (B,H,T,D), k and v (B,K,T,D)."""
+        q = self.q_norm(self.q(x).unflatten(-1, (-1, self.normed[0])))
+        k = self.k_norm(self.k(x).unflatten(-1, (-1, self.normed[1])))
+        return tuple(y.flatten(2).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for y in (q, k, self.v(x)))
+
+    def need(self, position: Position, context: int, **facts: Any) -> Need:
+        """What this layer asks of a kernel."""
+        return Need(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            key_width=self.head_width + position.widens,
+            value_width=self.head_width,
+            mask=self.mask,
+            bias=position.bias is not None,
+            learned_bias=position.bias is not None and any(True for _ in position.parameters()),
+            slopes=position.slopes is not None,
+            softcap=self.softcap is not None,
+            sink=self.sink is not None,
+            dropout=self.dropout,
+            context=context,
+            **facts,
+        )
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        wrong = []
+        heads = model.heads
+        if heads % (options.kv_heads or heads):
+            wrong.append(f"kv_heads {options.kv_heads} does not divide heads {heads}")
+        if options.keep_first and options.window is None:
+            wrong.append("keep_first keeps keys outside of a window, and there is no window")
+        return wrong

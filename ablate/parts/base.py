@@ -1,0 +1,279 @@
+"""The contracts between a decoder and its parts.
+
+Shape letters: B rows, T queries (the tokens of this call), S keys, C width, H heads, K key-value heads,
+D head width, E experts. `(1|B, T)` is one row for all, or one for each.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ablate.spec import LayerSpec, ModelSpec, Shape
+
+
+class Refused(ValueError):
+    """A combination that cannot be built or run, with the reason and what to do instead."""
+
+
+# ------------------------------------------------------------------------------------ who sees whom
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Where the queries and the keys of one call stand.
+
+    Positions ascend inside a document. A key slot that holds nothing stands at `NOWHERE`.
+    """
+
+    i: Tensor  # (1|B, T) positions of the queries
+    j: Tensor  # (1|B, S) positions of the keys
+    documents: tuple[Tensor, Tensor] | None = None  # (B, T), (B, S): equal numbers see each other
+    prefix: Tensor | None = None  # (B,) length of the part that sees itself whole
+    own: bool = False  # the keys are the queries' own, in their order
+    last: bool = False  # no key stands after any query: a single token behind all that it remembers
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but the order of the tokens decides who sees whom."""
+        return self.documents is None and self.prefix is None
+
+
+NOWHERE = 2**30
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which keys a query may see. `window` counts the keys seen, the token itself included."""
+
+    window: int | None = None
+    keep_first: int = 0  # the first positions of a document stay visible outside of the window
+    prefix: bool = False  # positions before the call's prefix length see each other
+
+    def visible(self, i: Tensor, j: Tensor, p: Tensor | None) -> Tensor:
+        """Elementwise: may a query at i see a key at j, where the prefix ends at p?"""
+        seen = j <= i if p is None else (j <= i) | (j < p)
+        if self.window is not None:
+            seen = seen & ((i - j < self.window) | (j < self.keep_first))
+        return seen
+
+    def dense(self, sight: Sight) -> Tensor:
+        """(1|B, 1, T, S) bool."""
+        i, j = sight.i[:, None, :, None], sight.j[:, None, None, :]
+        p = sight.prefix[:, None, None, None] if self.prefix and sight.prefix is not None else None
+        seen = self.visible(i, j, p)
+        if sight.documents is not None:
+            of_query, of_key = sight.documents
+            seen = seen & (of_query[:, None, :, None] == of_key[:, None, None, :])
+        return seen
+
+    def causal(self, sight: Sight) -> bool:
+        """Each query sees the keys up to its own, and no other rule applies."""
+        return sight.own and self.free(sight)
+
+    def free(self, sight: Sight) -> bool:
+        """Beyond the order of positions, nothing hides a key."""
+        return self.window is None and sight.documents is None and (sight.prefix is None or not self.prefix)
+
+
+Bias = Callable[[Tensor, Tensor, Tensor], Tensor]  # (h, i, j) -> what is added to the score, elementwise
+
+
+class Scores(NamedTuple):
+    """What happens to q.k before the softmax: scale, then soft-cap, then bias, then mask; and the
+    learned logit that joins the denominator."""
+
+    scale: float
+    softcap: float | None = None
+    sink: Tensor | None = None  # (H,)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a layer asks of a kernel; made once, when the model is built."""
+
+    heads: int
+    kv_heads: int
+    key_width: int
+    value_width: int
+    mask: Mask
+    bias: bool = False
+    learned_bias: bool = False
+    slopes: bool = False  # the bias is linear in the distance
+    softcap: bool = False
+    sink: bool = False
+    dropout: float = 0.0
+    documents: bool = False
+    context: int = 0
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    training: bool = True
+
+
+class Kernel:
+    """Computes attention. Every kernel means the same mathematics as `reference`."""
+
+    name: ClassVar[str]
+
+    def refuses(self, need: Need) -> str | None:
+        """Why this kernel cannot serve the need; None if it can."""
+        raise NotImplementedError
+
+    def settle(self, needs: list[Need]) -> "Kernel":
+        """The kernel that will run, for all of the needs. Raises Refused: nothing is replaced in silence."""
+        reasons = sorted({r for need in needs if (r := self.refuses(need))})
+        if reasons:
+            raise Refused(f"kernel {self.name}: {'; '.join(reasons)} (kernel=auto finds one that can)")
+        return self
+
+    def prepare(self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Any:
+        """What the layers that share mask, sight and bias can share: computed once for each call."""
+        raise NotImplementedError
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: Any, scores: Scores, dropout: float
+    ) -> Tensor:
+        """q (B,H,T,D), k (B,K,S,D), v (B,K,S,Dv) -> (B,H,T,Dv)."""
+        raise NotImplementedError
+
+
+# --------------------------------------------------------------------------------------- positions
+
+
+class Position(nn.Module):
+    """Tells the model where a token stands. A scheme overrides the hooks where it acts; the others are
+    the identity. One instance serves all the layers that name it; `layer(n)` is where a scheme keeps
+    something for each layer."""
+
+    at_input: ClassVar[bool] = False  # acts on the embedding, so it is one for the whole model
+    bias: Bias | None = None
+    slopes: Tensor | None = None  # (H,) if bias(h,i,j) = -slopes[h] (i - j): a fact that flash kernels use
+    reach: int | None = None  # the number of positions it can name
+    widens: int = 0  # what query and key add to the width of a head
+    relative: ClassVar[bool] = True  # only differences of positions matter
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+
+    def locate(self, at: Tensor) -> Any:
+        """What the layers need to know of the positions (1|B, T), computed once for each call."""
+        return at
+
+    def embed(self, x: Tensor, at: Tensor) -> Tensor:
+        """x (B,T,C), at (1|B,T)."""
+        return x
+
+    def layer(self, n: int) -> "LayerPosition":
+        return self
+
+    def query(self, q: Tensor, where: Any) -> Tensor:
+        """q (B,H,T,D)."""
+        return self.rotate(q, where)
+
+    def key(self, k: Tensor, where: Any) -> Tensor:
+        """k (B,K,T,D)."""
+        return self.rotate(k, where)
+
+    def rotate(self, x: Tensor, where: Any) -> Tensor:
+        return x
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        if cls.at_input and any(other.position != layer.position for other in model.layers()):
+            return ["acts at the input, so every layer must name it; a pattern cannot mix it with another"]
+        return []
+
+
+class LayerPosition(Protocol):
+    """What an attention layer sees of a position."""
+
+    def query(self, q: Tensor, where: Any) -> Tensor: ...
+    def key(self, k: Tensor, where: Any) -> Tensor: ...
+
+
+# ------------------------------------------------------------------------------------ one call
+
+
+class Where(NamedTuple):
+    """`Position.locate` of the queries, of the keys as they are written, and of the keys as they are
+    read (None where keys are stored turned)."""
+
+    query: Any
+    new: Any
+    seen: Any
+
+
+class Look(NamedTuple):
+    """What a memory says of a call before its layers run."""
+
+    sight: Sight
+    new: Tensor  # (1|B, T) positions at which new keys are turned
+    seen: Tensor | None = None  # (1|B, S) those of stored keys, where they are turned at reading
+
+
+class Memory(Protocol):
+    """What a group of layers remembers of earlier calls."""
+
+    def look(self, call: "Call") -> Look:
+        """Called once for each call, before `extend`."""
+        ...
+
+    def extend(
+        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: Where
+    ) -> tuple[Tensor, Tensor]:
+        """Remember layer n's new keys and values (B,K,T,D); return all that may be seen (B,K,S,D)."""
+        ...
+
+
+class Fresh:
+    """Nothing is remembered: the keys of this call are all the keys there are."""
+
+    def look(self, call: "Call") -> Look:
+        documents = None if call.document is None else (call.document, call.document)
+        return Look(Sight(call.at, call.at, documents, call.prefix, own=True), call.at)
+
+    def extend(
+        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: Where
+    ) -> tuple[Tensor, Tensor]:
+        return turn(k, where.new), v
+
+
+Ledger = list[dict[str, Tensor]]  # one for each layer: what its parts report of this call
+
+
+@dataclass
+class Call:
+    """One forward pass: where the tokens stand, what is remembered, and what is reported.
+
+    Document borders, prefixes and left-padded prompts are said here, for each token and row. `ledger` is
+    written by name, so writing twice (a recomputed checkpoint) is writing once.
+    """
+
+    at: Tensor  # (1|B, T)
+    document: Tensor | None = None  # (B, T); negative: padding
+    prefix: Tensor | None = None  # (B,)
+    memories: list[Any] | None = None  # one for each group of layers; None: nothing is remembered
+    ledger: Ledger | None = None
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> "Call":
+        """Whole rows from position 0."""
+        return cls(torch.arange(tokens.shape[1], device=tokens.device)[None])
+
+    @classmethod
+    def ragged(cls, lengths: Tensor, longest: int) -> "Call":
+        """Rows of the given lengths (B,), padded on the left to `longest`. The padding is a document of
+        its own, which no token sees."""
+        at = torch.arange(longest, device=lengths.device) - (longest - lengths[:, None])
+        return cls(at, torch.where(at < 0, -1, 0))
+
+
+class View(NamedTuple):
+    """What the layers of one group share in one call."""
+
+    where: Where
+    memory: Any
+    prepared: Any
+    ledger: Ledger

@@ -1,0 +1,50 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.registry import kernel
+
+
+@kernel("reference", paper="arXiv:1706.03762")
+class Reference(Kernel):
+    """The definition: softmax(mask(softcap(q.k scale) + bias)) v, written out, the softmax in fp32.
+
+    Vaswani et al. 2017, eq. 1. Slow, and needs B H T S numbers of memory; the others are tested
+    against it.
+    """
+
+    name = "reference"
+
+    def refuses(self, need: Need) -> str | None:
+        return None
+
+    def prepare(
+        self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype
+    ) -> Tensor:
+        return added(mask, sight, bias, heads).to(torch.promote_types(dtype, torch.float32))
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: Tensor, scores: Scores, dropout: float
+    ) -> Tensor:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+        s = (q @ k.mT).to(prepared.dtype) * scores.scale
+        if scores.softcap is not None:
+            s = scores.softcap * torch.tanh(s / scores.softcap)
+        s = s + prepared
+        if scores.sink is not None:
+            sink = scores.sink.to(s.dtype)[:, None, None].expand(*s.shape[:3], 1)
+            s = torch.cat((s, sink), -1)
+        p = F.dropout(s.softmax(-1)[..., : k.shape[2]], dropout)
+        return p.to(v.dtype) @ v
+
+
+def added(mask: Mask, sight: Sight, bias: Bias | None, heads: int) -> Tensor:
+    """(1|B, 1|H, T, S): the bias where a key is seen, -inf where it is not; in fp32 or better."""
+    seen = mask.dense(sight)
+    if bias is None:
+        b = torch.zeros((), device=seen.device)
+    else:
+        h = torch.arange(heads, device=seen.device)[None, :, None, None]
+        b = bias(h, sight.i[:, None, :, None], sight.j[:, None, None, :])
+    return torch.where(seen, b, -torch.inf)

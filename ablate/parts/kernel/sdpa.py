@@ -1,0 +1,69 @@
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.registry import kernel
+
+
+class Prepared(NamedTuple):
+    mask: Tensor | None  # bool, or float with the bias; None: the order alone decides
+    causal: bool
+
+
+@kernel("sdpa", paper="arXiv:2205.14135")
+class SDPA(Kernel):
+    """torch's scaled_dot_product_attention, which picks a fused kernel (flash, memory-efficient, cuDNN).
+
+    A learned sink is one more key, of score b and value 0. Width of values is padded to that of keys,
+    since the fused CPU kernel wants them equal.
+    """
+
+    name = "sdpa"
+
+    def refuses(self, need: Need) -> str | None:
+        return "cannot cap the scores" if need.softcap else None
+
+    def prepare(
+        self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype
+    ) -> Prepared:
+        if bias is None and (mask.causal(sight) or (sight.last and mask.free(sight))):
+            return Prepared(None, causal=sight.own)
+        seen = mask.dense(sight)
+        if bias is None:
+            return Prepared(seen, causal=False)
+        h = torch.arange(heads, device=seen.device)[None, :, None, None]
+        b = bias(h, sight.i[:, None, :, None], sight.j[:, None, None, :])
+        return Prepared(torch.where(seen, b, -torch.inf).to(dtype), causal=False)
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scores: Scores, dropout: float
+    ) -> Tensor:
+        mask, causal = prepared
+        width = v.shape[-1]
+        if scores.sink is not None:
+            mask = _with_sink(mask, causal, scores.sink, q.shape[2], k.shape[2], q.dtype)
+            causal = False
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        if width < k.shape[-1]:
+            v = F.pad(v, (0, k.shape[-1] - width))
+        y = F.scaled_dot_product_attention(
+            q, k, v, mask, dropout, is_causal=causal, scale=scores.scale, enable_gqa=k.shape[1] != q.shape[1]
+        )
+        return y[..., :width]
+
+
+def _with_sink(
+    mask: Tensor | None, causal: bool, sink: Tensor, T: int, S: int, dtype: torch.dtype
+) -> Tensor:
+    """The additive mask with a last column that holds the sink's logit: (1|B, H, T, S+1)."""
+    if mask is None:
+        mask = torch.ones(1, 1, T, S, dtype=torch.bool, device=sink.device)
+        mask = mask.tril() if causal else mask
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -torch.inf)
+    mask = mask.expand(-1, sink.shape[0], -1, -1)
+    column = sink.to(dtype)[None, :, None, None].expand(mask.shape[0], -1, T, 1)
+    return torch.cat((mask, column), -1)

@@ -1,0 +1,57 @@
+from typing import Annotated
+
+import torch
+from annotated_types import Gt, Le
+from torch import Tensor
+
+from ablate.parts.base import Position
+from ablate.registry import Factory, Part, position, use
+from ablate.spec import LayerSpec, ModelSpec, Shape
+
+
+@position("rope", paper="arXiv:2104.09864")
+class Rope(Position):
+    """Turns pairs of channels by an angle that grows with the position, so that q.k depends on i - j.
+
+    Pair n of width D turns by at * base^(-2n/D) (Su et al. 2021, eq. 15). `fraction` of the head's
+    channels turn (GPT-NeoX: 0.25); `interleaved` pairs neighbours (the paper, GPT-J), otherwise a channel
+    of the first half with one of the second (GPT-NeoX, LLaMA in transformers): the same up to the order
+    of channels. `scaling` changes the frequencies for longer contexts.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        base: Annotated[float, Gt(1)] = 10_000.0,
+        fraction: Annotated[float, Gt(0), Le(1)] = 1.0,
+        interleaved: bool = False,
+        scaling: Annotated[Factory, Part("scaling")] = use("none"),
+    ):
+        super().__init__(shape)
+        self.base, self.interleaved = base, interleaved
+        self.turned = int(shape.head_width * fraction)
+        self.scaling = scaling(shape, self.turned, base)
+
+    def locate(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        frequency, gain = self.scaling(self.frequencies(at.device))
+        angle = at[:, None, :, None] * frequency  # (1|B, 1, T, turned/2)
+        return angle.cos() * gain, angle.sin() * gain
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        return self.base ** (-torch.arange(0, self.turned, 2, device=device, dtype=torch.float32) / self.turned)
+
+    def rotate(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+        cos, sin = (w.to(x.dtype) for w in where)
+        x, rest = x.split((self.turned, x.shape[-1] - self.turned), -1)
+        u, v = x.unflatten(-1, (-1, 2)).unbind(-1) if self.interleaved else x.chunk(2, -1)
+        u, v = u * cos - v * sin, u * sin + v * cos
+        x = torch.stack((u, v), -1).flatten(-2) if self.interleaved else torch.cat((u, v), -1)
+        return torch.cat((x, rest), -1)
+
+    @classmethod
+    def check(cls, options, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        turned = int(model.shape().head_width * options.fraction)
+        if turned < 2 or turned % 2:
+            return [f"turns pairs, but {turned} channels of each head are to turn (head width x fraction)"]
+        return super().check(options, layer, model)

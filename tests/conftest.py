@@ -1,0 +1,44 @@
+"""Small models for tests: every part at its default, in the smallest decoder that still has all the shapes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from ablate.spec import ModelSpec
+
+SMALL: dict[str, Any] = {
+    "width": 32,
+    "depth": 3,
+    "heads": 4,
+    "context": 24,
+    "vocab": 50,
+    "norm": "rmsnorm",
+    "placement": "pre",
+    "topology": "serial",
+    "position": "rope",
+    "attention": {"name": "softmax", "kv_heads": 2},
+    "ffn": {"name": "glu", "width": 40},
+    "embedding": {"norm": "none"},
+    "head": {},
+    "init": "gpt2",
+    "kernel": "auto",
+}
+
+
+def small(**options: Any) -> ModelSpec:
+    return ModelSpec(**{**SMALL, **options})
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(50, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+Build = Callable[..., Any]

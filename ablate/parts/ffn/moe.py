@@ -1,3 +1,4 @@
+from math import ceil
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,8 +17,10 @@ class MoE(nn.Module):
     Shazeer et al. 2017. The router works in fp32. `score` says when the softmax is taken: over the
     selected logits (`after`, Mixtral), over all before the selection, the selected then renormalised
     (`renormalised`, GShard) or not (`before`, Switch), or sigmoids, renormalised (`sigmoid`, DeepSeek-V3).
-    Dropless, unless `capacity` c is given: an expert takes at most ceil(c k T / E) tokens of a call, in
-    their order, and what is over is dropped from that expert and counted. Evaluation never drops.
+    Dropless, unless `capacity` c is given: an expert takes at most ceil(c k T / E) tokens of a row, in
+    their order, and what is over is dropped from that expert and counted. Evaluation never drops. (GShard
+    and Switch count over a device's group of rows; by row, drops do not depend on how many devices there
+    are, nor on the other rows.)
 
     The ledger receives `load` (E,), the share of the choices that went to each expert, `probability` (E,),
     the mean of the router's probabilities, `router_z` and `dropped`. The balance loss is
@@ -49,15 +52,15 @@ class MoE(nn.Module):
         self.constants = {"bias": 0.0}
 
     def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
-        tokens = x.flatten(0, -2)  # (N, C)
-        gate, chosen = self.route(tokens, ledger)
-        y = self.dispatch(tokens, gate.to(x.dtype), chosen, ledger)
+        gate, chosen = self.route(x, ledger)
+        y = self.dispatch(x.flatten(0, 1), gate.flatten(0, 1).to(x.dtype), self.admit(chosen, ledger))
+        y = y.view_as(x)
         for expert in self.shared:
-            y = y + expert(tokens, ledger)
-        return y.view_as(x)
+            y = y + expert(x, ledger)
+        return y
 
     def route(self, x: Tensor, ledger: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The gates (N,k) in fp32 and the chosen experts (N,k)."""
+        """x (B,T,C) -> the gates in fp32 and the chosen experts, both (B,T,k)."""
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.router.weight.float())
         probability = logits.sigmoid() if self.score == "sigmoid" else logits.softmax(-1)
@@ -68,23 +71,33 @@ class MoE(nn.Module):
         elif self.score != "before":
             gate = gate / gate.sum(-1, keepdim=True)
         E = self.bias.shape[0]
-        ledger["load"] = F.one_hot(chosen, E).sum((0, 1)) / chosen.numel()
-        ledger["probability"] = (probability / probability.sum(-1, keepdim=True)).mean(0)
+        ledger["load"] = F.one_hot(chosen, E).sum((0, 1, 2)) / chosen.numel()
+        ledger["probability"] = (probability / probability.sum(-1, keepdim=True)).mean((0, 1))
         ledger["router_z"] = logits.logsumexp(-1).square().mean()
         return gate, chosen
 
-    def dispatch(self, x: Tensor, gate: Tensor, chosen: Tensor, ledger: dict[str, Tensor]) -> Tensor:
-        """Sort the choices by expert, run each expert on its tokens, add the results up."""
-        N, E = x.shape[0], self.bias.shape[0]
-        order = chosen.flatten().argsort(stable=True)  # by expert, tokens in their order
-        counts = F.one_hot(chosen, E).sum((0, 1)).tolist()
-        token, gate = order // self.k, gate.flatten()[order]
-        room = -(-int(self.capacity * N * self.k) // E) if self.capacity and self.training else N
-        taken = [share[:room] for share in torch.arange(len(order), device=x.device).split(counts)]
-        kept = torch.cat(taken)
-        ledger["dropped"] = torch.tensor(1 - len(kept) / len(order), device=x.device)
-        y = torch.cat([expert(x[token[share]], ledger) for expert, share in zip(self.experts, taken, strict=True)])
-        return torch.zeros_like(x).index_add(0, token[kept], y * gate[kept, None])
+    def admit(self, chosen: Tensor, ledger: dict[str, Tensor]) -> Tensor:
+        """The chosen experts (B,T,k), with E in the place of one that is full."""
+        E = self.bias.shape[0]
+        if self.capacity is None or not self.training:
+            ledger["dropped"] = torch.zeros((), device=chosen.device)
+            return chosen
+        room = ceil(self.capacity * chosen[0].numel() / E)
+        taken = F.one_hot(chosen.flatten(1), E).cumsum(1)  # (B, T k, E): choices of each expert so far
+        full = taken.gather(-1, chosen.flatten(1)[..., None])[..., 0].view_as(chosen) > room
+        ledger["dropped"] = full.float().mean()
+        return chosen.masked_fill(full, E)
+
+    def dispatch(self, x: Tensor, gate: Tensor, chosen: Tensor) -> Tensor:
+        """x (N,C), gate (N,k), chosen (B,T,k). Sort the choices by expert, run each expert on its tokens,
+        add the results up."""
+        E, choices = self.bias.shape[0], chosen.flatten()
+        counts = F.one_hot(choices, E + 1).sum(0).tolist()
+        order = choices.argsort(stable=True)[: sum(counts[:E])]
+        token, weight = order // self.k, gate.flatten()[order, None]
+        parts = x[token].split(counts[:E])
+        y = torch.cat([expert(part, {}) for expert, part in zip(self.experts, parts, strict=True)])
+        return torch.zeros_like(x).index_add(0, token, y * weight)
 
     def auxiliary(self, ledger: dict[str, Tensor]) -> Tensor:
         """The balance loss and the router's z-loss (ST-MoE, arXiv:2202.08906, eq. 5)."""

@@ -1,0 +1,324 @@
+"""Text to tokens on disk, once.
+
+    <cache>/texts/<options>.json      the manifest of a source, valid while its files stay as they are
+    <cache>/<key>/cache.json          what the cache holds: counts, sizes and hashes of its files
+    <cache>/<key>/train.tokens        uint16 or uint32, end tokens included; memory-mapped
+    <cache>/<key>/train.starts.npy    int64, where each document begins
+    <cache>/<key>/...                 the same for validation and heldout; what the tokenizer saved
+
+The key is of the content (manifest and tokenizer), so the same text elsewhere is found again. A cache is
+built aside and renamed, under a lock: it is there whole or not at all, and processes that start at once
+build it once.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from ablate import registry
+from ablate.data.source import SPLITS, BadText, NoNetwork, Source, SplitName
+from ablate.data.tokenizer import BadTokenizer, Tokenizer, first_bytes
+from ablate.record import atomic
+from ablate.registry import Options
+from ablate.spec import DataSpec, digest
+
+FORMAT = 1  # raise it when the files change their meaning
+PIECE = 1 << 20  # characters that are tokenised at once
+
+log = logging.getLogger("ablate.data")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The tokens of one split. `tokens` (N,) uint16 or uint32; `starts` (documents,) int64; `bytes` counts
+    the UTF-8 text, to which end tokens add nothing."""
+
+    name: str
+    tokens: np.ndarray
+    starts: np.ndarray
+    bytes: int
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bits per byte = (nats per token) / ln 2 / this. NaN for an empty split."""
+        return self.bytes / len(self.tokens) if len(self.tokens) else float("nan")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs of the data. A split is read by whoever asks for it by name, and by no one else."""
+
+    fingerprint: dict[str, str]  # {"source": manifest, "tokenizer": hash}: what identity hashes
+    tokenizer: Tokenizer
+    vocab: int
+    splits: Mapping[str, Split]  # train, validation, heldout
+    files: dict[str, str]  # SHA-256 of each file of the cache, for the record
+    folder: Path
+
+
+def prepare(data: DataSpec, cache: Path) -> Prepared:
+    """The tokenised text, from the cache or built into it.
+
+    Raises BadText (text that cannot be used), NoNetwork, BadTokenizer.
+    """
+    source: Source = registry.source.build(data.source)
+    tokenizer: Tokenizer = registry.tokenizer.build(data.tokenizer)
+    cache.mkdir(parents=True, exist_ok=True)
+    manifest, stamp = identify(source, data.source, cache)
+    content = {"format": FORMAT, "source": manifest, "tokenizer": tokenizer.recipe()}
+    folder = cache / digest(content)
+    if not is_whole(folder, content):
+        from filelock import FileLock
+
+        with FileLock(cache / f".{folder.name}.lock"):
+            if not is_whole(folder, content):  # another process may have built it while this one waited
+                build(folder, content, source, stamp, tokenizer)
+    return open_cache(folder, registry.tokenizer.build(data.tokenizer))
+
+
+# --------------------------------------------------------------------------------- which text it is
+
+
+def identify(source: Source, options: Options, cache: Path) -> tuple[str, Any]:
+    """The manifest of a source and its stamp. The manifest is remembered while the stamp stays.
+
+    A source that cannot be reached is what it was when it last could be.
+    """
+    memo = cache / "texts" / f"{digest(options.model_dump(mode='json'))}.json"
+    known = json.loads(memo.read_bytes()) if memo.is_file() else None
+    try:
+        stamp = stamp_of(source)
+    except NoNetwork as error:
+        if known is None:
+            raise
+        log.warning("%s\nGoing on with the copy of %s", error, known["stamp"])
+        return known["manifest"], None
+    if known is not None and stamp is not None and known["stamp"] == stamp:
+        return known["manifest"], stamp
+    manifest = source.manifest()
+    refuse_change(source, stamp)
+    if stamp is not None:
+        with suppress(OSError):  # a cache that cannot be written to still can be read
+            memo.parent.mkdir(exist_ok=True)
+            with atomic(memo) as file:
+                file.write(json.dumps({"stamp": stamp, "manifest": manifest}).encode())
+    return manifest, stamp
+
+
+def stamp_of(source: Source) -> Any:
+    return json.loads(json.dumps(source.stamp()))
+
+
+def refuse_change(source: Source, stamp: Any) -> None:
+    """Raises BadText if the text is no longer what it was at `stamp`."""
+    if stamp is not None and stamp_of(source) != stamp:
+        raise BadText("data: the text changed while it was read; start again when nothing writes to it")
+
+
+# -------------------------------------------------------------------------------- is the cache sound
+
+
+def is_whole(folder: Path, content: Any) -> bool:
+    """Whether the cache is there and undamaged. Files that have not been touched since they were last
+    hashed are not hashed again."""
+    if not folder.is_dir():
+        return False
+    wrong = damage(folder, content)
+    if wrong:
+        log.warning("data: the cache %s is damaged (%s); building it anew", folder, wrong)
+    return not wrong
+
+
+def damage(folder: Path, content: Any) -> str:
+    """What is wrong with a cache; empty if nothing is."""
+    try:
+        held = json.loads((folder / "cache.json").read_bytes())
+        sizes, hashes = held["sizes"], held["files"]
+        if held["content"] != content:
+            return "cache.json speaks of another text or tokenizer"
+        for name, size in sizes.items():
+            if (folder / name).stat().st_size != size:
+                return f"{name} has {(folder / name).stat().st_size} bytes, not {size}"
+        if touched(folder, hashes):
+            for name, expected in hashes.items():
+                if sha256(folder / name) != expected:
+                    return f"{name} has another hash"
+            mark_untouched(folder, hashes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def touched(folder: Path, names: Mapping[str, str]) -> bool:
+    seen = folder / "untouched.json"
+    try:
+        return bool(json.loads(seen.read_bytes()) != signatures(folder, names))
+    except (OSError, ValueError):
+        return True
+
+
+def mark_untouched(folder: Path, names: Mapping[str, str]) -> None:
+    with suppress(OSError), atomic(folder / "untouched.json") as file:
+        file.write(json.dumps(signatures(folder, names)).encode())
+
+
+def signatures(folder: Path, names: Mapping[str, str]) -> dict[str, list[int]]:
+    seen = {name: (folder / name).stat() for name in names}
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in seen.items()}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------ building
+
+
+def build(folder: Path, content: Any, source: Source, stamp: Any, tokenizer: Tokenizer) -> None:
+    """Make the cache aside, then put it in its place. The caller holds the lock."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        if left.is_dir():  # of a process that was killed
+            shutil.rmtree(left)
+    aside = folder.parent / f".{folder.name}.{uuid4().hex}"
+    aside.mkdir()
+    try:
+        fill(aside, content, source, tokenizer)
+        refuse_change(source, stamp)
+        if folder.exists():
+            os.replace(folder, aside.with_suffix(".damaged"))
+        os.replace(aside, folder)
+        shutil.rmtree(aside.with_suffix(".damaged"), ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> None:
+    log.info("data: tokenising, once, into %s", folder.parent)
+    learned_from = source.documents("train")
+    if source.limit is not None:
+        learned_from = first_bytes(learned_from, 4 * source.limit)  # a character has 4 bytes at most
+    tokenizer.learn(learned_from)
+    tokenizer.save(folder)
+    counts = {name: write_split(folder, name, source, tokenizer) for name in SPLITS}
+    files = sorted(path.name for path in folder.iterdir())
+    held = {
+        "content": content,
+        "tokenizer": tokenizer.hash(),
+        "dtype": dtype(tokenizer).name,
+        "counts": counts,
+        "sizes": {name: (folder / name).stat().st_size for name in files},
+        "files": {name: sha256(folder / name) for name in files},
+    }
+    with atomic(folder / "cache.json") as file:
+        file.write(json.dumps(held, indent=1).encode())
+    mark_untouched(folder, held["files"])
+
+
+def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokenizer) -> dict[str, int]:
+    """Writes tokens and starts; returns the counts. Raises BadText for a split that should not be empty."""
+    limit = source.limit if name == "train" else None
+    tokens, size, starts = 0, 0, []
+    with (folder / f"{name}.tokens").open("wb") as file:
+        for text, ids, first in encoded(source.documents(name), tokenizer):
+            if first and limit is not None and tokens >= limit:
+                break
+            if first:
+                starts.append(tokens)
+            numbers = np.asarray(ids, dtype=np.int64)
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < tokenizer.vocab:
+                raise BadTokenizer(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
+            numbers.astype(dtype(tokenizer)).tofile(file)
+            tokens += len(numbers)
+            size += len(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if not tokens and name not in source.absent:
+        raise BadText(
+            f"data: the {name} split is empty: there is too little text, or in too few documents, to be dealt "
+            "out to the splits. Give more text, a larger share, or data.source.split=tail"
+        )
+    if limit is not None and tokens < limit:
+        log.warning("data: the source ended after %d of %d training tokens", tokens, limit)
+    np.save(folder / f"{name}.starts.npy", np.asarray(starts, dtype=np.int64), allow_pickle=False)
+    return {"tokens": tokens, "bytes": size}
+
+
+def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], bool]]:
+    """(text, tokens, whether a document begins here) in order. Long documents come in pieces; the end token
+    stands behind the last one."""
+    for batch in batches(documents):
+        numbers = tokenizer.encode([text for text, _, _ in batch])
+        for (text, first, last), ids in zip(batch, numbers, strict=True):
+            yield text, [*ids, tokenizer.end] if last and tokenizer.end is not None else ids, first
+
+
+def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
+    """Lists of (piece, is it a document's first, its last), each of about PIECE characters."""
+    batch: list[tuple[str, bool, bool]] = []
+    held = 0
+    for document in documents:
+        at = 0
+        while at < len(document):
+            until = cut(document, at)
+            batch.append((document[at:until], at == 0, until == len(document)))
+            held += until - at
+            at = until
+            if held >= PIECE:
+                yield batch
+                batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def cut(document: str, at: int) -> int:
+    """Where the piece that begins at `at` ends: behind the last line that fits, where there is one."""
+    if len(document) - at <= PIECE:
+        return len(document)
+    line = document.rfind("\n", at, at + PIECE)
+    return line + 1 if line >= 0 else at + PIECE
+
+
+def dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype(np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32)
+
+
+# ------------------------------------------------------------------------------------------- opening
+
+
+def open_cache(folder: Path, tokenizer: Tokenizer) -> Prepared:
+    held = json.loads((folder / "cache.json").read_bytes())
+    tokenizer.load(folder)
+    return Prepared(
+        fingerprint={"source": held["content"]["source"], "tokenizer": held["tokenizer"]},
+        tokenizer=tokenizer,
+        vocab=tokenizer.vocab,
+        splits={name: open_split(folder, name, held) for name in SPLITS},
+        files=held["files"],
+        folder=folder,
+    )
+
+
+def open_split(folder: Path, name: str, held: Mapping[str, Any]) -> Split:
+    counts, kind = held["counts"][name], np.dtype(held["dtype"])
+    if counts["tokens"]:
+        tokens: np.ndarray = np.memmap(
+            folder / f"{name}.tokens", dtype=kind, mode="r", shape=(counts["tokens"],)
+        )
+    else:
+        tokens = np.empty(0, dtype=kind)  # an empty file cannot be mapped
+    starts = np.load(
+        folder / f"{name}.starts.npy", mmap_mode="r" if counts["tokens"] else None, allow_pickle=False
+    )
+    return Split(name, tokens, starts, counts["bytes"])

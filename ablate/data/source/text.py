@@ -1,0 +1,188 @@
+import glob
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal, cast
+
+from annotated_types import Ge, Gt, Lt, MinLen
+
+from ablate.data.source import BadText, Source, SplitName
+from ablate.registry import source
+
+PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
+DAMAGE = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
+
+
+@source("text", paper="Files of yours: .txt, .jsonl or .parquet, each also as .gz or .xz")
+class Text(Source):
+    """Local files, by path or glob; globs are sorted.
+
+    `split: document` deals whole documents to the splits by a hash of their text, so equal documents share
+    a split. In .txt files, blank lines separate documents; in .jsonl and .parquet, each row is one.
+    `split: tail` takes the files as one stream, a .txt file being one document: its first part is for
+    training, then comes validation, then heldout; shares are counted in characters, and a document that
+    lies across a border is cut there.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: Annotated[list[str], MinLen(1)],
+        split: Literal["document", "tail"] = "document",
+        validation: Annotated[float, Gt(0), Lt(0.5)] = 0.05,
+        heldout: Annotated[float, Ge(0), Lt(0.5)] = 0.05,
+        field: str = "text",
+    ):
+        self.files, self.split, self.field = files, split, field
+        self.validation, self.heldout = validation, heldout
+        self.absent = () if heldout else ("heldout",)
+
+    def documents(self, split: SplitName) -> Iterator[str]:
+        if self.split == "tail":
+            return self._stretch(split)
+        return (text for text in self._every_document() if self._split_of(text) == split)
+
+    def stamp(self) -> Any:
+        seen = [(path, path.stat()) for path in find(self.files)]
+        return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for path, s in seen]
+
+    def _split_of(self, text: str) -> SplitName:
+        fraction = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+        if fraction < self.heldout:
+            return "heldout"
+        return "validation" if fraction < self.heldout + self.validation else "train"
+
+    def _stretch(self, split: SplitName) -> Iterator[str]:
+        """The part of the stream of all documents that belongs to a split."""
+        total = sum(len(text) for text in self._every_document())
+        borders = [
+            0,
+            int(total * (1 - self.validation - self.heldout)),
+            int(total * (1 - self.heldout)),
+            total,
+        ]
+        number = ("train", "validation", "heldout").index(split)
+        first, last = borders[number : number + 2]
+        at = 0
+        for text in self._every_document():
+            piece = text[max(0, first - at) : max(0, last - at)]
+            if piece:
+                yield piece
+            at += len(text)
+            if at >= last:
+                return
+
+    def _every_document(self) -> Iterator[str]:
+        for path in find(self.files):
+            empty = True
+            for text in read(path, self.field, whole=self.split == "tail"):
+                empty = False
+                yield text
+            if empty:
+                raise BadText(f"text: {path} has no text in it; leave it out")
+
+
+def find(patterns: list[str]) -> list[Path]:
+    """The files that paths and globs name, each once. Raises BadText for a pattern that names none."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        there = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))] or [Path(pattern)]
+        files = [p for p in there if p.is_file()]
+        if not files:
+            why = f"is a folder; say {pattern}/*.txt" if Path(pattern).is_dir() else "matches no file"
+            raise BadText(f"text: {pattern!r} {why} (seen from {Path.cwd()})")
+        found |= dict.fromkeys(p.resolve() for p in files)
+    return list(found)
+
+
+def read(path: Path, field: str, whole: bool) -> Iterator[str]:
+    """The documents of one file. `whole`: a .txt file is one document. Raises BadText."""
+    packed = PACKED.get(path.suffix)
+    kind = path.with_suffix("").suffix if packed else path.suffix
+    if kind not in (".txt", ".jsonl", ".parquet"):
+        raise BadText(f"text: {path} is none of .txt, .jsonl, .parquet (or one of these as .gz, .xz)")
+    try:
+        with packed(path) if packed else path.open("rb") as file:
+            if kind == ".txt":
+                yield from read_txt(path, cast(IO[bytes], file), whole)
+            elif kind == ".jsonl":
+                yield from read_jsonl(path, cast(IO[bytes], file), field)
+            else:
+                yield from read_parquet(path, cast(IO[bytes], file), field, packed is not None)
+    except DAMAGE as error:
+        raise BadText(f"text: {path} is damaged or cut short ({error}); get it anew") from error
+
+
+def read_txt(path: Path, file: IO[bytes], whole: bool) -> Iterator[str]:
+    lines: list[str] = []
+    for line in decoded_lines(path, file):
+        if whole or line.strip():
+            lines.append(line)
+        elif lines:
+            yield "".join(lines).rstrip("\r\n")
+            lines = []
+    if lines:
+        yield "".join(lines) if whole else "".join(lines).rstrip("\r\n")
+
+
+def read_jsonl(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
+    for number, line in enumerate(decoded_lines(path, file), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadText(f"text: {path}, line {number}: no JSON ({error})") from error
+        if not isinstance(row, dict) or field not in row:
+            there = ", ".join(row) if isinstance(row, dict) else "no fields"
+            raise BadText(f"text: {path}, line {number}: there is no field {field!r}; there is {there}")
+        yield from checked(row[field], field, f"{path}, line {number}")
+
+
+def read_parquet(path: Path, file: IO[bytes], field: str, packed: bool) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if packed else file)
+        if field not in table.schema_arrow.names:
+            there = ", ".join(table.schema_arrow.names)
+            raise BadText(f"text: {path}: there is no column {field!r}; there is {there}")
+        number = 0
+        for batch in table.iter_batches(columns=[field]):
+            for value in batch.column(0).to_pylist():
+                number += 1
+                yield from checked(value, field, f"{path}, row {number}")
+    except pyarrow.ArrowException as error:
+        raise BadText(f"text: {path} is no parquet file, or is damaged ({error})") from error
+
+
+def checked(value: Any, field: str, place: str) -> Iterator[str]:
+    """The text, if it is not empty. Raises BadText if it is no text, or cannot be written as UTF-8."""
+    if not isinstance(value, str):
+        raise BadText(f"text: {place}: field {field!r} is {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadText(f"text: {place}: character {error.start} is half a surrogate pair") from error
+    if value:
+        yield value
+
+
+def decoded_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    offset = 0
+    for line in file:
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            place = "byte" if path.suffix not in PACKED else "unpacked byte"
+            at, value = offset + error.start, line[error.start]
+            raise BadText(
+                f"text: {path}, {place} {at}: 0x{value:02x} is not UTF-8; convert it (iconv)"
+            ) from error
+        offset += len(line)

@@ -1,0 +1,147 @@
+"""Tokens to batches, without state: a batch is a function of (seed, step) alone, whatever the number of
+devices and wherever a run was resumed."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablate.data.prepare import Split
+
+ROUNDS = 8  # with 4, the orders of a small epoch are not equally likely (chi-squared)
+NO_LOSS = -100
+ODD = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+class Batch(NamedTuple):
+    """Letters: B rows, T tokens. All int64."""
+
+    tokens: Tensor  # (B, T)
+    targets: Tensor  # (B, T) the next token; -100 where there is no loss
+    at: Tensor  # (1, T), or (B, T) where positions restart with each document
+    document: Tensor | None = None  # (B, T) who sees whom; None: all tokens of a row are one document
+    prefix: Tensor | None = None  # (B,) length of the part that sees itself whole
+    owner: Tensor | None = None  # (B, T) the document of the split that the target belongs to; -1: no target
+
+
+class Stream:
+    """Batches of one split.
+
+    An epoch takes each window of `context` tokens once, in an order of its own; where the windows lie is
+    shifted from epoch to epoch, by less than a window. `documents`: in `joined` text, a row is one stream;
+    in `masked` text, documents do not see each other, positions restart with each, and nothing is
+    predicted across a border (the end token itself is predicted).
+
+    Raises ValueError if the split holds less than one window and its last target.
+    """
+
+    def __init__(self, split: Split, context: int, documents: Literal["joined", "masked"], seed: int):
+        if len(split.tokens) <= context:
+            raise ValueError(
+                f"data: the {split.name} split has {len(split.tokens)} tokens, but a context of {context} "
+                f"needs at least {context + 1}; give it more text or lower model.context"
+            )
+        self.split, self.context, self.documents, self.seed = split, context, documents, seed
+        targets = len(split.tokens) - 1
+        self.windows = max(1, targets // context - 1)  # in one epoch: one fewer than fit, for the shift
+        self._shifts = min(context, targets - self.windows * context + 1)
+
+    def batch(self, step: int, rows: int, of: tuple[int, int] = (0, 1)) -> Batch:
+        """What optimizer step `step` learns from: `rows` sequences over all devices, of which rank r of n
+        (`of` = (r, n)) gets its share, in order. Raises ValueError if `rows` cannot be shared equally."""
+        mine = share(rows, of)
+        position = step * rows + np.arange(mine.start, mine.stop)
+        first = np.empty(len(position), dtype=np.int64)
+        for epoch in np.unique(position // self.windows):
+            chosen = position // self.windows == epoch
+            window = shuffle(position[chosen] % self.windows, self.windows, self.seed, int(epoch))
+            first[chosen] = window * self.context + self._shift(int(epoch))
+        return self._cut(first)
+
+    def whole(self, rows: int, of: tuple[int, int] = (0, 1), by_document: bool = False) -> Iterator[Batch]:
+        """Every token of the split but its first is a target exactly once, in order.
+
+        Every batch has `rows` rows over all ranks, so that ranks stay together and shapes stay the same;
+        what lies behind the end of the split has no loss. `by_document` fills in `owner`.
+        """
+        mine = share(rows, of)
+        windows = -(-(len(self.split.tokens) - 1) // self.context)
+        for first in range(0, windows, rows):
+            yield self._cut((first + np.arange(mine.start, mine.stop)) * self.context, by_document)
+
+    def _shift(self, epoch: int) -> int:
+        return int(keys(self.seed, epoch, "shift")[0] % self._shifts)
+
+    def _cut(self, first: np.ndarray, by_document: bool = False) -> Batch:
+        """The windows that begin at `first` (B,)."""
+        starts, total = self.split.starts, len(self.split.tokens)
+        place = first[:, None] + np.arange(self.context + 1)  # (B, T + 1)
+        numbers = np.where(place < total, self.split.tokens[np.minimum(place, total - 1)], 0).astype(np.int64)
+        tokens, targets = numbers[:, :-1], numbers[:, 1:].copy()
+        targets[place[:, 1:] >= total] = NO_LOSS
+        if self.documents == "joined" and not by_document:
+            return Batch(
+                torch.from_numpy(tokens), torch.from_numpy(targets), torch.arange(self.context)[None]
+            )
+        document = np.searchsorted(starts, place, side="right") - 1  # (B, T + 1)
+        document[place >= total] = len(starts)  # what is behind the end is a document of its own
+        at, seen = torch.arange(self.context)[None], None
+        if self.documents == "masked":
+            targets[document[:, 1:] != document[:, :-1]] = NO_LOSS
+            begin = np.append(starts, total)[document[:, :-1]]
+            at = torch.from_numpy(place[:, :-1] - np.maximum(begin, first[:, None]))
+            seen = torch.from_numpy(document[:, :-1].copy())
+        owner = torch.from_numpy(np.where(targets == NO_LOSS, -1, document[:, 1:])) if by_document else None
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), at, seen, owner=owner)
+
+
+def share(rows: int, of: tuple[int, int]) -> range:
+    """The rows of rank r of n: a contiguous part. Raises ValueError."""
+    rank, ranks = of
+    if not 0 <= rank < ranks:
+        raise ValueError(f"data: there is no rank {rank} of {ranks}")
+    if rows < 1 or rows % ranks:
+        raise ValueError(
+            f"data: {rows} rows cannot be shared equally by {ranks} devices; change budget.batch_tokens"
+        )
+    return range(rank * rows // ranks, (rank + 1) * rows // ranks)
+
+
+# --------------------------------------------------------------------------------------- permutation
+
+
+def shuffle(position: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
+    """Where each position (N,) of 0..n-1 goes in the order of an epoch: a keyed bijection of 0..n-1.
+
+    A Feistel network (Luby and Rackoff 1988) permutes the numbers of 2h bits; a result of n or more is
+    permuted again until it is below n (Black and Rogaway 2002, cycle walking). No order is ever stored.
+    """
+    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    found = np.asarray(position, dtype=np.uint64).copy()
+    walking = np.ones(found.shape, dtype=bool)
+    while walking.any():
+        left, right = found[walking] >> half, found[walking] & low
+        for key in keys(seed, epoch, "order"):
+            left, right = right, left ^ (mix(right + key) & low)
+        found[walking] = left << half | right
+        walking[walking] = found[walking] >= n
+    return found.astype(np.int64)
+
+
+@lru_cache(maxsize=64)
+def keys(seed: int, epoch: int, use: str) -> np.ndarray:
+    """ROUNDS random-looking numbers of 64 bits for a seed, an epoch and a use."""
+    digests = [hashlib.sha256(f"{seed}/{epoch}/{use}/{n}".encode()).digest() for n in range(ROUNDS)]
+    return np.array([int.from_bytes(d[:8], "big") for d in digests], dtype=np.uint64)
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014), which wraps at 64 bits as intended."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(ODD[0])
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(ODD[1])
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,53 @@
+"""What a token is. One file for each tokenizer; this page is what a tokenizer must do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class BadTokenizer(ValueError):
+    """A tokenizer that cannot be made or used, with the reason and what to do."""
+
+
+class Tokenizer(ABC):
+    """Text to numbers below `vocab` and back. It knows its vocabulary after `learn` or `load`."""
+
+    vocab: int
+    end: int | None  # the token that stands behind each document; None: there is none
+
+    @abstractmethod
+    def recipe(self) -> Any:
+        """Plain JSON that, with the training text, decides the vocabulary. No path."""
+
+    def learn(self, texts: Iterator[str]) -> None:  # noqa: B027  (nothing to learn is a choice)
+        """Make the vocabulary, from the documents of the training split where it comes from text."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, without end tokens. Text that looks like a special token stays text."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens; end tokens are left out."""
+
+    @abstractmethod
+    def hash(self) -> str:
+        """SHA-256 (hex) of what decides its tokens."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write it as JSON."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote. Raises BadTokenizer."""
+
+
+def first_bytes(texts: Iterator[str], limit: int) -> Iterator[str]:
+    """Texts until they hold `limit` bytes; the last one may pass it."""
+    for text in texts:
+        yield text
+        limit -= len(text.encode())
+        if limit <= 0:
+            return

@@ -1,0 +1,61 @@
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablate.data.tokenizer import BadTokenizer, Tokenizer
+from ablate.record import atomic
+
+if TYPE_CHECKING:
+    import tokenizers
+
+FILE, END_FILE = "tokenizer.json", "end.json"
+
+
+class Library(Tokenizer):
+    """A tokenizer that the `tokenizers` library runs and writes as tokenizer.json."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [one.ids for one in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.decode([i for i in ids if i != self.end], skip_special_tokens=True)
+
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps([self._end_token, self._text()]).encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        for name, text in {FILE: self._text(), END_FILE: json.dumps(self._end_token)}.items():
+            with atomic(folder / name) as file:
+                file.write(text.encode())
+
+    def load(self, folder: Path) -> None:
+        self._know(read(folder / FILE), json.loads((folder / END_FILE).read_text(encoding="utf-8")))
+
+    def _text(self) -> str:
+        return self._model.to_str(pretty=False)
+
+    def _know(self, model: "tokenizers.Tokenizer", end: str) -> None:
+        number = model.token_to_id(end)
+        if number is None:
+            raise BadTokenizer(f"tokenizer: {end!r}, which is to end documents, is not one of its tokens")
+        model.encode_special_tokens = True  # an end token spelled out in a text is text
+        model.no_truncation()
+        model.no_padding()
+        self._model, self._end_token = model, end
+        self.end = number
+        self.vocab = 1 + max(model.get_vocab(with_added_tokens=True).values())
+
+
+def read(file: Path) -> "tokenizers.Tokenizer":
+    """Raises BadTokenizer."""
+    import tokenizers
+
+    if not file.is_file():
+        raise BadTokenizer(f"tokenizer: there is no file {file}")
+    try:
+        return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises plain Exception
+        raise BadTokenizer(f"tokenizer: {file} is no tokenizer.json ({error})") from error

@@ -1,0 +1,49 @@
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ablate.data.tokenizer import BadTokenizer
+from ablate.data.tokenizer.library import FILE, Library, read
+from ablate.registry import tokenizer
+
+
+@tokenizer("saved", paper="https://huggingface.co/docs/tokenizers")
+class Saved(Library):
+    """Any tokenizer.json of the `tokenizers` library: `path` is the file, or the folder that holds it.
+
+    `end` is the token that ends a document; null: the `eos_token` of the tokenizer_config.json beside it.
+    """
+
+    def __init__(self, *, path: str, end: str | None = None):
+        self._path, self._end = Path(path), end
+
+    @property
+    def file(self) -> Path:
+        return self._path / FILE if self._path.is_dir() else self._path
+
+    def recipe(self) -> Any:
+        if not self.file.is_file():
+            raise BadTokenizer(f"saved: there is no file {self.file}")
+        return {
+            "saved": 1,
+            "file": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "end": self._end_of_document(),
+        }
+
+    def learn(self, texts: Iterator[str]) -> None:
+        self._know(read(self.file), self._end_of_document())
+
+    def _end_of_document(self) -> str:
+        config = self.file.with_name("tokenizer_config.json")
+        if self._end is None and config.is_file():
+            token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if token:
+                return str(token)
+        if self._end is None:
+            raise BadTokenizer(
+                f"saved: {config} names no eos_token; say data.tokenizer.end=<token that ends a document>"
+            )
+        return self._end

@@ -10,14 +10,15 @@ from ablate.spec import Shape
 
 @ffn("glu", paper="arXiv:2002.05202")
 class GLU(nn.Module):
-    """down(activation(gate x) * up x): GLU, ReGLU, GeGLU, SwiGLU, Bilinear by the activation
-    (Shazeer 2020, eq. 5 and 6). Three matrices, so the ratio 8/3 costs what 4 costs an MLP."""
+    """down(activation(gate x) * up x) (Shazeer 2020, eq. 5 and 6): GLU with the sigmoid, and by other
+    activations ReGLU, GeGLU, SwiGLU (silu) and Bilinear (identity). Three matrices, so the ratio 8/3
+    costs what 4 costs an MLP."""
 
     def __init__(
         self,
         shape: Shape,
         *,
-        activation: Annotated[Factory, Part("activation")] = use("silu"),
+        activation: Annotated[Factory, Part("activation")] = use("sigmoid"),
         width: Annotated[int, Gt(0)] | None = None,
         ratio: Annotated[float, Gt(0)] = 8 / 3,
         multiplier: Annotated[float, Gt(0)] = 1.0,

@@ -32,7 +32,7 @@ class MoE(nn.Module):
         self,
         shape: Shape,
         *,
-        expert: Annotated[Factory, Part("ffn")] = use("glu"),
+        expert: Annotated[Factory, Part("ffn")] = use("glu", activation="silu"),
         experts: Annotated[int, Gt(0)] = 8,
         k: Annotated[int, Gt(0)] = 2,
         shared: Annotated[int, Ge(0)] = 0,

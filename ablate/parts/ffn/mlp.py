@@ -1,0 +1,33 @@
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from ablate.parts.ffn.width import hidden_width
+from ablate.registry import Factory, Part, ffn, use
+from ablate.spec import Shape
+
+
+@ffn("mlp", paper="arXiv:1706.03762")
+class MLP(nn.Module):
+    """down(activation(up x)) (Vaswani et al. 2017, eq. 2, there with ReLU and biases)."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        activation: Annotated[Factory, Part("activation")] = use("gelu"),
+        width: Annotated[int, Gt(0)] | None = None,
+        ratio: Annotated[float, Gt(0)] = 4.0,
+        multiplier: Annotated[float, Gt(0)] = 1.0,
+        multiple_of: Annotated[int, Gt(0)] = 1,
+        bias: tuple[Literal["up", "down"], ...] = (),
+    ):
+        super().__init__()
+        hidden = hidden_width(shape.width, width, ratio, multiplier, multiple_of)
+        self.up = nn.Linear(shape.width, hidden, bias="up" in bias)
+        self.down = nn.Linear(hidden, shape.width, bias="down" in bias)
+        self.activation = activation()
+
+    def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
+        return self.down(self.activation(self.up(x)))

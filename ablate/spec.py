@@ -168,15 +168,19 @@ class BudgetSpec(Strict):
 
 class EvaluationSpec(Strict):
     every: int = Field(0, ge=0)  # optimizer steps between looks at validation; 0: only at the end
-    tokens: int | None = Field(None, gt=0)  # of validation in those looks; null: all (the last look is always of all)
+    tokens: int | None = Field(
+        None, gt=0
+    )  # of validation in those looks; null: all (the last look is always of all)
 
 
 class SeedSpec(Strict):
-    """One number sets all three; they part ways only where a study asks for it."""
+    """One number sets all three; they part ways only where a study asks for it. Parameters whose names match
+    a pattern of `redraw` (as in `fnmatch`) start from other draws: the placebo of a study."""
 
     init: int = Field(ge=0)
     data: int = Field(ge=0)
     dropout: int = Field(ge=0)
+    redraw: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -205,7 +209,9 @@ class RunSpec(Strict):
                 f"budget.batch_tokens {self.budget.batch_tokens} is not a multiple of model.context {self.model.context}"
             )
         if self.steps == 0:
-            raise ValueError(f"budget.tokens {self.budget.tokens} is less than one batch ({self.budget.batch_tokens})")
+            raise ValueError(
+                f"budget.tokens {self.budget.tokens} is less than one batch ({self.budget.batch_tokens})"
+            )
         return self
 
     @property
@@ -225,7 +231,9 @@ class RunSpec(Strict):
         model = spec["model"]
         if model.pop("pattern", None):
             del model["variants"]
-            model["layers"] = [layer.model_dump(mode="json", exclude_defaults=True) for layer in self.model.layers()]
+            model["layers"] = [
+                layer.model_dump(mode="json", exclude_defaults=True) for layer in self.model.layers()
+            ]
         spec["data"] = {**spec["data"], **fingerprint}
         return spec
 

@@ -1,6 +1,5 @@
-"""Small models for tests: every part at its default, in the smallest decoder that still has all the shapes."""
+"""The smallest decoder in which every shape differs from its neighbours."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,6 +38,3 @@ def tokens() -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-Build = Callable[..., Any]

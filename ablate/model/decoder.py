@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ class Decoder(nn.Module):
     The forward pass is the same for training, prefill and decoding; what differs travels in the `Call`.
     Raises Refused where parts cannot work together.
     """
+
+    layers: Any  # ModuleList of topologies
+    positions: Any  # ModuleList of Position, one for each that differs
 
     def __init__(self, spec: ModelSpec, device: str = "cpu", documents: bool = False):
         super().__init__()
@@ -65,13 +69,17 @@ class Decoder(nn.Module):
         self.groups = list(dict.fromkeys(groups))
         self.group_of = [self.groups.index(group) for group in groups]
         needs = [
-            module.attention.need(self.positions[group.position], spec.context, device=device, documents=documents)
+            module.attention.need(
+                self.positions[group.position], spec.context, device=device, documents=documents
+            )
             for module, group in zip(self.layers, groups, strict=True)
         ]
         self.kernel: Kernel = kernel.build(spec.kernel).settle(needs)
         self.through = _through
 
-    def forward(self, tokens: Tensor, call: Call | None = None, targets: Tensor | None = None) -> Tensor | TokenLoss:
+    def forward(
+        self, tokens: Tensor, call: Call | None = None, targets: Tensor | None = None
+    ) -> Tensor | TokenLoss:
         """tokens (B,T) -> logits (B,T,V); with targets (B,T), -100 where there is none, the loss of each."""
         call = Call.of(tokens) if call is None else call
         x = self.embedding(tokens)
@@ -81,7 +89,9 @@ class Decoder(nn.Module):
         views = self.views(call, x.dtype)
         for n, layer in enumerate(self.layers):
             g = self.group_of[n]
-            x = self.through(layer, x, views[g], n, self.positions[self.groups[g].position].layer(n), self.kernel)
+            x = self.through(
+                layer, x, views[g], n, self.positions[self.groups[g].position].layer(n), self.kernel
+            )
         x = self.leave(x)
         if targets is None:
             return self.head(x, self.embedding.weight)
@@ -91,7 +101,10 @@ class Decoder(nn.Module):
         """What each group of layers shares in this call."""
         memories: list[Memory] = call.memories or [Fresh()] * len(self.groups)
         ledger = [{} for _ in self.layers] if call.ledger is None else call.ledger
-        return [self._view(g, memory, call, ledger, dtype) for g, memory in zip(self.groups, memories, strict=True)]
+        return [
+            self._view(g, memory, call, ledger, dtype)
+            for g, memory in zip(self.groups, memories, strict=True)
+        ]
 
     def _view(self, group: Group, memory: Memory, call: Call, ledger: list, dtype: torch.dtype) -> View:
         scheme: Position = self.positions[group.position]
@@ -130,10 +143,10 @@ class Decoder(nn.Module):
         ]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=self.embedding.weight.device)
 
-    def start(self, seed: int) -> "Decoder":
+    def start(self, seed: int, redraw: Sequence[str] = ()) -> "Decoder":
         """Draw every parameter (see `ablate.model.init`)."""
         scheme: Init = init.build(self.spec.init, self.shape)
-        fill(self, scheme, seed)
+        fill(self, scheme, seed, redraw)
         return self
 
 

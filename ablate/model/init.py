@@ -8,6 +8,8 @@ fp32, then cast and moved. What a part starts with for reasons of its own (a nor
 
 import hashlib
 import math
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from typing import Annotated, Protocol
 
 import torch
@@ -27,7 +29,10 @@ class Init(Protocol):
         ...
 
 
-@init("gpt2", paper="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf")
+@init(
+    "gpt2",
+    paper="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
+)
 class GPT2:
     """N(0, std), and std / sqrt(2L) for what writes to the residual stream (GPT-2, section 2.3)."""
 
@@ -92,8 +97,9 @@ def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, scheme: Init, seed: int) -> None:
-    """Set every parameter and persistent buffer in place; a sharded parameter takes its shard."""
+def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
+    """Set every parameter and persistent buffer in place; a sharded parameter takes its shard. Names that
+    match a pattern of `redraw` get other draws than the seed alone gives."""
     for path, module in model.named_modules():
         constants = getattr(module, "constants", {})
         tensors = [*module.named_parameters(path, recurse=False), *module.named_buffers(path, recurse=False)]
@@ -102,7 +108,9 @@ def fill(model: nn.Module, scheme: Init, seed: int) -> None:
             if leaf in constants or leaf == "bias":
                 tensor.fill_(constants.get(leaf, 0.0))
             else:
-                whole = draw(seed, name, tuple(tensor.shape), scheme.std(path, path.rpartition(".")[2], tuple(tensor.shape)))
+                shape = tuple(tensor.shape)
+                drawn = f"redrawn/{name}" if any(fnmatch(name, pattern) for pattern in redraw) else name
+                whole = draw(seed, drawn, shape, scheme.std(path, path.rpartition(".")[2], shape))
                 tensor.copy_(_sharded(whole, tensor))
 
 

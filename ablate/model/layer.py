@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 from torch import Tensor, nn
 
 from ablate.model.residual import Placement, Residual

@@ -89,7 +89,9 @@ class Rolling:
 
         hidden = at.masked_fill((at >= 0) & (at < self.keep_first) & last, NOWHERE)
         before = self.at, self.document
-        self.at = self._written(self.at[:, None, :, None], at[:, None, :, None], hidden[:, None, :, None])[:, 0, :, 0]
+        self.at = self._written(self.at[:, None, :, None], at[:, None, :, None], hidden[:, None, :, None])[
+            :, 0, :, 0
+        ]
         if now is not None and self.document is not None:
             self.document = self._written(self.document[:, None, :, None], now[:, None, :, None])[:, 0, :, 0]
         seen_at, seen_document = self.at, self.document
@@ -119,7 +121,7 @@ class Rolling:
         return (turn(k, where.seen) if self.restart else k), v
 
     def _written(self, old: Tensor, new: Tensor, ring: Tensor | None = None) -> Tensor:
-        """`old` (B,*,size,D) with the new tokens (B,*,T,D) in their slots; `ring`, where it differs from new."""
+        """`old` (B,*,size,D) with new tokens (B,*,T,D) in their slots; `ring` is what the ring takes instead."""
         kept = new
         if self.keep_first:
             rows = (new.shape[0], new.shape[1], self.keep_first, new.shape[3])

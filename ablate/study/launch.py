@@ -1,0 +1,477 @@
+"""The local engine: every slot busy until all runs have an outcome.
+
+A slot is one CPU core or (a share of) one GPU. Each has a warm worker process, which is replaced when it
+dies, when a run crashed in it, and when it has grown; what it was doing is the only run that suffers.
+Several engines may work on one store: a run goes to whoever takes its lease.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Literal
+
+from ablate.study.lease import taken
+from ablate.study.store import MISSING, Store
+from ablate.study.worker import Job, Report, record_missing
+
+THREADS = (
+    "OMP",
+    "MKL",
+    "OPENBLAS",
+    "NUMEXPR",
+    "VECLIB_MAXIMUM",
+    "RAYON",
+)  # libraries that read X_NUM_THREADS
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one device of a run. `gpu` is as in CUDA_VISIBLE_DEVICES; None is a CPU core."""
+
+    name: str
+    gpu: str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a run. Kinds:
+
+    skipped  it had its outcome before its turn came   begun      a worker calls the work function
+    ended    with `status`, `reason`, `seconds`        again      crashed or interrupted; to be tried again
+    lost     taken over by another process, waited for elsewhere  another process has it; waited for
+
+    `late` is the time in seconds between the engine's word to a worker and the call of the work function.
+    `code` is that of the record; where it is not the job's, sources changed while the study ran.
+    """
+
+    kind: Literal["skipped", "begun", "ended", "again", "elsewhere", "lost"]
+    id: str
+    status: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+    late: float = 0.0
+    code: str = ""
+    slot: str = ""
+
+
+def cpu_slots(number: int | None = None) -> list[Slot]:
+    """One for each core that this process may use, or `number`."""
+    if number is None:
+        number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [Slot(f"cpu{n}") for n in range(number)]
+
+
+def gpu_slots(gpus: Sequence[str] | None = None, each: int = 1) -> list[Slot]:
+    """`each` runs side by side on each GPU. Without `gpus`: CUDA_VISIBLE_DEVICES, else all of nvidia-smi.
+
+    Raises ValueError where there is none.
+    """
+    if gpus is None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = _nvidia() if visible is None else [g for g in visible.split(",") if g]
+    if not gpus:
+        raise ValueError("no GPU found (CUDA_VISIBLE_DEVICES, nvidia-smi); use CPU slots or name the GPUs")
+    threads = max(1, len(cpu_slots()) // (len(gpus) * each))
+    return [Slot(f"gpu{gpu}.{n}", gpu, threads) for n in range(each) for gpu in gpus]
+
+
+def _nvidia() -> list[str]:
+    try:
+        out = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
+        )
+    except OSError:
+        return []
+    return out.stdout.split() if out.returncode == 0 else []
+
+
+def launch(
+    jobs: Iterable[Job],
+    slots: Sequence[Slot],
+    work: str,
+    on_event: Callable[[Event], None],
+    *,
+    store: Store,
+    retries: int = 1,
+    grace: float = 30.0,
+    recycle: int = 200,
+    memory: float | None = None,
+    check: float = 1.0,
+) -> None:
+    """Do all runs that have no outcome yet; return when each has one, or has failed too often.
+
+    `work` is `module:function`, a function of a job's payload (see `Job`). A run that crashed or was
+    interrupted is tried again `retries` times, and once more whenever this is called again. Runs leased by
+    another live process are waited for at the end, looked at every `check` seconds.
+    A worker is replaced after `recycle` runs, or above `memory` resident bytes (default: the machine's memory
+    shared out over the slots). On Ctrl-C or SIGTERM runs get `grace` seconds to record that they are
+    interrupted; a second Ctrl-C kills them at once.
+
+    Raises ValueError for a job that needs more devices than there are, RuntimeError where workers cannot
+    start, and KeyboardInterrupt or SystemExit(143) once everything has stopped on a signal.
+    """
+    Engine(list(jobs), slots, work, on_event, store, retries, grace, recycle, memory, check).run()
+
+
+class Worker:
+    """The engine's side of a worker process, bound to its slots."""
+
+    def __init__(self, slots: tuple[Slot, ...], start: dict[str, Any]):
+        self.slots = slots
+        self.job: Job | None = None
+        self.ready = False
+        self.stopping = False
+        self.runs = 0
+        self.begun = 0.0
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115, open as long as the process lives
+        theirs, mine = os.pipe()
+        self.receive, back = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ablate.study.worker", str(theirs), str(back)],
+            pass_fds=(theirs, back),
+            stdin=subprocess.DEVNULL,
+            stdout=self.errors,
+            stderr=self.errors,
+            env=environment(slots),
+            start_new_session=True,  # Ctrl-C in the terminal goes to the engine alone
+        )
+        os.close(theirs)
+        os.close(back)
+        self.pipe: IO[str] = os.fdopen(mine, "w", buffering=1)
+        self.rest = b""
+        self.send(start)
+
+    def send(self, message: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # it is dead, as the end of its messages will tell
+            print(json.dumps(message), file=self.pipe)
+
+    def begin(self, job: Job) -> None:
+        self.job = job
+        self.runs += 1
+        self.begun = time.monotonic()
+        self.send({"job": asdict(job), "sent": self.begun})
+
+    def messages(self) -> list[dict[str, Any]] | None:
+        """What it said since last asked; None when it is dead."""
+        piece = os.read(self.receive, 1 << 16)
+        if not piece:
+            return None
+        *lines, self.rest = (self.rest + piece).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def stop(self) -> None:
+        """It ends what it does, says so, and exits."""
+        if not self.stopping:
+            self.stopping = True
+            self.close()
+
+    def close(self) -> None:
+        with suppress(BrokenPipeError):
+            self.pipe.close()
+
+    def kill(self) -> None:
+        """It and the children of its run. Only before `reap`, when its number may be another's."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def reap(self) -> str:
+        """Wait for its end; how it ended, in words."""
+        self.close()
+        self.process.wait()
+        os.close(self.receive)
+        code = self.process.returncode
+        if code >= 0:
+            return f"the worker exited with status {code}"
+        hint = "; out of memory in the machine, or kill -9" if -code == signal.SIGKILL else ""
+        return f"the worker was killed by {signal.Signals(-code).name}{hint}"
+
+    def last_words(self) -> str:
+        self.errors.seek(0)
+        return self.errors.read()[-2000:].decode(errors="replace").strip()
+
+
+def environment(slots: tuple[Slot, ...]) -> dict[str, str]:
+    """What must stand before the imports: the devices a worker sees and the threads it starts."""
+    gpus = [slot.gpu for slot in slots if slot.gpu is not None]
+    threads = {f"{name}_NUM_THREADS": str(slots[0].threads) for name in THREADS}
+    return {
+        **os.environ,
+        **threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # nvidia-smi's numbers
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+    }
+
+
+class Engine:
+    """Queue, workers and signals. `launch` says what the arguments mean."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        slots: Sequence[Slot],
+        work: str,
+        on_event: Callable[[Event], None],
+        store: Store,
+        retries: int,
+        grace: float,
+        recycle: int,
+        memory: float | None,
+        check: float,
+    ):
+        width = len({slot.gpu or slot.name for slot in slots})
+        for job in jobs:
+            if job.devices > width:
+                raise ValueError(f"run {job.id} needs {job.devices} devices; the slots have {width}")
+        # Wide runs first, while whole sets of devices are free; then long ones: none is left for the end.
+        self.queue = sorted(
+            {job.id: job for job in jobs}.values(), key=lambda j: (-j.devices, -(j.seconds or 0.0))
+        )
+        self.waiting: list[Job] = []
+        self.slots, self.on_event, self.store = list(slots), on_event, store
+        self.retries, self.grace, self.recycle, self.check = retries, grace, recycle, check
+        self.memory = _memory() / len(slots) if memory is None else memory
+        path = [os.path.abspath(p or ".") for p in sys.path]
+        self.start = {"path": path, "work": work, "store": str(store.root.absolute()), "grace": grace}
+        self.workers: list[Worker] = []
+        self.attempts: Counter[str] = Counter()
+        self.broken_starts = 0
+        self.failure = ""  # why workers cannot start
+        self.ending = False
+        self.signal: int | None = None
+        self.looked = 0.0
+        self.selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        with self.signals():
+            try:
+                self.skip()
+                while not (self.signal or self.failure) and (self.queue or self.waiting or self.busy()):
+                    self.fill()
+                    self.listen(self.check if self.waiting else 60.0)
+                    self.look_again()
+            finally:
+                self.stop()
+        if self.failure:
+            raise RuntimeError(f"workers cannot start: {self.failure}")
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
+    def skip(self) -> None:
+        """Tell of what is done already, before the first worker starts."""
+        todo = []
+        for job in self.queue:
+            todo += [] if self.skipped(job) else [job]
+        self.queue = todo
+
+    def skipped(self, job: Job) -> bool:
+        record = self.store.find(job.id)
+        if record is None or record.code != job.code or record.status in MISSING:
+            return False
+        self.on_event(Event("skipped", job.id, record.status, record.reason, code=record.code))
+        return True
+
+    def busy(self) -> list[Worker]:
+        return [w for w in self.workers if w.job is not None]
+
+    def fill(self) -> None:
+        """Give each free slot a run, in the order of the queue."""
+        later: list[Job] = []
+        queue, self.queue = self.queue, []
+        for n, job in enumerate(queue):
+            free = self.free()
+            if not free:
+                later += queue[n:]
+                break
+            slots = self.choose(job.devices, free)
+            if slots is None:  # it waits for more devices; narrower ones may go on meanwhile
+                later.append(job)
+            elif not self.skipped(job):
+                self.worker(slots).begin(job)
+        self.queue = later + self.queue
+
+    def free(self) -> list[Slot]:
+        used = {slot for w in self.workers if w.job is not None or w.stopping for slot in w.slots}
+        return [slot for slot in self.slots if slot not in used]
+
+    def choose(self, devices: int, free: list[Slot]) -> tuple[Slot, ...] | None:
+        """Free slots on distinct devices, with a warm worker if there is one."""
+        for worker in self.workers:
+            if len(worker.slots) == devices and all(slot in free for slot in worker.slots):
+                return worker.slots
+        distinct: dict[str, Slot] = {}
+        for slot in free:
+            distinct.setdefault(slot.gpu or slot.name, slot)
+        return tuple(distinct.values())[:devices] if len(distinct) >= devices else None
+
+    def worker(self, slots: tuple[Slot, ...]) -> Worker:
+        for worker in list(self.workers):
+            if worker.slots == slots:
+                return worker
+            if set(worker.slots) & set(slots):  # idle, but bound to another set of devices
+                self.retire(worker)
+        worker = Worker(slots, self.start)
+        self.workers.append(worker)
+        self.selector.register(worker.receive, selectors.EVENT_READ, worker)
+        return worker
+
+    def retire(self, worker: Worker) -> None:
+        """Let an idle worker go, and wait until its devices are free."""
+        self.workers.remove(worker)
+        self.selector.unregister(worker.receive)
+        worker.stop()
+        try:
+            worker.process.wait(self.grace)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+        worker.reap()
+
+    def listen(self, timeout: float) -> None:
+        for key, _ in self.selector.select(timeout):
+            worker: Worker | None = key.data
+            if worker is None:
+                os.read(key.fd, 1 << 10)  # a signal came
+                continue
+            messages = worker.messages()
+            for message in messages or []:
+                self.hear(worker, message)
+            if messages is None:
+                self.bury(worker)
+
+    def hear(self, worker: Worker, message: dict[str, Any]) -> None:
+        if "failed" in message:
+            self.failure = message["failed"]
+        if "ready" in message:
+            worker.ready = True
+            self.broken_starts = 0
+        elif "begun" in message:
+            self.tell("begun", worker, message["begun"], late=message["late"])
+        elif "report" in message:
+            job, worker.job = worker.job, None
+            assert job is not None
+            report = Report(**message["report"])
+            self.judge(worker, job, report)
+            tired = worker.runs >= self.recycle or message["memory"] > self.memory
+            if (
+                tired or report.status == "crashed"
+            ):  # an exception may leave memory or a device in a bad state
+                worker.stop()
+
+    def bury(self, worker: Worker) -> None:
+        """A worker is dead. If it had a run, that run crashed, and the record says so."""
+        self.workers.remove(worker)
+        self.selector.unregister(worker.receive)
+        worker.kill()
+        how = worker.reap()
+        if worker.job is None:
+            return
+        if not worker.ready:
+            self.broken_starts += 1
+            if self.broken_starts == 5:
+                self.failure = self.failure or f"{how}\n{worker.last_words()}"
+            self.queue.insert(0, worker.job)
+            return
+        self.judge(worker, worker.job, self.crash(worker, worker.job, how))
+
+    def crash(self, worker: Worker, job: Job, how: str) -> Report:
+        seconds = time.monotonic() - worker.begun
+        if self.ending:
+            return record_missing(self.store, job, "interrupted", "stopped, and did not end in time", seconds)
+        return record_missing(self.store, job, "crashed", how, seconds)
+
+    def judge(self, worker: Worker, job: Job, report: Report) -> None:
+        """What the end of a run means for the queue."""
+        if report.status == "done":
+            if not self.skipped(job):  # deleted in between
+                self.queue.append(job)
+        elif report.status in ("elsewhere", "lost"):
+            self.waiting.append(job)
+            self.tell(
+                "elsewhere" if report.status == "elsewhere" else "lost", worker, job.id, reason=report.reason
+            )
+        else:
+            again = report.status in MISSING and not self.ending and self.attempts[job.id] < self.retries
+            self.attempts[job.id] += 1
+            if again:
+                self.queue.append(job)
+            told: dict[str, Any] = {k: v for k, v in asdict(report).items() if k != "id"}
+            self.tell("again" if again else "ended", worker, job.id, **told)
+
+    def look_again(self) -> None:
+        """At the end: are the runs that others had done, or free again?"""
+        if self.queue or time.monotonic() - self.looked < self.check:
+            return
+        self.looked = time.monotonic()
+        waiting, self.waiting = self.waiting, []
+        for job in waiting:
+            if self.skipped(job):
+                continue
+            if taken(self.store.folder(job.id)):
+                self.waiting.append(job)
+            else:
+                self.queue.append(job)
+
+    def stop(self) -> None:
+        """End all workers; those with a run get `grace` seconds to record that it is interrupted."""
+        self.ending = True
+        began = time.monotonic()
+        for worker in self.workers:
+            if worker.ready:
+                worker.stop()
+            else:
+                worker.kill()  # still importing: no run has begun
+        while self.workers:
+            if time.monotonic() - began > self.grace:
+                for worker in self.workers:
+                    worker.kill()
+            self.listen(0.2)
+        self.selector.close()
+
+    def tell(self, kind: Any, worker: Worker, id: str, **rest: Any) -> None:
+        self.on_event(Event(kind, id, slot="+".join(slot.name for slot in worker.slots), **rest))
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Hear Ctrl-C, SIGTERM and SIGHUP, unless ignored already (nohup). In the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def hear(number: int, frame: Any) -> None:
+            if self.signal is not None:
+                self.grace = 0.0
+            self.signal = number
+
+        bell, wake = os.pipe()  # a signal must end the wait for messages
+        os.set_blocking(wake, False)
+        self.selector.register(bell, selectors.EVENT_READ, None)
+        before: dict[int, Any] = {}
+        bells = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, hear)
+        try:
+            yield
+        finally:
+            for which, old in before.items():
+                signal.signal(which, old)
+            signal.set_wakeup_fd(bells)
+            os.close(bell)
+            os.close(wake)
+
+
+def _memory() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

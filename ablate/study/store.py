@@ -1,0 +1,152 @@
+"""The store: a folder of runs, `runs/<id>/record.json`, and nothing else. No server, no index.
+
+Ten thousand records are read and validated in about a second, so there is no cache that could be
+out of date. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) counts the same.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ablate.record import RunRecord
+from ablate.study.lease import Lease, LeaseLost
+
+if TYPE_CHECKING:
+    import pandas
+
+log = logging.getLogger(__name__)
+
+MISSING = ("crashed", "interrupted")  # no outcome: the run is done again
+
+
+class Store:
+    """Records by id. `broken` says which record files could not be read, and why."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self.broken: dict[str, str] = {}
+
+    def folder(self, id: str) -> Path:
+        return self.root / id
+
+    def load(self, id: str) -> RunRecord:
+        """Raises FileNotFoundError, or ValueError for a record that is not one."""
+        record = RunRecord.load(self.folder(id))
+        if record.id != id:
+            raise ValueError(f"this is the record of {record.id}, and its folder says {id}")
+        return record
+
+    def find(self, id: str) -> RunRecord | None:
+        """The record, or None where there is none. A broken one is reported and counts as none."""
+        try:
+            record = self.load(id)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, OSError) as error:
+            self._report(id, error)
+            return None
+        self.broken.pop(id, None)
+        return record
+
+    def finished(self, id: str, code: str) -> bool:
+        """The run has its outcome, from these very sources: it is not to be done again.
+
+        Outcomes are finished, diverged, out_of_memory and refused; crashed and interrupted are missing data.
+        """
+        record = self.find(id)
+        return record is not None and record.code == code and record.status not in MISSING
+
+    def stale(self, id: str, code: str) -> bool:
+        """There is an outcome, but other sources made it."""
+        record = self.find(id)
+        return record is not None and record.code != code and record.status not in MISSING
+
+    def records(self) -> Iterator[RunRecord]:
+        """Every record, in the order of their ids. Broken ones are left out and reported in `broken`."""
+        if not self.root.is_dir():
+            return
+        with os.scandir(self.root) as entries:
+            ids = sorted(e.name for e in entries if not e.name.startswith("."))
+        for id in ids:
+            record = self.find(id)
+            if record is not None:
+                yield record
+
+    def frame(self) -> "pandas.DataFrame":
+        """One row for each record, indexed by id.
+
+        Columns: status, reason, code, kernel, looks; the specification and the fingerprint by dotted path
+        (`spec.model.position.name`, `fingerprint.text`); metrics under their own name (`validation/loss`);
+        counts, speed and memory as `counts/...`, `speed/...`, `memory/...`. Vectors stay in the records.
+        """
+        import pandas
+
+        rows = {record.id: _row(record) for record in self.records()}
+        frame = pandas.DataFrame(list(rows.values()), index=pandas.Index(list(rows), name="id", dtype=str))
+        return frame
+
+    def commit(self, lease: Lease) -> RunRecord:
+        """Put the record in the lease's outbox in its place, and return the record that now stands there.
+
+        A crashed or interrupted run never replaces an outcome. An outcome from other sources is kept beside
+        the new one as `record.<code>.json`. Raises LeaseLost where another holder has taken over.
+        """
+        try:
+            record = RunRecord.load(lease.outbox)
+        except FileNotFoundError as error:
+            raise LeaseLost(lease.folder.name) from error
+        if not lease.held():
+            raise LeaseLost(lease.folder.name)
+        place = lease.folder / "record.json"
+        there = self.find(lease.folder.name)
+        if there is not None and there.status not in MISSING:
+            if record.status in MISSING:
+                return there
+            if there.code != record.code:
+                _keep(place, lease.folder / f"record.{there.code}.json")
+        try:
+            os.replace(lease.outbox / "record.json", place)
+        except FileNotFoundError as error:  # removed by whoever took the lease over: see lease.py
+            raise LeaseLost(lease.folder.name) from error
+        return record
+
+    def _report(self, id: str, error: Exception) -> None:
+        reason = _explain(error)
+        if self.broken.get(id) != reason:
+            log.warning("broken record %s: %s; it counts as missing", self.folder(id) / "record.json", reason)
+        self.broken[id] = reason
+
+
+def _keep(place: Path, aside: Path) -> None:
+    with suppress(FileExistsError):
+        os.link(place, aside)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'whole file'}: {first['msg']}"
+    return str(error)
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {f: getattr(record, f) for f in ("status", "reason", "code", "kernel", "looks")}
+    _flatten("spec", record.spec, row)
+    _flatten("fingerprint", record.fingerprint, row)
+    row.update(record.metrics)
+    for group in ("counts", "speed", "memory"):
+        row.update({f"{group}/{name}": value for name, value in getattr(record, group).items()})
+    return row
+
+
+def _flatten(path: str, node: Any, into: dict[str, Any]) -> None:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _flatten(f"{path}.{key}", value, into)
+    else:
+        into[path] = node

@@ -1,0 +1,140 @@
+"""The store: what counts as done, what a broken record is, and how an outcome is kept."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.record import RunRecord
+from ablate.study.lease import take
+from ablate.study.store import Store
+
+
+def record(id: str, status: Any = "finished", code: str = "c", **rest: Any) -> RunRecord:
+    return RunRecord(id=id, status=status, code=code, spec={}, fingerprint={}, **rest)
+
+
+def commit(store: Store, made: RunRecord) -> RunRecord:
+    lease = take(store.folder(made.id))
+    assert lease is not None
+    made.save(lease.outbox)
+    stands = store.commit(lease)
+    lease.release()
+    return stands
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        ("finished", True),
+        ("diverged", True),
+        ("out_of_memory", True),
+        ("refused", True),
+        ("crashed", False),
+        ("interrupted", False),
+    ],
+)
+def test_outcomes_are_done_and_missing_data_is_not(tmp_path: Path, status: str, done: bool) -> None:
+    store = Store(tmp_path)
+    record("a", status).save(tmp_path / "a")
+    assert store.finished("a", "c") is done
+    assert store.finished("a", "other") is False
+    assert store.stale("a", "other") is done
+    assert store.stale("a", "c") is False
+    assert store.finished("b", "c") is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"id": "a"}',
+        "\x00\x00",
+        record("b").model_dump_json(),
+        json.dumps({**record("a").model_dump(), "status": "great"}),
+        json.dumps({**record("a").model_dump(), "more": 1}),
+    ],
+    ids=["empty", "half", "list", "null", "fields", "zeros", "of-another", "status", "extra"],
+)
+def test_a_broken_record_is_reported_and_missing(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    record("fine").save(tmp_path / "fine")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "record.json").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert [r.id for r in store.records()] == ["fine"]
+        assert store.finished("a", "c") is False
+    assert list(store.broken) == ["a"]
+    assert caplog.text.count("a/record.json") == 1  # said once
+    with pytest.raises(ValueError, match=r"."):
+        store.load("a")
+    commit(store, record("a"))
+    assert store.finished("a", "c")
+    assert store.broken == {}
+
+
+def test_folders_without_a_record_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "begun" / "lease").mkdir(parents=True)
+    (tmp_path / ".submitit").mkdir()
+    (tmp_path / "note.txt").write_text("x")
+    store = Store(tmp_path)
+    assert list(store.records()) == []
+    assert store.broken == {}
+    assert list(Store(tmp_path / "nowhere").records()) == []
+
+
+def test_frame_has_a_row_for_each_record(tmp_path: Path) -> None:
+    made = record(
+        "a",
+        metrics={"validation/loss": 1.5, "heldout/loss": None},
+        counts={"parameters": 7.0},
+        vectors={"heldout/by_document": [1.0]},
+    ).model_copy(update={"spec": {"model": {"position": {"name": "rope"}}, "seed": {"init": 3}}})
+    made.save(tmp_path / "a")
+    record("b", "diverged", reason="loss is NaN").save(tmp_path / "b")
+    frame = Store(tmp_path).frame()
+    assert list(frame.index) == ["a", "b"]
+    row = frame.loc["a"]
+    assert row["spec.model.position.name"] == "rope"
+    assert row["spec.seed.init"] == 3
+    assert row["validation/loss"] == 1.5
+    assert row["counts/parameters"] == 7
+    assert frame.loc["b", "status"] == "diverged"
+    assert frame["validation/loss"].isna().tolist() == [False, True]
+    assert Store(tmp_path / "nowhere").frame().empty
+
+
+@pytest.mark.parametrize("status", ["crashed", "interrupted"])
+def test_missing_data_never_replaces_an_outcome(tmp_path: Path, status: str) -> None:
+    store = Store(tmp_path)
+    commit(store, record("a", code="old"))
+    assert commit(store, record("a", status, code="new")).status == "finished"
+    assert store.load("a").code == "old"
+
+
+def test_a_stale_outcome_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    commit(store, record("a", code="old", looks=1))
+    commit(store, record("a", code="new", looks=2))
+    assert store.load("a").looks == 2
+    kept = RunRecord.model_validate_json((tmp_path / "a" / "record.old.json").read_bytes())
+    assert kept.looks == 1
+    assert [r.code for r in store.records()] == ["new"]
+
+
+def test_the_study_wing_leaves_torch_alone() -> None:
+    modules = ["store", "lease", "worker", "launch", "live", "cluster"]
+    code = (
+        "".join(f"import ablate.study.{m}\n" for m in modules)
+        + "import sys; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,35 @@
+"""The example of the docs: a part in a user's own file works without a change anywhere else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small
+from pydantic import ValidationError
+
+from ablate.model.decoder import Decoder
+from ablate.parts.base import Call
+from ablate.registry import load_parts, registries
+
+EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "kerple.py"
+
+
+def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
+    load_parts([str(EXAMPLE)])
+    load_parts([str(EXAMPLE)])  # naming a file twice is loading it once
+    m = Decoder(small(position={"name": "kerple", "start": 0.5})).start(0)
+    assert m.positions[0].a.tolist() == [0.5] * 4
+    m(tokens, targets=tokens.roll(-1, 1)).nll.mean().backward()
+    assert m.positions[0].c.grad.abs().sum() > 0
+    with torch.no_grad():
+        memories = m.memories(20)
+        pieces = [m(tokens[:, n : n + 1], Call(torch.tensor([[n]]), memories=memories)) for n in range(20)]
+        torch.testing.assert_close(torch.cat(pieces, 1), m(tokens), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        small(position={"name": "kerple", "start": -1})
+    del registries["position"]._entries["kerple"]  # other tests walk the registry
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ImportError, match=r"there is no file .*mine\.py"):
+        load_parts([str(tmp_path / "mine.py")])

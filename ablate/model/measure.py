@@ -1,0 +1,145 @@
+"""What a model costs, counted from the model itself, built without storage on the meta device.
+
+One convention for FLOPs. A multiply and an add are two FLOPs; only matrix products count (norms, softmax,
+activations, rotations and lookups are left out). A score, and its part of the weighted sum, counts for
+each key that a token sees: half of the square in causal attention, less behind a window. That is the
+work that a kernel must do; `*_unmasked` counts the whole square, which is what the reference kernel does
+and what torch's FlopCounterMode reports. Training is three times the forward pass (the gradients of
+input and weight cost a forward each); recomputed activations are not counted. Of routed experts, those
+count that a token meets: k of E.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from ablate.model.decoder import Decoder
+from ablate.model.memory import Cache, Rolling
+from ablate.parts.base import Mask, Memory, Need
+from ablate.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Plain numbers; those of FLOPs are means over the tokens of one context, for each token."""
+
+    parameters: int  # a tied table once
+    non_embedding: int  # without the token table, the input's position table and the head
+    active: int  # those that serve one token: k of E experts
+    active_non_embedding: int
+
+    forward_flops: float
+    training_flops: float
+    forward_flops_unmasked: float
+    training_flops_unmasked: float
+    decoding_flops: float  # one more token, the last of a full context
+
+    kv_bytes: int  # what all layers store of one token
+    cache_bytes: int  # what one row of a full context takes: a window keeps no more than it sees
+    state_bytes: int  # training: weights, gradients and Adam's two moments, all in fp32
+    activation_bytes: int  # training, for each token: an estimate for fused attention, nothing recomputed
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """A part whose `experts` serve a token k at a time."""
+
+    experts: nn.ModuleList
+    k: int
+
+
+def blueprint(spec: ModelSpec, device: str = "cpu", documents: bool = False) -> Decoder:
+    """The decoder without storage. `device` is where it is to run: it decides the kernel. Raises Refused."""
+    with torch.device("meta"):
+        return Decoder(spec, device, documents)
+
+
+def measure(
+    spec: ModelSpec,
+    *,
+    context: int | None = None,
+    value_bytes: int = 2,
+    device: str = "cpu",
+    documents: bool = False,
+) -> Costs:
+    """Count the decoder of `spec` for rows of `context` tokens (null: those of the spec), keys, values and
+    activations of `value_bytes` each. Raises Refused where it cannot be built, ValueError without a
+    vocabulary."""
+    return count(blueprint(spec, device, documents), context=context, value_bytes=value_bytes)
+
+
+def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2) -> Costs:
+    """The costs of a built decoder, see `measure`."""
+    if decoder.spec.vocab is None:
+        raise ValueError("model.vocab is null: give the tokenizer's number of tokens before counting")
+    T = context or decoder.spec.context
+    needs = _needs(decoder)
+    seen = [_seen(need.mask, T) for need in needs]
+    scores = [need.heads * (need.key_width + need.value_width) for need in needs]
+    stored = [need.kv_heads * (need.key_width + need.value_width) for need in needs]
+    room = [_room(memory) for memory in decoder.memories(T)]
+
+
+def _room(memory: Memory) -> int:
+    """The tokens that a memory holds of each row."""
+    assert isinstance(memory, Cache | Rolling)
+    return memory.size if isinstance(memory, Rolling) else memory.capacity
+
+
+@lru_cache
+def _seen(mask: Mask, T: int) -> tuple[int, ...]:
+    """How many keys each of T tokens sees. A prefix is data, so it counts as causal."""
+    if mask.window is None:
+        return tuple(range(1, T + 1))
+    w, first = mask.window, mask.keep_first
+    return tuple(min(n, w) + min(first, max(0, n - w)) for n in range(1, T + 1))
+
+
+def _tables(decoder: Decoder) -> set[str]:
+    """Names of the parameters that are embeddings of tokens or positions, or the head."""
+    at_input = [f"positions.{n}." for n, scheme in enumerate(decoder.positions) if scheme.at_input]
+    places = ("embedding.", "head.", *at_input)
+    return {name for name, _ in decoder.named_parameters() if name.startswith(places)}
+
+
+def _served(decoder: Decoder) -> Iterator[tuple[str, float]]:
+    """Each parameter, and the share of the tokens that it serves."""
+    for name, _ in decoder.named_parameters():
+        yield name, _share(decoder, name)
+
+
+def _share(decoder: Decoder, name: str) -> float:
+    share, module = 1.0, decoder
+    for step in name.split("."):
+        if isinstance(module, Routed) and step == "experts":
+            share *= module.k / len(module.experts)
+        module = getattr(module, step)
+    return share
+
+
+def _products(decoder: Decoder, active: dict[str, float]) -> float:
+    """Multiply-adds of one token with the parameters: each number of a matrix once. A tied table, too."""
+    looked_up = {
+        f"{path}.weight" for path, module in decoder.named_modules() if isinstance(module, nn.Embedding)
+    }
+    matrices = {
+        name
+        for name, p in decoder.named_parameters()
+        if name not in looked_up and p.ndim >= 2 and min(p.shape[-2:]) > 1
+    }
+    tied = decoder.embedding.weight.numel() if decoder.spec.head.tied else 0
+    return tied + sum(active[name] for name in matrices)
+
+
+def _activations(decoder: Decoder) -> float:
+    """Numbers kept for the backward pass, of each token: what every projection reads and writes."""
+    total = 0.0
+    for path, module in decoder.layers.named_modules():
+        if isinstance(module, nn.Linear):
+            share = _share(decoder, f"layers.{path}.weight")
+            total += share * (module.in_features + module.out_features)
+    return total

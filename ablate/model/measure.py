@@ -9,7 +9,6 @@ input and weight cost a forward each); recomputed activations are not counted. O
 count that a token meets: k of E.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
@@ -83,6 +82,36 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
     stored = [need.kv_heads * (need.key_width + need.value_width) for need in needs]
     room = [_room(memory) for memory in decoder.memories(T)]
 
+    tables = _tables(decoder)
+    parameters = {name: p.numel() for name, p in decoder.named_parameters()}
+    active = {name: n * _share(decoder, name) for name, n in parameters.items()}
+    products = _products(decoder, active)
+    forward = 2 * products + sum(2 * s * sum(k) / T for s, k in zip(scores, seen, strict=True))
+    whole = 2 * products + sum(2 * s * T for s in scores)
+    return Costs(
+        parameters=sum(parameters.values()),
+        non_embedding=sum(n for name, n in parameters.items() if name not in tables),
+        active=round(sum(active.values())),
+        active_non_embedding=round(sum(n for name, n in active.items() if name not in tables)),
+        forward_flops=forward,
+        training_flops=3 * forward,
+        forward_flops_unmasked=whole,
+        training_flops_unmasked=3 * whole,
+        decoding_flops=2 * products + sum(2 * s * k[-1] for s, k in zip(scores, seen, strict=True)),
+        kv_bytes=sum(stored) * value_bytes,
+        cache_bytes=sum(s * room[g] for s, g in zip(stored, decoder.group_of, strict=True)) * value_bytes,
+        state_bytes=16 * sum(parameters.values()),
+        activation_bytes=round(_activations(decoder) * value_bytes) + 8 * decoder.shape.vocab,
+    )
+
+
+def _needs(decoder: Decoder) -> list[Need]:
+    positions = [decoder.positions[decoder.groups[g].position] for g in decoder.group_of]
+    return [
+        layer.attention.need(position, decoder.spec.context)
+        for layer, position in zip(decoder.layers, positions, strict=True)
+    ]
+
 
 def _room(memory: Memory) -> int:
     """The tokens that a memory holds of each row."""
@@ -106,13 +135,8 @@ def _tables(decoder: Decoder) -> set[str]:
     return {name for name, _ in decoder.named_parameters() if name.startswith(places)}
 
 
-def _served(decoder: Decoder) -> Iterator[tuple[str, float]]:
-    """Each parameter, and the share of the tokens that it serves."""
-    for name, _ in decoder.named_parameters():
-        yield name, _share(decoder, name)
-
-
 def _share(decoder: Decoder, name: str) -> float:
+    """The share of the tokens that a parameter serves."""
     share, module = 1.0, decoder
     for step in name.split("."):
         if isinstance(module, Routed) and step == "experts":
@@ -123,9 +147,7 @@ def _share(decoder: Decoder, name: str) -> float:
 
 def _products(decoder: Decoder, active: dict[str, float]) -> float:
     """Multiply-adds of one token with the parameters: each number of a matrix once. A tied table, too."""
-    looked_up = {
-        f"{path}.weight" for path, module in decoder.named_modules() if isinstance(module, nn.Embedding)
-    }
+    looked_up = {f"{path}.weight" for path, m in decoder.named_modules() if isinstance(m, nn.Embedding)}
     matrices = {
         name
         for name, p in decoder.named_parameters()

@@ -39,7 +39,10 @@ def work(payload: dict[str, Any]) -> None:
         once.touch()
     if way == "raise":
         raise ArithmeticError("as asked")
-    if way == "kill":
+    if way == "fork kill" and os.fork() == 0:
+        time.sleep(30)  # a child, as a data loader's, that outlives the worker and holds its pipes
+        os._exit(0)
+    if way in ("kill", "fork kill"):
         os.kill(os.getpid(), signal.SIGKILL)
     if way == "segfault":
         import faulthandler

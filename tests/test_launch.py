@@ -112,6 +112,7 @@ def test_other_sources_make_a_record_stale_and_the_run_is_done_again(tmp_path: P
     [
         ("raise", "crashed", "ArithmeticError: as asked", 2),
         ("kill", "crashed", "SIGKILL", 2),
+        ("fork kill", "crashed", "SIGKILL", 2),
         ("segfault", "crashed", "SIGSEGV", 2),
         ("silent", "crashed", "no record", 2),
         ("diverged", "diverged", "", 1),

@@ -148,6 +148,7 @@ class Worker:
         )
         os.close(theirs)
         os.close(back)
+        os.set_blocking(self.receive, False)
         self.pipe: IO[str] = os.fdopen(mine, "w", buffering=1)
         self.rest = b""
         self.send(start)
@@ -164,11 +165,18 @@ class Worker:
 
     def messages(self) -> list[dict[str, Any]] | None:
         """What it said since last asked; None when it is dead."""
-        piece = os.read(self.receive, 1 << 16)
+        try:
+            piece = os.read(self.receive, 1 << 16)
+        except BlockingIOError:
+            return None if self.dead() else []
         if not piece:
             return None
         *lines, self.rest = (self.rest + piece).split(b"\n")
         return [json.loads(line) for line in lines]
+
+    def dead(self) -> bool:
+        """Whether it has ended. It is not reaped by asking, so that its number stays its own."""
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def stop(self) -> None:
         """It ends what it does, says so, and exits."""
@@ -259,7 +267,7 @@ class Engine:
                 self.skip()
                 while not (self.signal or self.failure) and (self.queue or self.waiting or self.busy()):
                     self.fill()
-                    self.listen(self.check if self.waiting else 60.0)
+                    self.listen(self.check if self.waiting else 1.0)
                     self.look_again()
             finally:
                 self.stop()
@@ -340,11 +348,13 @@ class Engine:
         worker.reap()
 
     def listen(self, timeout: float) -> None:
-        for key, _ in self.selector.select(timeout):
-            worker: Worker | None = key.data
-            if worker is None:
+        talking = [key for key, _ in self.selector.select(timeout)]
+        for key in talking:
+            if key.data is None:
                 os.read(key.fd, 1 << 10)  # a signal came
-                continue
+        # A dead worker's pipe stays open where children of its run, forked, still hold it.
+        heard = {key.data for key in talking}
+        for worker in [w for w in self.workers if w in heard or w.dead()]:
             messages = worker.messages()
             for message in messages or []:
                 self.hear(worker, message)

@@ -1,0 +1,1 @@
+"""`hydra/launcher=slots`: a plain Hydra multirun on the local engine."""

@@ -95,7 +95,7 @@ def identify(source: Source, options: Options, cache: Path) -> tuple[str, Any]:
     A source that cannot be reached is what it was when it last could be.
     """
     memo = cache / "texts" / f"{digest(options.model_dump(mode='json'))}.json"
-    known = json.loads(memo.read_bytes()) if memo.is_file() else None
+    known = recall(memo)
     try:
         stamp = stamp_of(source)
     except NoNetwork as error:
@@ -113,6 +113,15 @@ def identify(source: Source, options: Options, cache: Path) -> tuple[str, Any]:
             with atomic(memo) as file:
                 file.write(json.dumps({"stamp": stamp, "manifest": manifest}).encode())
     return manifest, stamp
+
+
+def recall(memo: Path) -> dict[str, Any] | None:
+    """What was remembered, if it can be read."""
+    try:
+        known = json.loads(memo.read_bytes())
+        return {"stamp": known["stamp"], "manifest": str(known["manifest"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def stamp_of(source: Source) -> Any:
@@ -246,7 +255,7 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
         os.fsync(file.fileno())
     if not tokens and name not in source.absent:
         raise BadText(
-            f"data: the {name} split is empty: there is too little text, or in too few documents, to be dealt "
+            f"data: the {name} split is empty: there is too little text, or in too few documents, to deal it "
             "out to the splits. Give more text, a larger share, or data.source.split=tail"
         )
     if limit is not None and tokens < limit:
@@ -283,7 +292,8 @@ def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
 
 
 def cut(document: str, at: int) -> int:
-    """Where the piece that begins at `at` ends: behind the last line that fits, where there is one."""
+    """Where the piece that begins at `at` ends: behind the last line that fits, where there is one (there, a
+    tokenizer hardly ever joins what stands on both sides)."""
     if len(document) - at <= PIECE:
         return len(document)
     line = document.rfind("\n", at, at + PIECE)

@@ -92,7 +92,7 @@ class Stream:
         at, seen = torch.arange(self.context)[None], None
         if self.documents == "masked":
             targets[document[:, 1:] != document[:, :-1]] = NO_LOSS
-            begin = np.append(starts, total)[document[:, :-1]]
+            begin = np.where(place < total, starts[np.minimum(document, len(starts) - 1)], total)[:, :-1]
             at = torch.from_numpy(place[:, :-1] - np.maximum(begin, first[:, None]))
             seen = torch.from_numpy(document[:, :-1].copy())
         owner = torch.from_numpy(np.where(targets == NO_LOSS, -1, document[:, 1:])) if by_document else None

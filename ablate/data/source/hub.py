@@ -12,6 +12,7 @@ from annotated_types import Gt
 from ablate.data.source import BadText, NoNetwork, Source, SplitName
 from ablate.registry import source
 
+CLIENTS = ("httpx", "httpcore", "requests", "aiohttp", "urllib3")  # whose errors mean the network
 LOCAL = "data=stdlib needs no files, data=text takes your own (data.source.files=[...])"
 
 
@@ -106,12 +107,12 @@ class Hub(Source):
             if status < 500 and status != 429:
                 raise BadText(f"hub: {self.path!r} at {self.revision!r}: {error}") from error
             raise NoNetwork(f"hub: the hub does not answer for {self.path!r} ({error}); {LOCAL}") from error
-        except (FileNotFoundError, ValueError, RuntimeError) as error:  # no such dataset, config or split
+        except FileNotFoundError as error:
             raise BadText(f"hub: {self.path!r}: {error}") from error
         except Exception as error:
-            raise NoNetwork(
-                f"hub: cannot reach {self.path!r} without a network ({error}); {LOCAL}"
-            ) from error
+            if not isinstance(error, OSError) and not type(error).__module__.startswith(CLIENTS):
+                raise BadText(f"hub: {self.path!r}: {error}") from error  # no such config or split, bad files
+            raise NoNetwork(f"hub: no network to reach {self.path!r} ({error}); {LOCAL}") from error
 
 
 def join(rows: Iterator[str], begins: re.Pattern[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import IO, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
-from ablate.data.source import BadText, Source, SplitName
+from ablate.data.source import SPLITS, BadText, Source, SplitName
 from ablate.registry import source
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
@@ -66,7 +66,7 @@ class Text(Source):
             int(total * (1 - self.heldout)),
             total,
         ]
-        number = ("train", "validation", "heldout").index(split)
+        number = SPLITS.index(split)
         first, last = borders[number : number + 2]
         at = 0
         for text in self._every_document():

@@ -1,12 +1,16 @@
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ablate.data.tokenizer import BadTokenizer
 from ablate.data.tokenizer.library import FILE, Library, read
 from ablate.registry import tokenizer
+
+log = logging.getLogger("ablate.data")
 
 
 @tokenizer("saved", paper="https://huggingface.co/docs/tokenizers")
@@ -34,6 +38,13 @@ class Saved(Library):
 
     def learn(self, texts: Iterator[str]) -> None:
         self._know(read(self.file), self._end_of_document())
+        for text in islice(texts, 20):
+            if self.decode(self.encode([text])[0]) != text:
+                log.warning(
+                    "saved: %s does not give back the text it was given; losses are of what it kept",
+                    self.file,
+                )
+                return
 
     def _end_of_document(self) -> str:
         config = self.file.with_name("tokenizer_config.json")

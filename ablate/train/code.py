@@ -1,0 +1,61 @@
+"""Which sources made a run."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import ablate
+from ablate.registry import Options, registries
+from ablate.spec import RunSpec
+
+PACKAGE = Path(ablate.__file__).parent
+ALWAYS = ("model", "data", "train")  # folders of the package
+
+
+def code(spec: RunSpec) -> str:
+    """12 hex digits over the contents of the sources that a run uses: the files of its parts, `ablate.model`,
+    `ablate.data`, `ablate.train` and the contracts. A file is known by its name, not by where it lies."""
+    files = {path for part in parts(spec) for path in sources(part)}
+    files.add(PACKAGE / "parts" / "base.py")
+    for folder in ALWAYS:
+        files |= set((PACKAGE / folder).rglob("*.py"))
+    hashes = sorted(f"{_name(path)} {_hash(path, path.stat().st_mtime_ns)}" for path in files)
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12]
+
+
+def parts(node: Any) -> Iterator[Options]:
+    """Every part in a specification, those inside other parts too."""
+    if isinstance(node, Options):
+        yield node
+    if isinstance(node, BaseModel):
+        for field in type(node).model_fields:
+            yield from parts(getattr(node, field))
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from parts(value)
+
+
+def sources(part: Options) -> set[Path]:
+    """The file of a part, and the files beside it in its home that define no part but may be imported. Kernels
+    stand in for each other (`auto`), so all of them count."""
+    source = part.entry.source.resolve()
+    registry = registries[part.kind]
+    for home in getattr(import_module(registry.home), "__path__", []):
+        if source.parent == Path(home).resolve():
+            defining = {registry[name].source.resolve() for name in registry if part.kind != "kernel"}
+            return {source, *(p for p in source.parent.glob("*.py") if p.resolve() not in defining)}
+    return {source}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.name
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: Path, changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

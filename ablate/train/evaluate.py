@@ -1,0 +1,113 @@
+"""The loss on a whole split: every target once, whatever the number of devices."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+
+from ablate.data.prepare import Split
+from ablate.data.stream import NO_LOSS, Stream
+from ablate.model.decoder import Decoder
+from ablate.parts.base import Call
+
+
+class Evaluation(NamedTuple):
+    nll: float  # the sum over targets, in nats
+    tokens: int  # targets
+    by_document: Sequence[float] = ()  # the sum over the targets of each document of the split
+    document_tokens: Sequence[int] = ()
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nll / self.tokens
+
+
+class Losses(Metric):
+    """Sums of losses and their numbers; torchmetrics adds them up over ranks."""
+
+    nll: Tensor
+    tokens: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.add_state("nll", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, nll: Tensor, tokens: Tensor) -> None:
+        self.nll += nll
+        self.tokens += tokens
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        return self.nll, self.tokens
+
+
+def evaluate(
+    decoder: Decoder,
+    split: Split,
+    context: int,
+    documents: Literal["joined", "masked"],
+    rows: int,
+    *,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    tokens: int | None = None,
+    by_document: bool = False,
+    between: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Without gradients or dropout; deterministic. `rows` are those of one pass over all ranks, which must
+    call it together; `tokens` stops behind the first windows that hold so many. `between` is called between
+    batches. The decoder is left in the mode in which it was. Raises ValueError for a split without a target.
+    """
+    ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = decoder.embedding.weight.device
+    metric = Losses(len(split.starts) if by_document else 1).to(device)
+    windows = None if tokens is None else -(-tokens // context)
+    stream = Stream(split, context, documents, seed=0)
+    with (
+        evaluating(decoder),
+        torch.no_grad(),
+        torch.autocast(device.type, torch.bfloat16, precision == "bf16"),
+    ):
+        for n, batch in enumerate(stream.whole(rows, ranks, by_document)):
+            if windows is not None and n * rows >= windows:
+                break
+            if windows is not None:
+                mine = len(batch.targets)
+                batch.targets[max(0, windows - n * rows - ranks[0] * mine) :] = NO_LOSS
+            given = [None if x is None else x.to(device) for x in batch[:5]]
+            at, document, prefix = given[2:]
+            out = decoder(given[0], Call(at, document, prefix), targets=given[1])
+            metric.update(*sums(out.nll, batch.targets, batch.owner, metric.nll.numel()))
+            between()
+        nll, count = metric.compute()
+    total = int(count.sum())
+    if total == 0:
+        raise ValueError(f"data: the {split.name} split has no target to be evaluated on")
+    if not by_document:
+        return Evaluation(float(nll.sum()), total)
+    return Evaluation(float(nll.sum()), total, nll.tolist(), count.tolist())
+
+
+def sums(nll: Tensor, targets: Tensor, owner: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """Of losses (B,T) and their number: for each document, or (1,) for all."""
+    device = nll.device
+    if owner is None:
+        return nll.double().sum()[None], (targets != NO_LOSS).sum()[None].to(device)
+    has = (targets != NO_LOSS).flatten()
+    index = owner.flatten()[has]  # on the CPU, where the order of addition is fixed
+    loss = torch.bincount(index, nll.cpu().double().flatten()[has], minlength=size)
+    return loss.to(device), torch.bincount(index, minlength=size).to(device)
+
+
+@contextmanager
+def evaluating(decoder: Decoder) -> Iterator[None]:
+    was = decoder.training
+    decoder.eval()
+    try:
+        yield
+    finally:
+        decoder.train(was)

@@ -1,0 +1,241 @@
+"""One run: from a specification to its record, whatever happens on the way."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.data.prepare import Prepared, prepare
+from ablate.data.stream import Stream, share
+from ablate.parts.base import Refused
+from ablate.record import RunRecord, Status
+from ablate.registry import load_parts
+from ablate.spec import RunSpec
+from ablate.train import ranks
+from ablate.train.checkpoint import Checkpoints, steps_done
+from ablate.train.code import code
+from ablate.train.interrupt import Interrupt
+from ablate.train.mirror import Mirror
+from ablate.train.progress import Progress, display
+from ablate.train.recorder import Curve, Memory, provenance
+from ablate.train.settings import Settings
+from ablate.train.start import started
+from ablate.train.task import Task
+from ablate.train.trainer import accelerator, devices, hushed, trainer
+from ablate.train.watch import Diverged, Watch
+from ablate.train.weights import FILE
+
+log = logging.getLogger("ablate.train")
+
+
+def fit(
+    spec: RunSpec,
+    prepared: Prepared,
+    settings: Settings,
+    runs: Path,
+    *,
+    start: Path | None = None,
+    counts: Mapping[str, float] | None = None,
+    parts: Sequence[str] = (),
+    rerun: bool = False,
+    outbox: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunRecord:
+    """Train, and leave `runs/<id>`. A run that is finished, with the same sources, is returned at once unless
+    `rerun`; one that was stopped goes on from its checkpoint.
+
+    `start` is the folder of a finished run to take the weights from. `counts` goes into the record. `parts`
+    are the user's own, for the processes of several devices to load. `outbox` is where the record is saved
+    instead of `runs/<id>`. `on_progress` hears of the run a few times a second, on one device.
+
+    The record's status says how it ended; it is returned for `finished`, `diverged`, `out_of_memory`,
+    `interrupted` and `refused`. Any other exception leaves a record of `crashed` and is raised again.
+    """
+    if start is None and spec.parent is not None:
+        start = runs / spec.parent
+    if start is not None:
+        spec = started(spec, prepared, start)
+    share(spec.rows, (0, devices(settings) * settings.nodes))  # raises if rows cannot be shared
+    run = Run(spec, prepared, settings, runs, start, counts or {}, outbox, on_progress)
+    known = run.known()
+    if known is not None and not rerun:
+        return known
+    if rerun and ranks.main():
+        run.checkpoints.drop()
+        (run.folder / "curve.jsonl").unlink(missing_ok=True)
+    with Interrupt() as stop:
+        if devices(settings) > 1 and not ranks.inside():
+            return ranks.spread(run, stop, parts)
+        return run.attempt(stop)
+
+
+class Run:
+    """What is fixed about a run before it begins."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        prepared: Prepared,
+        settings: Settings,
+        runs: Path,
+        start: Path | None,
+        counts: Mapping[str, float],
+        outbox: Path | None,
+        on_progress: Callable[[Progress], None] | None,
+    ):
+        self.spec, self.prepared, self.settings, self.runs, self.start = spec, prepared, settings, runs, start
+        self.counts, self.outbox, self.on_progress = dict(counts), outbox, on_progress
+        self.id, self.code = spec.id(prepared.fingerprint), code(spec)
+        self.folder = runs / self.id
+        self.checkpoints = Checkpoints(self.folder, self.code)
+        self.began = datetime.now(UTC)
+
+    def known(self) -> RunRecord | None:
+        """The record of this run, if it is finished and of these sources."""
+        try:
+            record = RunRecord.load(self.folder)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            log.warning("%s cannot be read (%s); training again", self.folder / "record.json", error)
+            return None
+        return record if record.status == "finished" and record.code == self.code else None
+
+    def attempt(self, stop: Interrupt) -> RunRecord:
+        """Train in this process, and save the record of how it ended."""
+        try:
+            record = self.train(stop)
+        except Diverged as error:
+            record = self.record("diverged", str(error))
+        except Refused as error:
+            record = self.record("refused", str(error))
+        except KeyboardInterrupt as error:
+            record = self.record("interrupted", str(error) or stop.reason or "stopped")
+        except SystemExit as error:  # Lightning's answer to a second Ctrl-C
+            record = self.record("interrupted", stop.reason or f"exit {error.code}")
+        except Exception as error:
+            if out_of_memory(error):
+                record = self.record("out_of_memory", first_line(error))
+            else:
+                self.save(self.record("crashed", f"{type(error).__name__}: {first_line(error)}"))
+                raise
+        self.save(record)
+        if record.status in ("finished", "diverged") and self.settings.keep != "all" and ranks.main():
+            self.checkpoints.drop()
+        return record
+
+    def train(self, stop: Interrupt) -> RunRecord:
+        settings, spec = self.settings, self.spec
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        device = "cuda" if accelerator(settings) == "gpu" else "cpu"
+        memory = Memory(device)
+        stream = Stream(
+            self.prepared.splits["train"], spec.model.context, spec.data.documents, spec.seed.data
+        )
+        task = Task(spec, stream, settings, self.start / FILE if self.start else None)
+        resume = self.checkpoints.newest()
+        main = ranks.main()
+        with hushed(), display(settings.progress, main) as shown:
+            watch = Watch(
+                spec,
+                settings,
+                self.id,
+                self.folder,
+                self.prepared.splits["validation"],
+                self.checkpoints,
+                stop,
+                shown,
+                self.on_progress,
+            )
+            if main:
+                watch.curve = Curve(self.folder, steps_done(resume))
+                watch.mirror = Mirror(settings.logger, self.id, self.folder, spec.model_dump(mode="json"))
+            status: Status = "crashed"
+            try:
+                lightning = trainer(spec, settings, [watch])
+                lightning.fit(task, ckpt_path=resume, weights_only=True)
+                status = "interrupted" if watch.outcome.stopped else "finished"
+                if main and watch.curve is not None and status == "finished":
+                    watch.curve.finish()
+            finally:
+                if watch.curve is not None:
+                    watch.curve.close()
+                if watch.mirror is not None:
+                    watch.mirror.close(status, watch.outcome.metrics)
+        speed = {"seconds": watch.seconds}
+        rate = watch.speed.median()
+        return self.record(
+            status,
+            stop.reason if status == "interrupted" else "",
+            metrics=watch.outcome.metrics,
+            speed=speed if rate is None else {"tokens_per_second": rate, **speed},
+            memory=memory.peak(),
+            kernel=watch.outcome.kernel,
+        )
+
+    def record(self, status: Status, reason: str, **found: Any) -> RunRecord:
+        device = "cuda" if accelerator(self.settings) == "gpu" else "cpu"
+        world = devices(self.settings) * self.settings.nodes
+        return RunRecord(
+            id=self.id,
+            status=status,
+            reason=reason,
+            code=self.code,
+            spec=self.spec.model_dump(mode="json"),
+            fingerprint=self.prepared.fingerprint,
+            counts=self.counts,
+            provenance={
+                **provenance(device, world, self.settings.strategy),
+                "began": self.began.isoformat(timespec="seconds"),
+                "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+                "data": self.prepared.files,
+                "settings": self.settings.model_dump(mode="json"),
+            },
+            **found,
+        )
+
+    def save(self, record: RunRecord) -> None:
+        if self.outbox is not None:
+            record.save(self.outbox)
+        elif ranks.main():
+            record.save(self.folder)
+
+
+def perform(payload: dict[str, Any]) -> RunRecord:
+    """The run that a payload of plain JSON asks for: `spec`, `settings`, `runs`, `cache`, `parts`, and maybe
+    `start`, `counts`, `rerun` and `outbox`."""
+    load_parts(list(payload.get("parts", [])))
+    spec = RunSpec.model_validate(payload["spec"])
+    optional = {name: Path(payload[name]) for name in ("start", "outbox") if payload.get(name)}
+    return fit(
+        spec,
+        prepare(spec.data, Path(payload["cache"])),
+        Settings.model_validate(payload["settings"]),
+        Path(payload["runs"]),
+        counts=payload.get("counts"),
+        parts=payload.get("parts", ()),
+        rerun=bool(payload.get("rerun", False)),
+        **optional,
+    )
+
+
+def work(payload: dict[str, Any]) -> None:
+    """What a worker process does with a job: the same, quietly. The record says how it ended; an exception is
+    raised again behind it."""
+    perform({**payload, "settings": {**payload["settings"], "progress": False}})
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, of the process, or of torch's allocator on the CPU, which has no class of its own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")

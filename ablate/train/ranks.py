@@ -1,0 +1,148 @@
+"""One run on several devices of a machine: a process for each, started here.
+
+(Lightning would start the whole command again in each of them, with Hydra's multirun in it.) Under torchrun
+the processes are there already, and nothing is started.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate.record import RunRecord
+from ablate.train.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from ablate.train.fit import Run
+
+NOTICE = 2.0  # seconds that the other ranks have to end by themselves, once one has failed
+GRACE = 60.0  # seconds that a rank has to stop, once nobody waits for it
+
+
+def inside() -> bool:
+    """This process is one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
+def main() -> bool:
+    """This process is the first, or the only one."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def spread(run: "Run", stop: Interrupt, parts: Sequence[str]) -> RunRecord:
+    """Train in as many processes as there are devices; returns the record, and saves it.
+
+    Raises RuntimeError where the run crashed.
+    """
+    from ablate.train.trainer import devices
+
+    with tempfile.TemporaryDirectory(prefix="ablate-ranks-") as temporary:
+        folder = Path(temporary)
+        payload = {
+            "spec": run.spec.model_dump(mode="json"),
+            "settings": run.settings.model_dump(mode="json"),
+            "runs": str(run.runs),
+            "cache": str(run.prepared.folder.parent),
+            "parts": list(parts),
+            "start": str(run.start) if run.start else None,
+            "counts": run.counts,
+        }
+        port = free_port()
+        world = devices(run.settings)
+        processes = [begin({**payload, "outbox": str(folder / str(n))}, n, port) for n in range(world)]
+        try:
+            wait(processes, stop)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        record = verdict(run, folder, [process.returncode for process in processes])
+    run.save(record)
+    if record.status == "crashed":
+        raise RuntimeError(record.reason)
+    return record
+
+
+def begin(payload: dict[str, Any], rank: int, port: int) -> "subprocess.Popen[str]":
+    place = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ablate.train.ranks"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, **place},
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"path": sys.path, "payload": payload}) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def wait(processes: "list[subprocess.Popen[str]]", stop: Interrupt) -> None:
+    """Until all have ended, or one has failed and the others had time to notice."""
+    told, failed_at = False, None
+    while any(process.poll() is None for process in processes):
+        if stop.requested and not told:
+            told = True
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+        if failed_at is None and any(process.poll() for process in processes):
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() - failed_at > NOTICE:
+            return  # they wait for one that is gone
+        time.sleep(0.05)
+
+
+def verdict(run: "Run", folder: Path, codes: list[int]) -> RunRecord:
+    """The record of the first rank, or of the one that failed first."""
+    records: list[RunRecord] = []
+    for n in range(len(codes)):
+        try:
+            records.append(RunRecord.load(folder / str(n)))
+        except (OSError, ValueError):
+            records.append(run.record("crashed", f"rank {n} ended with exit status {codes[n]}"))
+    order = ("out_of_memory", "refused", "diverged", "crashed", "interrupted", "finished")
+    return min(records, key=lambda record: order.index(record.status))
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def follow() -> None:
+    """End this process when the one that started it is gone."""
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def rank() -> int:
+    """What a started process does; its exit status is not 0 where the other ranks would wait in vain."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter hears it, and says so by SIGTERM
+    message = json.loads(os.fdopen(0, "rb", buffering=0, closefd=False).readline())
+    sys.path[:] = message["path"]
+    threading.Thread(target=follow, daemon=True).start()
+    import torch.distributed as dist
+
+    from ablate.train.fit import perform
+
+    try:
+        record = perform(message["payload"])
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0 if record.status in ("finished", "diverged", "interrupted") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(rank())

@@ -1,0 +1,39 @@
+"""What does not decide the numbers of a run: where it runs, what it shows and what it keeps.
+
+The same specification under other settings is the same run, so nothing of this is hashed.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ablate.spec import Strict
+
+
+class LoggerSpec(Strict):
+    """A mirror of the curve. The record under `runs/` is the truth, whatever becomes of the mirror."""
+
+    name: Literal["none", "csv", "tensorboard", "wandb"] = "none"
+    project: str = "ablate"  # this and what follows: wandb only
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+    offline: bool | None = None  # null: offline where there is no key
+
+
+class Settings(Strict):
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int | Literal["auto"] = Field(1, gt=0)
+    nodes: int = Field(1, gt=0)  # more than one: start with torchrun
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: ddp where there are several devices
+    micro_rows: int | None = Field(None, gt=0)  # rows of one forward pass on one device; null: all at once
+    compile: bool = False
+    recompute: bool = False  # activations again in the backward pass, for memory
+    threads: int | None = Field(None, gt=0)  # null: as torch finds best
+    progress: bool | Literal["auto"] = "auto"  # auto: a bar in a terminal, a line for each tenth elsewhere
+    log_every: int | None = Field(None, gt=0)  # steps between rows of the curve; null: 1 on a CPU, else 10
+    checkpoint_steps: int | None = Field(None, gt=0)
+    checkpoint_minutes: float | None = Field(10.0, gt=0)
+    keep: Literal["none", "weights", "all"] = "weights"
+    logger: LoggerSpec = LoggerSpec()

@@ -1,0 +1,277 @@
+"""One optimizer step: this process's share of the global batch, in as many passes as fit."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ablate.data.stream import NO_LOSS, Batch, Stream
+from ablate.model.decoder import Decoder
+from ablate.parts.base import Call, Ledger
+from ablate.registry import optimizer
+from ablate.spec import RunSpec
+from ablate.train.schedule import factor
+from ablate.train.settings import Settings
+
+
+class Steps:
+    """The numbers of the optimizer steps still to be made. A batch is a function of its step, so this is all
+    there is to resume."""
+
+    def __init__(self, steps: int):
+        self.steps, self.done = steps, 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[int]:
+        while self.done < self.steps:
+            yield self.done
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.done = state["done"]
+
+
+class Task(LightningModule):
+    """Trains a decoder.
+
+    The loss is the sum over all targets of the global batch divided by their number, so it does not depend on
+    how rows are split over devices and passes; nor does the balance loss of experts, whose loads are averaged
+    first. Dropout is drawn by (seed, step, rank, pass), so resuming restores no generator.
+    """
+
+    decoder: Decoder
+
+    def __init__(self, spec: RunSpec, stream: Stream, settings: Settings, weights: Path | None = None):
+        super().__init__()
+        self.automatic_optimization = False
+        self.spec, self.stream, self.settings, self.weights = spec, stream, settings, weights
+        self.steps = Steps(spec.steps)
+        self.built = False
+        self.reports: bool | None = None  # whether some layer reports a load; None: not known yet
+        self.norm: Tensor | None = None  # of the last gradient
+        self.rate = 0.0  # of the first group of parameters, at the last step
+        self.total: Tensor | None = None  # losses of this rank's shares since `take` was last called
+        self.summed = 0
+
+    # ---------------------------------------------------------------------------------- building
+
+    def configure_model(self) -> None:
+        """Build on the device (sharded, if Lightning made a mesh) and draw the parameters."""
+        if self.built:
+            return
+        strategy = self.trainer.strategy
+        device: torch.device = strategy.root_device
+        with torch.device("meta"):
+            decoder = Decoder(
+                self.spec.model,
+                device=device.type,
+                documents=self.spec.data.documents == "masked",
+            )
+        if self.settings.recompute:
+            decoder.recompute()
+        if self.device_mesh is not None:
+            shard(decoder, self.device_mesh)
+        decoder.to_empty(device=device)
+        decoder.start(self.spec.seed.init, self.spec.seed.redraw)
+        if self.weights is not None:
+            from ablate.train.weights import load
+
+            load(decoder, self.weights)
+        self.decoder = decoder.train()
+        if self.settings.compile:
+            self.decoder.compile()
+        self.built = True
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        chosen: list[Optimizer] = optimizer.build(self.spec.optim, list(self.decoder.named_parameters()))
+        self.peaks = [[float(group["lr"]) for group in o.param_groups] for o in chosen]
+        return chosen
+
+    def train_dataloader(self) -> Steps:
+        return self.steps
+
+    # ---------------------------------------------------------------------------------- one step
+
+    def training_step(self, step: int, index: int) -> None:
+        passes = self.passes(step)
+        count = self.count(passes)
+        loads = self.loads_ahead(passes, step) if len(passes) > 1 else None
+        loss = torch.zeros((), device=self.device)
+        for n, batch in enumerate(passes):
+            self.reseed(step, n)
+            nll, objective, loads = self.objective(batch, count, loads)
+            if n + 1 < len(passes) and self.device_mesh is None:
+                objective.backward()  # Lightning's own would have DDP send the gradient
+            else:
+                self.manual_backward(objective)
+            loss += nll
+        self.step_optimizers(step)
+        if loads is not None:
+            self.after_step(loads)
+        self.total = loss if self.total is None else self.total + loss
+        self.summed += 1
+        self.steps.done = step + 1
+
+    def passes(self, step: int) -> list[Batch]:
+        """This rank's rows of the step, in passes of at most `micro_rows`."""
+        batch = self.stream.batch(step, self.spec.rows, (self.global_rank, self.trainer.world_size))
+        rows = len(batch.tokens)
+        size = min(rows, self.settings.micro_rows or rows)
+        return [on_device(part(batch, n, n + size), self.device) for n in range(0, rows, size)]
+
+    def count(self, passes: list[Batch]) -> Tensor:
+        """The targets of the global batch."""
+        count = sum((batch.targets != NO_LOSS).sum() for batch in passes)
+        assert isinstance(count, Tensor)
+        return self.over_ranks(count).clamp(min=1)
+
+    def objective(
+        self, batch: Batch, count: Tensor, loads: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        """(this pass's part of the loss, what to differentiate, the loads). Gradients are averaged over
+        ranks, so what is differentiated is multiplied by their number."""
+        call = self.call(batch)
+        out = self.decoder(batch.tokens, call, targets=batch.targets)
+        nll = out.nll.sum() / count
+        objective = nll
+        if self.spec.model.head.z_loss:
+            objective = objective + self.spec.model.head.z_loss * out.z.sum() / count
+        ledger = call.ledger or []
+        if any(ledger):
+            if loads is None:
+                loads = self.average_loads([(ledger, 1.0)])
+            put_loads(ledger, loads)
+            share = len(batch.tokens) / self.spec.rows
+            objective = objective + share * self.decoder.auxiliary(ledger)
+        return nll.detach(), objective * self.trainer.world_size, loads
+
+    def call(self, batch: Batch) -> Call:
+        return Call(batch.at, batch.document, batch.prefix, ledger=self.decoder.ledger())
+
+    def step_optimizers(self, step: int) -> None:
+        parameters = list(self.decoder.parameters())
+        if self.spec.clip is not None:
+            self.norm = torch.nn.utils.clip_grad_norm_(parameters, self.spec.clip)
+        else:
+            self.norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        share = factor(self.spec.schedule, step, self.spec.steps)
+        self.rate = self.peaks[0][0] * share
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for o, peaks in zip(optimizers, self.peaks, strict=True):
+            for group, peak in zip(o.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+            o.step()
+            o.zero_grad(set_to_none=True)
+
+    # ---------------------------------------------------------------------------------- experts
+
+    def loads_ahead(self, passes: list[Batch], step: int) -> list[Tensor] | None:
+        """The loads of a step of several passes, from a look ahead without gradients: the balance loss of the
+        first pass needs those of the last. None where no layer reports any."""
+        if self.reports is False:
+            return None
+        ledgers: list[tuple[Ledger, float]] = []
+        rows = sum(len(batch.tokens) for batch in passes)
+        with torch.no_grad():
+            for n, batch in enumerate(passes):
+                self.reseed(step, n)
+                call = self.call(batch)
+                self.decoder(batch.tokens, call, targets=batch.targets)
+                ledger = call.ledger or []
+                if self.reports is None:
+                    self.reports = any("load" in report for report in ledger)
+                if not self.reports:
+                    break
+                ledgers.append((ledger, len(batch.tokens) / rows))
+        torch.clear_autocast_cache()  # casts made without gradients must not serve the passes with them
+        return self.average_loads(ledgers) if self.reports else None
+
+    def average_loads(self, ledgers: list[tuple[Ledger, float]]) -> list[Tensor] | None:
+        """The load of each layer that reports one, averaged over passes (by the given weights) and ranks."""
+        reports = [
+            torch.cat([report["load"] * weight for report in ledger if "load" in report])
+            for ledger, weight in ledgers
+            if any("load" in report for report in ledger)
+        ]
+        if not reports:
+            return None
+        first = ledgers[0][0]
+        self.loaded = [n for n, report in enumerate(first) if "load" in report]
+        sizes = [len(first[n]["load"]) for n in self.loaded]
+        mean = self.over_ranks(torch.stack(reports).sum(0)) / self.trainer.world_size
+        return list(mean.split(sizes))
+
+    def after_step(self, loads: list[Tensor]) -> None:
+        """Let each layer with experts move its bias against the load."""
+        for n, load in zip(self.loaded, loads, strict=True):
+            self.decoder.layers[n].ffn.after_step(load)  # type: ignore[union-attr, operator]
+
+    # ---------------------------------------------------------------------------------- the rest
+
+    def reseed(self, step: int, n: int) -> None:
+        """Dropout is a function of (seed, step, rank, pass)."""
+        place = f"{self.spec.seed.dropout}/{step}/{self.global_rank}/{n}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "big") >> 1)
+
+    def over_ranks(self, x: Tensor) -> Tensor:
+        """The sum over ranks."""
+        if self.trainer.world_size > 1:
+            dist.all_reduce(x)
+        return x
+
+    def take(self, flag: bool) -> tuple[float, bool]:
+        """(mean loss of the steps since last asked, whether the flag is up on some rank). All ranks must ask
+        together."""
+        assert self.total is not None
+        both = torch.stack([self.total, torch.full_like(self.total, float(flag))])
+        loss, flags = self.over_ranks(both).tolist()
+        loss /= self.summed
+        self.total, self.summed = None, 0
+        return loss, flags > 0
+
+    def gradient_norm(self) -> float:
+        """Of the last step, before clipping. All ranks must ask together."""
+        from torch.distributed.tensor import DTensor
+
+        norm = self.norm
+        assert norm is not None
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def shard(decoder: Decoder, mesh: Any) -> None:
+    """FSDP2: each layer is a group; embedding, positions and head are the root's."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = mesh["data_parallel"]
+    for layer in decoder.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(decoder, mesh=mesh)
+
+
+def part(batch: Batch, first: int, last: int) -> Batch:
+    """The rows from first to last."""
+    rows = len(batch.tokens)
+    return Batch(*(None if x is None else x if len(x) != rows else x[first:last] for x in batch))
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return Batch(*(None if x is None else x.pin_memory().to(device, non_blocking=True) for x in batch))
+
+
+def put_loads(ledger: Ledger, loads: list[Tensor] | None) -> None:
+    reports = [report for report in ledger if "load" in report]
+    for report, load in zip(reports, loads or [], strict=True):
+        report["load"] = load

@@ -1,0 +1,86 @@
+"""Lightning's Trainer for given settings."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+
+from ablate.spec import RunSpec
+from ablate.train.checkpoint import Durable
+from ablate.train.settings import Settings
+
+
+def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback]) -> Trainer:
+    """Everything that Lightning would show, log or keep by itself is switched off: `Watch` does it."""
+    world = devices(settings)
+    plugins: list[Any] = []
+    if settings.strategy != "fsdp":  # which writes its own
+        plugins.append(Durable())
+    if not elsewhere_launched():
+        plugins.append(LightningEnvironment())
+    return Trainer(
+        accelerator=accelerator(settings),
+        devices=world,
+        num_nodes=settings.nodes,
+        strategy=strategy(settings, world * settings.nodes),
+        precision="bf16-mixed" if spec.precision == "bf16" else "32-true",
+        max_epochs=1,
+        callbacks=callbacks,
+        plugins=plugins,
+        logger=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def strategy(settings: Settings, world: int) -> Strategy | str:
+    if settings.strategy == "fsdp":
+        return ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
+    if settings.strategy == "ddp" or world > 1:
+        # Buffers (the bias of experts) are the same on all ranks by construction.
+        return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return "auto"
+
+
+def accelerator(settings: Settings) -> str:
+    if settings.accelerator == "auto":
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return settings.accelerator
+
+
+def devices(settings: Settings) -> int:
+    """On this machine."""
+    if settings.devices != "auto":
+        return settings.devices
+    return torch.cuda.device_count() if accelerator(settings) == "gpu" else 1
+
+
+def elsewhere_launched() -> bool:
+    """Started by torchrun, with all its ranks."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without Lightning's tips and notices. Errors are exceptions, and pass."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

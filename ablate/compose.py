@@ -13,6 +13,7 @@ from ablate.data.prepare import Prepared, prepare
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, explain
 from ablate.train.settings import Settings
+from ablate.train.start import started
 
 
 class Mistaken(Exception):
@@ -35,6 +36,10 @@ class Job:
     @property
     def runs(self) -> Path:
         return Path(self.rest["runs"])
+
+    @property
+    def start(self) -> Path | None:
+        return Path(self.rest["start"]) if self.rest["start"] else None
 
     @property
     def id(self) -> str:
@@ -81,6 +86,11 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     spec = _validated(RunSpec, {**decides, "model": model}, mistakes)
     if spec is None:
         raise Mistaken(mistakes)
+    if node["start"]:
+        try:
+            spec = started(spec, prepared, Path(node["start"]))
+        except (ValueError, FileNotFoundError) as error:
+            raise Mistaken([f"start: {error}"]) from None
     return Job(spec, prepared, settings, node)
 
 

@@ -168,9 +168,7 @@ class BudgetSpec(Strict):
 
 class EvaluationSpec(Strict):
     every: int = Field(0, ge=0)  # optimizer steps between looks at validation; 0: only at the end
-    tokens: int | None = Field(
-        None, gt=0
-    )  # of validation in those looks; null: all (the last look is always of all)
+    tokens: int | None = Field(None, gt=0)  # of validation in those looks; null: all, as in the last look
 
 
 class SeedSpec(Strict):

@@ -9,7 +9,7 @@ from ablate.spec import HeadSpec
 
 class TokenLoss(NamedTuple):
     nll: Tensor  # (B,T) nats; 0 where the target is -100
-    z: Tensor  # (B,T) squared logsumexp of the logits; 0 likewise
+    z: Tensor | None  # (B,T) squared logsumexp of the logits; None where the z-loss is off
 
 
 class Head(nn.Module):
@@ -19,7 +19,7 @@ class Head(nn.Module):
         super().__init__()
         self.weight = None if spec.tied else nn.Parameter(torch.empty(vocab, width))
         self.bias = nn.Parameter(torch.zeros(vocab)) if spec.bias else None
-        self.softcap = spec.softcap
+        self.softcap, self.z_loss = spec.softcap, spec.z_loss
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         logits = F.linear(x, embedding if self.weight is None else self.weight, self.bias)
@@ -31,5 +31,6 @@ class Head(nn.Module):
         """The loss of each token, in fp32."""
         logits = self(x, embedding).float()
         nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-        z = torch.where(targets >= 0, logits.logsumexp(-1).square(), 0.0)
-        return TokenLoss(nll, z)
+        if not self.z_loss:
+            return TokenLoss(nll, None)
+        return TokenLoss(nll, torch.where(targets >= 0, logits.logsumexp(-1).square(), 0.0))

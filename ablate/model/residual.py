@@ -63,7 +63,9 @@ class Residual(nn.Module):
     def __init__(self, placement: Placement, norm: Callable[[], nn.Module], dropout: float):
         super().__init__()
         self.skip = nn.Identity() if placement.gain == 1.0 else Scale(placement.gain)
-        self.inside, self.branch, self.stream = (norm() if there else nn.Identity() for there in placement[:3])
+        self.inside, self.branch, self.stream = (
+            norm() if there else nn.Identity() for there in placement[:3]
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,0 +1,50 @@
+"""Gate 3: what a run would be and cost, from a model without storage. Nothing is trained."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ablate.model.measure import Costs, blueprint, count
+from ablate.spec import RunSpec
+
+UTILISATION = 0.5  # of the matrix-product rate, a cautious guess for the time of a training step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The design of a run and its costs."""
+
+    spec: RunSpec
+    costs: Costs
+    kernel: str
+    memory_bytes: float  # weights, gradients, moments and activations of one forward pass
+    seconds: float  # at UTILISATION of the matrix-product rate measured on the spot
+
+
+def plan(spec: RunSpec, *, device: str = "cpu", micro_rows: int | None = None) -> Plan:
+    """Raises Refused where the parts cannot work together or the named kernel cannot serve."""
+    decoder = blueprint(spec.model, device, documents=spec.data.documents == "masked")
+    width = {"fp32": 4, "bf16": 2}[spec.precision]
+    costs = count(decoder, value_bytes=width)
+    rows = min(micro_rows or spec.rows, spec.rows)
+    logits = 2 * 4 * spec.model.shape().vocab  # of each token, and their gradient, in fp32
+    memory = costs.state_bytes + rows * spec.model.context * (costs.activation_bytes + logits)
+    seconds = spec.steps * spec.budget.batch_tokens * costs.training_flops
+    seconds /= UTILISATION * product_rate(device, spec.precision)
+    return Plan(spec, costs, decoder.kernel.name, memory, seconds)
+
+
+def product_rate(device: str, precision: str, size: int = 768) -> float:
+    """FLOPs per second of a matrix product, measured for about 0.1 s."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    size = size if device == "cpu" else 8 * size
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    a @ a
+    done, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < 0.1:
+        b = a @ a
+        done += 1
+        if device != "cpu":
+            b.sum().item()  # wait for the device
+    return done * 2 * size**3 / (time.perf_counter() - begin)

@@ -1,0 +1,115 @@
+"""What a person sees of a plan and of a finished run, as tables of the terminal."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ablate.plan import Plan
+from ablate.record import RunRecord
+from ablate.spec import LayerSpec, RunSpec
+
+
+def amount(value: float, unit: str = "") -> str:
+    """1234567 -> '1.23M'."""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}{unit}"
+    return f"{value:.3g}{unit and ' ' + unit}"
+
+
+def duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
+
+
+def table(title: str, rows: list[tuple[str, str]]) -> Table:
+    grid = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, Text(value))  # Text: no markup from a configuration is obeyed
+    return grid
+
+
+def show_plan(console: Console, plan: Plan, run_id: str, status: str) -> None:
+    spec, costs = plan.spec, plan.costs
+    model = spec.model
+    console.print(table(f"Run {run_id} ({status})", [*design(spec), ("kernel", plan.kernel)]))
+    console.print()
+    rows = [
+        ("parameters", f"{amount(costs.parameters)} ({amount(costs.non_embedding)} without embeddings)"),
+        ("active for a token", f"{amount(costs.active)} ({amount(costs.active_non_embedding)})"),
+        ("training", f"{amount(costs.training_flops, 'FLOP')} a token"),
+        ("decoding", f"{amount(costs.decoding_flops, 'FLOP')} a token at context {model.context}"),
+        ("KV cache", f"{amount(costs.kv_bytes, 'B')} a token, {amount(costs.cache_bytes, 'B')} a full row"),
+        ("memory", f"about {amount(plan.memory_bytes, 'B')}"),
+        ("time", f"about {duration(plan.seconds)} at half of this machine's matrix-product rate"),
+    ]
+    console.print(table("Costs", rows))
+
+
+def design(spec: RunSpec) -> list[tuple[str, str]]:
+    """What a run is, in a few lines."""
+    model = spec.model
+    layers = model.distinct_layers()
+    lines = [
+        ("shape", f"width {model.width}, depth {model.depth}, heads {model.heads}, context {model.context}"),
+        ("vocabulary", str(model.vocab)),
+    ]
+    for n, layer in enumerate(layers):
+        lines.append((f"layer {'abcdefgh'[n % 8]}" if len(layers) > 1 else "layer", parts(layer)))
+    if model.pattern:
+        lines.append(("pattern", " ".join(model.pattern)))
+    budget = f"{amount(spec.budget.tokens)} tokens, {spec.steps} steps of {amount(spec.budget.batch_tokens)}"
+    return [
+        *lines,
+        ("data", f"{spec.data.source.name}, {spec.data.tokenizer.name}, documents {spec.data.documents}"),
+        ("training", f"{budget}; {spec.optim.name}, {spec.schedule.name}, {spec.precision}"),
+        ("seed", str(spec.seed.init)),
+    ]
+
+
+def parts(layer: LayerSpec) -> str:
+    """`rmsnorm pre serial | rope | softmax window=64 | glu`: the options that are not at their default."""
+
+    def one(options) -> str:
+        chosen = options.model_dump(exclude_defaults=True)
+        del chosen["name"]
+        said = [
+            f"{k}={v['name'] if isinstance(v, dict) else v}"
+            for k, v in chosen.items()
+            if not (isinstance(v, dict) and v["name"] == "none")
+        ]
+        return " ".join([options.name, *said])
+
+    frame = [one(layer.norm), one(layer.placement), one(layer.topology)]
+    return " | ".join([" ".join(frame), one(layer.position), one(layer.attention), one(layer.ffn)])
+
+
+def show_record(console: Console, record: RunRecord) -> None:
+    """The outcome; held-out stays sealed."""
+    metrics, rows = (
+        record.metrics,
+        [("status", record.status + (f": {record.reason}" if record.reason else ""))],
+    )
+    for name, label in (
+        ("validation/loss", "validation loss"),
+        ("validation/perplexity", "perplexity"),
+        ("validation/bits_per_byte", "bits per byte"),
+    ):
+        value = metrics.get(name)
+        if value is not None:
+            rows.append((label, f"{value:.4f}"))
+    for source, key, label, unit in (
+        (record.counts, "parameters", "parameters", ""),
+        (record.counts, "training_flops", "FLOPs a token", ""),
+        (record.speed, "tokens_per_second", "tokens/s", ""),
+        (record.memory, "peak_bytes", "peak memory", "B"),
+    ):
+        if key in source:
+            rows.append((label, amount(source[key], unit)))
+    if "seconds" in record.speed:
+        rows.append(("time", duration(record.speed["seconds"])))
+    rows.append(("kernel", record.kernel))
+    rows.append(("held-out", "sealed; a study's scoring looks at it"))
+    console.print(table(f"Run {record.id}", rows))

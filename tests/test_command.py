@@ -1,0 +1,102 @@
+"""`python train.py`, as a person runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "data=text",
+    "data/tokenizer=bytes",
+    "model.width=16",
+    "model.depth=1",
+    "model.heads=2",
+    "model.context=16",
+    "budget.tokens=640",
+    "budget.batch_tokens=64",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_text("\n\n".join(f"Document {n}: {'so it goes ' * (n % 7 + 3)}" for n in range(200)))
+    return path
+
+
+def run(folder: Path, text: Path, *given: str) -> subprocess.CompletedProcess[str]:
+    places = [f"data.source.files=[{text}]", f"runs={folder}/runs", f"cache={text.parent}/cache"]
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, *places, *given]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted(folder.glob("runs/*/record.json"))]
+
+
+def test_train_then_again_then_from_its_weights(tmp_path, text):
+    first = run(tmp_path, text)
+    assert first.returncode == 0, first.stderr
+    assert "validation loss" in first.stdout
+    assert "A sample" in first.stdout
+    (record,) = records(tmp_path)
+    assert record["status"] == "finished"
+    assert record["metrics"]["validation/loss"] > 0
+    assert "heldout" not in json.dumps(record["metrics"])
+
+    again = run(tmp_path, text)
+    assert "is finished" in again.stdout
+    assert records(tmp_path) == [record]
+
+    longer = run(
+        tmp_path, text, f"start=runs/{record['id']}", "model.context=32", "model/position/scaling=linear"
+    )
+    assert longer.returncode == 0, longer.stderr
+    child = next(r for r in records(tmp_path) if r["id"] != record["id"])
+    assert child["spec"]["parent"] == record["id"]
+
+
+def test_a_multirun_trains_every_combination(tmp_path, text):
+    done = run(tmp_path, text, "-m", "model/norm=layernorm,rmsnorm", "seed=0,1", "keep=none")
+    assert done.returncode == 0, done.stderr
+    seen = {(r["spec"]["model"]["norm"]["name"], r["spec"]["seed"]["init"]) for r in records(tmp_path)}
+    assert seen == {("layernorm", 0), ("layernorm", 1), ("rmsnorm", 0), ("rmsnorm", 1)}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["+model.position.bsae=3", "model.norm.eps=-1"],
+            ["model.position.bsae: unknown option", "model.norm.eps"],
+        ),
+        (["model/position=ropee"], ["ropee", "alibi", "rope"]),
+        (["model.heads=3"], ["width 16 is not a multiple of heads 3"]),
+        (["model.attention.kv_heads=3"], ["kv_heads 3 does not divide heads 2"]),
+        (["model.attention.softcap=5", "model/kernel=sdpa"], ["sdpa", "cap", "kernel=auto"]),
+        (["data.source.files=[nowhere.txt]"], ["nowhere.txt"]),
+        (["budget.batch_tokens=65"], ["batch_tokens 65 is not a multiple"]),
+        (["parts=[mine.py]"], ["mine.py"]),
+        (["start=runs/none"], ["runs/none"]),
+        (["model.vocab=100"], ["model.vocab", "257"]),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, text):
+    done = run(tmp_path, text, *given)
+    assert done.returncode != 0
+    for word in said:
+        assert word in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not records(tmp_path)
+
+
+def test_a_plan_trains_nothing(tmp_path, text):
+    done = run(tmp_path, text, "plan=true")
+    assert done.returncode == 0, done.stderr
+    for word in ("parameters", "FLOP", "KV cache", "kernel", "memory", "time"):
+        assert word in done.stdout
+    assert not records(tmp_path)

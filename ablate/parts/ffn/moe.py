@@ -19,8 +19,8 @@ class MoE(nn.Module):
     (`renormalised`, GShard) or not (`before`, Switch), or sigmoids, renormalised (`sigmoid`, DeepSeek-V3).
     Dropless, unless `capacity` c is given: an expert takes at most ceil(c k T / E) tokens of a row, in
     their order, and what is over is dropped from that expert and counted. Evaluation never drops. (GShard
-    and Switch count over a device's group of rows; by row, drops do not depend on how many devices there
-    are, nor on the other rows.)
+    and Switch count over a device's group of rows, and GShard admits all first choices before the second;
+    by row and token, drops depend neither on the number of devices, nor on other rows, nor on later tokens.)
 
     The ledger receives `load` (E,), the share of the choices that went to each expert, `probability` (E,),
     the mean of the router's probabilities, `router_z` and `dropped`. The balance loss is
@@ -60,9 +60,10 @@ class MoE(nn.Module):
         return y
 
     def route(self, x: Tensor, ledger: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """x (B,T,C) -> the gates in fp32 and the chosen experts, both (B,T,k)."""
+        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,k)."""
+        wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.float(), self.router.weight.float())
+            logits = F.linear(x.to(wide), self.router.weight.to(wide))
         probability = logits.sigmoid() if self.score == "sigmoid" else logits.softmax(-1)
         chosen = (probability + self.bias).topk(self.k, -1).indices
         gate = probability.gather(-1, chosen)
@@ -111,6 +112,16 @@ class MoE(nn.Module):
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        wrong = []
         if options.k > options.experts:
-            return [f"chooses k {options.k} of experts {options.experts}"]
-        return []
+            wrong.append(f"chooses k {options.k} of experts {options.experts}")
+        if options.k == 1 and options.score != "before":
+            wrong.append(
+                f"with k 1 and score {options.score} every gate is 1, so the router would not learn from the text; "
+                "score=before gives it the gradient"
+            )
+        if hasattr(options.expert.entry.make, "auxiliary"):
+            wrong.append(
+                f"its expert {options.expert.name} has a loss and a report of its own, which would be lost"
+            )
+        return wrong

@@ -1,4 +1,4 @@
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, Le
@@ -39,7 +39,9 @@ class Rope(Position):
         return angle.cos() * gain, angle.sin() * gain
 
     def frequencies(self, device: torch.device) -> Tensor:
-        return self.base ** (-torch.arange(0, self.turned, 2, device=device, dtype=torch.float32) / self.turned)
+        return self.base ** (
+            -torch.arange(0, self.turned, 2, device=device, dtype=torch.float32) / self.turned
+        )
 
     def rotate(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = (w.to(x.dtype) for w in where)
@@ -50,7 +52,7 @@ class Rope(Position):
         return torch.cat((x, rest), -1)
 
     @classmethod
-    def check(cls, options, layer: LayerSpec, model: ModelSpec) -> list[str]:
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         turned = int(model.shape().head_width * options.fraction)
         if turned < 2 or turned % 2:
             return [f"turns pairs, but {turned} channels of each head are to turn (head width x fraction)"]

@@ -1,9 +1,3 @@
-"""How RoPE's frequencies change for contexts longer than the trained one.
-
-A scaling is supplied with the shape, the number of turned channels and the base; called with the
-frequencies (turned/2,) it returns the new ones and a gain for cos and sin.
-"""
-
 from torch import Tensor
 
 from ablate.registry import scaling

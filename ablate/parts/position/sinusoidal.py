@@ -1,0 +1,41 @@
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from ablate.parts.base import Position
+from ablate.registry import position
+from ablate.spec import LayerSpec, ModelSpec, Shape
+
+
+@position("sinusoidal", paper="arXiv:1706.03762")
+class Sinusoidal(Position):
+    """Sines and cosines of the position, added to the embedding: channel 2n of C receives
+    sin(at base^(-2n/C)), channel 2n+1 the cosine (Vaswani et al. 2017, section 3.5).
+
+    `halves` puts all sines before all cosines, as the authors' code does: the same up to the order of
+    channels. The paper scales the embedding by sqrt(C) (`model.embedding.scale=sqrt_width`).
+    """
+
+    at_input = True
+    relative = False
+
+    def __init__(self, shape: Shape, *, base: Annotated[float, Gt(1)] = 10_000.0, halves: bool = False):
+        super().__init__(shape)
+        self.base, self.halves = base, halves
+
+    def embed(self, x: Tensor, at: Tensor) -> Tensor:
+        C = x.shape[-1]
+        exponent = torch.arange(0, C, 2, device=x.device, dtype=torch.float32) / C
+        angle = at[..., None] * self.base**-exponent  # (1|B, T, C/2)
+        waves = angle.sin(), angle.cos()
+        code = torch.cat(waves, -1) if self.halves else torch.stack(waves, -1).flatten(-2)
+        return x + code.to(x.dtype)
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        wrong = super().check(options, layer, model)
+        if model.width % 2:
+            wrong.append(f"pairs a sine with a cosine, but width {model.width} is odd")
+        return wrong

@@ -1,0 +1,436 @@
+"""Claims as code: a predicate on a measure, judged against our data and set beside what was published.
+
+    rope < none                    less; `>` greater
+    relu2 < swiglu + 0.01          with an offset: not worse by more than 0.01
+    rope < learned < none          ordered
+    swiglu ~ geglu within 0.01     equivalent
+    mha/gqa == 4                   ratio, exact; `within 0.1` allows that much either side
+    mqa/mha < 1.02                 ratio, bounded
+
+An arm whose name holds spaces or operators is put in double quotes. Parsed by hand: nothing is evaluated.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from ablate.study import intervals
+from ablate.study.compare import Comparison, Contrast
+
+JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
+Relation = Literal["<", ">"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Ordered(Strict):
+    """first < second + offset, and so on along the chain (two arms or more; the offset with two only)."""
+
+    kind: Literal["ordered"] = "ordered"
+    arms: tuple[str, ...]
+    relation: Relation
+    offset: float = 0.0
+
+
+class Equivalent(Strict):
+    """|first - second| < margin."""
+
+    kind: Literal["equivalent"] = "equivalent"
+    arms: tuple[str, str]
+    margin: float
+
+
+class Ratio(Strict):
+    """first / second compared with a number."""
+
+    kind: Literal["ratio"] = "ratio"
+    arms: tuple[str, str]
+    relation: Literal["<", ">", "=="]
+    value: float
+    within: float = 0.0
+
+
+Predicate = Ordered | Equivalent | Ratio
+
+
+class Published(Strict):
+    """What a paper found: first - second of the claim's arms (for a ratio: the ratio), and where."""
+
+    effect: float
+    error: float | None = None  # standard error, if given
+    source: str
+    differs: str = ""  # why ours may differ
+
+
+class Claim(Strict):
+    """One entry of `claims:` in study.yaml. `measure` is the study's metric where it is left out."""
+
+    id: str
+    predicate: str
+    measure: str | None = None
+    predicted: float | None = None  # the effect expected at our scale, for the warning before launch
+    published: Published | None = None
+
+    @field_validator("predicate")
+    @classmethod
+    def _parses(cls, text: str) -> str:
+        parse(text)
+        return text
+
+    @property
+    def parsed(self) -> Predicate:
+        return parse(self.predicate)
+
+
+class Beside(Strict):
+    """Our effect beside the published one: the sign, and how many times as large ours is."""
+
+    published: float
+    ours: float
+    same_sign: bool
+    size: float | None  # ours / published; None where the published effect is 0
+    source: str
+    differs: str
+
+
+class Judgement(Strict):
+    """What our data say of a claim.
+
+    pass            the interval lies wholly where the claim says
+    fail            it lies wholly elsewhere, or the arms are equivalent where the claim says they differ
+    direction only  the estimate agrees and the interval does not settle it
+    inconclusive    neither, or data are missing
+    """
+
+    claim: str
+    predicate: str
+    measure: str
+    word: JudgementWord
+    reason: str
+    contrasts: tuple[Contrast, ...]  # for a ratio: the ratio and its interval
+    beside: Beside | None
+
+
+_TOKEN = re.compile(
+    r"""\s*(?: "(?P<quoted>[^"]+)"
+        | (?P<operator>==|[<>~/+]|-(?=\s))
+        | (?P<word>[A-Za-z0-9_.]+(?:[-+][A-Za-z0-9_.]+)*)
+        )""",
+    re.VERBOSE,
+)
+
+
+def parse(text: str) -> Predicate:
+    """Read a predicate. Raises ValueError that quotes it and says what is expected where."""
+    tokens = _Tokens(text)
+    first = tokens.name()
+    operator = tokens.operator("<", ">", "~", "/")
+    if operator == "/":
+        predicate = _ratio(tokens, first)
+    elif operator == "~":
+        second = tokens.name()
+        tokens.word("within")
+        predicate = Equivalent(arms=(first, second), margin=tokens.positive())
+    else:
+        predicate = _chain(tokens, first, operator)
+    tokens.end()
+    if len(set(predicate.arms)) < len(predicate.arms):
+        raise ValueError(f"claim {text!r}: an arm is compared with itself")
+    return predicate
+
+
+def _ratio(tokens: "_Tokens", first: str) -> Predicate:
+    second = tokens.name()
+    relation = tokens.operator("==", "<", ">")
+    value = tokens.positive()
+    within = 0.0
+    if relation == "==" and not tokens.finished:
+        tokens.word("within")
+        within = tokens.positive()
+    return Ratio.model_validate(
+        {"arms": (first, second), "relation": relation, "value": value, "within": within}
+    )
+
+
+def _chain(tokens: "_Tokens", first: str, relation: str) -> Predicate:
+    arms = [first, tokens.name()]
+    offset = 0.0
+    while not tokens.finished:
+        operator = tokens.operator(*((relation, "+", "-") if len(arms) == 2 else (relation,)))
+        if operator == relation:
+            arms.append(tokens.name())
+        else:
+            offset = tokens.positive() * (1 if operator == "+" else -1)
+            break
+    return Ordered.model_validate({"arms": tuple(arms), "relation": relation, "offset": offset})
+
+
+class _Tokens:
+    """The tokens of a predicate, taken one by one."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens: list[tuple[str, str]] = []  # (kind, text)
+        self.next = 0
+        at = 0
+        end = len(text.rstrip())
+        while at < end:
+            match = _TOKEN.match(text, at)
+            if match is None:
+                raise ValueError(
+                    f"claim {text!r}: {text[at:].strip()!r} is not understood; allowed are arms, numbers, "
+                    "<, >, ~, /, ==, +, - and `within`"
+                )
+            kind = str(match.lastgroup)
+            self.tokens.append((kind, match[kind]))
+            at = match.end()
+
+    @property
+    def finished(self) -> bool:
+        return self.next >= len(self.tokens)
+
+    def _take(self, what: str) -> tuple[str, str]:
+        if self.finished:
+            raise ValueError(f"claim {self.text!r}: it ends where {what} is expected")
+        self.next += 1
+        return self.tokens[self.next - 1]
+
+    def _refuse(self, token: str, what: str) -> ValueError:
+        return ValueError(f"claim {self.text!r}: {token!r} stands where {what} is expected")
+
+    def name(self) -> str:
+        kind, token = self._take("an arm")
+        if kind == "operator":
+            raise self._refuse(token, "an arm")
+        return token
+
+    def operator(self, *allowed: str) -> str:
+        what = "one of " + " ".join(allowed)
+        kind, token = self._take(what)
+        if kind != "operator" or token not in allowed:
+            raise self._refuse(token, what)
+        return token
+
+    def word(self, expected: str) -> None:
+        kind, token = self._take(f"`{expected}`")
+        if kind != "word" or token != expected:
+            raise self._refuse(token, f"`{expected}`")
+
+    def positive(self) -> float:
+        kind, token = self._take("a number")
+        try:
+            number = float(token) if kind == "word" else float("nan")
+        except ValueError:
+            number = float("nan")
+        if not (np.isfinite(number) and number > 0):
+            raise self._refuse(token, "a positive number")
+        return number
+
+    def end(self) -> None:
+        if not self.finished:
+            raise self._refuse(self.tokens[self.next][1], "the end")
+
+
+def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, ...]:
+    """Judge the claims on the metric of `comparison`.
+
+    A contrast against the baseline is the verdict's own interval. The contrasts that the claims ask for
+    between other arms, and the ratios, are a second family: its alpha, as large as that of the verdicts,
+    is split over them (Bonferroni). Raises ValueError for an arm that the study lacks, or a claim on
+    another measure.
+    """
+    arms = {run.arm for run in comparison.runs}
+    extra: set[tuple[str, ...]] = set()
+    for claim in claims:
+        if claim.measure not in (None, comparison.metric):
+            raise ValueError(
+                f"claim {claim.id}: it is on {claim.measure!r}, "
+                f"and this comparison is on {comparison.metric!r}"
+            )
+        unknown = [arm for arm in claim.parsed.arms if arm not in arms]
+        if unknown:
+            raise ValueError(
+                f"claim {claim.id}: {', '.join(unknown)} is no arm here; "
+                f"the arms are {', '.join(sorted(arms))}"
+            )
+        extra |= _extra(claim.parsed, comparison.baseline)
+    alpha = comparison.alpha_spent / max(1, len(extra))
+    return tuple(_judge(claim, comparison, alpha) for claim in claims)
+
+
+def _pairs(predicate: Predicate) -> list[tuple[str, str]]:
+    return list(zip(predicate.arms, predicate.arms[1:], strict=False))
+
+
+def _extra(predicate: Predicate, baseline: str) -> set[tuple[str, ...]]:
+    if predicate.kind == "ratio":
+        return {("ratio", *sorted(predicate.arms))}
+    return {tuple(sorted(pair)) for pair in _pairs(predicate) if baseline not in pair}
+
+
+def _judge(claim: Claim, comparison: Comparison, alpha: float) -> Judgement:
+    predicate = claim.parsed
+    if predicate.kind == "ratio":
+        contrasts = [_ratio_contrast(predicate, comparison, alpha)]
+        results = [_judge_ratio(predicate, contrasts[0])]
+    else:
+        contrasts = [comparison.contrast(a, b, alpha) for a, b in _pairs(predicate)]
+        if predicate.kind == "equivalent":
+            results = [_judge_equivalent(predicate.margin, contrasts[0])]
+        else:
+            results = [_judge_order(predicate, contrast, comparison.margin) for contrast in contrasts]
+    word, reason = _together(results)
+    return Judgement(
+        claim=claim.id,
+        predicate=claim.predicate,
+        measure=comparison.metric,
+        word=word,
+        reason=reason,
+        contrasts=tuple(contrasts),
+        beside=_beside(claim.published, contrasts, predicate),
+    )
+
+
+Result = tuple[JudgementWord, str]
+
+
+def _together(results: list[Result]) -> Result:
+    """A chain passes if all of it does, and fails if any of it does."""
+    words = [word for word, _ in results]
+    order: tuple[JudgementWord, ...] = ("fail", "inconclusive", "direction only", "pass")
+    worst = min(words, key=order.index)
+    return worst, "; ".join(reason for word, reason in results if word == worst and reason)
+
+
+def _judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:
+    if contrast.difference is None or contrast.low is None or contrast.high is None:
+        return "inconclusive", contrast.reason
+    sign = 1 if predicate.relation == "<" else -1  # turn > into <
+    ends = sorted(sign * (end - predicate.offset) for end in (contrast.low, contrast.high))
+    estimate = sign * (contrast.difference - predicate.offset)
+    said = _interval(contrast)
+    if ends[1] < 0:
+        return "pass", said
+    if ends[0] > 0:
+        return "fail", f"the other way round: {said}"
+    inside = margin is not None and -margin <= contrast.low and contrast.high <= margin
+    if inside and predicate.offset == 0:
+        return "fail", f"the two differ by less than the margin {margin:g}: {said}"
+    return ("direction only" if estimate < 0 else "inconclusive"), said
+
+
+def _judge_equivalent(margin: float, contrast: Contrast) -> Result:
+    if contrast.difference is None or contrast.low is None or contrast.high is None:
+        return "inconclusive", contrast.reason
+    said = _interval(contrast)
+    if -margin <= contrast.low and contrast.high <= margin:
+        return "pass", said
+    if contrast.low > margin or contrast.high < -margin:
+        return "fail", f"they differ by more than {margin:g}: {said}"
+    return ("direction only" if abs(contrast.difference) < margin else "inconclusive"), said
+
+
+def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> Contrast:
+    """The ratio of the arms, from the paired t interval on the differences of logs; an exact measure, the
+    same at every seed, gives an interval without width (a single seed is enough for that)."""
+    first, second = (comparison.outcomes(arm) for arm in predicate.arms)
+    common = sorted(first.values.keys() & second.values.keys())
+    missing = sorted({*first.missing, *second.missing})
+
+    def contrast(reason: str, estimate: tuple[float, float, float, float] | None = None) -> Contrast:
+        ratio, low, high, p = estimate or (None, None, None, None)
+        return Contrast(
+            first=predicate.arms[0],
+            second=predicate.arms[1],
+            difference=ratio,
+            low=low,
+            high=high,
+            p=p,
+            n=len(common),
+            alpha=alpha,
+            reason=reason,
+        )
+
+    if comparison.look is None:
+        return contrast("waiting for the next declared look")
+    if missing:
+        return contrast(f"waiting for missing runs: seeds {', '.join(map(str, missing))}")
+    if not common:
+        return contrast("no seed at which both arms finished")
+    a = np.array([first.values[seed] for seed in common])
+    b = np.array([second.values[seed] for seed in common])
+    if a.min() <= 0 or b.min() <= 0:
+        return contrast("a ratio needs positive values")
+    ratios = a / b
+    if np.ptp(ratios) <= intervals.rounding_of(ratios) and np.ptp(a) <= intervals.rounding_of(a):
+        ratio = float(ratios[0])
+        return contrast("", (ratio, ratio, ratio, 0.0 if ratio != predicate.value else 1.0))
+    if len(common) < 2:
+        return contrast("fewer than two seeds at which both arms finished")
+    estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
+    ratio, low, high = (
+        float(predicate.value * np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high)
+    )
+    return contrast("", (ratio, low, high, estimate.p))
+
+
+def _judge_ratio(predicate: Ratio, contrast: Contrast) -> Result:
+    if contrast.difference is None or contrast.low is None or contrast.high is None:
+        return "inconclusive", contrast.reason
+    said = _interval(contrast)
+    if predicate.relation == "==":
+        reach = max(predicate.within, 1e-9 * predicate.value)
+        least, most = predicate.value - reach, predicate.value + reach
+        if least <= contrast.low and contrast.high <= most:
+            return "pass", said
+        if contrast.low > most or contrast.high < least:
+            return "fail", said
+        return ("direction only" if least <= contrast.difference <= most else "inconclusive"), said
+    sign = 1 if predicate.relation == "<" else -1
+    ends = sorted(sign * (end - predicate.value) for end in (contrast.low, contrast.high))
+    if ends[1] < 0:
+        return "pass", said
+    if ends[0] >= 0:
+        return "fail", said
+    agrees = sign * (contrast.difference - predicate.value) < 0
+    return ("direction only" if agrees else "inconclusive"), said
+
+
+def _interval(contrast: Contrast) -> str:
+    return (
+        f"{contrast.first} against {contrast.second} {contrast.difference:+.4g} "
+        f"[{contrast.low:+.4g}, {contrast.high:+.4g}]"
+    )
+
+
+def _beside(published: Published | None, contrasts: list[Contrast], predicate: Predicate) -> Beside | None:
+    """The whole chain, first arm against last, beside the published figure."""
+    parts = [contrast.difference for contrast in contrasts]
+    if published is None or any(part is None for part in parts):
+        return None
+    ours = float(sum(part for part in parts if part is not None))
+    zero = 1.0 if predicate.kind == "ratio" else 0.0  # a ratio of 1 is no effect
+    return Beside(
+        published=published.effect,
+        ours=ours,
+        same_sign=bool(np.sign(ours - zero) == np.sign(published.effect - zero)),
+        size=ours / published.effect if published.effect else None,
+        source=published.source,
+        differs=published.differs,
+    )
+
+
+def headline(first: Judgement, second: Judgement) -> bool:
+    """Whether a claim may be made in a headline: it passes on two corpora, with the same sign."""
+    signs = [
+        {float(np.sign(contrast.difference)) for contrast in judgement.contrasts if contrast.difference}
+        for judgement in (first, second)
+    ]
+    return (
+        first.word == second.word == "pass" and first.predicate == second.predicate and signs[0] == signs[1]
+    )

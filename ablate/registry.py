@@ -96,11 +96,17 @@ class Registry:
             return node
         node = {"name": node} if isinstance(node, str) else node
         if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
-            raise PydanticCustomError("part", "needs a mapping with the name of a {kind}; there are {names}",
-                                      {"kind": self.kind, "names": ", ".join(self)})
+            raise PydanticCustomError(
+                "part",
+                "needs a mapping with the name of a {kind}; there are {names}",
+                {"kind": self.kind, "names": ", ".join(self)},
+            )
         if node["name"] not in self:
-            raise PydanticCustomError("part", "no {kind} is called '{name}'; there are {names}",
-                                      {"kind": self.kind, "name": node["name"], "names": ", ".join(self)})
+            raise PydanticCustomError(
+                "part",
+                "no {kind} is called '{name}'; there are {names}",
+                {"kind": self.kind, "name": node["name"], "names": ", ".join(self)},
+            )
         return self[node["name"]].options.model_validate(dict(node))
 
     def build(self, options: Any, *supplied: Any, **named: Any) -> Any:

@@ -24,7 +24,11 @@ def _inside(kind: str, name: str) -> dict[str, Any]:
 def parts() -> dict[str, dict[str, Any]]:
     """One model for each registered part, at its defaults."""
     found = {f"{kind}={name}": {kind: name} for kind in (*LAYERED, *SHARED) for name in registries[kind]}
-    found |= {f"{kind}={name}": _inside(kind, name) for kind in ("activation", "scaling") for name in registries[kind]}
+    found |= {
+        f"{kind}={name}": _inside(kind, name)
+        for kind in ("activation", "scaling")
+        for name in registries[kind]
+    }
     return found
 
 
@@ -45,11 +49,19 @@ HARD: dict[str, dict[str, Any]] = {
     },
     "moe": {"ffn": {"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}, "router_z": 0.001}},
     "moe_capacity": {
-        "ffn": {"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}, "capacity": 1.25, "shared": 1}
+        "ffn": {
+            "name": "moe",
+            "experts": 4,
+            "expert": {"name": "glu", "width": 24},
+            "capacity": 1.25,
+            "shared": 1,
+        }
     },
     "sink_logit": {"attention": {"name": "softmax", "kv_heads": 2, "sink_logit": True}},
     "keep_first": {"attention": {"name": "softmax", "kv_heads": 2, "window": 5, "keep_first": 2}},
-    "qk_norm_softcap": {"attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}},
+    "qk_norm_softcap": {
+        "attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}
+    },
     "everything": {
         "position": "t5",
         "topology": "parallel",
@@ -72,7 +84,9 @@ HARD: dict[str, dict[str, Any]] = {
 CASES: dict[str, dict[str, Any]] = {**parts(), **{f"hard:{name}": case for name, case in HARD.items()}}
 
 
-def model(case: dict[str, Any], dtype: torch.dtype = torch.float64, noise: float = 0.05, **options: Any) -> Decoder:
+def model(
+    case: dict[str, Any], dtype: torch.dtype = torch.float64, noise: float = 0.05, **options: Any
+) -> Decoder:
     """A started model whose every parameter is moved off its start, so that none hides as a zero or a one."""
     spec: ModelSpec = small(**{**case, **options})
     decoder = Decoder(spec).start(0).to(dtype).eval()

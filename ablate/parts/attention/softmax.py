@@ -67,7 +67,9 @@ class Softmax(nn.Module):
         """q (B,H,T,D), k and v (B,K,T,D)."""
         q = self.q_norm(self.q(x).unflatten(-1, (-1, self.normed[0])))
         k = self.k_norm(self.k(x).unflatten(-1, (-1, self.normed[1])))
-        return tuple(y.flatten(2).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for y in (q, k, self.v(x)))
+        return tuple(
+            y.flatten(2).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for y in (q, k, self.v(x))
+        )
 
     def need(self, position: Position, context: int, **facts: Any) -> Need:
         """What this layer asks of a kernel."""

@@ -19,9 +19,7 @@ class Reference(Kernel):
     def refuses(self, need: Need) -> str | None:
         return None
 
-    def prepare(
-        self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype
-    ) -> Tensor:
+    def prepare(self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Tensor:
         return added(mask, sight, bias, heads).to(torch.promote_types(dtype, torch.float32))
 
     def __call__(

@@ -55,9 +55,7 @@ class SDPA(Kernel):
         return y[..., :width]
 
 
-def _with_sink(
-    mask: Tensor | None, causal: bool, sink: Tensor, T: int, S: int, dtype: torch.dtype
-) -> Tensor:
+def _with_sink(mask: Tensor | None, causal: bool, sink: Tensor, T: int, S: int, dtype: torch.dtype) -> Tensor:
     """The additive mask with a last column that holds the sink's logit: (1|B, H, T, S+1)."""
     if mask is None:
         mask = torch.ones(1, 1, T, S, dtype=torch.bool, device=sink.device)

@@ -228,11 +228,12 @@ def test_workers_are_renewed(tmp_path: Path) -> None:
 def test_long_runs_begin_first_and_wide_ones_before_them(tmp_path: Path) -> None:
     jobs = [job(tmp_path, n, seconds=0.01) for n in range(4)]
     jobs = [Job(**{**vars(j), "seconds": float(n)}) for n, j in enumerate(jobs)]
-    jobs.append(job(tmp_path, 9, seconds=0.01, devices=2))
-    events = [e for e in run(tmp_path, jobs) if e.kind == "begun"]
-    assert events[0].id == "r9"
-    assert events[0].slot == "cpu0+cpu1"
-    assert {e.id for e in events[1:3]} == {"r3", "r2"}
+    begun = [e.id for e in run(tmp_path, jobs, slots=1) if e.kind == "begun"]
+    assert begun == ["r3", "r2", "r1", "r0"]
+    more = [job(tmp_path, n, seconds=0.01, devices=1 + (n == 6)) for n in range(4, 8)]
+    events = [e for e in run(tmp_path, more) if e.kind == "begun"]
+    assert (events[0].id, events[0].slot) == ("r6", "cpu0+cpu1")
+    assert {e.slot for e in events[1:]} <= {"cpu0", "cpu1"}
 
 
 def test_what_cannot_be_done_is_refused_before_it_begins(tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> DataSpec:
                 pytest.fail("read on when there were enough tokens")
             yield f"{split} {story}"
 
-    monkeypatch.setattr(module, "PIECE", 100)  # how far it reads ahead
+    monkeypatch.setattr(module, "BATCH", 100)  # how far it reads ahead
     monkeypatch.setattr(Hub, "_rows", rows)
     monkeypatch.setattr(Hub, "commit", "1" * 40)
     source = {"name": "hub", "path": "a/b", "validation": 10, "heldout": 5, "tokens": 1000}

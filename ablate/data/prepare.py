@@ -33,7 +33,8 @@ from ablate.registry import Options
 from ablate.spec import DataSpec, digest
 
 FORMAT = 1  # raise it when the files change their meaning
-PIECE = 1 << 20  # characters that are tokenised at once
+PIECE = 1 << 16  # characters: longer documents are tokenised in pieces, which takes far less memory
+BATCH = 1 << 20  # characters that are tokenised at once
 
 log = logging.getLogger("ablate.data")
 
@@ -218,7 +219,7 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
     learned_from = source.documents("train")
     if source.limit is not None:
         learned_from = first_bytes(learned_from, 4 * source.limit)  # a character has 4 bytes at most
-    tokenizer.learn(learned_from)
+    tokenizer.learn(text for batch in batches(learned_from) for text, _, _ in batch)
     tokenizer.save(folder)
     counts = {name: write_split(folder, name, source, tokenizer) for name in SPLITS}
     files = sorted(path.name for path in folder.iterdir())
@@ -274,7 +275,7 @@ def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[st
 
 
 def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
-    """Lists of (piece, is it a document's first, its last), each of about PIECE characters."""
+    """Lists of (piece, is it a document's first, its last), each of about BATCH characters."""
     batch: list[tuple[str, bool, bool]] = []
     held = 0
     for document in documents:
@@ -284,7 +285,7 @@ def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
             batch.append((document[at:until], at == 0, until == len(document)))
             held += until - at
             at = until
-            if held >= PIECE:
+            if held >= BATCH:
                 yield batch
                 batch, held = [], 0
     if batch:

@@ -6,6 +6,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, cast
 
@@ -57,9 +58,13 @@ class Text(Source):
             return "heldout"
         return "validation" if fraction < self.heldout + self.validation else "train"
 
+    @cached_property
+    def _characters(self) -> int:
+        return sum(len(text) for text in self._every_document())
+
     def _stretch(self, split: SplitName) -> Iterator[str]:
         """The part of the stream of all documents that belongs to a split."""
-        total = sum(len(text) for text in self._every_document())
+        total = self._characters
         borders = [
             0,
             int(total * (1 - self.validation - self.heldout)),

@@ -21,7 +21,7 @@ class Tokenizer(ABC):
         """Plain JSON that, with the training text, decides the vocabulary. No path."""
 
     def learn(self, texts: Iterator[str]) -> None:  # noqa: B027  (nothing to learn is a choice)
-        """Make the vocabulary, from the documents of the training split where it comes from text."""
+        """Make the vocabulary, from the training text where it comes from text (long documents in pieces)."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -112,7 +112,7 @@ def read(path: Path, field: str, whole: bool) -> Iterator[str]:
     if kind not in (".txt", ".jsonl", ".parquet"):
         raise BadText(f"text: {path} is none of .txt, .jsonl, .parquet (or one of these as .gz, .xz)")
     try:
-        with packed(path) if packed else path.open("rb") as file:
+        with io.BufferedReader(packed(path)) if packed else path.open("rb") as file:
             if kind == ".txt":
                 yield from read_txt(path, cast(IO[bytes], file), whole)
             elif kind == ".jsonl":

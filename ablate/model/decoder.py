@@ -32,7 +32,15 @@ class Decoder(nn.Module):
     layers: Any  # ModuleList of topologies
     positions: Any  # ModuleList of Position, one for each that differs
 
-    def __init__(self, spec: ModelSpec, device: str = "cpu", documents: bool = False):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: str = "cpu",
+        documents: bool = False,
+        training: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ):
+        """All but `spec` is what the kernel must serve; `dtype` is that of the attention."""
         super().__init__()
         self.spec, self.shape = spec, spec.shape()
         C, V = self.shape.width, self.shape.vocab
@@ -70,7 +78,12 @@ class Decoder(nn.Module):
         self.group_of = [self.groups.index(group) for group in groups]
         needs = [
             module.attention.need(
-                self.positions[group.position], spec.context, device=device, documents=documents
+                self.positions[group.position],
+                spec.context,
+                device=device,
+                documents=documents,
+                training=training,
+                dtype=dtype,
             )
             for module, group in zip(self.layers, groups, strict=True)
         ]

@@ -1,0 +1,106 @@
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.registry import kernel
+
+NARROWEST = 16  # channels of a head that the CUDA kernel can do
+
+
+class Prepared(NamedTuple):
+    blocks: Any  # BlockMask: which blocks of scores have a key that is seen
+    sight: Sight
+    bias: Bias | None
+
+
+@kernel("flex", paper="arXiv:2412.05496")
+class Flex(Kernel):
+    """torch's flex_attention: mask, bias and soft-cap become part of one fused kernel, and what the mask hides
+    is not computed, block by block of 128.
+
+    A sink logit s joins the denominator afterwards: out * sigmoid(lse - s), lse the log of the sum of the
+    exponentiated scores. Compiled on CUDA; elsewhere torch computes it whole, and forward only.
+    """
+
+    name = "flex"
+
+    def refuses(self, need: Need) -> str | None:
+        on_cuda = need.device.startswith("cuda")
+        if need.training and not on_cuda:
+            return f"has no backward pass on {need.device} (torch)"
+        if need.training and need.dropout:
+            return "has no dropout of attention weights"
+        if on_cuda and min(need.key_width, need.value_width) < NARROWEST:
+            return f"needs heads of at least {NARROWEST} channels on cuda"
+        return None
+
+    def prepare(
+        self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype
+    ) -> Prepared:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        i, j, prefix, documents = sight.i, sight.j, sight.prefix if mask.prefix else None, sight.documents
+        rows = max(x.shape[0] for x in (i, j, *(documents or ()), *([] if prefix is None else [prefix])))
+
+        def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            p = None if prefix is None else prefix[b]
+            shown = mask.visible(at(i, b, q), at(j, b, k), p)
+            if documents is not None:
+                shown = shown & (at(documents[0], b, q) == at(documents[1], b, k))
+            return shown
+
+        blocks = create_block_mask(
+            seen,
+            rows if rows > 1 else None,
+            None,
+            i.shape[1],
+            j.shape[1],
+            device=i.device,
+            _compile=i.is_cuda and not torch.compiler.is_compiling(),
+        )
+        return Prepared(blocks, sight, bias)
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scores: Scores, dropout: float
+    ) -> Tensor:
+        from torch.nn.attention.flex_attention import AuxRequest
+
+        blocks, sight, bias = prepared
+        i, j, softcap = sight.i, sight.j, scores.softcap
+
+        def change(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            if softcap is not None:
+                score = softcap * torch.tanh(score / softcap)
+            if bias is not None:
+                score = score + bias(h, at(i, b, q), at(j, b, k))
+            return score
+
+        out = attend(q.is_cuda)(
+            q.to(v.dtype),
+            k.to(v.dtype),
+            v,
+            score_mod=None if softcap is None and bias is None else change,
+            block_mask=blocks,
+            scale=scores.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+            return_aux=None if scores.sink is None else AuxRequest(lse=True),
+        )
+        if scores.sink is None:
+            return out
+        y, lse = out[0], out[1].lse
+        return y * torch.sigmoid(lse - scores.sink.to(lse.dtype)[:, None])[..., None].to(y.dtype)
+
+
+def at(x: Tensor, b: Tensor, n: Tensor) -> Tensor:
+    """Element n of row b, where there may be one row for all: x (1|B, T)."""
+    return x[b % x.shape[0], n]
+
+
+@lru_cache
+def attend(compiled: bool) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention) if compiled else flex_attention

@@ -67,7 +67,7 @@ def _line(name: str, spec: ModelSpec, cost: Costs) -> str:
         f"{shape.vocab:,}",
         f"{cost.parameters:,}",
         f"{cost.non_embedding:,}",
-        f"{cost.active:,}" if cost.active != costs.parameters else "all",
+        f"{cost.active:,}" if cost.active != cost.parameters else "all",
         f"{cost.training_flops:.4g}",
         f"{cost.decoding_flops:.4g}",
         f"{cost.kv_bytes:,}",

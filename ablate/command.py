@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,11 @@ from ablate.compose import Job, Mistaken, job
 from ablate.data.source import BadText, NoNetwork
 from ablate.data.tokenizer import BadTokenizer
 from ablate.parts.base import Refused
-from ablate.record import RunRecord
+from ablate.plan import Plan, plan
+from ablate.show import show_plan, show_record
+from ablate.study import worker
+from ablate.study.store import MISSING, Store
+from ablate.train.code import code
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -30,30 +34,48 @@ def train(config: DictConfig) -> None:
     """Plan, fit, and show the outcome. Exits with 2 where the configuration is wrong, 1 where the run
     failed, 130 where it was interrupted; in a multirun, raises RunFailed instead."""
     console = Console(highlight=False)
-    with refusals(config):
+    with refusals():
         todo = job(config)
-        show_or_run(todo, console)
-
-
-def show_or_run(todo: Job, console: Console) -> None:
-    from ablate.plan import plan
-    from ablate.show import show_plan, show_record
-    from ablate.train.code import code
-    from ablate.train.fit import fit
-    from ablate.train.trainer import accelerator
-
-    device = "cuda" if accelerator(todo.settings) == "gpu" else "cpu"
-    made = plan(todo.spec, device=device, micro_rows=todo.settings.micro_rows)
-    folder = todo.runs / todo.id
-    finished = RunRecord.finished(folder, code(todo.spec))
+        made = planned(todo)
+    folder, known = todo.runs / todo.id, Store(todo.runs).find(todo.id)
+    if known is not None and known.code != code(todo.spec):
+        console.print(f"{folder} is stale: {known.status}, but by other sources than these.")
+        known = None
     if todo.rest["plan"]:
-        show_plan(console, made, todo.id, "finished" if finished else "not run")
-        return
-    if finished and not todo.rest["rerun"]:
-        console.print(f"{folder} is finished; rerun=true repeats it.\n")
-        show_record(console, finished)
-        return
-    record = fit(
+        show_plan(console, made, todo.id, known.status if known else "not run")
+    elif known is not None and known.status not in MISSING and not todo.rest["rerun"]:
+        console.print(f"{folder} is {known.status}; rerun=true repeats it.\n")
+        show_record(console, known)
+    else:
+        run(todo, made, console)
+
+
+def run(todo: Job, made: Plan, console: Console) -> None:
+    """Train under a lease, so that nobody else does the same run at the same time."""
+    folder, store = todo.runs / todo.id, Store(todo.runs)
+    rerun = bool(todo.rest["rerun"])
+    lease = worker.Job(
+        todo.id,
+        {},
+        code="" if rerun else code(todo.spec),
+        spec=todo.spec.model_dump(mode="json"),
+        fingerprint=todo.prepared.fingerprint,
+    )
+    report = worker.perform(store, lease, lambda payload: trained(todo, made, Path(payload["outbox"])))
+    if report.status in ("elsewhere", "lost"):
+        fail(f"{folder}: another process is at this run", FAILED)
+    record = store.load(todo.id)
+    show_record(console, record)
+    if report.status != "finished":
+        fail(f"{report.status}: {report.reason}", INTERRUPTED if report.status == "interrupted" else FAILED)
+    show_sample(console, folder, todo.rest["sample"])
+    console.print(f"\n{folder}")
+
+
+def trained(todo: Job, made: Plan, outbox: Path) -> None:
+    from ablate.train.fit import fit
+
+    fit(
         todo.spec,
         todo.prepared,
         todo.settings,
@@ -61,13 +83,38 @@ def show_or_run(todo: Job, console: Console) -> None:
         start=todo.start,
         counts=asdict(made.costs),
         parts=todo.rest["parts"],
-        rerun=todo.rest["rerun"],
+        rerun=bool(todo.rest["rerun"]),
+        outbox=outbox,
     )
-    show_record(console, record)
-    if record.status != "finished":
-        fail(f"{record.status}: {record.reason}", INTERRUPTED if record.status == "interrupted" else FAILED)
-    show_sample(console, folder, todo.rest["sample"])
-    console.print(f"\n{folder}")
+
+
+def planned(todo: Job) -> Plan:
+    from ablate.train.trainer import accelerator
+
+    device = "cuda" if accelerator(todo.settings) == "gpu" else "cpu"
+    return plan(todo.spec, device=device, micro_rows=todo.settings.micro_rows)
+
+
+def prepare(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """For `hydra/launcher=slots`: what is known of a run before it is done. Raises ValueError."""
+    try:
+        todo = job(config)
+        planned(todo)
+    except (Mistaken, BadText, BadTokenizer, NoNetwork) as error:
+        raise ValueError(str(error)) from error
+    return {
+        "id": todo.id,
+        "code": code(todo.spec),
+        "spec": todo.spec.model_dump(mode="json"),
+        "fingerprint": todo.prepared.fingerprint,
+    }
+
+
+def work(payload: dict[str, Any]) -> None:
+    """For `hydra/launcher=slots`: one run of a multirun, quietly, in a worker."""
+    todo = job(payload["config"])
+    todo = replace(todo, settings=todo.settings.model_copy(update={"progress": False}))
+    trained(todo, planned(todo), Path(payload["outbox"]))
 
 
 def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
@@ -84,7 +131,7 @@ def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
 
 
 @contextmanager
-def refusals(config: DictConfig) -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """Every mistake on a line of its own, and no traceback: it is the configuration that is wrong."""
     try:
         yield

@@ -50,15 +50,6 @@ class RunRecord(BaseModel):
         """Raises FileNotFoundError, or ValueError for a record that is not one."""
         return cls.model_validate_json((folder / "record.json").read_bytes())
 
-    @classmethod
-    def finished(cls, folder: Path, code: str) -> "RunRecord | None":
-        """The record, if the run is finished and its sources have not changed since."""
-        try:
-            record = cls.load(folder)
-        except (FileNotFoundError, ValueError):
-            return None
-        return record if record.status == "finished" and record.code == code else None
-
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
@@ -74,8 +65,15 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as f:
             yield f
             f.flush()
+            os.fchmod(f.fileno(), 0o666 & ~_umask())  # mkstemp's 0600 would shut colleagues out
             os.fsync(f.fileno())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

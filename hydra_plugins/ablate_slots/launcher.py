@@ -40,8 +40,8 @@ class SlotsOptions:
     runs: str = "runs"  # the store
     retries: int = 1
     grace: float = 30.0
-    work: str = "ablate.train.fit:work"
-    prepare: str = "ablate.train.fit:prepare"
+    work: str = "ablate.command:work"
+    prepare: str = "ablate.command:prepare"
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="slots", node=SlotsOptions, provider="ablate")

@@ -514,9 +514,12 @@ def test_a_claim_below_the_detectable_effect_is_warned_of() -> None:
     assert warn_undetectable("C16", -0.05, 0.03) is None
 
 
-@pytest.mark.parametrize("wrong", [{"sd": 0.0}, {"alpha": 2.0}, {"looks": 0}, {"seeds": 1}])
-def test_impossible_plans_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"sd": 0.0}, "sd"), ({"alpha": 2.0}, "alpha"), ({"looks": 0}, "one look"), ({"seeds": 1}, "two seeds")],
+)
+def test_impossible_plans_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         power_to_detect(**{"effect": 1.0, "seeds": 6, "arms": 2, "sd": 1.0, "variance": "paired", **wrong})
 
 

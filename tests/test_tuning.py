@@ -154,7 +154,7 @@ def test_tuning_seeds_are_no_test_seeds() -> None:
 
 def test_a_duplicated_tuning_run_is_refused() -> None:
     data = runs({"a": curve(3e-3)})
-    with pytest.raises(ValueError, match="duplicated record: arm 'a', seed 100, role 'tuning', rate 0.0003"):
+    with pytest.raises(ValueError, match=r"arm 'a', seed 100, role 'tuning', rate 0\.0003"):
         tune(pd.concat([data, data.iloc[:1]]))
 
 

@@ -12,6 +12,7 @@ An arm whose name holds spaces or operators is put in double quotes. Parsed by h
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -264,7 +265,7 @@ def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, .
 
 
 def _pairs(predicate: Predicate) -> list[tuple[str, str]]:
-    return list(zip(predicate.arms, predicate.arms[1:], strict=False))
+    return list(pairwise(predicate.arms))
 
 
 def _extra(predicate: Predicate, baseline: str) -> set[tuple[str, ...]]:

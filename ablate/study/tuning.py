@@ -7,6 +7,7 @@ it inside, by choosing again at every test seed.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ def check_grid(rates: Sequence[float]) -> None:
         raise ValueError(f"tune: rates must ascend and differ, not {list(rates)}")
     if len(rates) < FEWEST_RATES:
         raise ValueError(f"tune: the grid needs {FEWEST_RATES} rates or more; it has {len(rates)}")
-    for lower, upper in zip(rates, rates[1:], strict=False):
+    for lower, upper in pairwise(rates):
         if upper / lower > WIDEST_STEP:
             raise ValueError(
                 f"tune: {lower:g} and {upper:g} are more than half a decade apart; "

@@ -1,4 +1,4 @@
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Gt, MultipleOf
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ablate.parts.base import Position
 from ablate.registry import position
-from ablate.spec import Shape
+from ablate.spec import LayerSpec, ModelSpec, Shape
 
 
 @position("transformer_xl", paper="arXiv:1901.02860")
@@ -47,6 +47,14 @@ class TransformerXL(Position):
 
     def layer(self, n: int) -> "Distance":
         return Distance(self.u, self.v, self.projection[n])
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        if any(other.position != layer.position for other in model.layers()):
+            return [
+                "keeps a projection for each layer, so every layer must name it; a pattern cannot mix it with another"
+            ]
+        return super().check(options, layer, model)
 
 
 class Distance(NamedTuple):

@@ -104,7 +104,7 @@ def show_record(console: Console, record: RunRecord) -> None:
         (record.counts, "parameters", "parameters", ""),
         (record.counts, "training_flops", "FLOPs a token", ""),
         (record.speed, "tokens_per_second", "tokens/s", ""),
-        (record.memory, "peak_bytes", "peak memory", "B"),
+        (record.memory, "peak_resident_bytes", "peak memory", "B"),
     ):
         if key in source:
             rows.append((label, amount(source[key], unit)))

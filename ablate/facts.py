@@ -1,0 +1,86 @@
+"""What a study asks of a specification before it runs anything: the `check` that `sweep.py` hands to
+`ablate.study`, which knows no torch."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.data.prepare import prepare
+from ablate.model.decoder import Decoder
+from ablate.model.measure import blueprint, count
+from ablate.parts.base import Call, Refused
+from ablate.parts.kernel.auto import PREFERENCE
+from ablate.registry import kernel
+from ablate.spec import RunSpec
+from ablate.study.plan import Facts
+
+LENGTH = 32  # tokens of the forward pass that proves that an arm acts
+
+
+def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
+    """The check for runs on `device`."""
+
+    def check(node: dict[str, Any]) -> Facts:
+        return facts(RunSpec.model_validate(node), cache, device)
+
+    return check
+
+
+def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
+    """Built on the meta device for the counts, and started once for a small forward pass."""
+    documents = spec.data.documents == "masked"
+    try:
+        ghost = blueprint(spec.model, device, documents)
+    except Refused as refusal:
+        return Facts(refusals=(str(refusal),))
+    costs = count(ghost, value_bytes={"fp32": 4, "bf16": 2}[spec.precision])
+    return Facts(
+        id=spec.id(prepare(spec.data, cache).fingerprint),
+        parameters={
+            "total": costs.parameters,
+            "non_embedding": costs.non_embedding,
+            "active": costs.active,
+        },
+        flops_per_token=costs.training_flops,
+        kv_bytes_per_token=costs.kv_bytes,
+        memory_bytes=costs.state_bytes + spec.budget.batch_tokens * costs.activation_bytes,
+        kernel=ghost.kernel.name,
+        kernels=tuple(name for name in PREFERENCE[device] if serves(spec, name, device, documents)),
+        tree={n: hashlib.sha256(str(tuple(p.shape)).encode()).hexdigest() for n, p in ghost.named_parameters()},
+        output=output(spec),
+    )
+
+
+def serves(spec: RunSpec, name: str, device: str, documents: bool) -> bool:
+    if name not in kernel:
+        return False
+    try:
+        blueprint(spec.model.model_copy(update={"kernel": kernel.parse(name)}), device, documents)
+    except Refused:
+        return False
+    return True
+
+
+def output(spec: RunSpec) -> str:
+    """A hash of what training sees on fixed tokens: the logits and the whole loss, dropout drawn from a seed.
+    On the CPU, whatever the device of the study."""
+    model = spec.model.model_copy(update={"kernel": kernel.parse("auto")})
+    decoder = Decoder(model).start(0, spec.seed.redraw).train()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.shape().vocab, (2, min(LENGTH, model.context)), generator=generator)
+    call = Call.of(tokens)
+    call.ledger = decoder.ledger()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed.dropout)
+        logits = decoder(tokens, Call.of(tokens))
+        torch.manual_seed(spec.seed.dropout)
+        found = decoder(tokens, call, targets=tokens.roll(-1, 1))
+        loss = found.nll.mean() + decoder.auxiliary(call.ledger)
+        if found.z is not None:
+            loss = loss + model.head.z_loss * found.z.mean()
+    seen = hashlib.sha256(logits.numpy().tobytes())
+    seen.update(loss.numpy().tobytes())
+    return seen.hexdigest()

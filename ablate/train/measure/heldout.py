@@ -1,0 +1,41 @@
+import math
+
+from ablate.data.prepare import Prepared
+from ablate.model.generate import Trained
+from ablate.registry import measure
+from ablate.train.evaluate import evaluate
+from ablate.train.measure import Found
+
+ROWS = 16  # of one forward pass
+
+
+@measure("heldout", paper="the loss on text that neither training nor tuning has seen")
+class Heldout:
+    """The loss on the whole held-out split, at the final step, and its sums by document."""
+
+    opens = ("heldout",)  # the sealed splits that it reads: each use is counted as a look
+
+    def __call__(self, trained: Trained, prepared: Prepared) -> Found:
+        spec = trained.decoder.spec
+        data = trained.record.spec["data"]
+        split = prepared.splits["heldout"]
+        found = evaluate(
+            trained.decoder,
+            split,
+            spec.context,
+            data["documents"],
+            ROWS,
+            precision=trained.record.spec["precision"],
+            by_document=True,
+        )
+        return Found(
+            {
+                "heldout/loss": found.loss,
+                "heldout/perplexity": math.exp(min(found.loss, 700.0)),
+                "heldout/bits_per_byte": found.nll / math.log(2) / split.bytes,
+            },
+            {
+                "heldout/by_document": list(found.by_document),
+                "heldout/document_tokens": [float(n) for n in found.document_tokens],
+            },
+        )

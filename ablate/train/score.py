@@ -1,0 +1,60 @@
+"""Scoring: measures on the stored weights of a finished run, added to its record."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.data.prepare import prepare
+from ablate.model.generate import open_run
+from ablate.record import RunRecord
+from ablate.registry import load_parts, measure
+from ablate.spec import DataSpec
+
+
+class Unscored(ValueError):
+    """A run that cannot be scored, with the reason."""
+
+
+def missing(record: RunRecord, names: Sequence[str]) -> list[str]:
+    """The measures that a record does not have yet. A measure's numbers begin with its name."""
+    had = {name.split("/")[0] for name in (*record.metrics, *record.vectors)}
+    return [name for name in names if name not in had]
+
+
+def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
+    """Add what is missing of the named measures. Weights of other sources than today's are refused by
+    nobody here: the record says by its code which made it.
+
+    Raises Unscored where the text is no longer that of the run, Unopened where no weights were kept.
+    """
+    record = RunRecord.load(folder)
+    wanted = missing(record, names)
+    if record.status != "finished" or not wanted:
+        return record
+    prepared = prepare(DataSpec.model_validate(record.spec["data"]), cache)
+    if prepared.fingerprint != record.fingerprint:
+        raise Unscored(f"{folder}: the text or the tokenizer is no longer that of the run")
+    trained = open_run(folder)
+    metrics, vectors, looks = dict(record.metrics), dict(record.vectors), record.looks
+    for name in wanted:
+        measured = measure.build(name)
+        found = measured(trained, prepared)
+        metrics |= found.metrics
+        vectors |= found.vectors
+        looks += "heldout" in getattr(measured, "opens", ())
+    record = record.model_copy(update={"metrics": metrics, "vectors": vectors, "looks": looks})
+    record.save(folder)
+    return record
+
+
+def work(payload: dict[str, Any]) -> str:
+    """What a scoring process does with one run: the reason why it could not, or nothing."""
+    torch.set_num_threads(1)
+    load_parts(payload["parts"])
+    try:
+        score(Path(payload["folder"]), Path(payload["cache"]), payload["measures"])
+    except (Unscored, ValueError, OSError) as error:
+        return f"{payload['folder']}: {error}"
+    return ""

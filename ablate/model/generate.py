@@ -1,0 +1,303 @@
+"""New tokens from a decoder, through the same forward pass as training, and text from a run's folder."""
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ablate.model.decoder import Decoder
+from ablate.model.memory import Rolling
+from ablate.parts.base import Call, Memory, Refused
+from ablate.record import RunRecord
+
+# ---------------------------------------------------------------------------------------- new tokens
+
+
+def generate(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | Sequence[int] = 0,
+    stop: Collection[int] = (),
+    restart: bool = False,
+) -> Iterator[list[int | None]]:
+    """Yields, step by step, each row's new token: None behind a `stop` token, which is yielded itself.
+
+    Prompts may differ in length. What a row gets does not depend on the other rows: each draws from a
+    generator of its own, made from `seed` and its number, or from its own seed if `seed` is a sequence. A
+    prefix decoder reads the prompt as its prefix. `restart` counts positions inside of what a window
+    remembers (StreamingLLM), so that they never grow beyond it; every layer must have a window.
+
+    Raises ValueError for wrong arguments, and Refused where positions would leave what the model can name;
+    both at once, before the first step.
+    """
+    _check(decoder, prompts, max_tokens)
+    sampler = Sampler(temperature, top_k, top_p, _seeds(seed, len(prompts)))
+    longest = max(map(len, prompts))
+    memories = decoder.memories(longest + max_tokens)
+    if restart:
+        memories = [_restarting(memory) for memory in memories]
+    return _steps(decoder, prompts, max_tokens, sampler, frozenset(stop), memories)
+
+
+def complete(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int, **options: Any
+) -> list[list[int]]:
+    """The new tokens of each row, all at once. Options are those of `generate`."""
+    rows: list[list[int]] = [[] for _ in prompts]
+    for step in generate(decoder, prompts, max_tokens, **options):
+        for row, token in zip(rows, step, strict=True):
+            if token is not None:
+                row.append(token)
+    return rows
+
+
+class Sampler:
+    """Chooses the next token of each row from its logits.
+
+    Temperature 0 takes the largest. Otherwise softmax(logits / temperature), cut to the `top_k` likeliest
+    tokens, then to the smallest set of the likeliest that holds `top_p` of what is left (Holtzman et al.
+    2020); one uniform number for each row and step, drawn on the CPU, so any device chooses the same.
+    """
+
+    def __init__(self, temperature: float, top_k: int | None, top_p: float | None, seeds: Sequence[int]):
+        if temperature < 0:
+            raise ValueError(f"temperature {temperature}: must be at least 0 (0 takes the likeliest token)")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k {top_k}: must be at least 1")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p {top_p}: must be above 0 and at most 1")
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(B,V) -> (B,). Raises ValueError for logits that are not finite."""
+        if not logits.isfinite().all():
+            raise ValueError("the model gives logits that are not finite: its weights have diverged")
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        p, token = self.probabilities(logits.double().cpu())
+        upto = p.cumsum(-1)
+        u = torch.stack([torch.rand((), generator=g, dtype=torch.double) for g in self.generators])
+        chosen = torch.searchsorted(upto, u[:, None] * upto[:, -1:], right=True)
+        return token.gather(-1, chosen.clamp(max=p.shape[-1] - 1))[:, 0].to(logits.device)
+
+    def probabilities(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,V) -> those of the tokens that are left, the likeliest first, and which tokens they are."""
+        ordered, token = torch.sort(logits, dim=-1, descending=True, stable=True)
+        ordered, token = ordered[:, : self.top_k], token[:, : self.top_k]
+        p = (ordered / self.temperature).softmax(-1)
+        if self.top_p is not None:
+            before = p.cumsum(-1) - p
+            inside = int((before < self.top_p).sum(-1).max())
+            p = p.masked_fill(before >= self.top_p, 0)[:, :inside]
+            token = token[:, :inside]
+        return p / p.sum(-1, keepdim=True), token
+
+
+def _check(decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    if not prompts:
+        raise ValueError("there is no prompt")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens {max_tokens}: must be at least 1")
+    vocab = decoder.shape.vocab
+    for n, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"prompt {n} is empty; a model needs a first token")
+        wrong = [token for token in prompt if not 0 <= token < vocab]
+        if wrong:
+            raise ValueError(f"prompt {n}: there is no token {wrong[0]}; they are 0 to {vocab - 1}")
+    positions = max(map(len, prompts)) + max_tokens - 1  # the last new token is not read
+    for scheme, options in zip(decoder.positions, _position_names(decoder), strict=True):
+        if scheme.reach is not None and positions > scheme.reach:
+            raise Refused(
+                f"position {options} names {scheme.reach} positions; a prompt of {max(map(len, prompts))} "
+                f"tokens and {max_tokens} new ones take {positions}. Shorten the prompt, or ask for fewer"
+            )
+
+
+def _position_names(decoder: Decoder) -> list[str]:
+    return [options.name for options in {layer.position: None for layer in decoder.spec.layers()}]
+
+
+def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
+    if isinstance(seed, int):
+        hashes = [hashlib.sha256(f"{seed}/{row}".encode()).digest() for row in range(rows)]
+        return [int.from_bytes(h[:7]) for h in hashes]
+    if len(seed) != rows:
+        raise ValueError(f"{len(seed)} seeds for {rows} prompts; give one for each, or one number for all")
+    return list(seed)
+
+
+def _restarting(memory: Memory) -> Memory:
+    if not isinstance(memory, Rolling):
+        raise Refused("restart counts positions inside a window, and a layer of this model has none")
+    return Rolling(memory.window, memory.keep_first, restart=True)
+
+
+@torch.no_grad()
+def _steps(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    sampler: Sampler,
+    stop: frozenset[int],
+    memories: list[Memory],
+) -> Iterator[list[int | None]]:
+    training = decoder.training
+    decoder.eval()
+    try:
+        device = decoder.embedding.weight.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        longest = int(lengths.max())
+        tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+        whole = _reading(decoder, lengths, longest, memories)
+        for a, b in _pieces(longest, memories):
+            document = None if whole.document is None else whole.document[:, a:b]
+            logits = decoder(tokens[:, a:b], Call(whole.at[:, a:b], document, whole.prefix, memories))
+        at = whole.at[:, -1:]
+        document = None if whole.document is None else whole.document[:, -1:]
+        stopped = [False] * len(prompts)
+        for step in range(max_tokens):
+            chosen = sampler(logits[:, -1])
+            new: list[int] = chosen.tolist()
+            yield [None if s else token for s, token in zip(stopped, new, strict=True)]
+            stopped = [s or token in stop for s, token in zip(stopped, new, strict=True)]
+            if all(stopped) or step == max_tokens - 1:
+                return
+            at = at + 1
+            logits = decoder(chosen[:, None], Call(at, document, whole.prefix, memories))
+    finally:
+        decoder.train(training)
+
+
+def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Memory]) -> Call:
+    """How the prompts are read: padded on the left where they differ in length."""
+    even = bool((lengths == longest).all())
+    call = Call(torch.arange(longest, device=lengths.device)[None]) if even else Call.ragged(lengths, longest)
+    call.prefix = lengths if any(group.mask.prefix for group in decoder.groups) else None
+    call.memories = memories
+    return call
+
+
+def _pieces(longest: int, memories: list[Memory]) -> list[tuple[int, int]]:
+    """A restarting memory takes what it has room for at once, and the rest token by token."""
+    room = [m.size for m in memories if isinstance(m, Rolling) and m.restart]
+    first = min([longest, *room])
+    return [(0, first), *((n, n + 1) for n in range(first, longest))]
+
+
+# ------------------------------------------------------------------------------------- from a folder
+
+
+class Unopened(ValueError):
+    """A run that cannot be generated from, with the reason."""
+
+
+class Trained(NamedTuple):
+    decoder: Decoder
+    tokenizer: Any  # ablate.data.tokenizer.Tokenizer
+    record: RunRecord
+
+
+def open_run(folder: Path, device: str = "cpu") -> Trained:
+    """The model of `runs/<id>` with its weights and its tokenizer. The kernel is chosen anew, for the device
+    and for reading only: it is the same mathematics. Raises Unopened, Refused."""
+    from pydantic import ValidationError
+
+    from ablate import registry
+    from ablate.spec import RunSpec, explain
+
+    try:
+        record = RunRecord.load(folder)
+    except FileNotFoundError:
+        raise Unopened(f"{folder}: there is no finished run here (no record.json)") from None
+    except ValueError as error:
+        raise Unopened(f"{folder / 'record.json'} is not a record: {error}") from None
+    try:
+        spec = RunSpec.model_validate(record.spec)
+    except ValidationError as error:
+        said = "\n  ".join(explain(error))
+        raise Unopened(f"{folder}: its specification is not understood; own parts?\n  {said}") from None
+    model = spec.model.model_copy(update={"kernel": registry.kernel.parse("auto")})
+    decoder = Decoder(model, device, training=False)
+    _fill(decoder, folder, record)
+    tokenizer = registry.tokenizer.build(spec.data.tokenizer)
+    try:
+        tokenizer.load(folder / "tokenizer")
+    except (ValueError, OSError) as error:
+        raise Unopened(f"{folder}: its tokenizer cannot be read: {error}") from None
+    if tokenizer.hash() != record.fingerprint.get("tokenizer"):
+        raise Unopened(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
+    return Trained(decoder.to(device).eval(), tokenizer, record)
+
+
+def _fill(decoder: Decoder, folder: Path, record: RunRecord) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / "weights" / "model.safetensors"
+    if not file.is_file():
+        raise Unopened(
+            f"{folder}: no weights were kept (the run is {record.status}); train it with keep=weights rerun=true"
+        )
+    try:
+        decoder.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise Unopened(f"{file} is damaged, or of another model: {error}") from None
+
+
+def sample_text(
+    run: Trained,
+    prompt: str,
+    tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> str:
+    """The prompt and what the model says next, up to the end of a document."""
+    return prompt + "".join(
+        stream_text(run, prompt, tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    )
+
+
+def stream_text(
+    run: Trained, prompt: str, tokens: int, *, stop: Sequence[str] = (), **options: Any
+) -> Iterator[str]:
+    """What the model says next, as it comes, up to the end of a document or the first `stop`, which is left
+    out. An empty prompt begins a document. Raises as `generate` does."""
+    end = run.tokenizer.end
+    given = run.tokenizer.encode([prompt])[0] or ([] if end is None else [end])
+    if not given:
+        raise ValueError("the prompt is empty, and this tokenizer has no token that begins a document")
+    steps = generate(run.decoder, [given], tokens, stop=() if end is None else (end,), **options)
+    return _spoken(run.tokenizer, steps, tuple(filter(None, stop)))
+
+
+def _spoken(tokenizer: Any, steps: Iterator[list[int | None]], stop: tuple[str, ...]) -> Iterator[str]:
+    """Text is held back while it may be the beginning of a stop, or of a character of several bytes."""
+    new: list[int] = []
+    said = 0
+    text = ""
+    for (token,) in steps:
+        assert token is not None  # one row: it ends when it stops
+        new.append(token)
+        text = tokenizer.decode(new)
+        found = [text.find(s) for s in stop if s in text]
+        if found:
+            yield text[said : max(said, min(found))]
+            return
+        sure = len(text.rstrip("�"))
+        sure -= max((n for s in stop for n in range(1, len(s)) if text[:sure].endswith(s[:n])), default=0)
+        if sure > said:
+            yield text[said:sure]
+            said = sure
+    yield text[said:]

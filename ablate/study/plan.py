@@ -24,9 +24,10 @@ class Facts:
     """What a build on the meta device and one small forward pass tell of a specification.
 
     `tree` maps the name of each parameter to a hash of its shape. `output` is a hash of what training sees
-    on fixed tokens from the common start (seed 0, `seed.redraw` heeded): the logits and the whole training
-    loss, with auxiliary losses and with dropout drawn from the seed. `kernel` is the one that would serve;
-    `kernels` are all that could, best first. Where `refusals` says anything, the rest is not read.
+    on fixed tokens of a whole context (a window must get its chance to act) from the common start (seed 0,
+    `seed.redraw` heeded): the logits and the whole training loss, with auxiliary losses and with dropout
+    drawn from the seed. `kernel` is the one that would serve; `kernels` are all that could, best first.
+    Where `refusals` says anything, the rest is not read.
     """
 
     id: str = ""  # content id of the specification

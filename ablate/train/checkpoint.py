@@ -1,34 +1,24 @@
-"""Checkpoints to resume from: `runs/<id>/checkpoint/<code>-<step>`, the last two.
+"""Checkpoints to resume from: the last two of `runs/<id>/checkpoint/<code>-<step>/`.
 
-Each is written aside and renamed, so what has the name is whole as far as this program can see to it; what
-the disk does later is found out before it is used.
+    state         what Lightning saves: a file, or a folder of shards
+    hashes.json   the SHA-256 of each of its files
+
+Each is written aside and renamed, so what has the name is whole; what the disk does to it later is found out
+before it is used (torch.load would not notice a changed byte).
 """
 
+import hashlib
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
-
-from ablate.record import atomic
 
 log = logging.getLogger("ablate.train")
 
 KEPT = 2
-
-
-class Durable(TorchCheckpointIO):
-    """Lightning's file, but on the disk before it has its name."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic(Path(path)) as f:
-            torch.save(checkpoint, f)
 
 
 class Checkpoints:
@@ -40,14 +30,15 @@ class Checkpoints:
     def save(self, trainer: Trainer, step: int) -> None:
         """After `step` steps. All ranks must call it together."""
         name = f"{self.code}-{step:09d}"
-        aside = self.folder / f".{name}.part"
+        aside = self.folder / f".{name}"
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
             remove(aside)
+            aside.mkdir(parents=True)
         trainer.strategy.barrier("checkpoint")
-        trainer.save_checkpoint(aside, weights_only=False)
+        trainer.save_checkpoint(aside / "state")
         trainer.strategy.barrier("checkpoint")
         if trainer.is_global_zero:
+            (aside / "hashes.json").write_text(json.dumps(hashes(aside / "state")))
             sync(aside)
             remove(self.folder / name)
             os.replace(aside, self.folder / name)
@@ -56,21 +47,21 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The newest first."""
-        found = [p for p in self.folder.glob(f"{self.code}-*") if p.name.rpartition("-")[2].isdecimal()]
-        return sorted(found, key=lambda p: p.name, reverse=True)
+        return sorted(self.folder.glob(f"{self.code}-*"), key=steps_done, reverse=True)
 
     def newest(self) -> Path | None:
-        """The newest that can be read. Says which cannot, and whether the run starts over."""
-        foreign = [p for p in self.folder.glob("[!.]*") if p not in self.paths()]
-        if foreign and not self.paths():
-            log.warning("%s is of other sources than those of today; starting over", foreign[0])
-        for path in self.paths():
+        """The newest that is sound. Says which are not, and whether the run starts over."""
+        known = self.paths()
+        foreign = [path for path in self.folder.glob("[!.]*") if path not in known]
+        if foreign and not known:
+            log.warning("%s was made by other sources than those of today; starting over", foreign[0])
+        for path in known:
             wrong = damage(path)
             if not wrong:
                 return path
-            log.warning("the checkpoint %s cannot be read (%s); it is passed over", path, wrong)
-        if self.paths():
-            log.warning("no checkpoint of %s can be read; starting over", self.folder.parent)
+            log.warning("the checkpoint %s cannot be used (%s); it is passed over", path, wrong)
+        if known:
+            log.warning("no checkpoint in %s can be used; starting over", self.folder)
         return None
 
     def drop(self) -> None:
@@ -84,35 +75,29 @@ def steps_done(path: Path | None) -> int:
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint; empty if nothing is."""
     try:
-        for file in _files(path):
-            torch.load(file, map_location="cpu", weights_only=True)
-        if path.is_dir():
-            _read_shards(path)
-    except Exception as error:  # whatever a broken file leads to
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return ""
+        written = json.loads((path / "hashes.json").read_bytes())
+        found = hashes(path / "state")
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    wrong = [name for name in sorted(written.keys() | found.keys()) if written.get(name) != found.get(name)]
+    return f"not as it was written: {', '.join(wrong)}" if wrong else ""
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """Those that Lightning wrote with `torch.save`."""
-    from lightning.fabric.strategies.fsdp import _METADATA_FILENAME
-
-    yield path / _METADATA_FILENAME if path.is_dir() else path
+def files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
 
 
-def _read_shards(folder: Path) -> None:
-    """Raises if a shard is missing or shorter than its index says."""
-    from torch.distributed.checkpoint import FileSystemReader
-
-    index = FileSystemReader(folder).read_metadata()
-    for piece in (index.storage_data or {}).values():
-        size = (folder / piece.relative_path).stat().st_size
-        if size < piece.offset + piece.length:
-            raise ValueError(f"{piece.relative_path} is cut short")
+def hashes(path: Path) -> dict[str, str]:
+    found = {}
+    for file in files(path):
+        with file.open("rb") as f:
+            found[file.relative_to(path.parent).as_posix()] = hashlib.file_digest(f, "sha256").hexdigest()
+    return found
 
 
 def sync(path: Path) -> None:
-    for file in path.iterdir() if path.is_dir() else [path]:
+    """On the disk before it has its name."""
+    for file in files(path):
         with file.open("rb") as f:
             os.fsync(f.fileno())
 
@@ -120,5 +105,3 @@ def sync(path: Path) -> None:
 def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

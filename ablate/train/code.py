@@ -41,8 +41,8 @@ def parts(node: Any) -> Iterator[Options]:
 
 
 def sources(part: Options) -> set[Path]:
-    """The file of a part, and the files beside it in its home that define no part but may be imported. Kernels
-    stand in for each other (`auto`), so all of them count."""
+    """The file of a part, and the files beside it in its home that define no part but may be imported.
+    Kernels stand in for each other (`auto`), so all of them count."""
     source = part.entry.source.resolve()
     registry = registries[part.kind]
     for home in getattr(import_module(registry.home), "__path__", []):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ablate.data.prepare import Split
-from ablate.data.stream import NO_LOSS, Stream
+from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call
 
@@ -78,9 +78,9 @@ def evaluate(
             if windows is not None:
                 mine = len(batch.targets)
                 batch.targets[max(0, windows - n * rows - ranks[0] * mine) :] = NO_LOSS
-            given = [None if x is None else x.to(device) for x in batch[:5]]
-            at, document, prefix = given[2:]
-            out = decoder(given[0], Call(at, document, prefix), targets=given[1])
+            given = on_device(batch, device)
+            call = Call(given.at, given.document, given.prefix)
+            out = decoder(given.tokens, call, targets=given.targets)
             metric.update(*sums(out.nll, batch.targets, batch.owner, metric.nll.numel()))
             between()
         nll, count = metric.compute()
@@ -101,6 +101,21 @@ def sums(nll: Tensor, targets: Tensor, owner: Tensor | None, size: int) -> tuple
     index = owner.flatten()[has]  # on the CPU, where the order of addition is fixed
     loss = torch.bincount(index, nll.cpu().double().flatten()[has], minlength=size)
     return loss.to(device), torch.bincount(index, minlength=size).to(device)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """`owner` stays: it is not for the model."""
+    tokens, targets, at, document, prefix, owner = batch
+    if device.type == "cpu":
+        return batch
+    return Batch(
+        tokens.to(device, non_blocking=True),
+        targets.to(device, non_blocking=True),
+        at.to(device, non_blocking=True),
+        None if document is None else document.to(device, non_blocking=True),
+        None if prefix is None else prefix.to(device, non_blocking=True),
+        owner,
+    )
 
 
 @contextmanager

@@ -158,8 +158,8 @@ class Run:
             status: Status = "crashed"
             try:
                 lightning = trainer(spec, settings, [watch])
-                lightning.fit(task, ckpt_path=resume, weights_only=True)
-                status = "interrupted" if watch.outcome.stopped else "finished"
+                lightning.fit(task, ckpt_path=resume and resume / "state", weights_only=True)
+                status = watch.ended()
                 if main and watch.curve is not None and status == "finished":
                     watch.curve.finish()
             finally:
@@ -211,7 +211,7 @@ def perform(payload: dict[str, Any]) -> RunRecord:
     `start`, `counts`, `rerun` and `outbox`."""
     load_parts(list(payload.get("parts", [])))
     spec = RunSpec.model_validate(payload["spec"])
-    optional = {name: Path(payload[name]) for name in ("start", "outbox") if payload.get(name)}
+    start, outbox = payload.get("start"), payload.get("outbox")
     return fit(
         spec,
         prepare(spec.data, Path(payload["cache"])),
@@ -220,7 +220,8 @@ def perform(payload: dict[str, Any]) -> RunRecord:
         counts=payload.get("counts"),
         parts=payload.get("parts", ()),
         rerun=bool(payload.get("rerun", False)),
-        **optional,
+        start=Path(start) if start else None,
+        outbox=Path(outbox) if outbox else None,
     )
 
 

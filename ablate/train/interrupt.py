@@ -10,8 +10,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Interrupt:
     """`with Interrupt() as stop:` sets `stop.signal` at the first signal. A second one is not held up:
-    whoever heard signals before hears it. At the end of the block, so does whoever asked for the first one, unless
-    that is the interpreter itself.
+    whoever heard signals before hears it. At the end of the block they hear the first one
+    too, unless it is the interpreter that does.
     """
 
     def __init__(self) -> None:

@@ -16,23 +16,26 @@ from ablate.model.decoder import Decoder
 from ablate.parts.base import Call, Ledger
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
+from ablate.train.evaluate import on_device
 from ablate.train.schedule import factor
 from ablate.train.settings import Settings
 
 
 class Steps:
-    """The numbers of the optimizer steps still to be made. A batch is a function of its step, so this is all
-    there is to resume."""
+    """The numbers of the optimizer steps still to be made, and one more: the look at the whole of validation,
+    which so can be resumed too. A batch is a function of its step, so this is all there is to remember."""
 
     def __init__(self, steps: int):
         self.steps, self.done = steps, 0
 
     def __len__(self) -> int:
-        return self.steps
+        """One more than come: Lightning would not go on from a checkpoint made behind the last."""
+        return self.steps + 2
 
     def __iter__(self) -> Iterator[int]:
         while self.done < self.steps:
             yield self.done
+        yield self.steps
 
     def state_dict(self) -> dict[str, int]:
         return {"done": self.done}
@@ -103,6 +106,8 @@ class Task(LightningModule):
     # ---------------------------------------------------------------------------------- one step
 
     def training_step(self, step: int, index: int) -> None:
+        if step == self.spec.steps:
+            return
         passes = self.passes(step)
         count = self.count(passes)
         loads = self.loads_ahead(passes, step) if len(passes) > 1 else None
@@ -261,14 +266,14 @@ def shard(decoder: Decoder, mesh: Any) -> None:
 
 def part(batch: Batch, first: int, last: int) -> Batch:
     """The rows from first to last."""
-    rows = len(batch.tokens)
-    return Batch(*(None if x is None else x if len(x) != rows else x[first:last] for x in batch))
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    return Batch(*(None if x is None else x.pin_memory().to(device, non_blocking=True) for x in batch))
+    tokens, targets, at, document, prefix, _ = batch
+    return Batch(
+        tokens[first:last],
+        targets[first:last],
+        at if len(at) == 1 else at[first:last],
+        None if document is None else document[first:last],
+        None if prefix is None else prefix[first:last],
+    )
 
 
 def put_loads(ledger: Ledger, loads: list[Tensor] | None) -> None:

@@ -13,7 +13,6 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from ablate.spec import RunSpec
-from ablate.train.checkpoint import Durable
 from ablate.train.settings import Settings
 
 
@@ -21,8 +20,6 @@ def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback]) -> Tra
     """Everything that Lightning would show, log or keep by itself is switched off: `Watch` does it."""
     world = devices(settings)
     plugins: list[Any] = []
-    if settings.strategy != "fsdp":  # which writes its own
-        plugins.append(Durable())
     if not elsewhere_launched():
         plugins.append(LightningEnvironment())
     return Trainer(

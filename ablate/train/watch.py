@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ablate.data.prepare import Split
+from ablate.record import Status
 from ablate.spec import RunSpec
 from ablate.train.checkpoint import Checkpoints
 from ablate.train.evaluate import Evaluation, evaluate
@@ -34,6 +35,7 @@ class Outcome:
     """What the callback found out, for the record."""
 
     stopped: bool = False
+    finished: bool = False
     metrics: dict[str, float | None] = field(default_factory=dict)
     kernel: str = ""
 
@@ -84,6 +86,9 @@ class Watch(Callback):
     ) -> None:
         assert isinstance(task, Task)
         step = task.steps.done
+        if batch == self.spec.steps:
+            self.finish(trainer, task)
+            return
         last = step == self.spec.steps
         look = bool(self.spec.evaluation.every) and step % self.spec.evaluation.every == 0 and not last
         if not (look or last or step % self.every == 0):
@@ -102,11 +107,8 @@ class Watch(Callback):
         if stop:
             self.outcome.stopped = trainer.should_stop = True
 
-    def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
+    def finish(self, trainer: Trainer, task: Task) -> None:
         """The whole of validation, and the weights."""
-        assert isinstance(task, Task)
-        if self.outcome.stopped:
-            return
         end = self.look(trainer, task, None, alone=trainer.world_size == 1)
         self.judge(end.loss, self.spec.steps)
         per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
@@ -126,6 +128,15 @@ class Watch(Callback):
                 save(state, self.folder / FILE)
         if self.settings.keep == "all":
             self.save(trainer, self.spec.steps)
+        self.outcome.finished = True
+
+    def ended(self) -> Status:
+        """How the loop ended, once it has. Raises RuntimeError if it left something undone."""
+        if self.outcome.stopped:
+            return "interrupted"
+        if not self.outcome.finished:
+            raise RuntimeError("training ended before its last step")
+        return "finished"
 
     def row(self, task: Task, step: int) -> tuple[Row, bool]:
         """The row of this step, and whether some rank was told to stop."""

@@ -1,0 +1,206 @@
+"""A run that was stopped goes on as if it had not been: the same weights, bit for bit."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from training import MOE, QUIET, curve, prepared_for, run_spec, write_text
+
+from ablate.record import RunRecord
+from ablate.spec import RunSpec
+from ablate.train import watch
+from ablate.train.fit import fit
+from ablate.train.progress import Progress
+
+CASES = {
+    "dropout": {"dropout": 0.2},
+    "experts": {"dropout": 0.1, "ffn": {**MOE, "bias_step": 0.01, "capacity": 1.25}},
+}
+SETTINGS = QUIET.model_copy(update={"checkpoint_steps": 3})
+
+
+@pytest.fixture(autouse=True)
+def _report_each_step(monkeypatch):
+    monkeypatch.setattr(watch, "OFTEN", 0.0)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+def at_step(step: int, act: Callable[[], None]) -> Callable[[Progress], None]:
+    def hear(progress: Progress) -> None:
+        if progress.step == step:
+            act()
+
+    return hear
+
+
+def train(spec: RunSpec, runs: Path, text: Path, **options) -> RunRecord:
+    return fit(spec, prepared_for(spec, text.parent), options.pop("settings", SETTINGS), runs, **options)
+
+
+def weights(runs: Path, record: RunRecord) -> dict:
+    return load_file(runs / record.id / "weights" / "model.safetensors")
+
+
+def assert_same(one: Path, other: Path, record: RunRecord) -> None:
+    first, second = weights(one, record), weights(other, record)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].equal(second[name]), name
+    pd.testing.assert_frame_equal(curve(one / record.id), curve(other / record.id), check_exact=True)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def whole(request, text, tmp_path_factory) -> tuple[RunSpec, Path, RunRecord]:
+    """A run that nothing stopped."""
+    spec = run_spec(text, CASES[request.param])
+    runs = tmp_path_factory.mktemp("whole")
+    return spec, runs, train(spec, runs, text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_the_edge_of_a_step(number, whole, text, tmp_path):
+    spec, runs, record = whole
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    stopped = train(spec, tmp_path, text, on_progress=at_step(5, lambda: os.kill(os.getpid(), number)))
+    assert (stopped.status, stopped.reason) == ("interrupted", f"stopped by {number.name}")
+    assert RunRecord.load(tmp_path / record.id).status == "interrupted"
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    seen: list[int] = []
+    resumed = train(spec, tmp_path, text, on_progress=lambda p: seen.append(p.step))
+    assert resumed.status == "finished"
+    assert seen[0] in (6, 7)  # the signal is noticed at the end of this step or of the next
+    assert resumed.metrics == record.metrics
+    assert_same(runs, tmp_path, record)
+
+
+def test_a_hard_kill_goes_back_to_the_checkpoint(whole, text, tmp_path):
+    spec, runs, record = whole
+    child = os.fork()
+    if child == 0:
+        try:
+            train(spec, tmp_path, text, on_progress=at_step(8, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    rows = (tmp_path / record.id / "curve.jsonl").read_text().splitlines()
+    assert len(rows) == 8
+    seen: list[int] = []
+    train(spec, tmp_path, text, on_progress=lambda p: seen.append(p.step))
+    assert seen[0] == 7
+    assert_same(runs, tmp_path, record)
+    assert not (tmp_path / record.id / "checkpoint").exists()
+    assert not (tmp_path / record.id / "curve.jsonl").exists()
+
+
+@pytest.fixture
+def crashed(text, tmp_path) -> tuple[RunSpec, Path]:
+    """A run that fell down at step 8, with checkpoints of steps 3 and 6."""
+    spec = run_spec(text, CASES["dropout"])
+
+    def fall() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        train(spec, tmp_path, text, on_progress=at_step(8, fall))
+    return spec, tmp_path
+
+
+def checkpoints(runs: Path) -> list[Path]:
+    return sorted(runs.glob("*/checkpoint/*"))
+
+
+def test_a_full_disk_is_a_crash_that_can_be_gone_on_from(crashed, text):
+    spec, runs = crashed
+    record = RunRecord.load(next(runs.glob("*")))
+    assert record.status == "crashed"
+    assert "No space left on device" in record.reason
+    assert [p.name[-1] for p in checkpoints(runs)] == ["3", "6"]
+    assert train(spec, runs, text).status == "finished"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, flip])
+def test_a_broken_checkpoint_is_passed_over(harm, crashed, text, caplog):
+    spec, runs = crashed
+    newer = checkpoints(runs)[-1]
+    harm(newer / "state")
+    seen: list[int] = []
+    assert train(spec, runs, text, on_progress=lambda p: seen.append(p.step)).status == "finished"
+    assert f"the checkpoint {newer} cannot be used" in caplog.text
+    assert seen[0] == 4
+
+
+def test_without_a_sound_checkpoint_the_run_starts_over(crashed, text, caplog):
+    spec, runs = crashed
+    for path in checkpoints(runs):
+        cut(path / "state")
+    seen: list[int] = []
+    assert train(spec, runs, text, on_progress=lambda p: seen.append(p.step)).status == "finished"
+    assert "starting over" in caplog.text
+    assert seen == list(range(1, 13))
+
+
+def test_a_checkpoint_of_other_sources_is_not_used(crashed, text, caplog):
+    spec, runs = crashed
+    for path in checkpoints(runs):
+        path.rename(path.with_name(path.name.replace(path.name[:12], "0" * 12)))
+    seen: list[int] = []
+    train(spec, runs, text, on_progress=lambda p: seen.append(p.step))
+    assert "other sources" in caplog.text
+    assert seen[0] == 1
+
+
+def test_stopped_at_the_last_step(whole, text, tmp_path):
+    spec, runs, record = whole
+    stop = at_step(12, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(spec, tmp_path, text, on_progress=stop).status == "interrupted"
+    assert train(spec, tmp_path, text).metrics == record.metrics
+    assert_same(runs, tmp_path, record)
+
+
+def test_stopped_while_it_validates_at_the_end(whole, text, tmp_path, monkeypatch):
+    spec, runs, record = whole
+    real = watch.evaluate
+
+    def stopped(*given, tokens, **named):
+        if tokens is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given, tokens=tokens, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watch, "evaluate", stopped)
+        assert train(spec, tmp_path, text).status == "interrupted"
+    seen: list[int] = []
+    assert train(spec, tmp_path, text, on_progress=lambda p: seen.append(p.step)).metrics == record.metrics
+    assert seen == []
+    assert_same(runs, tmp_path, record)
+
+
+def test_a_signal_is_handed_on_to_who_asked_for_it(text, tmp_path):
+    """As to a worker process, which stops behind the run."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        spec = run_spec(text)
+        stop = at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train(spec, tmp_path, text, on_progress=stop).status == "interrupted"
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,10 +1,19 @@
 """Each kernel against the reference, which is the definition."""
 
+import sys
+import types
+from dataclasses import replace
+
 import pytest
 import torch
+from cases import HARD, model
+from conftest import small
 from torch import Tensor
 
-from ablate.parts.base import Call, Fresh, Kernel, Mask, Scores, Sight
+from ablate.model.decoder import Decoder
+from ablate.model.generate import complete
+from ablate.model.memory import Cache
+from ablate.parts.base import Call, Fresh, Kernel, Mask, Need, Refused, Scores, Sight
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 
@@ -83,3 +92,175 @@ def test_chunked_sees_by_positions_that_start_late_or_leave_gaps():
     at = torch.cat((torch.arange(3, 40), torch.arange(50, 80)))[None]
     seen = Fresh().look(Call(at)).sight
     assert_agree("chunked", leaves(67), Mask(8, 5), seen, alibi.bias)
+
+
+# ---------------------------------------------------------------------------------------------- flex
+
+
+@pytest.mark.parametrize("mask", [Mask(), Mask(7), Mask(7, 2), Mask(prefix=True)], ids=str)
+def test_flex_computes_what_the_reference_does(mask):
+    """Forward only: torch has no backward pass of it on the CPU."""
+    t5 = position.build("t5", Shape(32, 1, HEADS, 8, 128, 50)).double()
+    at = torch.cat((torch.arange(20), torch.arange(30))).expand(2, -1)
+    border = (torch.arange(50) >= 20).long().expand(2, -1)
+    sink = torch.randn(HEADS, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    given = [x.detach() for x in leaves(50, width=12)]
+    with torch.no_grad():
+        for told in ({}, {"document": border}, {"prefix": torch.tensor([9, 30])}):
+            seen = Fresh().look(Call(at if "document" in told else torch.arange(50)[None], **told)).sight
+            for bias in (None, alibi.bias, t5.bias):
+                for scores in ({}, {"softcap": 3.0}, {"sink": sink}):
+                    a, b = (attend(name, given, mask, seen, bias, **scores) for name in ("reference", "flex"))
+                    torch.testing.assert_close(b, a, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("case", HARD.values(), ids=HARD.keys())
+def test_flex_carries_the_hard_models_forward(case, tokens):
+    reference = model({**case, "kernel": "reference"})
+    flex = Decoder(small(**{**case, "kernel": "flex"}), training=False).double().eval()
+    flex.load_state_dict(reference.state_dict())
+    call = Call.ragged(torch.tensor([20, 13]), 20)
+    with torch.no_grad():
+        torch.testing.assert_close(flex(tokens), reference(tokens))
+        real = call.document >= 0
+        torch.testing.assert_close(flex(tokens, call)[real], reference(tokens, call)[real])
+        assert complete(flex, [[1, 2, 3], [4]], 4) == complete(reference, [[1, 2, 3], [4]], 4)
+
+
+def test_flex_says_where_it_has_no_backward_pass():
+    with pytest.raises(Refused, match="kernel flex: has no backward pass on cpu"):
+        Decoder(small(kernel="flex"))
+
+
+# --------------------------------------------------------------------------------------------- flash
+
+GPU = Need(
+    heads=HEADS,
+    kv_heads=2,
+    key_width=8,
+    value_width=8,
+    mask=Mask(),
+    device="cuda",
+    dtype=torch.bfloat16,
+)
+
+
+def install(monkeypatch, module: str, attend_with) -> None:
+    for name in ("flash_attn_interface", "flash_attn", "flash_attn.cute"):
+        fake = types.ModuleType(name) if name == module else None  # None: not to be found
+        if fake is not None:
+            fake.flash_attn_func = attend_with  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, fake)
+    if module == "flash_attn.cute":
+        monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
+
+
+def written_out(q, k, v, softmax_scale, causal, window_size, softcap=0.0, alibi_slopes=None, dropout_p=0.0):
+    """What flash_attn_func documents: (B,T,H,D), a window that counts the keys to the left of the query, the
+    bias -slope |i - j|; by plain arithmetic."""
+    assert causal
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    n = torch.arange(q.shape[2])
+    distance = n[:, None] - n
+    s = q @ k.mT * softmax_scale
+    if softcap:
+        s = softcap * (s / softcap).tanh()
+    if alibi_slopes is not None:
+        assert alibi_slopes.dtype == torch.float32
+        s = s - alibi_slopes[:, None, None] * distance.abs()
+    left = window_size[0]
+    hidden = (distance < 0) | (distance > left if left not in (-1, None) else False)
+    return (s.masked_fill(hidden, -torch.inf).softmax(-1) @ v).transpose(1, 2)
+
+
+@pytest.mark.parametrize("module", ["flash_attn_interface", "flash_attn", "flash_attn.cute"])
+def test_flash_says_what_it_means(module, monkeypatch):
+    def library(*qkv, **given):
+        y = written_out(*qkv, **given)
+        return (y, None) if module == "flash_attn.cute" else y
+
+    install(monkeypatch, module, library)
+    served = 0
+    for mask in (Mask(), Mask(1), Mask(7)):
+        for bias in (None, alibi.bias):
+            for cap in (None, 3.0):
+                need = replace(
+                    GPU, mask=mask, bias=bias is not None, slopes=bias is not None, softcap=cap is not None
+                )
+                try:
+                    flash = kernel.build("flash").settle([need])
+                except Refused as refusal:
+                    assert module != "flash_attn" and "has no" in str(refusal)
+                    continue
+                served += 1
+                given, seen = leaves(30), sight(30)
+                y = flash(*given, flash.prepare(mask, seen, bias, HEADS, torch.double), Scores(0.3, cap), 0.0)
+                torch.testing.assert_close(y, attend("reference", given, mask, seen, bias, softcap=cap))
+    assert served == {"flash_attn": 12, "flash_attn_interface": 6, "flash_attn.cute": 3}[module]
+
+
+def test_flash_leaves_remembered_keys_and_padding_to_the_reference(monkeypatch):
+    def library(*_, **__):
+        raise AssertionError("it has no words for this")
+
+    install(monkeypatch, "flash_attn", library)
+    flash = kernel.build("flash").settle([GPU])
+    call = Call.ragged(torch.tensor([30, 20]), 30)
+    memory = Cache(31)
+    for seen, given in (
+        (Fresh().look(call).sight, leaves(30)),
+        (memory.look(Call(torch.arange(30)[None])) and memory.look(Call(torch.tensor([[30]]))).sight, None),
+    ):
+        if given is None:
+            q, k, v = leaves(31)
+            given = [q[:, :, -1:], k, v]
+        y = flash(*given, flash.prepare(Mask(9), seen, None, HEADS, torch.double), Scores(0.3), 0.0)
+        torch.testing.assert_close(y, attend("reference", given, Mask(9), seen))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"device": "cpu"}, "runs on CUDA"),
+        ({"dtype": torch.float32}, "precision=bf16"),
+        ({"bias": True}, "biases other than ALiBi"),
+        ({"bias": True, "slopes": True, "learned_bias": True}, "learned biases"),
+        ({"sink": True}, "sink logits"),
+        ({"mask": Mask(5, keep_first=1)}, "kept first keys"),
+        ({"mask": Mask(prefix=True)}, "prefixes"),
+        ({"documents": True}, "document borders"),
+        ({"key_width": 16}, "keys wider than values"),
+        ({"key_width": 12, "value_width": 12}, "multiple of 8"),
+        ({"key_width": 512, "value_width": 512}, "at most 256 channels"),
+    ],
+)
+def test_flash_refuses_with_the_reason(asked, said, monkeypatch):
+    install(monkeypatch, "flash_attn", written_out)
+    assert kernel.build("flash").refuses(GPU) is None
+    assert said in str(kernel.build("flash").refuses(replace(GPU, **asked)))
+
+
+def test_flash_says_how_it_is_installed(monkeypatch):
+    install(monkeypatch, "nothing", None)
+    with pytest.raises(Refused, match="is not installed.*pip install flash-attn"):
+        kernel.build("flash").settle([GPU])
+
+
+# ---------------------------------------------------------------------------------------------- auto
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({"device": "cpu"}, "chunked"),
+        ({"device": "cpu", "softcap": True}, "reference"),
+        ({"device": "cpu", "mask": Mask(5, prefix=True)}, "sdpa"),
+        ({"key_width": 64, "value_width": 64}, "sdpa"),
+        ({"key_width": 64, "value_width": 64, "mask": Mask(5)}, "flex"),
+        ({"key_width": 64, "value_width": 64, "mask": Mask(5), "dropout": 0.1}, "sdpa"),
+    ],
+)
+def test_auto_takes_the_first_that_serves(asked, chosen, monkeypatch):
+    install(monkeypatch, "nothing", None)
+    assert kernel.build("auto").settle([replace(GPU, **asked)]).name == chosen

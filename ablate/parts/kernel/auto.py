@@ -1,7 +1,9 @@
-from ablate.parts.base import Kernel, Need, Refused
+from ablate.parts.base import Kernel, Mask, Need, Refused
 from ablate.registry import kernel
 
-PREFERENCE = {"cuda": ["flash", "flex", "sdpa", "reference"], "cpu": ["chunked", "sdpa", "reference"]}
+CUDA = ["flash", "flex", "sdpa", "reference"]
+PLAIN_ON_CUDA = ["flash", "sdpa", "flex", "reference"]  # without a mask, sdpa is itself a fused kernel
+ELSEWHERE = ["chunked", "sdpa", "reference"]
 
 
 @kernel("auto", paper="the first kernel that serves every layer (and in a study, every arm)")
@@ -12,9 +14,7 @@ class Auto(Kernel):
 
     def settle(self, needs: list[Need]) -> Kernel:
         refusals = []
-        for name in PREFERENCE["cuda" if needs[0].device == "cuda" else "cpu"]:
-            if name not in kernel:
-                continue
+        for name in preference(needs):
             try:
                 return kernel.build(name).settle(needs)
             except Refused as refusal:
@@ -23,3 +23,14 @@ class Auto(Kernel):
 
     def refuses(self, need: Need) -> str | None:
         raise NotImplementedError("auto is settled before it is asked")
+
+
+def preference(needs: list[Need]) -> list[str]:
+    if not needs[0].device.startswith("cuda"):
+        return ELSEWHERE
+    return PLAIN_ON_CUDA if all(plain(need) for need in needs) else CUDA
+
+
+def plain(need: Need) -> bool:
+    """Nothing but the order of the tokens acts on the scores."""
+    return need.mask == Mask() and not (need.bias or need.softcap or need.sink or need.documents)

@@ -1,0 +1,111 @@
+"""What a family of checkpoints is: two lists, each read in both directions.
+
+`options` says which key of their config.json is which option of ours, `rows` which of their tensors is
+which of ours. An import reads the lists one way, an export the other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ablate.spec import Shape
+
+REQUIRED = object()
+
+
+class Unreadable(ValueError):
+    """A checkpoint that options cannot express, or that is not whole; with the reason."""
+
+
+class Inexpressible(ValueError):
+    """A model that a family has no words for; names the options in the way."""
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+class Option(NamedTuple):
+    """One option of ours and their key. `default` is what a missing key means to transformers."""
+
+    ours: str  # a path such as attention.kv_heads
+    theirs: str
+    default: Any = REQUIRED
+    read: Callable[[Any], Any] = same
+    write: Callable[[Any], Any] = same
+
+
+class Change(NamedTuple):
+    """How one tensor of theirs becomes some of ours, and back."""
+
+    read: Callable[[Tensor, list[torch.Size], Shape], list[Tensor]]
+    write: Callable[[list[Tensor], Shape], Tensor]
+
+
+class Row(NamedTuple):
+    """A tensor of theirs and those of ours that it holds. `{n}` is the layer, `{e}` the expert."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    change: Change
+
+
+SAME = Change(lambda x, like, shape: [x], lambda ours, shape: ours[0])
+TRANSPOSED = Change(lambda x, like, shape: [x.t()], lambda ours, shape: ours[0].t())
+STACKED = Change(  # q, then k, then v
+    lambda x, like, shape: list(x.split([size[0] for size in like])),
+    lambda ours, shape: torch.cat(ours),
+)
+STACKED_TRANSPOSED = Change(
+    lambda x, like, shape: list(x.t().split([size[0] for size in like])),
+    lambda ours, shape: torch.cat(ours).t(),
+)
+BY_HEAD = Change(  # q, k and v of the first head, then of the second, ...
+    lambda x, like, shape: [
+        part.flatten(0, 1) for part in x.unflatten(0, (shape.heads, 3, shape.head_width)).unbind(1)
+    ],
+    lambda ours, shape: torch.stack(
+        [part.unflatten(0, (shape.heads, shape.head_width)) for part in ours], 1
+    ).flatten(0, 2),
+)
+
+
+def linear(ours: str | tuple[str, ...], theirs: str, change: Change = SAME) -> list[Row]:
+    """Weight and bias. A bias that a model does not have is left out."""
+    names = (ours,) if isinstance(ours, str) else ours
+    return [
+        Row(tuple(f"{name}.{leaf}" for name in names), f"{theirs}.{leaf}", change)
+        for leaf in ("weight", "bias")
+    ]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A `model_type` of transformers, of which `architecture` is the class."""
+
+    name: str
+    architecture: str
+    always: Mapping[str, Any]  # our options that every model of the family has
+    options: list[Option]
+    rows: list[Row]
+    prefix: str = ""  # of their tensors; files that leave it out are read too
+    must: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # their keys that have one meaning here
+    harmless: tuple[str, ...] = ()  # their keys that change nothing in evaluation
+    unpack: Callable[[dict[str, Any]], dict[str, Any]] = same  # their config, made flat
+    pack: Callable[[dict[str, Any]], dict[str, Any]] = same
+    theta: float = 10_000.0  # of RoPE, where the config does not say
+    fraction: float = 1.0  # likewise
+    old_rope: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # their names before transformers 5
+    windows: Callable[[dict[str, Any]], list[int | None]] | None = None  # by layer, where layers differ
+
+    def expanded(self, depth: int, experts: int) -> Iterator[Row]:
+        for row in self.rows:
+            layers = range(depth) if "{n}" in row.theirs else [0]
+            numbers = range(experts) if "{e}" in row.theirs else [0]
+            for n in layers:
+                for e in numbers:
+                    ours = tuple(name.format(n=n, e=e) for name in row.ours)
+                    yield Row(ours, row.theirs.format(n=n, e=e), row.change)

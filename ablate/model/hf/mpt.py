@@ -1,0 +1,75 @@
+"""MPT: ALiBi, and no bias anywhere, norms included."""
+
+from typing import Any
+
+from ablate.model.hf.family import SAME, STACKED, Family, Option, Row, linear
+
+LAYER = "layers.{n}"
+THEIRS = "transformer.blocks.{n}"
+QKV = tuple(f"{LAYER}.attention.{name}" for name in ("q", "k", "v"))
+INSIDE = ("alibi", "alibi_bias_max", "attn_type", "clip_qkv", "prefix_lm", "qk_ln", "softmax_scale")
+
+
+def unpack(config: dict[str, Any]) -> dict[str, Any]:
+    """`attn_config` made flat; the rest of it changes nothing in evaluation."""
+    inside = config.get("attn_config") or {}
+    flat = {key: inside[key] for key in INSIDE if key in inside}
+    return {**{key: value for key, value in config.items() if key != "attn_config"}, **flat}
+
+
+def pack(config: dict[str, Any]) -> dict[str, Any]:
+    inside = {key: config[key] for key in INSIDE if key in config}
+    return {**{key: value for key, value in config.items() if key not in INSIDE}, "attn_config": inside}
+
+
+MPT = Family(
+    name="mpt",
+    architecture="MptForCausalLM",
+    always={
+        "norm": {"name": "layernorm", "bias": False},
+        "placement": "pre",
+        "topology": "serial",
+        "position": {"name": "alibi"},
+        "attention": {"name": "softmax"},
+        "ffn": {"name": "mlp", "activation": {"name": "gelu", "form": "exact"}},
+    },
+    options=[
+        Option("width", "d_model", 2048),
+        Option("depth", "n_layers", 24),
+        Option("heads", "n_heads", 16),
+        Option("context", "max_seq_len", 2048),
+        Option("vocab", "vocab_size", 50368),
+        Option("norm.eps", "layer_norm_epsilon", 1e-5),
+        Option("position.span", "alibi_bias_max", 8, write=int),
+        Option("attention.scale", "softmax_scale", None),
+        Option("head.tied", "tie_word_embeddings", True),
+    ],
+    rows=[
+        Row(("embedding.weight",), "transformer.wte.weight", SAME),
+        *linear(f"{LAYER}.attention_residual.inside", f"{THEIRS}.norm_1"),
+        *linear(QKV, f"{THEIRS}.attn.Wqkv", STACKED),
+        *linear(f"{LAYER}.attention.out", f"{THEIRS}.attn.out_proj"),
+        *linear(f"{LAYER}.ffn_residual.inside", f"{THEIRS}.norm_2"),
+        *linear(f"{LAYER}.ffn.up", f"{THEIRS}.ffn.up_proj"),
+        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.ffn.down_proj"),
+        *linear("leave", "transformer.norm_f"),
+        Row(("head.weight",), "lm_head.weight", SAME),
+    ],
+    prefix="transformer.",
+    must={
+        "expansion_ratio": (4,),  # transformers knows no other, whatever the config says
+        "alibi": (True,),
+        "attn_type": ("multihead_attention",),
+        "clip_qkv": (None,),
+        "prefix_lm": (False,),
+        "qk_ln": (False,),
+        "no_bias": (True,),
+        "logit_scale": (None,),
+    },
+    harmless=(
+        *("emb_pdrop", "resid_pdrop", "embedding_fraction", "init_config", "init_device", "learned_pos_emb"),
+        *("norm_type", "verbose", "tokenizer_name"),
+    ),
+    unpack=unpack,
+    pack=pack,
+)

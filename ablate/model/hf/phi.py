@@ -1,0 +1,52 @@
+"""Phi-1, 1.5 and 2: attention and feed-forward side by side behind one norm, half of each head turns."""
+
+from ablate.model.hf.family import SAME, Family, Option, Row, linear
+from ablate.model.hf.rotation import read as read_rope
+from ablate.model.hf.rotation import write as write_rope
+from ablate.model.hf.words import read_activation, write_activation
+
+LAYER = "layers.{n}"
+THEIRS = "model.layers.{n}"
+
+PHI = Family(
+    name="phi",
+    architecture="PhiForCausalLM",
+    always={
+        "norm": {"name": "layernorm"},
+        "placement": "pre",
+        "topology": "parallel",
+        "position": {"name": "rope"},
+        "attention": {"name": "softmax", "bias": ["q", "k", "v", "out"]},
+        "ffn": {"name": "mlp", "bias": ["up", "down"]},
+        "head": {"bias": True},
+    },
+    options=[
+        Option("width", "hidden_size"),
+        Option("depth", "num_hidden_layers"),
+        Option("heads", "num_attention_heads"),
+        Option("context", "max_position_embeddings", 2048),
+        Option("vocab", "vocab_size"),
+        Option("norm.eps", "layer_norm_eps", 1e-5),
+        Option("position", "rope_parameters", read=read_rope, write=write_rope),
+        Option("attention.kv_heads", "num_key_value_heads", None),
+        Option("ffn.width", "intermediate_size"),
+        Option("ffn.activation", "hidden_act", "gelu_new", read_activation, write_activation),
+        Option("head.tied", "tie_word_embeddings", False),
+    ],
+    rows=[
+        Row(("embedding.weight",), "model.embed_tokens.weight", SAME),
+        *linear(f"{LAYER}.attention_residual.inside", f"{THEIRS}.input_layernorm"),
+        *linear(f"{LAYER}.attention.q", f"{THEIRS}.self_attn.q_proj"),
+        *linear(f"{LAYER}.attention.k", f"{THEIRS}.self_attn.k_proj"),
+        *linear(f"{LAYER}.attention.v", f"{THEIRS}.self_attn.v_proj"),
+        *linear(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.dense"),
+        *linear(f"{LAYER}.ffn.up", f"{THEIRS}.mlp.fc1"),
+        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.fc2"),
+        *linear("leave", "model.final_layernorm"),
+        *linear("head", "lm_head"),
+    ],
+    prefix="model.",
+    must={"qk_layernorm": (False,)},
+    harmless=("embd_pdrop", "resid_pdrop"),
+    fraction=0.5,
+)

@@ -1,0 +1,35 @@
+"""Values that many families write alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ablate.model.hf.family import Inexpressible, Unreadable
+
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "gelu": {"name": "gelu", "form": "exact"},
+    "gelu_new": {"name": "gelu", "form": "tanh"},
+    "gelu_pytorch_tanh": {"name": "gelu", "form": "tanh"},
+    "quick_gelu": {"name": "gelu", "form": "sigmoid"},
+    "silu": {"name": "silu"},
+    "swish": {"name": "silu"},
+    "relu": {"name": "relu"},
+    "relu2": {"name": "relu2"},
+}
+
+
+def read_activation(name: str) -> dict[str, Any]:
+    if name not in ACTIVATIONS:
+        raise Unreadable(f"activation {name!r} is not among ours: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def write_activation(activation: dict[str, Any]) -> str:
+    for theirs, ours in ACTIVATIONS.items():
+        if ours == activation:
+            return theirs
+    raise Inexpressible(f"ffn.activation {activation['name']} has no name in transformers")
+
+
+def flag(*projections: str) -> tuple[Callable[[bool], list[str]], Callable[[list[str]], bool]]:
+    """One flag of theirs for the biases of several projections: how it is read, and written."""
+    return lambda on: sorted(projections) if on else [], bool

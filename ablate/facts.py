@@ -2,6 +2,7 @@
 `ablate.study`, which knows no torch."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ import torch
 
 from ablate.data.prepare import prepare
 from ablate.model.decoder import Decoder
+from ablate.model.head import TokenLoss
 from ablate.model.measure import blueprint, count
 from ablate.parts.base import Call, Refused
-from ablate.parts.kernel.auto import PREFERENCE
+from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
 from ablate.study.plan import Facts
 
-LENGTH = 32  # tokens of the forward pass that proves that an arm acts
+ROWS = 2  # of the forward pass that proves that an arm acts: of a whole context, for windows to act
 
 
 def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
@@ -36,6 +38,8 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         ghost = blueprint(spec.model, device, documents)
     except Refused as refusal:
         return Facts(refusals=(str(refusal),))
+    shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
+    candidates = CUDA if device == "cuda" else ELSEWHERE
     costs = count(ghost, value_bytes={"fp32": 4, "bf16": 2}[spec.precision])
     return Facts(
         id=spec.id(prepare(spec.data, cache).fingerprint),
@@ -48,8 +52,8 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         kv_bytes_per_token=costs.kv_bytes,
         memory_bytes=costs.state_bytes + spec.budget.batch_tokens * costs.activation_bytes,
         kernel=ghost.kernel.name,
-        kernels=tuple(name for name in PREFERENCE[device] if serves(spec, name, device, documents)),
-        tree={n: hashlib.sha256(str(tuple(p.shape)).encode()).hexdigest() for n, p in ghost.named_parameters()},
+        kernels=tuple(name for name in candidates if serves(spec, name, device, documents)),
+        tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
         output=output(spec),
     )
 
@@ -64,20 +68,43 @@ def serves(spec: RunSpec, name: str, device: str, documents: bool) -> bool:
     return True
 
 
+def probe(spec: RunSpec) -> float:
+    """The seconds that a run would take in one thread of this CPU, from three steps on a few rows. A rough
+    guess: it knows nothing of what else the machine does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = min(4, spec.rows)
+        decoder = Decoder(spec.model).start(0).train()
+        tokens = torch.zeros(rows, spec.model.context, dtype=torch.long)
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            found = decoder(tokens, targets=tokens)
+            assert isinstance(found, TokenLoss)
+            found.nll.mean().backward()
+            times.append(time.perf_counter() - begin)
+    finally:
+        torch.set_num_threads(before)
+    return min(times) * spec.steps * spec.rows / rows
+
+
 def output(spec: RunSpec) -> str:
     """A hash of what training sees on fixed tokens: the logits and the whole loss, dropout drawn from a seed.
     On the CPU, whatever the device of the study."""
     model = spec.model.model_copy(update={"kernel": kernel.parse("auto")})
     decoder = Decoder(model).start(0, spec.seed.redraw).train()
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.shape().vocab, (2, min(LENGTH, model.context)), generator=generator)
+    tokens = torch.randint(model.shape().vocab, (ROWS, model.context), generator=generator)
     call = Call.of(tokens)
     call.ledger = decoder.ledger()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed.dropout)
         logits = decoder(tokens, Call.of(tokens))
+        assert isinstance(logits, torch.Tensor)
         torch.manual_seed(spec.seed.dropout)
         found = decoder(tokens, call, targets=tokens.roll(-1, 1))
+        assert isinstance(found, TokenLoss)
         loss = found.nll.mean() + decoder.auxiliary(call.ledger)
         if found.z is not None:
             loss = loss + model.head.z_loss * found.z.mean()

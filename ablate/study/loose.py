@@ -1,0 +1,74 @@
+"""Any records, compared: a plain multirun becomes a study after the fact.
+
+Arms are the combinations of the options in which the records differ, seeds apart. What comes of it is
+exploratory: nothing was declared, tuned or matched.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ablate.record import RunRecord
+from ablate.study.differences import flatten
+
+if TYPE_CHECKING:
+    import pandas
+
+SEED = "seed."
+UNTITLED = "all"  # the only arm, where nothing differs
+
+
+class Loose(NamedTuple):
+    """The frame that the judge reads, and what it is about."""
+
+    frame: "pandas.DataFrame"  # arm, seed, status, role, the metrics
+    axes: tuple[str, ...]  # the paths in which the records differ
+    baseline: str  # the arm with the most runs, the first of those by name
+    metric: str
+    mixed: tuple[str, ...]  # what should be equal and is not: code, kernel, precision, device
+
+
+def gather(records: Sequence[RunRecord]) -> Loose:
+    """Raises ValueError where there is nothing to compare."""
+    import pandas
+
+    if not records:
+        raise ValueError("no records to compare")
+    flat = [{k: _hashable(v) for k, v in flatten(r.spec).items()} for r in records]
+    paths = sorted({path for spec in flat for path in spec if not path.startswith(SEED)})
+    axes = tuple(p for p in paths if len({spec.get(p) for spec in flat}) > 1)
+    names = [arm_name(spec, axes) for spec in flat]
+    seeds = [int(r.spec["seed"]["init"]) for r in records]
+    held = all("heldout/loss" in r.metrics for r in records if r.status == "finished")
+    metric = "heldout/loss" if held else "validation/loss"
+    rows = [
+        {"arm": name, "seed": seed, "status": r.status, "role": "test", "id": r.id, **r.metrics}
+        for name, seed, r in zip(names, seeds, records, strict=True)
+    ]
+    many = Counter(names)
+    baseline = min(many, key=lambda name: (-many[name], name))
+    return Loose(pandas.DataFrame(rows), axes, baseline, metric, mixed(records))
+
+
+def arm_name(spec: Mapping[str, Any], axes: Sequence[str]) -> str:
+    """`model.norm.name=rmsnorm`, shortened to what tells the arms apart."""
+    return ", ".join(f"{axis.removeprefix('model.')}={spec.get(axis)}" for axis in axes) or UNTITLED
+
+
+def mixed(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """What makes records incomparable, in words."""
+    facts = {
+        "sources": {r.code for r in records},
+        "kernels": {r.kernel for r in records if r.kernel},
+        "precisions": {str(r.spec.get("precision")) for r in records},
+        "kinds of device": {str(r.provenance.get("device_kind", "")) for r in records},
+    }
+    return tuple(
+        f"{len(values)} {name}: {', '.join(sorted(values))}"
+        for name, values in facts.items()
+        if len(values) > 1
+    )
+
+
+def _hashable(value: Any) -> Any:
+    return repr(value) if isinstance(value, list | dict) else value

@@ -1,0 +1,423 @@
+"""What `python sweep.py` does: hands a study what needs torch, runs what is missing, scores and reports."""
+
+import glob
+import logging
+import statistics
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ablate.command import FAILED, WRONG, fail
+from ablate.compose import Job, Mistaken, job, plain
+from ablate.record import RunRecord
+from ablate.spec import RunSpec
+from ablate.study import launch, live, loose, outlook, runs, worker
+from ablate.study.compare import Comparison, compare
+from ablate.study.design import Study, StudyMistaken, load
+from ablate.study.freeze import amendments, freeze, frozen
+from ablate.study.plan import Plan, plan
+from ablate.study.store import MISSING, Store
+
+CONF = Path(__file__).parent.parent / "conf"
+log = logging.getLogger(__name__)
+
+
+def sweep(config: DictConfig) -> None:
+    """Exits with 2 where the study or an arm is wrong, 1 where runs are missing at the end."""
+    console = Console(highlight=False)
+    try:
+        node = plain(config)
+        if node["runs"]:
+            compare_loose(node, console)
+        elif node["experiment"]:
+            Sweep(node, console).go()
+        else:
+            raise Mistaken(["experiment: give the name of a folder in experiments/, or runs='runs/*'"])
+    except (Mistaken, StudyMistaken) as error:
+        fail("\n".join(error.mistakes), WRONG)
+    except ValueError as error:
+        fail(str(error), WRONG)
+
+
+class Composer:
+    """Overrides, as a person would type them to train.py, to a specification."""
+
+    def __init__(self, cache: str):
+        self.cache = cache
+        self.prepared: dict[str, Job] = {}  # by specification: fingerprints for identities
+        self.parts: list[str] = []
+
+    def __call__(self, overrides: list[str]) -> dict[str, Any]:
+        todo = self.job(overrides)
+        return todo.spec.model_dump(mode="json")
+
+    def job(self, overrides: list[str]) -> Job:
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                config = compose("train", [*overrides, f"cache={self.cache}"])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise Mistaken([str(error).splitlines()[0]]) from None
+        todo = job(config)
+        self.parts = list(dict.fromkeys([*self.parts, *todo.rest["parts"]]))
+        return todo
+
+
+class Sweep:
+    """One study, from its file to its report."""
+
+    def __init__(self, node: dict[str, Any], console: Console):
+        self.node, self.console = node, console
+        self.folder = Path(node["experiments"]) / node["experiment"]
+        self.file = self.folder / "study.yaml"
+        if not self.file.is_file():
+            there = sorted(p.parent.name for p in Path(node["experiments"]).glob("*/study.yaml"))
+            raise Mistaken([f"experiment: there is no {self.file}; there are {', '.join(there) or 'none'}"])
+        self.store = Store(node["store"])
+        self.composer = Composer(node["cache"])
+        self.notes: list[str] = []
+
+    def go(self) -> None:
+        if self.node["report"]:
+            self.report()
+            return
+        study = load(self.file)
+        planned = self.planned(study)
+        if self.node["plan"]:
+            self.show_plan(planned)
+            return
+        if self.node["freeze"]:
+            freeze(self.file, planned, self.tested(planned))
+            self.console.print(f"The plan is frozen in {self.folder / 'plan.json'}.")
+            return
+        done = self.run(planned)
+        self.finish(planned, done)
+
+    # ------------------------------------------------------------------------------------- plan
+
+    def planned(self, study: Study) -> Plan:
+        from ablate.facts import checker
+
+        return plan(study, self.composer, checker(Path(self.node["cache"]), self.device))
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.node["gpus"] else "cpu"
+
+    def identify(self, spec: dict[str, Any]) -> dict[str, Any]:
+        from ablate.data.prepare import prepare
+
+        whole = RunSpec.model_validate(spec)
+        return whole.canonical(prepare(whole.data, Path(self.node["cache"])).fingerprint)
+
+    def tested(self, planned: Plan) -> int:
+        """Test runs that have ended already."""
+        return sum(self.has_outcome(run) for run in self.known_runs(planned) if run.role == "test")
+
+    def known_runs(self, planned: Plan) -> list[runs.PlannedRun]:
+        """Those that can be named before anything is run: later stages follow from the tuning."""
+        known: list[runs.PlannedRun] = []
+        for stage in runs.stages(planned, self.identify, self.outcomes):
+            known += stage.runs
+            if any(not self.has_outcome(run) for run in stage.runs if run.role == "tuning"):
+                break
+        return known
+
+    def outcomes(self, wanted: Sequence[runs.PlannedRun]) -> Any:
+        return runs.tidy(wanted, self.store.find)
+
+    def has_outcome(self, run: runs.PlannedRun) -> bool:
+        record = self.store.find(run.id)
+        return record is not None and record.status not in MISSING and record.code == self.code(run.spec)
+
+    def code(self, spec: dict[str, Any]) -> str:
+        from ablate.train.code import code
+
+        return code(RunSpec.model_validate(spec))
+
+    def show_plan(self, planned: Plan) -> None:
+        from ablate.facts import probe
+
+        known = self.known_runs(planned)
+        finished = {run.id for run in known if self.has_outcome(run)}
+        seconds = self.seconds_seen(known) or {
+            (arm.corpus, arm.name): probe(RunSpec.model_validate(arm.spec)) for arm in planned.arms[:1]
+        }
+        said = outlook.outlook(planned, known, finished, seconds, self.noise(planned, known), self.slots())
+        print_outlook(self.console, {**said, "base": planned.study.base})
+
+    def seconds_seen(self, known: Iterable[runs.PlannedRun]) -> dict[tuple[str, str], float]:
+        """The time of a run by (corpus, arm), from those that are finished."""
+        found: dict[tuple[str, str], list[float]] = {}
+        for run in known:
+            record = self.store.find(run.id)
+            if record is not None and record.status == "finished" and "seconds" in record.speed:
+                found.setdefault((run.corpus, run.arm), []).append(record.speed["seconds"])
+        return {place: statistics.median(values) for place, values in found.items()}
+
+    def noise(self, planned: Plan, known: Sequence[runs.PlannedRun]) -> float | None:
+        return outlook.seen_noise(planned, self.outcomes(known))
+
+    def slots(self) -> int:
+        return len(self.places())
+
+    def places(self) -> list[launch.Slot]:
+        if self.node["gpus"]:
+            return launch.gpu_slots(each=self.node["per_gpu"])
+        return launch.cpu_slots(self.node["slots"])
+
+    # -------------------------------------------------------------------------------------- run
+
+    def run(self, planned: Plan) -> list[runs.PlannedRun]:
+        """Stage by stage: tuning, then the tests look by look. Returns the runs that were called for."""
+        called: list[runs.PlannedRun] = []
+        for stage in runs.stages(planned, self.identify, self.outcomes):
+            for note in stage.notes:
+                self.console.print(Text(note))
+            self.notes += stage.notes
+            called += stage.runs
+            self.launch(stage)
+            self.score(planned, [run for run in stage.runs if run.role != "tuning"])
+        return called
+
+    def launch(self, stage: runs.Stage) -> None:
+        jobs = {run.id: self.job(run) for run in stage.runs if not self.has_outcome(run)}
+        if not jobs:
+            return
+        names = {run.id: f"{run.corpus} {run.arm} seed {run.seed}" + rate(run) for run in stage.runs}
+        self.console.print(f"{stage.name}: {len(jobs)} runs to do")
+        places = self.places()
+        view = live.View(
+            len(jobs), len(places), name=lambda id: names.get(id, id), ranking=self.ranking(stage)
+        )
+        with view:
+            launch.launch(
+                list(jobs.values()),
+                places,
+                "ablate.train.fit:work",
+                view,
+                store=self.store,
+                retries=self.node["retries"],
+            )
+
+    def job(self, run: runs.PlannedRun) -> worker.Job:
+        from ablate.data.prepare import prepare
+
+        spec = RunSpec.model_validate(run.spec)
+        fingerprint = prepare(spec.data, Path(self.node["cache"])).fingerprint
+        settings = {
+            "accelerator": "gpu" if self.node["gpus"] else "cpu",
+            "devices": self.node["devices"],
+            "strategy": self.node["strategy"],
+            "compile": self.node["compile"],
+            "threads": None if self.node["gpus"] else 1,
+            "keep": self.node["keep"],
+            "progress": False,
+            "logger": self.logger(run),
+        }
+        payload = {
+            "spec": run.spec,
+            "settings": settings,
+            "runs": self.node["store"],
+            "cache": self.node["cache"],
+            "parts": self.composer.parts,
+        }
+        return worker.Job(
+            run.id,
+            payload,
+            devices=self.node["devices"],
+            code=self.code(run.spec),
+            spec=run.spec,
+            fingerprint=fingerprint,
+        )
+
+    def logger(self, run: runs.PlannedRun) -> dict[str, Any]:
+        """A mirror at W&B: the study is the group; arm and seed are tags."""
+        if not self.node["wandb"]["mirror"]:
+            return {"name": "none"}
+        return {
+            "name": "wandb",
+            "project": self.node["wandb"]["project"],
+            "entity": self.node["wandb"]["entity"],
+            "group": self.folder.name,
+            "tags": [f"arm:{run.arm}", f"seed:{run.seed}", f"role:{run.role}"],
+        }
+
+    def ranking(self, stage: runs.Stage) -> live.Ranking:
+        """The mean validation loss of each arm so far, best first: a look at validation, which decides
+        nothing."""
+
+        def ranked() -> list[tuple[str, str]]:
+            frame = self.outcomes(stage.runs)
+            frame = frame[frame["status"] == "finished"]
+            if "validation/loss" not in frame.columns or frame.empty:
+                return []
+            means = frame.groupby("arm")["validation/loss"].mean().sort_values()
+            return [(str(arm), f"{value:.4f}") for arm, value in means.items()]
+
+        return ranked
+
+    # ------------------------------------------------------------------------------------ score
+
+    def measures(self, study: Study) -> list[str]:
+        """The registered measures that the study speaks of, and those asked for."""
+        from ablate.registry import measure
+
+        said = [study.metric, *study.measures, *(c.measure for c in study.claims if c.measure)]
+        wanted = [*(name.split("/")[0] for name in said), *self.node["measure"]]
+        unknown = [name for name in self.node["measure"] if name not in measure]
+        if unknown:
+            raise Mistaken([f"measure: there is no {', '.join(unknown)}; there are {', '.join(measure)}"])
+        return list(dict.fromkeys(name for name in wanted if name in measure))
+
+    def score(self, planned: Plan, done: Iterable[runs.PlannedRun]) -> None:
+        """Compute what is missing from the stored weights, several runs side by side."""
+        from ablate.train.score import missing, work
+
+        names = self.measures(planned.study)
+        found = {run.id: self.store.find(run.id) for run in done}
+        payloads = [
+            {
+                "folder": str(self.store.folder(id)),
+                "cache": self.node["cache"],
+                "measures": names,
+                "parts": self.composer.parts,
+            }
+            for id, record in found.items()
+            if record is not None and record.status == "finished" and missing(record, names)
+        ]
+        if not payloads:
+            return
+        self.console.print(f"scoring {len(payloads)} runs: {', '.join(names)}")
+        with ProcessPoolExecutor(self.slots(), mp_context=get_context("spawn")) as pool:
+            for trouble in pool.map(work, payloads):
+                if trouble:
+                    self.console.print(Text(trouble, style="red"))
+
+    # ----------------------------------------------------------------------------------- report
+
+    def finish(self, planned: Plan, called: list[runs.PlannedRun]) -> None:
+        from ablate.study.results import collect, write
+
+        found = frozen(self.folder)
+        results = collect(
+            planned,
+            called,
+            self.store,
+            name=self.folder.name,
+            frozen=found,
+            amendments=amendments(found, self.file, planned) if found else (),
+            notes=self.notes,
+            code=lambda run: self.code(run.spec),
+        )
+        write(results, self.folder)
+        self.report()
+        waiting = [run for run in called if not self.has_outcome(run)]
+        if waiting:
+            fail(f"{len(waiting)} runs are missing; run this again to resume", FAILED)
+
+    def report(self) -> None:
+        """From the results file alone."""
+        from ablate.study.report import report, show
+
+        report(self.folder)
+        show(self.console, self.folder)
+        self.console.print(str(self.folder / "report.html"))
+
+
+def rate(run: runs.PlannedRun) -> str:
+    return "" if run.rate is None else f" rate {run.rate:g}"
+
+
+def compare_loose(node: dict[str, Any], console: Console) -> None:
+    """Any finished runs, compared by the options in which they differ."""
+    folders = sorted(Path(p) for p in glob.glob(str(node["runs"])) if (Path(p) / "record.json").is_file())
+    records = [RunRecord.load(folder) for folder in folders]
+    found = loose.gather(records)
+    for warning in found.mixed:
+        console.print(Text(f"Mixed: {warning}", style="yellow"))
+    if not found.axes:
+        raise ValueError(
+            f"{len(records)} runs, and nothing but the seed differs: there is nothing to compare"
+        )
+    console.print(
+        Text(f"{len(records)} runs differ in {', '.join(found.axes)}. Exploratory: nothing was declared.")
+    )
+    print_verdicts(console, compare(found.frame, found.baseline, found.metric, None, "paired"))
+
+
+def print_verdicts(console: Console, comparison: Comparison) -> None:
+    table = Table(title=f"{comparison.metric} against {comparison.baseline}", title_justify="left")
+    for column in ("arm", "mean", "difference", "interval", "seeds", "verdict"):
+        table.add_column(column, overflow="fold")
+    for verdict in comparison.verdicts:
+        apart = "" if verdict.difference is None else f"{verdict.difference:+.4f}"
+        interval = "" if verdict.low is None else f"[{verdict.low:+.4f}, {verdict.high:+.4f}]"
+        mean = "" if verdict.mean is None else f"{verdict.mean:.4f}"
+        cells = [verdict.arm, mean, apart, interval, str(verdict.n), f"{verdict.word}: {verdict.reason}"]
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+
+
+def print_outlook(console: Console, said: dict[str, Any]) -> None:
+    """The tables of `plan=true`."""
+    from ablate.show import amount
+
+    console.print(Text(said["question"], style="bold"))
+    console.print(Text(f"every arm: {' '.join(said['base'])}"))
+    console.print(Text(f"metric {said['metric']}, margin {said['margin']}, seeds {said['seeds']}"))
+    arms = Table(title="Arms", title_justify="left")
+    for column in (
+        "corpus",
+        "arm",
+        "overrides",
+        "parameters",
+        "FLOPs/token",
+        "KV B/token",
+        "memory",
+        "kernel",
+        "matched",
+    ):
+        arms.add_column(column, overflow="fold")
+    for arm in said["arms"]:
+        matched = arm["matched"]
+        cells = [
+            arm["corpus"],
+            arm["arm"],
+            " ".join(arm["overrides"][len(said["base"]) :]),
+            amount(arm["parameters"]["total"]),
+            amount(arm["flops_per_token"]),
+            amount(arm["kv_bytes_per_token"]),
+            amount(arm["memory_bytes"], "B"),
+            arm["kernel"],
+            "" if matched is None else f"{matched['by']}={matched['after']} ({matched['residual']:+.2%})",
+        ]
+        arms.add_row(*(Text(str(cell)) for cell in cells))
+    console.print(arms)
+    counts = Table(title="Runs", title_justify="left")
+    for column in ("role", "planned", "finished", "missing"):
+        counts.add_column(column)
+    for role, row in said["runs"].items():
+        counts.add_row(role, *(str(row[c]) for c in ("planned", "finished", "missing")))
+    console.print(counts)
+    if said["hours"] is not None:
+        console.print(f"about {said['hours']:.2f} hours")
+    for power in said["power"]:
+        if power["detectable"] is not None:
+            effect, noise = f"{power['detectable']:.4f}", f"{power['noise']:.4f}"
+            console.print(
+                f"{power['seeds']} seeds detect {effect} with power {power['power']:.0%} (noise {noise})"
+            )
+    for warning in said["warnings"]:
+        console.print(Text(f"! {warning}", style="yellow"))

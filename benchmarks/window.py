@@ -24,7 +24,11 @@ def main() -> None:
     print(f"{'tokens':>7}{'':4}{'causal':>9}{'sdpa':>9}{'chunked':>9}   sdpa/chunked")
     for length in options.lengths:
         for what, keep, scheme in (("plain", 0, "none"), ("alibi, 4 kept", 4, "alibi")):
-            masks = {"causal": Mask(), "sdpa": Mask(options.window, keep), "chunked": Mask(options.window, keep)}
+            masks = {
+                "causal": Mask(),
+                "sdpa": Mask(options.window, keep),
+                "chunked": Mask(options.window, keep),
+            }
             took = race(masks, length, scheme, options.rounds)
             row = "".join(f"{1000 * t:8.0f}ms"[-9:] for t in took.values())
             print(f"{length:>7}    {row}   {took['sdpa'] / took['chunked']:5.1f}x  {what}", flush=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, HARD, model
+from cases import CASES, model
 from conftest import small
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -81,7 +81,11 @@ def test_rows_draw_for_themselves(decoder):
     assert (b[0], b[2]) == (c[0], c[2])
     same = complete(decoder, [[1], [1]], 12, seed=5, **options)
     assert same[0] != same[1]
-    assert complete(decoder, PROMPTS, 12, seed=5, **options) == c != complete(decoder, PROMPTS, 12, seed=6, **options)
+    assert (
+        complete(decoder, PROMPTS, 12, seed=5, **options)
+        == c
+        != complete(decoder, PROMPTS, 12, seed=6, **options)
+    )
 
 
 LOGITS = torch.tensor([2.0, 0.5, 1.0, -1.0, 0.0, 3.0])
@@ -168,7 +172,7 @@ def test_what_cannot_be_done_is_said_before_the_first_step(decoder, given, said)
 def test_a_table_of_positions_ends_where_it_ends():
     m = model({"position": "learned"})  # context 24
     assert len(complete(m, [[1] * 20], 5)[0]) == 5  # the last one is not read
-    with pytest.raises(Refused, match="names 24 positions.* take 25"):
+    with pytest.raises(Refused, match=r"names 24 positions.* take 25"):
         generate(m, [[1] * 20], 6)
 
 
@@ -207,7 +211,10 @@ def test_decoding_costs_the_same_whatever_a_window_has_dropped():
             assert set(sizes) == {8}
         return counter.get_total_flops()
 
-    kept = {"attention": {"name": "softmax", "kv_heads": 2, "window": 6, "keep_first": 2}, "kernel": "reference"}
+    kept = {
+        "attention": {"name": "softmax", "kv_heads": 2, "window": 6, "keep_first": 2},
+        "kernel": "reference",
+    }
     windowed = model(kept)
     assert cost(windowed, 20) == cost(windowed, 300)
     assert cost(model({"kernel": "reference"}), 300) > cost(model({"kernel": "reference"}), 20)
@@ -281,7 +288,11 @@ def a_run(folder: Path) -> Path:
     }
     bytes_ = tokenizer.build("bytes")
     RunRecord(
-        id="abc", status="finished", code="0", spec=spec, fingerprint={"source": "", "tokenizer": bytes_.hash()}
+        id="abc",
+        status="finished",
+        code="0",
+        spec=spec,
+        fingerprint={"source": "", "tokenizer": bytes_.hash()},
     ).save(folder)
     (folder / "weights").mkdir()
     decoder = Decoder(small(vocab=257)).start(0)
@@ -311,7 +322,7 @@ def test_a_run_that_cannot_be_opened_says_why(tmp_path):
     with pytest.raises(Unopened, match="damaged"):
         open_run(folder)
     weights.unlink()
-    with pytest.raises(Unopened, match="no weights were kept.*keep=weights"):
+    with pytest.raises(Unopened, match=r"no weights were kept.*keep=weights"):
         open_run(folder)
     record = json.loads((folder / "record.json").read_text())
     weights.write_bytes(whole)

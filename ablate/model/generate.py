@@ -246,7 +246,8 @@ def _fill(decoder: Decoder, folder: Path, record: RunRecord) -> None:
     file = folder / "weights" / "model.safetensors"
     if not file.is_file():
         raise Unopened(
-            f"{folder}: no weights were kept (the run is {record.status}); train it with keep=weights rerun=true"
+            f"{folder}: no weights were kept (the run is {record.status}); "
+            "train it again with keep=weights rerun=true"
         )
     try:
         decoder.load_state_dict(load_file(file))
@@ -264,40 +265,59 @@ def sample_text(
     seed: int = 0,
 ) -> str:
     """The prompt and what the model says next, up to the end of a document."""
-    return prompt + "".join(
-        stream_text(run, prompt, tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    texts = continue_texts(
+        run, [prompt], tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
+    return prompt + texts[0]
+
+
+def continue_texts(
+    run: Trained, prompts: Sequence[str], tokens: int, *, stop: Sequence[str] = (), **options: Any
+) -> list[str]:
+    """What the model says next to each prompt, up to the end of a document or the first `stop`, which is left
+    out. An empty prompt begins a document. Raises as `generate` does."""
+    ends = () if run.tokenizer.end is None else (run.tokenizer.end,)
+    rows = complete(run.decoder, _read(run.tokenizer, prompts), tokens, stop=ends, **options)
+    texts = [run.tokenizer.decode(row) for row in rows]
+    return [text[: _first(text, stop)] for text in texts]
 
 
 def stream_text(
     run: Trained, prompt: str, tokens: int, *, stop: Sequence[str] = (), **options: Any
 ) -> Iterator[str]:
-    """What the model says next, as it comes, up to the end of a document or the first `stop`, which is left
-    out. An empty prompt begins a document. Raises as `generate` does."""
-    end = run.tokenizer.end
-    given = run.tokenizer.encode([prompt])[0] or ([] if end is None else [end])
-    if not given:
+    """`continue_texts` of one prompt, piece by piece as it comes. Raises as `generate` does, at once."""
+    ends = () if run.tokenizer.end is None else (run.tokenizer.end,)
+    steps = generate(run.decoder, _read(run.tokenizer, [prompt]), tokens, stop=ends, **options)
+    return _spoken(run.tokenizer, steps, stop)
+
+
+def _read(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    begin = [] if tokenizer.end is None else [tokenizer.end]
+    rows = [row or begin for row in tokenizer.encode(prompts)]
+    if not all(rows):
         raise ValueError("the prompt is empty, and this tokenizer has no token that begins a document")
-    steps = generate(run.decoder, [given], tokens, stop=() if end is None else (end,), **options)
-    return _spoken(run.tokenizer, steps, tuple(filter(None, stop)))
+    return rows
 
 
-def _spoken(tokenizer: Any, steps: Iterator[list[int | None]], stop: tuple[str, ...]) -> Iterator[str]:
+def _first(text: str, stop: Sequence[str]) -> int:
+    """Where the first stop begins, or the end of the text."""
+    return min((text.index(s) for s in stop if s and s in text), default=len(text))
+
+
+def _spoken(tokenizer: Any, steps: Iterator[list[int | None]], stop: Sequence[str]) -> Iterator[str]:
     """Text is held back while it may be the beginning of a stop, or of a character of several bytes."""
     new: list[int] = []
-    said = 0
-    text = ""
+    said, text = 0, ""
     for (token,) in steps:
-        assert token is not None  # one row: it ends when it stops
+        assert token is not None  # the only row ends the steps when it stops
         new.append(token)
         text = tokenizer.decode(new)
-        found = [text.find(s) for s in stop if s in text]
-        if found:
-            yield text[said : max(said, min(found))]
-            return
-        sure = len(text.rstrip("�"))
+        if _first(text, stop) < len(text):
+            break
+        sure = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
         sure -= max((n for s in stop for n in range(1, len(s)) if text[:sure].endswith(s[:n])), default=0)
         if sure > said:
             yield text[said:sure]
             said = sure
-    yield text[said:]
+    if _first(text, stop) > said:
+        yield text[said : _first(text, stop)]

@@ -36,9 +36,13 @@ class Version(NamedTuple):
 
 # In order of preference. The backward pass of 4 through a soft-cap is young, so it is not relied on.
 VERSIONS = {
-    3: Version("flash_attn_interface", "flash-attn 3", -1, slopes=False, softcap=True, dropout=False, widest=256),
+    3: Version(
+        "flash_attn_interface", "flash-attn 3", -1, slopes=False, softcap=True, dropout=False, widest=256
+    ),
     2: Version("flash_attn", "flash-attn 2", -1, slopes=True, softcap=True, dropout=True, widest=256),
-    4: Version("flash_attn.cute", "flash-attn 4", None, slopes=False, softcap=False, dropout=False, widest=128),
+    4: Version(
+        "flash_attn.cute", "flash-attn 4", None, slopes=False, softcap=False, dropout=False, widest=128
+    ),
 }
 
 

@@ -18,8 +18,8 @@ class Prepared(NamedTuple):
 
 @kernel("flex", paper="arXiv:2412.05496")
 class Flex(Kernel):
-    """torch's flex_attention: mask, bias and soft-cap become part of one fused kernel, and what the mask hides
-    is not computed, block by block of 128.
+    """torch's flex_attention: mask, bias and soft-cap become part of one fused kernel, and blocks of 128 by
+    128 scores that the mask hides whole are not computed.
 
     A sink logit s joins the denominator afterwards: out * sigmoid(lse - s), lse the log of the sum of the
     exponentiated scores. Compiled on CUDA; elsewhere torch computes it whole, and forward only.

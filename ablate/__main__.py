@@ -1,0 +1,177 @@
+"""`python -m ablate`: text from a run, the catalogue of parts, weights in and out, measures again."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+WRONG = 2  # exit code
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 2 where what was asked cannot be done, with the reason on stderr."""
+    options = parser().parse_args(given)
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        load_own(getattr(options, "parts", []))
+        run(options)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        print(
+            f"ablate {options.command}: {error.args[0] if isinstance(error, KeyError) else error}",
+            file=sys.stderr,
+        )
+        return WRONG
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser("python -m ablate", description=__doc__.split(": ", 1)[1])
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], said: str) -> argparse.ArgumentParser:
+        add = commands.add_parser(
+            name,
+            help=said,
+            description=said,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        add.set_defaults(run=run)
+        return add
+
+    def own_parts(to: argparse.ArgumentParser) -> None:
+        to.add_argument(
+            "--parts",
+            action="append",
+            default=[],
+            metavar="FILE|MODULE",
+            help="your own parts that the run was trained with; may be repeated",
+        )
+
+    add = command("generate", generate, "Let a trained model go on with a text.")
+    add.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, runs/<id>")
+    add.add_argument(
+        "--prompt",
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="may be repeated: the rows of one batch",
+    )
+    add.add_argument("--tokens", type=int, default=100, metavar="N", help="new tokens at most")
+    add.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
+    )
+    add.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens")
+    add.add_argument(
+        "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P together"
+    )
+    add.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed says the same")
+    add.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
+    )
+    add.add_argument("--stream", action="store_true", help="print text as it comes (one prompt)")
+    add.add_argument(
+        "--restart",
+        action="store_true",
+        help="count positions inside what a window remembers, to go on beyond the context (StreamingLLM)",
+    )
+    add.add_argument("--device", default="cpu", help="cpu or cuda")
+    own_parts(add)
+
+    add = command("parts", parts, "Print the catalogue of parts: formula, source and options of each.")
+    own_parts(add)
+
+    add = command(
+        "import",
+        import_,
+        "Read a Hugging Face folder: its specification and weights, in this project's names.",
+    )
+    add.add_argument("folder", type=Path, metavar="FOLDER", help="has config.json and safetensors")
+    add.add_argument(
+        "to", type=Path, metavar="TO", help="new folder: model.json and weights/model.safetensors"
+    )
+
+    add = command("export", export, "Write a trained model as a Hugging Face folder.")
+    add.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, runs/<id>")
+    add.add_argument("to", type=Path, metavar="TO", help="new folder: config.json and model.safetensors")
+    add.add_argument("--family", help="write it as this family, not the first that expresses the model")
+    own_parts(add)
+
+    add = command("evaluate", evaluate, "Measure stored weights again; what is new is added to the record.")
+    add.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, runs/<id>")
+    add.add_argument("measures", nargs="+", metavar="MEASURE", help="names of measures; see `parts`")
+    add.add_argument("--cache", type=Path, default=Path("cache"), help="where tokenised text is kept")
+    own_parts(add)
+    return whole
+
+
+def load_own(places: list[str]) -> None:
+    if places:
+        from ablate.registry import load_parts
+
+        load_parts(places)
+
+
+def generate(options: argparse.Namespace) -> None:
+    from ablate.model.generate import continue_texts, open_run, stream_text
+
+    if options.stream and len(options.prompt) > 1:
+        raise ValueError("--stream prints one text as it comes; give one --prompt")
+    chosen = {
+        name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed", "stop", "restart")
+    }
+    run = open_run(options.folder, options.device)
+    if options.stream:
+        pieces = stream_text(run, options.prompt[0], options.tokens, **chosen)
+        print(options.prompt[0], end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+        return
+    texts = continue_texts(run, options.prompt, options.tokens, **chosen)
+    print("\n\n".join(prompt + text for prompt, text in zip(options.prompt, texts, strict=True)))
+
+
+def parts(options: argparse.Namespace) -> None:
+    from ablate.catalogue import catalogue
+
+    print(catalogue())
+
+
+def import_(options: argparse.Namespace) -> None:
+    from ablate.model.hf import import_folder
+    from ablate.record import atomic
+    from ablate.train.weights import FILE, save
+
+    if options.to.exists():
+        raise ValueError(f"{options.to} is there already")
+    spec, state = import_folder(options.folder)
+    save(state, options.to / FILE)
+    with atomic(options.to / "model.json") as file:
+        file.write(spec.model_dump_json(indent=1).encode())
+    print(f"{options.to}: {sum(tensor.numel() for tensor in state.values()):,} parameters")
+
+
+def export(options: argparse.Namespace) -> None:
+    from ablate.model.generate import open_run
+    from ablate.model.hf import export_folder
+
+    run = open_run(options.folder)
+    family = export_folder(run.decoder, options.to, options.family, run.tokenizer.end)
+    print(f"{options.to}: {family}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ablate.show import show_record
+    from ablate.train.score import score
+
+    show_record(Console(highlight=False), score(options.folder, options.cache, options.measures))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -27,7 +27,7 @@ Variance = Literal["paired", "pooled"]
 EXACT = 1e-12  # a spread below this share of the values is rounding
 FLIPS = 20_000  # random sign flips, where all of them would be more than 2 ** ENUMERATED
 ENUMERATED = 14
-MOST_DEGREES = 1000  # in planning: Dunnett's value falls by less than 0.5 % beyond, and costs an integral each
+MOST_DEGREES = 1000  # in planning: beyond it Dunnett's value falls by less than 0.5 %, at an integral each
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ PROMISED = {"fixed": 0.05, "nested": 0.05, "vertex": 0.06}
     [("paired", "fixed"), ("pooled", "fixed"), ("pooled", "vertex"), ("pooled", "nested")],
 )
 def test_null_studies_decide_no_more_often_than_promised(variance: Variance, tuning: str) -> None:
-    studies = 300
+    studies = 250
     assert share(Simulation(tuning=tuning), studies, variance, decides) <= at_most(PROMISED[tuning], studies)
 
 
@@ -160,7 +160,7 @@ def test_many_null_studies_decide_no_more_often_than_promised(variance: Variance
 
 
 def test_the_simulation_catches_a_judge_that_tunes_on_one_seed() -> None:
-    studies = 250
+    studies = 150
     simulation = Simulation(tuning="pick one seed")
     assert share(simulation, studies, "pooled", decides) > at_most(PROMISED["vertex"], studies)
 
@@ -178,7 +178,7 @@ def test_the_simulation_catches_looking_at_every_seed() -> None:
 
 @pytest.mark.parametrize("variance", ["paired", "pooled"])
 def test_planted_effects_are_found_at_the_promised_power(variance: Variance) -> None:
-    studies = 150
+    studies = 100
     effect = detectable(seeds=6, arms=3, sd=SD, variance=variance)
     found = share(
         Simulation((-effect, 0.0, 0.0)), studies, variance, lambda c: c.verdict("arm0").word == "better"
@@ -189,7 +189,7 @@ def test_planted_effects_are_found_at_the_promised_power(variance: Variance) -> 
 
 @pytest.mark.parametrize("variance", ["paired", "pooled"])
 def test_equivalence_is_decided_at_the_promised_power(variance: Variance) -> None:
-    studies = 150
+    studies = 100
     seeds = 12
     promised = power_of_equivalence(0.02, seeds, 2, SD, variance)
     found = share(

@@ -13,7 +13,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.hf import FAMILIES, Inexpressible, Unreadable, export_folder, import_folder
 from ablate.model.hf.canonical import canonical
 from ablate.model.hf.config import blockers, read_config
-from ablate.models_table import composed
+from ablate.models_table import PAGE, composed
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 LONG = {"max_position_embeddings": 24, "intermediate_size": 40, "bos_token_id": 0, "eos_token_id": 0}
@@ -66,7 +66,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "n_heads": 6,
             "max_seq_len": 24,
         }
-        | {"attn_config": {"softmax_scale": 0.3, "alibi_bias_max": 4}},
+        | {"attn_config": {"softmax_scale": 0.3, "alibi_bias_max": 8}},
     ),
     "gemma": ("gemma", {**LLAMA, "num_key_value_heads": 1, "head_dim": 16}),
     "gemma2": (
@@ -138,8 +138,10 @@ def test_logits_are_those_of_transformers_both_ways(name, tokens, tmp_path):
     }
 
 
-def test_every_family_is_held_to_transformers():
+def test_every_family_is_held_to_transformers_and_on_the_page():
     assert {kind for kind, _ in CONFIGS.values()} == set(FAMILIES)
+    page = PAGE.read_text()
+    assert [kind for kind in FAMILIES if f"`{kind}`" not in page] == []
 
 
 @each
@@ -410,6 +412,7 @@ def test_a_folder_must_be_whole(change, reason, tmp_path):
         ("llama", {"quantization_config": {"bits": 4}}, "unknown quantization_config"),
         ("olmo", {"clip_qkv": 8.0}, "clip_qkv is 8.0"),
         ("falcon", {"new_decoder_architecture": True}, "new_decoder_architecture is True"),
+        ("mpt", {"attn_config": {"alibi_bias_max": 4}}, "alibi_bias_max is 4"),
         ("mpt", {"expansion_ratio": 2}, "expansion_ratio is 2"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ],
@@ -442,6 +445,10 @@ def started(**options: Any) -> Decoder:
         ({"attention": {"name": "softmax", "mask": "prefix"}}, "attention.mask is 'prefix'"),
         ({"position": {"name": "rope", "interleaved": True}}, "position.interleaved is True"),
         ({"position": {"name": "rope", "scaling": "ntk"}}, "position.scaling is 'ntk'"),
+        (
+            {"position": {"name": "rope", "scaling": {"name": "yarn", "trained": None, "factor": 5.0}}},
+            "trained is 4.8",
+        ),
         ({"head": {"bias": True}}, "head.bias is True"),
         ({"embedding": {"scale": 2.0, "norm": "none"}}, "embedding.scale is 2.0"),
         ({"ffn": {"name": "moe", "experts": 4, "shared": 1, "expert": SWIGLU}}, "ffn.shared is 1"),

@@ -29,7 +29,7 @@ MPT = Family(
         "norm": {"name": "layernorm", "bias": False},
         "placement": "pre",
         "topology": "serial",
-        "position": {"name": "alibi"},
+        "position": {"name": "alibi", "span": 8.0},
         "attention": {"name": "softmax"},
         "ffn": {"name": "mlp", "activation": {"name": "gelu", "form": "exact"}},
     },
@@ -40,7 +40,6 @@ MPT = Family(
         Option("context", "max_seq_len", 2048),
         Option("vocab", "vocab_size", 50368),
         Option("norm.eps", "layer_norm_epsilon", 1e-5),
-        Option("position.span", "alibi_bias_max", 8, write=int),
         Option("attention.scale", "softmax_scale", None),
         Option("head.tied", "tie_word_embeddings", True),
     ],
@@ -57,7 +56,8 @@ MPT = Family(
     ],
     prefix="transformer.",
     must={
-        "expansion_ratio": (4,),  # transformers knows no other, whatever the config says
+        "alibi_bias_max": (8,),  # transformers knows no other, whatever the config says
+        "expansion_ratio": (4,),  # likewise
         "alibi": (True,),
         "attn_type": ("multihead_attention",),
         "clip_qkv": (None,),

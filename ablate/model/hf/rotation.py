@@ -68,6 +68,8 @@ def write(position: dict[str, Any]) -> dict[str, Any]:
     scaling = position["scaling"]
     kind = scaling["name"] if scaling["name"] in SCALINGS else "default"
     values = {theirs: scaling[ours] for ours, theirs in SCALINGS[kind].items()}
+    if "original_max_position_embeddings" in values:  # whole in their configs; reading back shows a fraction
+        values["original_max_position_embeddings"] = int(values["original_max_position_embeddings"])
     fraction = {"partial_rotary_factor": position["fraction"]}
     return {"rope_type": kind, "rope_theta": position["base"], **fraction, **values}
 

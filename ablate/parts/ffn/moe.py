@@ -28,6 +28,8 @@ class MoE(nn.Module):
     `bias_step` balances without a loss: a bias on the selection moves against the load (arXiv:2408.15664).
     """
 
+    bias: Tensor  # (E,) on the selection; a buffer
+
     def __init__(
         self,
         shape: Shape,

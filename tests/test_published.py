@@ -115,3 +115,21 @@ def test_a_published_recipe_takes_another_size():
 def test_the_page_is_current():
     page = PAGE.read_text()
     assert page == renewed(page), "run: python -m ablate.models_table"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_transformers_counts_the_same(name):
+    """Its own model, built from the config that an export of the preset would write."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from ablate.model.hf import FAMILIES
+    from ablate.model.hf.config import blockers, write_config
+
+    family = next(family for family in FAMILIES.values() if not blockers(composed(name), family))
+    config = write_config(composed(name), family)
+    with torch.device("meta"):
+        theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+    theirs.tie_weights()
+    assert sum(p.numel() for p in theirs.parameters()) == PUBLISHED[name][0]

@@ -34,7 +34,8 @@ class Init(Protocol):
     paper="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
 )
 class GPT2:
-    """N(0, std), and std / sqrt(2L) for what writes to the residual stream (GPT-2, section 2.3)."""
+    """Normal, of standard deviation std, and std / sqrt(2L) for what writes to the residual stream (GPT-2,
+    section 2.3)."""
 
     def __init__(self, shape: Shape, *, std: Annotated[float, Gt(0)] = 0.02, residual_scaling: bool = True):
         self.plain = std
@@ -46,8 +47,8 @@ class GPT2:
 
 @init("small", paper="arXiv:1910.05895")
 class Small:
-    """N(0, 2/(5C)), and 2/(L sqrt(C)) for what writes to the residual stream (Nguyen & Salazar 2019 and
-    Wang & Komatsuzaki's GPT-J; GPT-NeoX-20B, section 2.1)."""
+    """Normal, of standard deviation sqrt(2/(5C)), and 2/(L sqrt(C)) for what writes to the residual stream
+    (Nguyen & Salazar 2019 and Wang & Komatsuzaki's GPT-J; GPT-NeoX-20B, section 2.1)."""
 
     def __init__(self, shape: Shape):
         self.plain = math.sqrt(2 / (5 * shape.width))
@@ -59,8 +60,8 @@ class Small:
 
 @init("xavier", paper="https://proceedings.mlr.press/v9/glorot10a.html")
 class Xavier:
-    """N(0, 2 gain^2 / (in + out)) for matrices, N(0, 1/C) for the embedding and learned tables (Glorot &
-    Bengio 2010, eq. 16, its normal form)."""
+    """Normal, of variance 2 gain^2 / (in + out) for matrices and 1/C for the embedding and learned tables
+    (Glorot & Bengio 2010, eq. 16, its normal form)."""
 
     def __init__(self, shape: Shape):
         self.width = shape.width

@@ -26,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "experts": ({"ffn": {**MOE, "bias_step": 0.01}}, {}),
     "experts_accumulated": ({"ffn": {**MOE, "router_z": 1e-3}}, {"micro_rows": 2}),
     "experts_capacity": ({"ffn": {**MOE, "capacity": 1.0}}, {"micro_rows": 2}),
-    "experts_unused": ({"ffn": {**MOE, "experts": 64, "k": 1, "score": "before"}}, {"micro_rows": 1}),
+    "experts_unused": ({"ffn": {**MOE, "experts": 32, "k": 1, "score": "before"}}, {}),
 }
 
 
@@ -100,7 +100,7 @@ def test_two_processes_train_as_one(name, strategy, text, runs):
     one, two = runs / "alone" / id, runs / strategy / id
     assert len(curve(one)) == STEPS
     assert curve(one)["loss"].iloc[-1] < curve(one)["loss"].iloc[0] - 0.5
-    tolerance = 1e-3 if name == "muon" else 1e-5  # Muon iterates in bf16
-    pd.testing.assert_frame_equal(curve(one), curve(two), rtol=0, atol=tolerance)
+    relative = 1e-3 if name == "muon" else 0.0  # Muon iterates in bf16
+    pd.testing.assert_frame_equal(curve(one), curve(two), rtol=relative, atol=1e-5)
     first, second = (load_file(folder / "weights" / "model.safetensors") for folder in (one, two))
     assert {n: x.shape for n, x in first.items()} == {n: x.shape for n, x in second.items()}

@@ -81,4 +81,5 @@ def muon(
         ns_steps=steps,
         adjust_lr_fn="match_rms_adamw",
     )
-    return [first, *rest([(name, p) for name, p in named if name not in chosen])]
+    others = [(name, p) for name, p in named if name not in chosen]
+    return [first, *rest(others)] if others else [first]

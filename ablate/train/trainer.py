@@ -77,6 +77,8 @@ def hushed() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            # It warns of changing the losses in place, which nothing here does.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -11,6 +11,7 @@ from ablate.spec import ModelSpec
 
 LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn")
 SHARED = ("init", "kernel")
+GPU_ONLY = ("flex", "flash")  # refused in training on a CPU; tests/test_kernels.py holds them to the reference
 
 
 def _inside(kind: str, name: str) -> dict[str, Any]:
@@ -24,6 +25,8 @@ def _inside(kind: str, name: str) -> dict[str, Any]:
 def parts() -> dict[str, dict[str, Any]]:
     """One model for each registered part, at its defaults."""
     found = {f"{kind}={name}": {kind: name} for kind in (*LAYERED, *SHARED) for name in registries[kind]}
+    for name in GPU_ONLY:
+        del found[f"kernel={name}"]
     found |= {
         f"{kind}={name}": _inside(kind, name)
         for kind in ("activation", "scaling")

@@ -254,7 +254,7 @@ def test_shared_names_start_equal(case):
 def test_one_graph_at_two_lengths_and_in_both_gradient_modes(case, tokens, request):
     if request.node.callspec.id in ROUTED:
         pytest.skip("routed experts: how many tokens an expert gets is data, so the graph breaks there")
-    m = model(case, torch.float32).train()
+    m = model(case, torch.float32, depth=case.get("depth", 2)).train()
     torch._dynamo.reset()
     compiled = torch.compile(m, fullgraph=True, backend="aot_eager")
     for length in (20, 13):

@@ -49,8 +49,8 @@ class Decoder(nn.Module):
 
         self.embedding = nn.Embedding(V, C)
         scale = C**0.5 if spec.embedding.scale == "sqrt_width" else spec.embedding.scale
+        self.scale = nn.Identity() if scale == 1.0 else Scale(scale)
         self.enter = nn.Sequential(
-            nn.Identity() if scale == 1.0 else Scale(scale),
             norm.build(spec.embedding.norm, C),
             norm.build(spec.norm, C) if placements[0].embed else nn.Identity(),
             nn.Dropout(spec.dropout),
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
     ) -> Tensor | TokenLoss:
         """tokens (B,T) -> logits (B,T,V); with targets (B,T), -100 where there is none, the loss of each."""
         call = Call.of(tokens) if call is None else call
-        x = self.embedding(tokens)
+        x = self.scale(self.embedding(tokens))
         for scheme in self.positions:
             x = scheme.embed(x, call.at)
         x = self.enter(x)

@@ -10,15 +10,6 @@ from ablate.registry import position
 from ablate.spec import Shape
 
 
-def published_slopes(heads: int, span: float) -> list[float]:
-    """A geometric sequence for powers of two; otherwise that of the power below, filled up with every
-    other slope of the power above (the authors' code, get_slopes)."""
-    below = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-span * (n + 1) / below) for n in range(below)]
-    between = [2 ** (-span * (n + 1) / (2 * below)) for n in range(0, 2 * below, 2)]
-    return slopes + between[: heads - below]
-
-
 @position("alibi", paper="arXiv:2108.12409")
 class Alibi(Position):
     """Each head fades with distance: b(h,i,j) = -m_h |i - j|, m_h = 2^(-span (h+1)/H).
@@ -29,11 +20,18 @@ class Alibi(Position):
 
     def __init__(self, shape: Shape, *, span: Annotated[float, Gt(0)] = 8.0):
         super().__init__(shape)
-        self._slopes = published_slopes(shape.heads, span)
+        self.heads, self.span = shape.heads, span
 
     @property
     def slopes(self) -> Tensor:  # type: ignore[override]
-        return torch.tensor(self._slopes)
+        return self.slope(torch.arange(self.heads))
+
+    def slope(self, h: Tensor) -> Tensor:
+        """A geometric sequence for powers of two; otherwise that of the power below, filled up with every
+        other slope of the power above (the authors' code, get_slopes)."""
+        below = 2 ** math.floor(math.log2(self.heads))
+        exponent = torch.where(h < below, (h + 1) / below, (2 * (h - below) + 1) / (2 * below))
+        return torch.exp2(-self.span * exponent)
 
     def bias(self, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return -self.slopes.to(h.device)[h] * (i - j).abs()
+        return -self.slope(h) * (i - j).abs()

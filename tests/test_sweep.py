@@ -1,0 +1,133 @@
+"""`python sweep.py`, as a person runs it: a small study end to end, killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STUDY = """
+question: Does position matter?
+base:
+  - data=text
+  - data.source.files=[{text}]
+  - data/tokenizer=bytes
+  - model.width=16
+  - model.depth=1
+  - model.heads=2
+  - model.context=16
+  - budget.tokens=640
+  - budget.batch_tokens=64
+axis: [model.position]
+baseline: rope
+arms: {{rope: [], alibi: [model/position=alibi], none: [model/position=none]}}
+placebo: true
+seeds: 3
+tune: fixed
+metric: heldout/loss
+margin: 0.05
+claims: [{{id: C16, predicate: rope < none}}]
+"""
+RUNS = 12
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "a.txt").write_text(
+        "\n\n".join(f"Document {n}: {'so it goes ' * (n % 7 + 3)}" for n in range(200))
+    )
+    experiment = folder / "experiments" / "small"
+    experiment.mkdir(parents=True)
+    (experiment / "study.yaml").write_text(STUDY.format(text=folder / "a.txt"))
+    return folder
+
+
+def command(folder: Path, *given: str) -> list[str]:
+    places = [f"experiments={folder}/experiments", f"store={folder}/runs", f"cache={folder}/cache", "slots=2"]
+    return [sys.executable, str(ROOT / "sweep.py"), *places, *given]
+
+
+def sweep(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *given), cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def records(folder: Path) -> dict[str, dict]:
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("runs/*/record.json")}
+
+
+def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
+    planned = sweep(place, "experiment=small", "plan=true")
+    assert planned.returncode == 0, planned.stderr
+    assert "placebo" in planned.stdout
+    assert not records(place)
+
+    assert sweep(place, "experiment=small", "freeze=true").returncode == 0
+    assert (place / "experiments/small/plan.json").is_file()
+
+    first = subprocess.Popen(command(place, "experiment=small"), cwd=place, stdout=subprocess.DEVNULL)
+    while len(records(place)) < 2 and first.poll() is None:
+        time.sleep(0.1)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    early = {id: record["provenance"]["ended"] for id, record in records(place).items()}
+    assert 2 <= len(early) < RUNS
+
+    done = sweep(place, "experiment=small")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = records(place)
+    assert len(after) == RUNS
+    assert {r["status"] for r in after.values()} == {"finished"}
+    assert {id: after[id]["provenance"]["ended"] for id in early} == early  # nothing finished was done again
+    assert all(r["looks"] == 1 and r["metrics"]["heldout/loss"] > 0 for r in after.values())
+
+    folder = place / "experiments/small"
+    html, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert "Does position matter?" in html
+    assert "Does position matter?" in markdown
+    rebuilt = sweep(place, "experiment=small", "report=true")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (folder / "report.html").read_text() == html
+
+    again = sweep(place, "experiment=small")
+    assert again.returncode == 0, again.stderr
+    assert records(place) == after
+
+    loose = sweep(place, "runs=runs/*")
+    assert loose.returncode == 0, loose.stderr
+    for word in ("position.name=alibi", "heldout/loss", "Exploratory"):
+        assert word in loose.stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("alibi: [model/position=alibi]", "alibi: [model/position=alibi, model.depth=2]"), "model.depth"),
+        (("none: [model/position=none]", "same: [model/position=rope]"), "same"),
+        (("none: [model/position=none]", "none: [model/position=nope]"), "nope"),
+        (("seeds: 3", "seedz: 3"), "seedz"),
+        (("baseline: rope", "baseline: ropee"), "ropee"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_anything_runs(change, said, place, tmp_path):
+    experiment = tmp_path / "experiments" / "small"
+    experiment.mkdir(parents=True)
+    text = STUDY.format(text=place / "a.txt")
+    assert change[0] in text
+    (experiment / "study.yaml").write_text(text.replace(*change))
+    refused = sweep(tmp_path, "experiment=small", f"cache={place}/cache")
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not records(tmp_path)
+
+
+def test_a_missing_experiment_names_those_there_are(place):
+    refused = sweep(place, "experiment=smal")
+    assert refused.returncode == 2
+    assert "there are small" in refused.stderr

@@ -204,7 +204,8 @@ class RunSpec(Strict):
     def _consistent(self) -> "RunSpec":
         if self.budget.batch_tokens % self.model.context:
             raise ValueError(
-                f"budget.batch_tokens {self.budget.batch_tokens} is not a multiple of model.context {self.model.context}"
+                f"budget.batch_tokens {self.budget.batch_tokens} is not a multiple of "
+                f"model.context {self.model.context}"
             )
         if self.steps == 0:
             raise ValueError(

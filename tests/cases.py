@@ -11,7 +11,8 @@ from ablate.spec import ModelSpec
 
 LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn")
 SHARED = ("init", "kernel")
-GPU_ONLY = ("flex", "flash")  # refused in training on a CPU; tests/test_kernels.py holds them to the reference
+# Refused in training on a CPU; tests/test_kernels.py holds them to the reference.
+GPU_ONLY = ("flex", "flash")
 
 
 def _inside(kind: str, name: str) -> dict[str, Any]:

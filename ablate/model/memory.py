@@ -121,7 +121,7 @@ class Rolling:
         return (turn(k, where.seen) if self.restart else k), v
 
     def _written(self, old: Tensor, new: Tensor, ring: Tensor | None = None) -> Tensor:
-        """`old` (B,*,size,D) with new tokens (B,*,T,D) in their slots; `ring` is what the ring takes instead."""
+        """`old` (B,*,size,D) with new tokens (B,*,T,D) in their slots; the ring takes `ring` instead."""
         kept = new
         if self.keep_first:
             rows = (new.shape[0], new.shape[1], self.keep_first, new.shape[3])

@@ -51,9 +51,7 @@ class TransformerXL(Position):
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         if any(other.position != layer.position for other in model.layers()):
-            return [
-                "keeps a projection for each layer, so every layer must name it; a pattern cannot mix it with another"
-            ]
+            return ["keeps a projection for each layer, so every layer must name it; a pattern cannot mix it"]
         return super().check(options, layer, model)
 
 

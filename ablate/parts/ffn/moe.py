@@ -119,7 +119,7 @@ class MoE(nn.Module):
             wrong.append(f"chooses k {options.k} of experts {options.experts}")
         if options.k == 1 and options.score != "before":
             wrong.append(
-                f"with k 1 and score {options.score} every gate is 1, so the router learns nothing from the text; "
+                f"with k 1 and score {options.score} every gate is 1: the router learns nothing of the text; "
                 "score=before gives it the gradient"
             )
         if hasattr(options.expert.entry.make, "auxiliary"):

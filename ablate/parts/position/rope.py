@@ -48,8 +48,8 @@ class Rope(Position):
         x, rest = x.split((self.turned, x.shape[-1] - self.turned), -1)
         u, v = x.unflatten(-1, (-1, 2)).unbind(-1) if self.interleaved else x.chunk(2, -1)
         u, v = u * cos - v * sin, u * sin + v * cos
-        x = torch.stack((u, v), -1).flatten(-2) if self.interleaved else torch.cat((u, v), -1)
-        return torch.cat((x, rest), -1)
+        turned = (torch.stack((u, v), -1).flatten(-2),) if self.interleaved else (u, v)
+        return torch.cat((*turned, rest), -1)
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:

@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help quickstart test test-slow bench clean
 
 help:
-	@echo "make quickstart   train the default model on the embedded data and show what comes out"
+	@echo "make quickstart   a small real study on the embedded data: verdicts and a report in minutes"
 	@echo "make test         lint, types, layers, tests (about 8 minutes on two cores)"
 	@echo "make test-slow    the longer tests"
 	@echo "make bench        the benchmarks, as ratios measured side by side"
@@ -16,7 +16,7 @@ help:
 	@touch $@
 
 quickstart: .venv/ready
-	$(BIN)/python train.py
+	$(BIN)/python sweep.py experiment=quickstart
 
 test: .venv/ready
 	$(BIN)/ruff check .
@@ -27,6 +27,13 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --compiled
+	$(BIN)/python benchmarks/step.py --bf16
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/window.py
 
 clean:
 	rm -rf .venv runs cache

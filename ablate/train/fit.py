@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
+from ablate.model.measure import measure
 from ablate.parts.base import Refused
 from ablate.record import RunRecord, Status
 from ablate.registry import load_parts
@@ -30,6 +32,8 @@ from ablate.train.weights import FILE
 
 log = logging.getLogger("ablate.train")
 
+ENDED = ("finished", "diverged")  # what training again would only repeat
+
 
 def fit(
     spec: RunSpec,
@@ -44,12 +48,13 @@ def fit(
     outbox: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
-    """Train, and leave `runs/<id>`. A run that is finished, with the same sources, is returned at once unless
-    `rerun`; one that was stopped goes on from its checkpoint.
+    """Train, and leave `runs/<id>`. The record of a run that is finished, or diverged, with the same
+    sources is returned at once unless `rerun`; one that was stopped goes on from its checkpoint.
 
-    `start` is the folder of a finished run to take the weights from. `counts` goes into the record. `parts`
-    are the user's own, for the processes of several devices to load. `outbox` is where the record is saved
-    instead of `runs/<id>`. `on_progress` hears of the run a few times a second, on one device.
+    `start` is the folder of a finished run to take the weights from. `counts` goes into the record; null: those
+    of `ablate.model.measure`. `parts` are the user's own, for the processes of several devices to load.
+    `outbox` is where the record is saved instead of `runs/<id>`. `on_progress` hears of the run a few times
+    a second, on one device.
 
     The record's status says how it ended; it is returned for `finished`, `diverged`, `out_of_memory`,
     `interrupted` and `refused`. Any other exception leaves a record of `crashed` and is raised again.
@@ -59,7 +64,7 @@ def fit(
     if start is not None:
         spec = started(spec, prepared, start)
     share(spec.rows, (0, devices(settings) * settings.nodes))  # raises if rows cannot be shared
-    run = Run(spec, prepared, settings, runs, start, counts or {}, outbox, on_progress)
+    run = Run(spec, prepared, settings, runs, start, counts, outbox, on_progress)
     known = run.known()
     if known is not None and not rerun:
         return known
@@ -82,19 +87,20 @@ class Run:
         settings: Settings,
         runs: Path,
         start: Path | None,
-        counts: Mapping[str, float],
+        counts: Mapping[str, float] | None,
         outbox: Path | None,
         on_progress: Callable[[Progress], None] | None,
     ):
         self.spec, self.prepared, self.settings, self.runs, self.start = spec, prepared, settings, runs, start
-        self.counts, self.outbox, self.on_progress = dict(counts), outbox, on_progress
+        self.counts = asdict(measure(spec.model)) if counts is None else dict(counts)
+        self.outbox, self.on_progress = outbox, on_progress
         self.id, self.code = spec.id(prepared.fingerprint), code(spec)
         self.folder = runs / self.id
         self.checkpoints = Checkpoints(self.folder, self.code)
         self.began = datetime.now(UTC)
 
     def known(self) -> RunRecord | None:
-        """The record of this run, if it is finished and of these sources."""
+        """The record of this run, if it has an outcome and is of these sources."""
         try:
             record = RunRecord.load(self.folder)
         except FileNotFoundError:
@@ -102,7 +108,7 @@ class Run:
         except ValueError as error:
             log.warning("%s cannot be read (%s); training again", self.folder / "record.json", error)
             return None
-        return record if record.status == "finished" and record.code == self.code else None
+        return record if record.status in ENDED and record.code == self.code else None
 
     def attempt(self, stop: Interrupt) -> RunRecord:
         """Train in this process, and save the record of how it ended."""
@@ -123,7 +129,7 @@ class Run:
                 self.save(self.record("crashed", f"{type(error).__name__}: {first_line(error)}"))
                 raise
         self.save(record)
-        if record.status in ("finished", "diverged") and self.settings.keep != "all" and ranks.main():
+        if record.status in ENDED and self.settings.keep != "all" and ranks.main():
             self.checkpoints.drop()
         return record
 
@@ -154,7 +160,7 @@ class Run:
             )
             if main:
                 watch.curve = Curve(self.folder, steps_done(resume))
-                watch.mirror = Mirror(settings.logger, self.id, self.folder, spec.model_dump(mode="json"))
+                watch.mirror = Mirror(settings.logger, self.id, self.folder, spec)
             status: Status = "crashed"
             try:
                 lightning = trainer(spec, settings, [watch])
@@ -162,11 +168,22 @@ class Run:
                 status = watch.ended()
                 if main and watch.curve is not None and status == "finished":
                     watch.curve.finish()
+                if main and status == "finished" and settings.keep != "none":
+                    words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
+                    words.mkdir(exist_ok=True)
+                    self.prepared.tokenizer.save(words)
+            except Diverged:
+                status = "diverged"
+                raise
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
             finally:
                 if watch.curve is not None:
                     watch.curve.close()
                 if watch.mirror is not None:
-                    watch.mirror.close(status, watch.outcome.metrics)
+                    pace = {"tokens_per_second": watch.speed.median()}
+                    watch.mirror.close(status, {**watch.outcome.metrics, **pace})
         speed = {"seconds": watch.seconds}
         rate = watch.speed.median()
         return self.record(

@@ -1,0 +1,35 @@
+"""Numbers from the curve of a run: spikes, and the size of the gradient."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ablate.record import RunRecord
+
+
+def read_curve(runs: Path, record: RunRecord) -> pd.DataFrame | None:
+    """The rows by step of `runs/<id>`, None where they are not there. Raises ValueError where that folder
+    holds another run than the record (of other code, with the same specification)."""
+    folder = runs / record.id
+    if not (folder / "curve.parquet").is_file() or not (folder / "record.json").is_file():
+        return None
+    there = RunRecord.load(folder)
+    if (there.id, there.code) != (record.id, record.code):
+        raise ValueError(f"{folder}: the record there is of code {there.code}, not of {record.code}")
+    return pd.read_parquet(folder / "curve.parquet")
+
+
+def spike_score(values: pd.Series, window: int = 1000, deviations: float = 7.0) -> float | None:
+    """The share of values that lie at least so many standard deviations above the mean of the `window` values
+    before (OLMo 2, arXiv:2501.00656, which counts deviations to both sides).
+
+    The first tenth of a window is not judged: a deviation from a handful of values is no deviation. None
+    where that leaves nothing.
+    """
+    before = values.shift(1).rolling(window, min_periods=max(2, window // 10))
+    mean, deviation = before.mean(), before.std()
+    judged = deviation.notna() & values.notna()
+    if not judged.any():
+        return None
+    high = values[judged] - mean[judged] >= deviations * deviation[judged]
+    return float((high & (deviation[judged] > 0)).mean())

@@ -1,0 +1,38 @@
+"""Measures on a real run: added to its record from the stored weights, and looks counted."""
+
+from pathlib import Path
+
+import pytest
+from training import QUIET, prepared_for, run_spec, write_text
+
+from ablate.record import RunRecord
+from ablate.train.fit import fit
+from ablate.train.score import missing, score
+
+NAMES = ("length", "stability", "cost")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, Path]:
+    """The folder of a run, and the cache."""
+    place = tmp_path_factory.mktemp("scored")
+    spec = run_spec(write_text(place))
+    record = fit(spec, prepared_for(spec, place), QUIET, place / "runs")
+    return place / "runs" / record.id, place / "cache"
+
+
+def test_measures_join_the_record_and_a_sealed_split_counts_as_a_look(run, monkeypatch):
+    folder, cache = run
+    monkeypatch.chdir(folder.parent.parent)  # stability finds the curve in runs/
+    before = RunRecord.load(folder)
+    for name, looks in zip(NAMES, (1, 1, 1), strict=True):
+        record = score(folder, cache, [name])
+        assert record.looks == before.looks + looks
+        assert not missing(record, [name])
+    assert record == RunRecord.load(folder)
+    assert score(folder, cache, NAMES) == record  # nothing is measured twice
+    for name in ("length/sliding/ratio/8x", "stability/gradient_max", "cost/kv_bytes_per_token"):
+        assert name in record.metrics
+    assert record.metrics["stability/clipped_loss"] == before.metrics["validation/loss"]
+    assert len(record.vectors["length/by_position/8x"]) == 64
+    assert all(name.split("/")[0] in NAMES for name in set(record.metrics) - set(before.metrics))

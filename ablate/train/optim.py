@@ -65,7 +65,7 @@ def muon(
     nesterov: bool = True,
     weight_decay: Decay = 0.1,
     steps: Annotated[int, Gt(0)] = 5,
-    rest: Annotated[Factory, Part("optimizer")] = use("adamw"),  # noqa: B008
+    rest: Annotated[Factory, Part("optimizer")] = use("adamw"),
 ) -> list[Optimizer]:
     """Momentum made orthogonal by `steps` Newton-Schulz iterations (Jordan et al. 2024), for the matrices
     inside the layers. Embedding, head, positions, norms and vectors go to the optimizer `rest`. Updates are

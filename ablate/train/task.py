@@ -61,6 +61,7 @@ class Task(LightningModule):
         self.steps = Steps(spec.steps)
         self.built = False
         self.reports: bool | None = None  # whether some layer reports a load; None: not known yet
+        self.loads: list[Tensor] | None = None  # of the last step, by layer with experts
         self.norm: Tensor | None = None  # of the last gradient
         self.rate = 0.0  # of the first group of parameters, at the last step
         self.total: Tensor | None = None  # losses of this rank's shares since `take` was last called
@@ -122,6 +123,7 @@ class Task(LightningModule):
             loss += nll
         self.step_optimizers(step)
         if loads is not None:
+            self.loads = loads
             self.after_step(loads)
         self.total = loss if self.total is None else self.total + loss
         self.summed += 1
@@ -203,9 +205,10 @@ class Task(LightningModule):
         return self.average_loads(ledgers) if self.reports else None
 
     def average_loads(self, ledgers: list[tuple[Ledger, float]]) -> list[Tensor] | None:
-        """The load of each layer that reports one, averaged over passes (by the given weights) and ranks."""
+        """The load of each layer that reports one, averaged over passes (by the given weights) and ranks. To
+        six decimals, or the order of addition would say which of two equal experts had more."""
         reports = [
-            torch.cat([report["load"] * weight for report in ledger if "load" in report])
+            torch.cat([report["load"].double() * weight for report in ledger if "load" in report])
             for ledger, weight in ledgers
             if any("load" in report for report in ledger)
         ]
@@ -215,7 +218,7 @@ class Task(LightningModule):
         self.loaded = [n for n, report in enumerate(first) if "load" in report]
         sizes = [len(first[n]["load"]) for n in self.loaded]
         mean = self.over_ranks(torch.stack(reports).sum(0)) / self.trainer.world_size
-        return list(mean.split(sizes))
+        return list(mean.round(decimals=6).float().split(sizes))
 
     def after_step(self, loads: list[Tensor]) -> None:
         """Let each layer with experts move its bias against the load."""
@@ -244,6 +247,16 @@ class Task(LightningModule):
         loss /= self.summed
         self.total, self.summed = None, 0
         return loss, flags > 0
+
+    def expert_load(self) -> dict[str, float]:
+        """Of the last step, by layer: the share of the busiest expert as a multiple of an even share, which
+        is 1 where experts are balanced and their number where one does all."""
+        if self.loads is None:
+            return {}
+        return {
+            f"expert_load/layer_{n}": float(load.max() * len(load))
+            for n, load in zip(self.loaded, self.loads, strict=True)
+        }
 
     def gradient_norm(self) -> float:
         """Of the last step, before clipping. All ranks must ask together."""

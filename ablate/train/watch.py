@@ -23,11 +23,12 @@ from ablate.train.task import Task
 from ablate.train.weights import FILE, collect, save
 
 OFTEN = 0.25  # seconds between two reports of progress
-FAR = 2.0  # times the first loss (or that of guessing): a loss above this is divergence
+FAR = 1.5  # times the first loss, or that of guessing if it is larger
+LONG = (20, 0.02)  # steps, and share of the run, that a loss above this must last: a spike may pass
 
 
 class Diverged(Exception):
-    """The loss is not finite, or far above where it began."""
+    """The loss is not finite, or stays far above where it began."""
 
 
 @dataclass
@@ -64,14 +65,16 @@ class Watch(Callback):
         self.seconds = 0.0  # of training, over all resumes
         self.first: float | None = None  # the first loss
         self.latest: float | None = None  # validation loss
+        self.high = 0  # steps for which the loss has been too high
         self.shown = -math.inf
 
     # What a resumed run must know.
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "first": self.first, "latest": self.latest}
+        return {"seconds": self.seconds, "first": self.first, "latest": self.latest, "high": self.high}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self.first, self.latest = state["seconds"], state["first"], state["latest"]
+        self.high = state["high"]
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         assert isinstance(task, Task)
@@ -79,6 +82,7 @@ class Watch(Callback):
         self.every = self.settings.log_every or (1 if task.device.type == "cpu" else 10)
         self.outcome.kernel = task.decoder.kernel.name
         self.row_at, self.row_step = time.perf_counter(), task.steps.done
+        self.judged = task.steps.done
         self.saved_at, self.saved_step = time.monotonic(), task.steps.done
 
     def on_train_batch_end(
@@ -97,10 +101,8 @@ class Watch(Callback):
         if look:
             self.latest = self.look(trainer, task, self.spec.evaluation.tokens).loss
             row["validation_loss"] = self.latest
-        self.write(row)
+        self.write(row, task)
         self.judge(float(row["loss"] or 0.0), step)
-        if look:
-            self.judge(self.latest or 0.0, step)
         if stop or (not last and self.due(trainer, step)):
             self.save(trainer, step)
         self.row_at = time.perf_counter()
@@ -110,7 +112,7 @@ class Watch(Callback):
     def finish(self, trainer: Trainer, task: Task) -> None:
         """The whole of validation, and the weights."""
         end = self.look(trainer, task, None, alone=trainer.world_size == 1)
-        self.judge(end.loss, self.spec.steps)
+        self.judge(end.loss, self.spec.steps, last=True)
         per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
         self.outcome.metrics |= {
             "validation/loss": end.loss,
@@ -158,11 +160,11 @@ class Watch(Callback):
             "seconds": self.seconds,
         }, stop
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Row, task: Task) -> None:
         if self.curve is not None:
             self.curve.add(row)
-        if self.mirror is not None:
-            self.mirror.add(row)
+        if self.mirror is not None and self.mirror.logger is not None:
+            self.mirror.add({**row, **task.expert_load()})
         step, now = int(row["step"] or 0), time.monotonic()
         if step < self.spec.steps and now - self.shown < OFTEN:
             return
@@ -174,15 +176,16 @@ class Watch(Callback):
         if self.on_progress is not None:
             self.on_progress(progress)
 
-    def judge(self, loss: float, step: int) -> None:
+    def judge(self, loss: float, step: int, last: bool = False) -> None:
         """Raises Diverged."""
         if not math.isfinite(loss):
             raise Diverged(f"the loss was {loss} at step {step}")
         bound = FAR * max(self.first or 0.0, math.log(self.spec.model.vocab or 256))
-        if loss > bound:
-            raise Diverged(
-                f"the loss was {loss:.2f} at step {step}, and {self.first or 0.0:.2f} at the first"
-            )
+        self.high = self.high + step - self.judged if loss > bound else 0
+        self.judged = step
+        if loss > bound and (last or self.high >= max(LONG[0], LONG[1] * self.spec.steps)):
+            began = f"{self.first or 0.0:.2f} at the first"
+            raise Diverged(f"the loss was {loss:.2f} at step {step}, and {began}")
 
     def look(self, trainer: Trainer, task: Task, tokens: int | None, alone: bool = False) -> Evaluation:
         """`alone`: there is one rank, which may stop between batches."""

@@ -1,0 +1,263 @@
+"""All that the judge says of a study's results, corpus by corpus: what reports and the terminal show."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ablate.study.claims import Claim, Judgement, headline, judge
+from ablate.study.compare import Comparison, compare
+from ablate.study.describe import Description, describe
+from ablate.study.design import Study, under
+from ablate.study.factorial import Factorial, Ingredient, factorial, one_at_a_time
+from ablate.study.results import BUDGET, Kept, KeptArm, Results
+from ablate.study.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
+from ablate.study.tuning import Tuning, keep_better, tune
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SAME = {  # what the runs of one comparison must have in common
+    "precision": "precisions",
+    "kernel": "kernels",
+    "device_kind": "kinds of device",
+    "origin/torch": "versions of torch",
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One corpus. `runs` are its rows as they were judged; `frame` all of them, tuning too."""
+
+    corpus: str
+    arms: tuple[KeptArm, ...]
+    frame: "pd.DataFrame"
+    runs: "pd.DataFrame"
+    comparison: Comparison | None
+    reason: str  # why there is no comparison
+    fixed: Comparison | None  # every arm at the baseline's rate, where rates were tuned
+    tuning: Tuning | None
+    claims: tuple[Judgement, ...]
+    unjudged: tuple[tuple[Claim, str], ...]  # claims that could not be judged, and why
+    descriptions: tuple[Description, ...]
+    factorial: Factorial | None
+    ingredients: tuple[Ingredient, ...]
+    slope: TokenSlope | None
+    mixed: tuple[str, ...]  # one sentence for each thing that the runs should share and do not
+    problems: tuple[str, ...]  # parts of the scoring that the data refused
+
+    def tokens(self, arm: str) -> TokenEffect | None:
+        """The arm's effect in tokens; None where the slope is not known."""
+        if self.comparison is None or self.slope is None or self.slope.status == "blank":
+            return None
+        verdict = self.comparison.verdict(arm)
+        return effect_in_tokens(verdict.difference, verdict.low, verdict.high, self.slope)
+
+
+def judge_results(results: Results) -> tuple[Judged, ...]:
+    """Judge every corpus by the rules that the study declares. What cannot be judged says why."""
+    study = results.kept.said()
+    return tuple(_Corpus(results, study, corpus).judged() for corpus in study.places)
+
+
+def headlines(judged: tuple[Judged, ...]) -> dict[str, bool]:
+    """Claim -> whether it passes on two corpora with the same sign."""
+    told: dict[str, list[Judgement]] = {}
+    for corpus in judged:
+        for judgement in corpus.claims:
+            told.setdefault(judgement.claim, []).append(judgement)
+    return {
+        claim: any(headline(a, b) for n, a in enumerate(each) for b in each[n + 1 :])
+        for claim, each in told.items()
+    }
+
+
+class _Corpus:
+    def __init__(self, results: Results, study: Study, corpus: str) -> None:
+        self.kept: Kept = results.kept
+        self.study, self.corpus = study, corpus
+        frame = results.runs[results.runs["corpus"] == corpus].reset_index(drop=True)
+        self.budgets = frame[frame["role"] == BUDGET]
+        self.frame = self.complete(frame[frame["role"] != BUDGET])
+        self.problems: list[str] = []
+        self.documents = results.documents
+
+    def complete(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """A column for every metric that is asked for: before the first run has finished there is none."""
+        tuned = [self.study.tune.metric] if self.study.tune else []
+        asked = [self.study.metric, *self.study.measures, *tuned]
+        asked += [claim.measure for claim in self.study.claims if claim.measure]
+        lacking = {metric: float("nan") for metric in asked if metric not in frame.columns}
+        return frame.assign(**lacking).astype(dict.fromkeys(asked, float))
+
+    def judged(self) -> Judged:
+        runs = self.best_rates()
+        scored = self.with_documents(runs)
+        comparison, reason = self.compared(scored, self.study.metric, self.study.margin)
+        fixed = None
+        if self.study.tune:
+            fixed, _ = self.compared(runs, self.study.metric, self.study.margin, role="fixed")
+        claims, unjudged = self.claims(runs, comparison, reason)
+        table, ingredients = self.factors(runs)
+        return Judged(
+            corpus=self.corpus,
+            arms=self.kept.on(self.corpus),
+            frame=self.frame,
+            runs=runs,
+            comparison=comparison,
+            reason=reason,
+            fixed=fixed,
+            tuning=self.tuning(),
+            claims=claims,
+            unjudged=unjudged,
+            descriptions=self.descriptions(runs),
+            factorial=table,
+            ingredients=ingredients,
+            slope=self.slope(runs),
+            mixed=tuple(self.mixed(runs)),
+            problems=tuple(self.problems),
+        )
+
+    def best_rates(self) -> "pd.DataFrame":
+        """With nested tuning, one test run for each arm and seed."""
+        tune = self.study.tune
+        if tune is None or not tune.nested or self.frame.empty:
+            return self.frame
+        frame = self.frame
+        if tune.better == "higher":  # keep_better keeps the least
+            frame = frame.assign(**{tune.metric: -frame[tune.metric]})
+        try:
+            kept, _ = keep_better(frame, tune.metric)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return self.frame
+        return self.frame.merge(kept[["id", "arm", "role", "seed", "rate"]], how="inner")
+
+    def with_documents(self, runs: "pd.DataFrame") -> "pd.DataFrame":
+        import numpy as np
+        import pandas as pd
+
+        ids = {*runs["id"][runs["role"] == "test"]} & {*self.documents["id"]}
+        if not ids:
+            return runs
+        rows = self.documents[self.documents["id"].isin(ids)]
+        pairs = {
+            id: np.column_stack([loss, tokens])
+            for id, loss, tokens in zip(rows["id"], rows["loss"], rows["tokens"], strict=True)
+        }
+        return runs.assign(by_document=pd.Series([pairs.get(id) for id in runs["id"]], runs.index, object))
+
+    def compared(
+        self, runs: "pd.DataFrame", metric: str, margin: float | None, role: str = "test"
+    ) -> tuple[Comparison | None, str]:
+        study = self.study
+        arms = {arm.name for arm in self.kept.on(self.corpus)}
+        if runs.empty or not (runs["role"] == role).any():
+            return None, "no test run is planned yet: the rates are still being tuned"
+        placebo = self.kept.placebo if self.kept.placebo in arms and role == "test" else None
+        try:
+            return compare(
+                runs, self.kept.baseline, metric, margin, study.variance, study.alpha,
+                study.declared_looks, study.better, role, placebo,  # type: ignore[arg-type]
+            ), ""  # fmt: skip
+        except ValueError as error:
+            return None, str(error)
+
+    def tuning(self) -> Tuning | None:
+        if self.study.tune is None or not (self.frame["role"] == "tuning").any():
+            return None
+        try:
+            return tune(self.frame, self.study.tune.metric, self.study.tune.better)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+    def claims(
+        self, runs: "pd.DataFrame", comparison: Comparison | None, reason: str
+    ) -> tuple[tuple[Judgement, ...], tuple[tuple[Claim, str], ...]]:
+        """Claims on the metric are one family; those on each other measure are another."""
+        by_measure: dict[str, list[Claim]] = {}
+        for claim in self.study.claims:
+            by_measure.setdefault(claim.measure or self.study.metric, []).append(claim)
+        judged: dict[str, Judgement] = {}
+        unjudged: list[tuple[Claim, str]] = []
+        for measure, claims in by_measure.items():
+            found, why = (
+                (comparison, reason) if measure == self.study.metric else self.compared(runs, measure, None)
+            )
+            try:
+                if found is None:
+                    raise ValueError(why)
+                judged |= {judgement.claim: judgement for judgement in judge(claims, found)}
+            except ValueError as error:
+                unjudged += [(claim, str(error)) for claim in claims]
+        order = [claim.id for claim in self.study.claims if claim.id in judged]
+        return tuple(judged[id] for id in order), tuple(unjudged)
+
+    def descriptions(self, runs: "pd.DataFrame") -> tuple[Description, ...]:
+        if not self.study.measures or runs.empty:
+            return ()
+        try:
+            return describe(runs, self.kept.baseline, self.study.measures, self.study.alpha)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return ()
+
+    def factors(self, runs: "pd.DataFrame") -> tuple[Factorial | None, tuple[Ingredient, ...]]:
+        """What the design's factors do. Its arms alone: the placebo and listed arms are in no cell."""
+        design = self.study.design
+        if design.kind == "arms" or runs.empty:
+            return None, ()
+        cells = {arm.name: arm.factors for arm in self.kept.on(self.corpus) if arm.factors}
+        mine = runs[(runs["role"] == "test") & runs["arm"].isin(cells)]
+        table = mine[["seed", "status", self.study.metric]].assign(
+            **{factor: [cells[arm][factor] for arm in mine["arm"]] for factor in design.factors}
+        )
+        try:
+            if design.kind == "factorial":
+                levels = {factor: tuple(levels) for factor, levels in design.factors.items()}
+                return factorial(table, levels, self.study.metric, self.study.alpha), ()
+            if design.kind == "one_at_a_time":
+                return None, ()
+            found = one_at_a_time(table, design.start, design.end, self.study.metric, self.study.alpha)
+            return None, found
+        except ValueError as error:
+            self.problems.append(f"{design.kind}: {error}")
+            return None, ()
+
+    def slope(self, runs: "pd.DataFrame") -> TokenSlope | None:
+        import pandas as pd
+
+        if self.budgets.empty:
+            return None
+        own = runs[(runs["role"] == "test") & (runs["arm"] == self.kept.baseline)].assign(budget=1.0)
+        other = self.budgets[self.budgets["seed"].isin(own["seed"])]
+        columns = ["budget", "seed", "status", self.study.metric]
+        both = pd.concat([table[columns] for table in (own, other)], ignore_index=True)
+        try:
+            return token_slope(both, self.study.metric, self.study.alpha)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+    def mixed(self, runs: "pd.DataFrame") -> Iterator[str]:
+        """A comparison should differ in the arms alone."""
+        rows = runs[runs["role"].isin(["test", "fixed"]) & runs["status"].notna()]
+        for column, things in SAME.items():
+            if column not in rows.columns:
+                continue
+            if column == "kernel" and any(under("model.kernel", axis) for axis in self.study.axis):
+                continue  # it is what is asked about
+            if column == "precision" and any(under("precision", axis) for axis in self.study.axis):
+                continue
+            values = rows.loc[rows[column].notna() & (rows[column] != ""), column].value_counts()
+            if len(values) > 1:
+                each = ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
+                yield f"{len(values)} {things} are mixed in this comparison: {each}"
+        codes = rows[rows["code"] != ""].groupby("arm", sort=False)["code"].nunique()
+        for arm in codes.index[codes > 1]:
+            each = ", ".join(sorted(rows["code"][rows["arm"] == arm].unique()))
+            yield f"{arm}: its runs come from {codes[arm]} versions of the code ({each})"
+        stale = rows[rows["stale"].astype(bool)]
+        if len(stale):
+            arms = ", ".join(dict.fromkeys(stale["arm"]))
+            yield f"{len(stale)} runs are stale, made by code that has changed since: {arms}"

@@ -1,0 +1,377 @@
+"""The results of a study in a few compact files, committed beside its report, from which it is rebuilt.
+
+experiments/NAME/results/study.json         the study, its arms, what differs, the frozen plan
+experiments/NAME/results/runs.parquet       one row for each planned run: outcome, metrics, costs, origin
+experiments/NAME/results/curves.parquet     loss by step, at most 100 points a run
+experiments/NAME/results/documents.parquet  held-out loss by document, where it was stored
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ablate.record import RunRecord, atomic
+from ablate.study.design import Study
+from ablate.study.design import read as read_study
+from ablate.study.differences import Difference
+from ablate.study.freeze import Amendment, Frozen
+from ablate.study.plan import Plan, PlannedArm
+from ablate.study.runs import PlannedRun, typed
+from ablate.study.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+FOLDER = "results"
+POINTS = 100  # of a curve
+CURVES = 16  # of one arm on one corpus: more seeds make no other picture
+DOCUMENTS = "by_document"  # vectors `heldout/by_document`: sums of loss (nats) ...
+DOCUMENT_TOKENS = "document_tokens"  # ... and `heldout/document_tokens`: how many tokens each has
+BUDGET = "budget"  # the role of the baseline's runs at other budgets
+RUN_COLUMNS = (
+    "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "code", "stale", "kernel",
+    "precision", "device_kind", "looks", "command",
+)  # fmt: skip
+CURVE_VALUES = ("step", "tokens", "loss", "validation_loss")
+DOCUMENT_COLUMNS = ("id", "loss", "tokens")
+ORIGIN = ("device", "device_kind", "devices", "git", "ablate", "torch", "lightning", "python", "platform")
+
+Columns = dict[str, "np.ndarray"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KeptArm(Strict):
+    """An arm on one corpus, as it was planned."""
+
+    name: str
+    corpus: str
+    overrides: tuple[str, ...]
+    factors: dict[str, str]
+    differs: tuple[Difference, ...]  # from the baseline
+    matched: dict[str, Any] | None  # as ablate.study.match.Matched
+    redraw: tuple[str, ...]
+    note: str
+    parameters: dict[str, float]
+    flops_per_token: float
+    kv_bytes_per_token: float
+    memory_bytes: float
+
+
+class KeptPlan(Strict):
+    """The frozen plan, and how the study as it stands departs from it."""
+
+    hash: str
+    date: str
+    test_runs: int  # that had ended when it was frozen
+    amendments: tuple[Amendment, ...]
+    exploratory: tuple[str, ...]
+
+
+class Kept(Strict):
+    """What study.json holds. `spec` is the baseline's on the first corpus, without its seed."""
+
+    name: str
+    study: dict[str, Any]  # as study.yaml would say it
+    baseline: str
+    placebo: str | None
+    arms: tuple[KeptArm, ...]
+    spec: dict[str, Any]
+    plan: KeptPlan | None
+    notes: tuple[str, ...]  # warnings of the plan, arms that had no rate of their own
+
+    def said(self) -> Study:
+        return read_study(self.study)
+
+    def on(self, corpus: str) -> tuple[KeptArm, ...]:
+        return tuple(arm for arm in self.arms if arm.corpus == corpus)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made from.
+
+    runs       one row for each planned run, in the plan's order (see RUN_COLUMNS); beside these the metrics
+               under their names, `counts/...`, `speed/...`, `memory/...`, `origin/...`, `fingerprint/...`
+    curves     id, code, step, tokens, loss, validation_loss
+    documents  id, loss (sum over each document, nats), tokens
+    """
+
+    kept: Kept
+    runs: "pd.DataFrame"
+    curves: "pd.DataFrame"
+    documents: "pd.DataFrame"
+
+
+def collect(
+    plan: Plan,
+    runs: Sequence[PlannedRun],
+    store: Store,
+    *,
+    name: str,
+    frozen: Frozen | None = None,
+    amendments: Sequence[Amendment] = (),
+    notes: Sequence[str] = (),
+    code: Callable[[PlannedRun], str] | None = None,
+    budgets: Mapping[float, Sequence[PlannedRun]] | None = None,
+    earlier: Results | None = None,
+) -> Results:
+    """Gather what the store knows of these runs (tuning, test and fixed).
+
+    `name` is the experiment's. `amendments` are those of `ablate.study.freeze.amendments`. `code` gives the
+    hash of the sources as they are now, asked once for each arm: a record from others is marked stale.
+    `budgets` are the baseline's runs at 0.5 and 2 times the budget, for the effect in tokens. Curves that
+    `earlier` results hold are not read again.
+    """
+    import pandas as pd
+
+    found = _Found(store)
+    commands = _Commands(plan)
+    now = _Codes(code)
+    rows = [
+        {**_place(run), **_row(found(run.id), now(run)), "command": commands(run)}
+        for run in runs
+    ]  # fmt: skip
+    for multiple, more in (budgets or {}).items():
+        rows += [
+            {**_place(run), **_row(found(run.id), ""), "role": BUDGET, "budget": multiple, "command": ""}
+            for run in more
+        ]
+    frame = pd.DataFrame(rows)
+    for column in RUN_COLUMNS:
+        if column not in frame.columns:
+            frame[column] = None
+    rest = sorted(column for column in frame.columns if column not in RUN_COLUMNS)
+    return Results(
+        kept=_kept(plan, name, frozen, amendments, notes),
+        runs=frame[[*RUN_COLUMNS, *rest]].astype({"rate": float, "budget": float}),
+        curves=_curves(frame, store, earlier),
+        documents=_documents(runs, found, plan.study.metric),
+    )
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write the files into `folder/results`, each whole or not at all."""
+    place = folder / FOLDER
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("runs", "curves", "documents"):
+        with atomic(place / f"{name}.parquet") as f:
+            f.write(getattr(results, name).to_parquet(index=False, compression="zstd"))
+    with atomic(place / "study.json") as f:
+        f.write((json.dumps(results.kept.model_dump(mode="json"), indent=1) + "\n").encode())
+
+
+def read(folder: Path) -> Results:
+    """Read what `write` wrote. Raises FileNotFoundError where there is nothing."""
+    import pandas as pd
+
+    place = folder / FOLDER
+    return Results(
+        kept=Kept.model_validate_json((place / "study.json").read_bytes()),
+        runs=pd.read_parquet(place / "runs.parquet"),
+        curves=pd.read_parquet(place / "curves.parquet"),
+        documents=pd.read_parquet(place / "documents.parquet"),
+    )
+
+
+class _Found:
+    """Records by id, each read once: a test run may be a fixed run too."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.records: dict[str, RunRecord | None] = {}
+
+    def __call__(self, id: str) -> RunRecord | None:
+        if id not in self.records:
+            self.records[id] = self.store.find(id)
+        return self.records[id]
+
+
+class _Codes:
+    """The code of an arm's sources as they are now."""
+
+    def __init__(self, code: Callable[[PlannedRun], str] | None) -> None:
+        self.code = code
+        self.known: dict[tuple[str, str], str] = {}
+
+    def __call__(self, run: PlannedRun) -> str:
+        if self.code is None:
+            return ""
+        key = (run.corpus, run.arm)
+        if key not in self.known:
+            self.known[key] = self.code(run)
+        return self.known[key]
+
+
+class _Commands:
+    """What a person types to get a run."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def __call__(self, run: PlannedRun) -> str:
+        return shlex.join(["python", "train.py", *typed(self.plan, run)])
+
+
+def _place(run: PlannedRun) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in ("id", "corpus", "arm", "role", "seed", "rate")}
+
+
+def _row(record: RunRecord | None, now: str) -> dict[str, Any]:
+    if record is None:
+        return {"status": None, "reason": "", "code": "", "stale": False, "kernel": "", "looks": 0}
+    row: dict[str, Any] = dict(record.metrics)
+    for group in ("counts", "speed", "memory", "fingerprint"):
+        row |= {f"{group}/{name}": value for name, value in getattr(record, group).items()}
+    row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ORIGIN}
+    row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ("began", "ended")}
+    row |= {name: getattr(record, name) for name in ("status", "reason", "code", "kernel", "looks")}
+    row["stale"] = bool(now) and record.code != now
+    row["precision"] = record.spec.get("precision")
+    row["device_kind"] = row.pop("origin/device_kind")
+    return row
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _kept(
+    plan: Plan,
+    name: str,
+    frozen: Frozen | None,
+    amendments: Sequence[Amendment],
+    notes: Sequence[str],
+) -> Kept:
+    study = plan.study
+    names = [*dict.fromkeys(arm.name for arm in plan.arms), study.metric, *study.measures]
+    names += [claim.id for claim in study.claims]
+    spec = {key: value for key, value in plan.arms[0].spec.items() if key != "seed"}
+    return Kept(
+        name=name,
+        study=say(study),
+        baseline=plan.baseline,
+        placebo=plan.placebo,
+        arms=tuple(_kept_arm(arm) for arm in plan.arms),
+        spec=json.loads(json.dumps(spec)),
+        plan=None
+        if frozen is None
+        else KeptPlan(
+            hash=frozen.first.hash,
+            date=frozen.first.date,
+            test_runs=frozen.first.test_runs,
+            amendments=tuple(amendments),
+            exploratory=frozen.exploratory(names),
+        ),
+        notes=tuple(dict.fromkeys([*plan.warnings, *notes])),
+    )
+
+
+def _kept_arm(arm: PlannedArm) -> KeptArm:
+    matched = arm.matched
+    return KeptArm(
+        name=arm.name,
+        corpus=arm.corpus,
+        overrides=arm.overrides,
+        factors=dict(arm.factors),
+        differs=arm.differs,
+        matched={key: getattr(matched, key) for key in type(matched).__dataclass_fields__}
+        if matched
+        else None,
+        redraw=arm.redraw,
+        note=arm.note,
+        parameters=dict(arm.facts.parameters),
+        flops_per_token=arm.facts.flops_per_token,
+        kv_bytes_per_token=arm.facts.kv_bytes_per_token,
+        memory_bytes=arm.facts.memory_bytes,
+    )
+
+
+def say(study: Study) -> dict[str, Any]:
+    """The study as study.yaml would say it, every field written out; `ablate.study.design.read` reads it."""
+    said: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
+    tune = said.pop("tune")
+    said["tune"] = "fixed" if tune is None else {tune.pop("path"): tune.pop("rates"), **tune}
+    return said
+
+
+def _curves(frame: "pd.DataFrame", store: Store, earlier: Results | None) -> "pd.DataFrame":
+    """The curves of the test runs that have one, of the first `CURVES` seeds of each arm."""
+    import numpy as np
+    import pandas as pd
+
+    ended = frame[(frame["role"] == "test") & frame["status"].isin(["finished", "diverged"])]
+    wanted = ended.groupby(["corpus", "arm"], sort=False).head(CURVES)
+    known: dict[tuple[str, str], Columns] = {}
+    if earlier is not None:
+        known = {
+            (str(id), str(code)): {name: table[name].to_numpy() for name in CURVE_VALUES}
+            for (id, code), table in earlier.curves.groupby(["id", "code"], sort=False)
+        }
+    found: list[tuple[str, str, Columns]] = []
+    for id, code in dict.fromkeys(zip(wanted["id"], wanted["code"], strict=True)):
+        curve = known.get((id, code)) or _curve(store.folder(id))
+        if curve:
+            found.append((id, code, curve))
+    lengths = [len(curve["step"]) for *_, curve in found]
+    table: dict[str, Any] = {
+        "id": np.repeat([id for id, *_ in found], lengths),
+        "code": np.repeat([code for _, code, _ in found], lengths),
+    }
+    for name in CURVE_VALUES:
+        table[name] = np.concatenate([curve[name] for *_, curve in found]) if found else np.zeros(0)
+    return pd.DataFrame(table).astype({"id": str, "code": str})
+
+
+def _curve(folder: Path) -> Columns:
+    """At most `POINTS` rows: the loss averaged between them, the last of everything else. Empty where there
+    is no curve. A run that diverged left its rows as lines of JSON."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(folder / "curve.parquet", columns=list(CURVE_VALUES))
+    except (FileNotFoundError, NotADirectoryError):
+        table = pa.Table.from_pylist(list(_lines(folder / "curve.jsonl")))
+    if not table.num_rows:
+        return {}
+    whole = {name: table[name].to_numpy().astype(float) for name in CURVE_VALUES}
+    if table.num_rows <= POINTS:
+        return whole
+    ends = np.arange(1, POINTS + 1) * table.num_rows // POINTS
+    starts = np.concatenate([[0], ends[:-1]])
+    last = {name: whole[name][ends - 1] for name in ("step", "tokens", "validation_loss")}
+    return {**last, "loss": np.add.reduceat(whole["loss"], starts) / (ends - starts)}
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # a kill leaves half a line
+        for line in file.read_text().splitlines():
+            yield json.loads(line)
+
+
+def _documents(runs: Sequence[PlannedRun], found: _Found, metric: str) -> "pd.DataFrame":
+    """The loss by document of the test runs, where the metric is a loss and the records hold it."""
+    import pandas as pd
+
+    split, _, what = metric.rpartition("/")
+    rows = []
+    for id in dict.fromkeys(run.id for run in runs if run.role == "test"):
+        record = found(id)
+        if record is None or record.status != "finished" or what != "loss":
+            continue
+        loss = record.vectors.get(f"{split}/{DOCUMENTS}")
+        tokens = record.vectors.get(f"{split}/{DOCUMENT_TOKENS}")
+        if loss is not None and tokens is not None:
+            rows.append({"id": id, "loss": loss, "tokens": tokens})
+    return pd.DataFrame(rows, columns=list(DOCUMENT_COLUMNS))

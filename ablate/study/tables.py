@@ -1,0 +1,498 @@
+"""The tables of a report, as text to be read. The same numbers at full precision are in `paper.sheets`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from ablate.study.claims import Judgement
+from ablate.study.compare import Comparison, Verdict
+from ablate.study.figures import COSTS, arm_costs, means, ranked
+from ablate.study.intervals import Estimate
+from ablate.study.judged import Judged, headlines
+from ablate.study.results import Results
+from ablate.study.wording import (
+    amount,
+    decimals,
+    interval,
+    number,
+    numbers,
+    probability,
+    seeds_needed,
+    short,
+    word,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_ROWS = 40  # of runs that failed and of differences; the rest is in the CSV
+PM = "\N{PLUS-MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+ARROW = "\N{RIGHTWARDS ARROW}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text below headings. `note` says what must be known to read it; `numeric` are the columns that
+    stand to the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    numeric: tuple[int, ...] = ()
+
+
+def verdict_table(judged: Judged) -> Table | None:
+    """The leaderboard: the best first, the baseline in its place."""
+    comparison = judged.comparison
+    if comparison is None:
+        return None
+    columns = ["arm", "verdict", "difference", "interval", "seeds", "mean", "sd", "r"]
+    beside = any(verdict.documents for verdict in comparison.verdicts)
+    tokens = judged.slope is not None
+    columns += ["other text"] * beside + ["tokens"] * tokens
+    rows = []
+    for arm in ranked(judged):
+        cells = verdict_cells(judged, arm)
+        rows.append(tuple(cells[column] for column in columns))
+    level = f"{100 * (1 - comparison.alpha_spent):g} %"
+    note = (
+        f"Differences in {comparison.metric}, arm minus {comparison.baseline}, over seeds. The "
+        f"intervals hold together at {level}. sd: of the differences by seed; r: the correlation of arm and "
+        "baseline over seeds."
+    )
+    if beside:
+        note += " Other text: the same difference with its standard error over documents."
+    if tokens:
+        note += " Tokens: the multiple of the baseline's text that would give the arm's loss."
+    return Table("", tuple(columns), tuple(rows), note, tuple(range(2, len(columns))))
+
+
+def verdict_cells(judged: Judged, arm: str) -> dict[str, str]:
+    """What is shown of an arm, by column. All empty but the mean for the baseline."""
+    comparison = judged.comparison
+    assert comparison is not None
+    places = decimals(comparison)
+    mean = number(means(comparison).get(arm), places)
+    if arm == comparison.baseline:
+        runs = len(comparison.outcomes(arm).values)
+        empty = dict.fromkeys(("difference", "interval", "sd", "r", "other text", "tokens"), "")
+        return {**empty, "arm": arm, "verdict": "baseline", "seeds": str(runs), "mean": mean, "note": ""}
+    verdict = comparison.verdict(arm)
+    documents = verdict.documents
+    effect = judged.tokens(arm)
+    return {
+        "arm": arm,
+        "verdict": word(verdict),
+        "difference": number(verdict.difference, places, True),
+        "interval": interval(verdict.low, verdict.high, places),
+        "seeds": str(verdict.n) if verdict.n else "",
+        "mean": mean,
+        "sd": number(verdict.sd, places) if verdict.difference is not None else "",
+        "r": number(verdict.correlation, 2) if verdict.difference is not None else "",
+        "other text": ""
+        if documents is None
+        else f"{number(documents.difference, places, True)} {PM} {number(documents.error, places)}",
+        "tokens": "" if effect is None or effect.multiple is None else f"{effect.multiple:.2f}{TIMES}",
+        "note": notes_on(verdict, comparison),
+    }
+
+
+def notes_on(verdict: Verdict, comparison: Comparison) -> str:
+    """What a reader must know beside the word."""
+    parts = []
+    if verdict.word == "waiting" or (verdict.difference is None and verdict.reason):
+        parts.append(verdict.reason)
+    if verdict.seeds_needed:
+        parts.append(seeds_needed(verdict, comparison))
+    if verdict.conditional and verdict.difference is not None:
+        parts.append("judged among the runs that finished")
+    if verdict.method == "welch":
+        parts.append("no common seeds: Welch's unpaired interval")
+    if verdict.stability.word in ("more stable", "less stable"):
+        parts.append(f"{verdict.stability.word} than {comparison.baseline}")
+    return "; ".join(parts)
+
+
+def corpus_tables(results: Results, judged: Judged) -> list[Table]:
+    """What stands below the leaderboard of a corpus."""
+    made = [
+        _stability(judged),
+        _fixed(judged),
+        _rates(results, judged),
+        *_factors(judged),
+        _costs(judged),
+        _descriptions(judged),
+    ]
+    return [table for table in made if table is not None and table.rows]
+
+
+def _stability(judged: Judged) -> Table | None:
+    comparison = judged.comparison
+    if comparison is None:
+        return None
+    rows = []
+    for arm in ranked(judged):
+        if arm == comparison.baseline:
+            continue
+        found = comparison.verdict(arm).stability
+        rows.append(
+            (
+                arm,
+                found.word,
+                f"{found.diverged} of {found.runs}",
+                f"{found.baseline_diverged} of {found.baseline_runs}",
+                probability(found.p_adjusted),
+            )
+        )
+    return Table(
+        "Stability",
+        ("arm", "verdict", "diverged", "baseline diverged", "p"),
+        tuple(rows),
+        "Fisher's exact test on diverged and finished runs, Holm over the arms. A verdict beside quality.",
+        (2, 3, 4),
+    )
+
+
+def _fixed(judged: Judged) -> Table | None:
+    """Every arm at the baseline's rate: how much of the effect is the rate's."""
+    comparison = judged.fixed
+    if comparison is None:
+        return None
+    places = decimals(comparison)
+    rows = [
+        (v.arm, word(v), number(v.difference, places, True), interval(v.low, v.high, places), str(v.n))
+        for v in comparison.verdicts
+    ]
+    return Table(
+        "At the baseline's rate",
+        ("arm", "verdict", "difference", "interval", "seeds"),
+        tuple(rows),
+        "The contrast without tuning: every arm at the rate that was chosen for the baseline. Beside the "
+        "verdicts above, not in their place.",
+        (2, 3, 4),
+    )
+
+
+def _rates(results: Results, judged: Judged) -> Table | None:
+    if judged.tuning is None:
+        return None
+    tune = results.kept.said().tune
+    rows = [
+        (
+            choice.arm,
+            short(choice.rate),
+            ", ".join(f"{rate:g}" for rate in choice.failed),
+            "vertex of a parabola" if choice.kind == "vertex" else choice.reason,
+        )
+        for choice in judged.tuning.choices
+    ]
+    seeds = numbers(judged.tuning.seeds)
+    grid = sorted({rate for choice in judged.tuning.choices for rate in (*choice.means, *choice.failed)})
+    note = (
+        f"{tune.path if tune else 'rate'}, chosen on {tune.metric if tune else ''} over "
+        f"{', '.join(f'{rate:g}' for rate in grid)}, tuning seeds {seeds}."
+    )
+    note = " ".join([note, *(f"{warning}." for warning in judged.tuning.warnings)])
+    return Table("Rates", ("arm", "chosen", "failed at", "how"), tuple(rows), note, (1,))
+
+
+def _factors(judged: Judged) -> Iterator[Table | None]:
+    found = judged.factorial
+    if found is not None:
+        title = "Main effects and interactions"
+        if found.waiting:
+            note = f"Waiting for {len(found.waiting)} runs, first of all {found.waiting[0]}."
+            yield Table(title, ("effect",), (("waiting",),), note)
+        else:
+            halves = [(e.high - e.low) / 2 for e in found.effects]
+            places = _places(halves)
+            rows = [
+                (
+                    f" {TIMES} ".join(e.factors),
+                    ", ".join(e.references),
+                    ", ".join(e.levels),
+                    number(e.difference, places, True),
+                    interval(e.low, e.high, places),
+                    "excludes 0" if e.low > 0 or e.high < 0 else "contains 0",
+                )
+                for e in found.effects
+            ]
+            note = (
+                f"{found.metric}: the mean at the second level minus the mean at the first; for a pair, how "
+                f"much that changes when the other factor changes. The intervals hold together at "
+                f"{100 * (1 - found.alpha):g} %."
+            )
+            note += " Judged among the runs that finished." if found.conditional else ""
+            yield Table(
+                title, ("effect", "from", "to", "difference", "interval", ""), tuple(rows), note, (3, 4)
+            )
+    if judged.ingredients:
+        estimates = [e for i in judged.ingredients for e in (i.added, i.left_out) if e]
+        places = _places([(e.high - e.low) / 2 for e in estimates])
+        added = [
+            (i.factor, *_estimate(i.added, places), *_estimate(i.left_out, places))
+            for i in judged.ingredients
+        ]
+        yield Table(
+            "Each ingredient, added alone and left out",
+            ("factor", "added", "interval", "left out", "interval"),
+            tuple(added),
+            "With minus without, so that both agree where nothing interacts. Blank where runs are missing.",
+            (1, 2, 3, 4),
+        )
+
+
+def _places(halves: Sequence[float]) -> int:
+    import math
+
+    least = min((half for half in halves if half > 0), default=0.01)
+    return min(6, max(2, 1 - math.floor(math.log10(least))))
+
+
+def _estimate(estimate: Estimate | None, places: int) -> tuple[str, str]:
+    if estimate is None:
+        return "", ""
+    return number(estimate.difference, places, True), interval(estimate.low, estimate.high, places)
+
+
+def _costs(judged: Judged) -> Table | None:
+    table = arm_costs(judged)
+    shown = [(column, label) for column, (label, _) in COSTS.items() if table[column].notna().any()]
+    if not shown:
+        return None
+    rows = [
+        (str(arm), *(amount(float(table.loc[arm, column])) for column, _ in shown))  # type: ignore[arg-type]
+        for arm in table.index
+    ]
+    return Table(
+        "Costs",
+        ("arm", *(label for _, label in shown)),
+        tuple(rows),
+        "Speed: the median over finished runs. Memory: the highest peak. Measured beside other runs where "
+        "several shared a machine.",
+        tuple(range(1, len(shown) + 1)),
+    )
+
+
+def _descriptions(judged: Judged) -> Table | None:
+    rows = []
+    for metric, group in groupby(judged.descriptions, key=lambda found: found.metric):
+        mine = list(group)
+        places = _places([(d.high - d.low) / 2 for d in mine if d.low is not None and d.high is not None])
+        rows += [
+            (
+                metric,
+                d.arm,
+                number(d.difference, places, True),
+                interval(d.low, d.high, places),
+                str(d.n),
+                probability(d.p_adjusted),
+            )
+            for d in mine
+        ]
+    return Table(
+        "Other measures",
+        ("measure", "arm", "difference", "interval", "seeds", "p"),
+        tuple(rows),
+        "Described, not decided: plain intervals; p by Benjamini and Hochberg over all rows.",
+        (2, 3, 4, 5),
+    )
+
+
+def claim_table(judged: Sequence[Judged]) -> Table | None:
+    """Every claim on every corpus, beside what was published."""
+    many = len(judged) > 1
+    told = headlines(tuple(judged))
+    rows = []
+    for corpus in judged:
+        found: list[tuple[str, ...]] = [_claim(judgement) for judgement in corpus.claims]
+        found += [
+            (claim.id, claim.predicate, "inconclusive", why, "", "", "") for claim, why in corpus.unjudged
+        ]
+        for row in found:
+            headline = "yes" if told.get(row[0]) else "no"
+            rows.append((row[0], *([corpus.corpus] if many else []), *row[1:], *([headline] if many else [])))
+    if not rows:
+        return None
+    columns = [
+        "claim",
+        *(["corpus"] if many else []),
+        "says",
+        "verdict",
+        "our data",
+        "published",
+        "beside",
+        "source",
+    ]
+    note = (
+        "pass: the interval lies where the claim says; fail: it lies elsewhere; direction only: the estimate "
+        "agrees and the interval does not settle it. Beside: ours divided by the published figure, which "
+        "comes from another scale."
+    )
+    if many:
+        note += " Headline: the claim passes on two corpora with the same sign."
+    else:
+        note += " One corpus: none of these is a headline yet."
+    return Table("Claims", (*columns, *(["headline"] if many else [])), tuple(rows), note)
+
+
+def _claim(judgement: Judgement) -> tuple[str, ...]:
+    beside = judgement.beside
+    published, size, source = "", "", ""
+    if beside is not None:
+        published = short(beside.published)
+        size = "same sign" if beside.same_sign else "other sign"
+        size += f", {beside.size:.2g}{TIMES}" if beside.size is not None and beside.same_sign else ""
+        source = beside.source + (f" ({beside.differs})" if beside.differs else "")
+    return (judgement.claim, judgement.predicate, judgement.word, judgement.reason, published, size, source)
+
+
+def difference_table(results: Results) -> Table | None:
+    """What differed between arms: all that their specifications do not share with the baseline's."""
+    study = results.kept.said()
+    many = len(study.places) > 1
+    rows = [
+        (*([arm.corpus] if many else []), arm.name, d.path, _value(d.baseline), _value(d.arm), d.reason)
+        for arm in results.kept.arms
+        for d in arm.differs
+    ]
+    note = "Everything else in the specifications is equal."
+    if len(rows) > MOST_ROWS:
+        note += f" The first {MOST_ROWS} of {len(rows)} are shown; tables/differences.csv has all."
+    columns = (*(["corpus"] if many else []), "arm", "path", results.kept.baseline, "arm's value", "because")
+    return Table("What differed", columns, tuple(rows[:MOST_ROWS]), note) if rows else None
+
+
+def _value(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:79]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def matching_table(results: Results) -> Table | None:
+    study = results.kept.said()
+    if study.match is None:
+        return None
+    many = len(study.places) > 1
+    rows = []
+    for arm in results.kept.arms:
+        if arm.matched is None:
+            continue
+        m = arm.matched
+        knob = (
+            "as configured"
+            if m["after"] is None
+            else f"{m['by']}: {m['before'] or 'open'} {ARROW} {m['after']}"
+        )
+        rows.append(
+            (
+                *([arm.corpus] if many else []),
+                arm.name,
+                knob,
+                f"{m['unmatched']:+.2%}",
+                f"{m['residual']:+.2%}",
+            )
+        )
+    return (
+        Table(
+            "Matching",
+            (*(["corpus"] if many else []), "arm", "knob", "off before", "off after"),
+            tuple(rows),
+            f"{study.match.hold} held within {study.match.tolerance:.2%} of the baseline's.",
+            tuple(range(2 + many, 4 + many)),
+        )
+        if rows
+        else None
+    )
+
+
+def outcome_table(results: Results) -> Table:
+    """How the runs of every arm ended, by class."""
+    runs = results.runs
+    status = runs["status"].fillna("not run")
+    order = ["finished", "diverged", "out_of_memory", "crashed", "interrupted", "refused", "not run"]
+    there = [word for word in order if (status == word).any()]
+    keys = ["corpus", "arm", "role"] if runs["corpus"].nunique() > 1 else ["arm", "role"]
+    rows = []
+    for where, group in runs.assign(status=status).groupby(keys, sort=False):
+        counts = group["status"].value_counts()
+        said = where if isinstance(where, tuple) else (where,)
+        rows.append((*map(str, said), *(str(counts.get(word, 0)) for word in there)))
+    return Table(
+        "How runs ended",
+        (*keys, *(word.replace("_", " ") for word in there)),
+        tuple(rows),
+        "Diverged counts against the arm; out of memory is a cost; crashed and interrupted are missing data, "
+        "and the verdict waits for them.",
+        tuple(range(len(keys), len(keys) + len(there))),
+    )
+
+
+def failure_table(results: Results) -> Table | None:
+    """Each run that did not finish, and why."""
+    runs = results.runs
+    failed = runs[runs["status"].notna() & (runs["status"] != "finished")]
+    rows = [
+        (
+            str(run["status"]).replace("_", " "),
+            str(run["arm"]),
+            f"{run['role']} {run['seed']}",
+            short(run["rate"]),
+            str(run["id"]),
+            _value(run["reason"] or ""),
+        )
+        for run in failed.head(MOST_ROWS)[["status", "arm", "role", "seed", "rate", "id", "reason"]].to_dict(
+            "records"
+        )
+    ]
+    note = ""
+    if len(failed) > MOST_ROWS:
+        note = f"The first {MOST_ROWS} of {len(failed)}; tables/runs.csv has all."
+    columns = ("status", "arm", "role and seed", "rate", "run", "reason")
+    return Table("Runs that failed", columns, tuple(rows), note) if rows else None
+
+
+def origin_table(results: Results) -> Table:
+    """Code, data, versions and hardware."""
+    runs = results.runs[results.runs["status"].notna()]
+    rows = []
+    for column, said in (
+        ("code", "code (hash of the sources, by arm's parts)"),
+        ("origin/git", "commit"),
+        ("kernel", "attention kernel"),
+        ("precision", "precision"),
+        ("device_kind", "hardware"),
+        ("origin/devices", "devices a run"),
+        ("origin/ablate", "ablate"),
+        ("origin/torch", "torch"),
+        ("origin/lightning", "lightning"),
+        ("origin/python", "python"),
+        ("origin/platform", "platform"),
+    ):
+        if column in runs.columns:
+            rows.append((said, _counted(runs[column])))
+    for column in sorted(c for c in runs.columns if c.startswith("fingerprint/")):
+        rows.append((f"data: {column.partition('/')[2]}", _counted(runs[column])))
+    looks = runs["looks"].fillna(0).astype(int)
+    if len(looks):
+        rows.append(
+            ("looks at held-out", f"{looks.sum()} in {len(looks)} runs, at most {looks.max()} in one")
+        )
+    if "origin/began" in runs.columns and runs["origin/began"].notna().any():
+        rows.append(
+            ("trained", f"{runs['origin/began'].dropna().min()} to {runs['origin/ended'].dropna().max()}")
+        )
+    return Table("Origin", ("", ""), tuple(row for row in rows if row[1]))
+
+
+def _counted(column: "pd.Series") -> str:
+    """The values, with how many runs have each where there are several."""
+    values = column.dropna().astype(str)
+    counts = values[values != ""].value_counts()
+    if len(counts) <= 1:
+        return "".join(counts.index)
+    shown = [f"{value} ({count} runs)" for value, count in sorted(counts.items())]
+    more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
+    return ", ".join(shown[:6]) + more

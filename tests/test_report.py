@@ -1,0 +1,702 @@
+"""The report: rebuilt from its files, the numbers of the judge, and nothing lost of what went wrong."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import report_world
+from report_world import TUNED, curve, finished, loss, planned, save, world
+from rich.console import Console
+from study_fakes import identify
+
+from ablate.study import figures, paper, tables, wording
+from ablate.study.design import read as read_study
+from ablate.study.freeze import amendments, freeze
+from ablate.study.judged import Judged, judge_results
+from ablate.study.report import banners, bar, fenced, markdown, report, show
+from ablate.study.results import FOLDER, POINTS, Results, collect, read, say, write
+from ablate.study.runs import PlannedRun, judged_runs
+from ablate.study.store import Store
+
+ARMS: dict[str, list[str]] = {
+    "rope": [],
+    "alibi": ["model/position=alibi"],
+    "learned": ["model/position=learned"],
+    "none": ["model/position=none"],
+}
+CLAIMS = [
+    {
+        "id": "C16",
+        "predicate": "rope < none",
+        "published": {"effect": -0.098, "source": "Haviv et al. 2022", "differs": "125M parameters"},
+    },
+    {"id": "C2", "predicate": "none < alibi"},
+]
+
+
+def with_failures(run: PlannedRun) -> dict[str, Any]:
+    """`none` diverges at seed 2, and at the highest rate."""
+    if run.arm == "none" and (run.seed == 2 or (run.role == "tuning" and (run.rate or 0) > 2.5e-3)):
+        return {"status": "diverged", "reason": "loss is not finite at step 120"}
+    return finished(run)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tuned and matched study on two corpora, with claims and a failure, reported."""
+    folder = tmp_path_factory.mktemp("experiments") / "tuned"
+    world(
+        folder,
+        with_failures,
+        arms=ARMS,
+        seeds=7,
+        match={"hold": "non_embedding_params", "by": "ffn.width"},
+        corpora=["data=stdlib", "data=english"],
+        measures=["validation/loss"],
+        claims=CLAIMS,
+        **TUNED,
+    )
+    report(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    names = ["report.md", "report.html", "tables/*", "figures/*"]
+    return {str(file.relative_to(folder)): file.read_bytes() for name in names for file in folder.glob(name)}
+
+
+class Page(HTMLParser):
+    """What stands in a page: tags, attributes and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.parts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.parts).split())
+
+
+def rendered(text: str) -> Page:
+    """Markdown as a viewer shows it, the HTML in it let through."""
+    from markdown_it import MarkdownIt
+
+    return Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+
+
+# ------------------------------------------------------------------------------------------ the files
+
+
+def test_the_report_is_rebuilt_from_its_files_alone_byte_by_byte(tuned: Path, tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    for file in (tuned / FOLDER).iterdir():
+        (tmp_path / FOLDER / file.name).write_bytes(file.read_bytes())
+    code = (
+        "import sys; from pathlib import Path; from ablate.study.report import report; "
+        "report(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        check=True,
+        cwd=Path(__file__).parent.parent,
+        env={"PYTHONHASHSEED": "7", "PATH": "/usr/bin:/bin", "MPLCONFIGDIR": str(tmp_path / "fonts")},
+    )
+    assert contents(tmp_path) == contents(tuned)
+    expected = {"report.md", "report.html", "tables/verdicts.csv", "tables/verdicts.tex", "tables/runs.csv"}
+    expected |= {f"figures/{name}-{n}.{kind}" for name in ("differences", "curves", "rates", "costs")
+                 for n in (1, 2) for kind in ("svg", "pdf")}  # fmt: skip
+    assert expected <= set(contents(tuned))
+
+
+def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> None:
+    results = read(tuned)
+    write(results, tmp_path)
+    again = read(tmp_path)
+    assert again.kept == results.kept
+    for name in ("runs", "curves"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(results, name))
+    for file in (tuned / FOLDER).iterdir():
+        assert (tmp_path / FOLDER / file.name).read_bytes() == file.read_bytes()
+
+
+def test_files_of_an_earlier_report_do_not_stay(tuned: Path, tmp_path: Path) -> None:
+    world(tmp_path, arms=ARMS, seeds=3)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "rates.svg").write_text("of an earlier, tuned study")
+    report(tmp_path)
+    assert not (tmp_path / "figures" / "rates.svg").exists()
+    assert (tmp_path / "figures" / "differences.svg").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        TUNED,
+        {"match": {"hold": "total_params", "by": "depth", "also_unmatched": ["none"]}, "claims": CLAIMS[:1]},
+        {"looks": [3, 6], "corpora": ["data=stdlib", "data=english"], "variance": "pooled"},
+    ],
+)
+def test_a_study_is_said_so_that_it_can_be_read_again(changes: dict[str, Any]) -> None:
+    told = report_world.study(arms=ARMS, **changes)
+    assert read_study(json.loads(json.dumps(say(told)))) == told
+
+
+# ------------------------------------------------------------------------------------------- the numbers
+
+
+def test_numbers_are_those_of_the_comparison(tuned: Path) -> None:
+    judged = judge_results(read(tuned))
+    sheet = pd.read_csv(tuned / "tables" / "verdicts.csv").set_index(["corpus", "arm"])
+    page, text = Page((tuned / "report.html").read_text()), rendered((tuned / "report.md").read_text()).text
+    checked = 0
+    for corpus in judged:
+        assert corpus.comparison is not None
+        places = wording.decimals(corpus.comparison)
+        for verdict in corpus.comparison.verdicts:
+            row = sheet.loc[(corpus.corpus, verdict.arm)]
+            for name in ("difference", "low", "high", "mean", "sd", "correlation", "p"):
+                assert row[name] == pytest.approx(getattr(verdict, name), rel=1e-12)
+            assert row["word"] == verdict.word and row["n"] == verdict.n
+            shown = wording.interval(verdict.low, verdict.high, places)
+            assert shown in page.text and shown in text
+            low, high = (float(end.replace("−", "-")) for end in re.findall(r"[+−]?\d+\.\d+", shown))
+            assert low == pytest.approx(verdict.low, abs=10**-places)
+            assert high == pytest.approx(verdict.high, abs=10**-places)
+            checked += 1
+    assert checked == 2 * 4
+    assert "alibi" in page.text and "worse" in page.text and "equivalent" in page.text
+
+
+def drawn(results: Results, judged: Judged) -> dict[int, tuple[float, float, str]]:
+    """Row -> the ends and the colour of the interval that the figure shows."""
+    with figures._settings():
+        figure = figures._differences(figures._Look(results, judged))
+    assert figure is not None
+    bars = {}
+    for line in figure.axes[0].lines:
+        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        if line.get_linewidth() == 2.2:
+            bars[int(y[0])] = (float(x[0]), float(x[1]), str(line.get_color()))
+    return bars
+
+
+@pytest.mark.parametrize("variance", ["paired", "pooled"])
+@pytest.mark.parametrize("far", [0.0, 5.0])
+def test_no_interval_in_a_figure_contradicts_a_verdict(tmp_path: Path, variance: str, far: float) -> None:
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        return {"status": "finished", "value": loss(run) + far * (run.arm == "none")}
+
+    results = world(tmp_path, outcome, arms=ARMS, seeds=5, variance=variance)
+    (judged,) = judge_results(results)
+    comparison = judged.comparison
+    assert comparison is not None
+    axis, bars = figures.span(comparison), drawn(results, judged)
+    words = set()
+    for row, arm in enumerate(arm for arm in figures.ranked(judged) if arm != "rope"):
+        verdict = comparison.verdict(arm)
+        assert verdict.low is not None and verdict.high is not None
+        low, high, colour = bars[row]
+        cut = axis.beyond(verdict)
+        assert (low, high) == (
+            axis.low if cut[0] else verdict.low,
+            pytest.approx(axis.high if cut[1] else verdict.high),
+        )
+        assert colour == figures.WORDS[verdict.word]
+        in_table = bar(comparison, verdict)
+        assert in_table is not None
+        for left, zero, right in ((low, 0.0, high), (in_table.left, in_table.zero, in_table.right)):
+            assert (left > zero or right < zero) == (verdict.word in ("better", "worse"))
+        words.add(verdict.word)
+    assert {"worse", "better"} <= words
+    assert any(axis.beyond(v) != (False, False) for v in comparison.verdicts) == (far > 0)
+
+
+def test_curves_are_averaged_to_a_hundred_points(tmp_path: Path) -> None:
+    results = world(tmp_path, arms=ARMS, seeds=2)
+    run = results.runs[results.runs["role"] == "test"].iloc[0]
+    mine = results.curves[results.curves["id"] == run["id"]]
+    (made,) = [r for r in judged_runs(planned(arms=ARMS, seeds=2, placebo=True, margin=0.02), identify)[0]
+               if r.id == run["id"]]  # fmt: skip
+    whole = curve(loss(made), made)
+    assert len(whole) > POINTS == len(mine)
+    assert mine["tokens"].iloc[-1] == whole["tokens"].iloc[-1]
+    assert mine["loss"].mean() == pytest.approx(whole["loss"].mean(), abs=0.02)
+    assert mine["loss"].iloc[0] == pytest.approx(whole["loss"].iloc[:2].mean())
+
+
+def test_the_curve_of_a_run_that_diverged_is_kept(tmp_path: Path) -> None:
+    made = planned(arms=ARMS, seeds=2)
+    runs, _ = judged_runs(made, identify)
+    store = Store(tmp_path / "runs")
+    save(store, runs[0], {"status": "diverged"})
+    rows = [{"step": n, "tokens": n * 80, "loss": 3.0 + n, "validation_loss": None} for n in range(1, 4)]
+    (store.folder(runs[0].id) / "curve.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step"')
+    results = collect(made, runs, store, name="x")
+    assert results.curves["loss"].tolist() == [4.0, 5.0, 6.0]
+    again = collect(made, runs, Store(tmp_path / "none"), name="x", earlier=results)
+    assert again.curves.empty  # its run is gone: no curve without an outcome
+
+
+# ----------------------------------------------------------------------------- what goes wrong is shown
+
+
+BAD = ["diverged", "out_of_memory", "crashed", "interrupted", "refused"]
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One arm for each way in which a run can end, and one with a run that was never done."""
+    arms: dict[str, list[str]] = {"rope": []}
+    arms |= {f"arm {word}": [f"model.position.base={1000 + n}"] for n, word in enumerate([*BAD, "not run"])}
+
+    def outcome(run: PlannedRun) -> dict[str, Any] | None:
+        word = run.arm.removeprefix("arm ")
+        if word == "not run" and run.seed == 1:
+            return None
+        if word == "refused" or (word in BAD and run.seed == 1):
+            return {"status": word, "reason": f"because of {word}"}
+        return finished(run)
+
+    folder = tmp_path_factory.mktemp("experiments") / "troubled"
+    world(folder, outcome, arms=arms, seeds=4)
+    report(folder)
+    return folder
+
+
+def test_every_status_is_shown_and_what_waits_has_no_effect(troubled: Path) -> None:
+    results = read(troubled)
+    (judged,) = judge_results(results)
+    assert judged.comparison is not None
+    page, text = Page((troubled / "report.html").read_text()), (troubled / "report.md").read_text()
+    for word in BAD:
+        assert f"because of {word}" in page.text
+        assert word.replace("_", " ") in page.text and f"because of {word}".replace("_", r"\_") in text
+    waiting = {v.arm for v in judged.comparison.verdicts if v.word == "waiting"}
+    assert waiting == {"arm crashed", "arm interrupted", "arm not run"}
+    assert judged.comparison.refused == ("arm refused",)
+    assert "arm refused: refused before training" in page.text
+    conditional = {v.arm for v in judged.comparison.verdicts if v.conditional}
+    assert conditional == {"arm diverged", "arm out_of_memory"}
+    costs = figures.arm_costs(judged)
+    sheet = pd.read_csv(troubled / "tables" / "verdicts.csv").set_index("arm")
+    for arm in waiting:
+        cells = tables.verdict_cells(judged, arm)
+        assert [cells[name] for name in ("difference", "interval", "mean", "sd", "r")] == [""] * 5
+        assert "waiting for missing runs" in cells["note"]
+        assert np.isnan(costs.loc[arm, "mean"])
+        assert sheet.loc[arm, ["difference", "low", "high", "mean", "p"]].isna().all()
+    counts = {row[0]: row[2:] for row in tables.outcome_table(results).rows if row[1] == "test"}
+    assert counts["arm not run"][-1] == "1" and counts["rope"][0] == "4"
+
+
+def test_stability_stands_beside_quality(troubled: Path) -> None:
+    (judged,) = judge_results(read(troubled))
+    (table,) = [t for t in tables.corpus_tables(read(troubled), judged) if t.title == "Stability"]
+    rows = {row[0]: row for row in table.rows}
+    assert rows["arm diverged"][2:4] == ("1 of 4", "0 of 4")
+    assert rows["arm out_of_memory"][2] == "0 of 3"  # a cost, no instability
+    assert rows["arm diverged"][1] == "undecided" and rows["arm crashed"][1] == "waiting"
+
+
+@pytest.mark.parametrize("changes", [{}, TUNED, {"corpora": ["data=stdlib", "data=english"]}])
+def test_a_study_without_any_run_says_so(tmp_path: Path, changes: dict[str, Any]) -> None:
+    world(tmp_path, lambda run: None, arms=ARMS, seeds=2, claims=CLAIMS, **changes)
+    report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    answer = wording.answer(judge_results(read(tmp_path)), "placebo")
+    assert answer in page.text
+    assert "waits for runs" in answer or "there is no answer yet" in answer
+    assert "than" not in answer
+    assert not list((tmp_path / "figures").iterdir())
+    assert "not run" in page.text
+
+
+def test_runs_that_all_failed_give_no_answer(tmp_path: Path) -> None:
+    world(tmp_path, lambda run: {"status": "crashed", "reason": "disk"}, arms=ARMS, seeds=2)
+    report(tmp_path)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "waits for runs" in text and "crashed" in text and "disk" in text
+
+
+def test_one_arm_alone_cannot_be_compared_and_says_why(tmp_path: Path) -> None:
+    results = world(tmp_path, arms=ARMS, seeds=3)
+    alone = replace(results, runs=results.runs[results.runs["arm"] == "rope"])
+    write(alone, tmp_path)
+    report(tmp_path)
+    assert "needs an arm beside the baseline" in Page((tmp_path / "report.html").read_text()).text
+
+
+def test_a_duplicated_record_is_no_answer_but_a_reason(tmp_path: Path) -> None:
+    results = world(tmp_path, arms=ARMS, seeds=3)
+    twice = replace(results, runs=pd.concat([results.runs, results.runs.tail(1)], ignore_index=True))
+    (judged,) = judge_results(twice)
+    assert judged.comparison is None and "duplicated record" in judged.reason
+    assert any("duplicated record" in line for line in banners(twice.kept.said(), [judged]))
+
+
+def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
+    results = world(tmp_path, arms=ARMS, seeds=4)
+    runs = results.runs.copy()
+    runs.loc[runs["arm"] == "none", "seed"] += 100
+    (judged,) = judge_results(replace(results, runs=runs))
+    assert judged.comparison is not None
+    verdict = judged.comparison.verdict("none")
+    assert verdict.method == "welch" and figures.by_seed(judged.comparison, verdict) == []
+    cells = tables.verdict_cells(judged, "none")
+    assert "Welch" in cells["note"] and cells["r"] == "" and cells["difference"] != ""
+
+
+# --------------------------------------------------------------------------------------------- mixtures
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"device_kind": "another"}, "2 kinds of device are mixed"),
+        ({"kernel": "reference"}, "2 kernels are mixed"),
+        ({"precision": "bf16"}, "2 precisions are mixed"),
+        ({"code": "beef"}, "its runs come from 2 versions of the code (beef, c0de)"),
+    ],
+)
+def test_a_mixed_comparison_is_said_loudly(tmp_path: Path, said: dict[str, Any], expected: str) -> None:
+    results = world(tmp_path, lambda run: finished(run) | (said if run.seed == 1 else {}), arms=ARMS, seeds=3)
+    (judged,) = judge_results(results)
+    assert any(expected in line for line in banners(results.kept.said(), [judged]))
+
+
+def test_runs_of_older_code_are_stale(tmp_path: Path) -> None:
+    asked = []
+
+    def code(run: PlannedRun) -> str:
+        asked.append(run.arm)
+        return "new" if run.arm == "none" else "c0de"
+
+    results = world(tmp_path, arms=ARMS, seeds=3, also={"code": code})
+    (judged,) = judge_results(results)
+    assert results.runs.groupby("arm")["stale"].sum().to_dict() == {
+        "rope": 0, "alibi": 0, "learned": 0, "none": 3, "placebo": 0,
+    }  # fmt: skip
+    assert any("3 runs are stale" in line and "none" in line for line in judged.mixed)
+    assert len(asked) == len(ARMS) + 1  # once for each arm: it reads sources
+
+
+# ------------------------------------------------------------------------------- tuning, factors, claims
+
+
+def test_rates_failed_runs_and_the_fixed_contrast_are_reported(tuned: Path) -> None:
+    results = read(tuned)
+    judged = judge_results(results)[0]
+    assert judged.tuning is not None and judged.fixed is not None
+    titles = {table.title: table for table in tables.corpus_tables(results, judged)}
+    rates = {row[0]: row for row in titles["Rates"].rows}
+    assert float(rates["alibi"][1]) == pytest.approx(judged.tuning.choice("alibi").rate, rel=1e-2)
+    assert rates["none"][2] == "0.003"
+    assert len(titles["At the baseline's rate"].rows) == 4
+    assert wording.NOT_TUNED not in banners(results.kept.said(), [judged])
+
+
+def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> None:
+    tune = {"tune": {**TUNED["tune"], "nested": True}}
+    results = world(tmp_path, arms=ARMS, seeds=3, **tune)
+    (judged,) = judge_results(results)
+    test = results.runs[(results.runs["role"] == "test") & (results.runs["arm"] == "alibi")]
+    assert len(test) == 6 and judged.comparison is not None
+    best = test.groupby("seed")["validation/loss"].idxmin()
+    assert judged.comparison.outcomes("alibi").values == dict(
+        zip(test["seed"][best], test["heldout/loss"][best], strict=True)
+    )
+
+
+def test_a_study_at_a_fixed_rate_is_called_a_demonstration(tmp_path: Path) -> None:
+    world(tmp_path, arms=ARMS, seeds=2)
+    report(tmp_path)
+    assert wording.NOT_TUNED in Page((tmp_path / "report.html").read_text()).text
+    assert wording.NOT_TUNED in rendered((tmp_path / "report.md").read_text()).text
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(width=200, record=True, file=nowhere)
+        show(console, tmp_path)
+    printed = console.export_text()
+    assert "a demonstration" in printed and "baseline" in printed and "alibi" in printed
+
+
+FACTORS = {
+    "norm": {"layer": ["model/norm=layer"], "rms": ["model/norm=rms"]},
+    "position": {"learned": ["model/position=learned"], "rope": ["model/position=rope"]},
+}
+DESIGNED = {"arms": {}, "baseline": None, "axis": ["model.norm", "model.position"]}
+
+
+def test_a_factorial_shows_effects_and_interactions(tmp_path: Path) -> None:
+    results = world(tmp_path, design={"kind": "factorial", "factors": FACTORS}, seeds=4, **DESIGNED)
+    (judged,) = judge_results(results)
+    assert judged.factorial is not None and not judged.problems
+    (table,) = [t for t in tables.corpus_tables(results, judged) if "interactions" in t.title]
+    assert [row[0] for row in table.rows] == ["norm", "position", "norm × position"]
+    for row, effect in zip(table.rows, judged.factorial.effects, strict=True):
+        assert float(row[3].replace("−", "-")) == pytest.approx(effect.difference, abs=0.01)
+        assert row[5] == ("excludes 0" if effect.low > 0 or effect.high < 0 else "contains 0")
+    assert len(paper.sheets(results, [judged])["effects"]) == 3
+
+
+def test_ingredients_are_shown_added_and_left_out(tmp_path: Path) -> None:
+    design = {
+        "kind": "add_one_in",
+        "factors": FACTORS,
+        "from": {"norm": "layer", "position": "learned"},
+        "to": {"norm": "rms", "position": "rope"},
+    }
+    results = world(tmp_path, design=design, seeds=3, **DESIGNED)
+    (judged,) = judge_results(results)
+    assert [i.factor for i in judged.ingredients] == ["norm", "position"]
+    assert all(i.added is not None and i.left_out is None for i in judged.ingredients)
+    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("Each ingredient")]
+    assert table.rows[0][1] != "" and table.rows[0][3] == ""
+
+
+def test_claims_stand_beside_what_was_published(tuned: Path) -> None:
+    table = tables.claim_table(judge_results(read(tuned)))
+    assert table is not None
+    rows = {(row[0], row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    for corpus in ("stdlib", "english"):
+        assert rows["C16", corpus]["verdict"] == "pass" and rows["C16", corpus]["headline"] == "yes"
+        assert rows["C16", corpus]["published"] == "−0.098"
+        assert rows["C16", corpus]["beside"].startswith("same sign")
+        assert "125M parameters" in rows["C16", corpus]["source"]
+        assert rows["C2", corpus]["verdict"] == "fail" and rows["C2", corpus]["headline"] == "no"
+
+
+def test_a_claim_on_another_measure_is_judged_on_it(tmp_path: Path) -> None:
+    claims = [{"id": "V", "predicate": "alibi < rope", "measure": "validation/loss"}]
+    results = world(tmp_path, arms=ARMS, seeds=4, claims=claims, measures=["validation/loss"])
+    (judged,) = judge_results(results)
+    assert [(j.claim, j.measure, j.word) for j in judged.claims] == [("V", "validation/loss", "pass")]
+
+
+def test_the_effect_in_tokens_is_blank_until_the_budgets_are_run(tmp_path: Path) -> None:
+    results = world(tmp_path, arms=ARMS, seeds=4)
+    (judged,) = judge_results(results)
+    assert judged.tokens("alibi") is None
+
+    store = Store(tmp_path / "runs")
+    budgets: dict[float, list[PlannedRun]] = {}
+    for multiple in (0.5, 2.0):
+        spent = planned(arms=ARMS, seeds=4, base=[f"budget.tokens={int(8000 * multiple)}"])
+        budgets[multiple] = [r for r in judged_runs(spent, identify)[0] if r.arm == "rope"]
+        for run in budgets[multiple]:
+            save(store, run, {"status": "finished", "value": loss(run, 0.001) - 0.1 * np.log2(multiple)})
+    made = planned(arms=ARMS, seeds=4, placebo=True, margin=0.02)
+    (judged,) = judge_results(collect(made, judged_runs(made, identify)[0], store, name="x", budgets=budgets))
+    effect = judged.tokens("alibi")
+    assert effect is not None and effect.multiple is not None and 1.1 < effect.multiple < 2
+    assert tables.verdict_cells(judged, "alibi")["tokens"] == f"{effect.multiple:.2f}×"
+    table = tables.verdict_table(judged)
+    assert table is not None and "tokens" in table.columns
+
+
+def test_the_error_over_documents_stands_beside(tuned: Path) -> None:
+    judged = judge_results(read(tuned))[0]
+    assert judged.comparison is not None
+    found = judged.comparison.verdict("alibi").documents
+    assert found is not None and found.documents == 20
+    shown = tables.verdict_cells(judged, "alibi")["other text"]
+    assert float(shown.split("±")[1]) == pytest.approx(found.error, abs=1e-3)
+
+
+# --------------------------------------------------------------------------------- the plan, the paper
+
+
+def test_the_frozen_plan_and_its_amendments_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("{question: x}")
+    frozen = freeze(file, planned(arms={"rope": [], "alibi": ["model/position=alibi"]}, seeds=3))
+    told = {"frozen": frozen, "amendments": ()}
+    few = {"rope": [], "alibi": ["model/position=alibi"]}
+    results = world(tmp_path, arms=few, seeds=3, placebo=False, also=told)
+    assert results.kept.plan is not None and not results.kept.plan.exploratory
+    assert "frozen before the first test run" in paper.methods(results)
+    assert "followed as planned" in paper.methods(results)
+
+    now = planned(arms=ARMS, seeds=3, margin=0.02)
+    told["amendments"] = amendments(frozen, file, now)
+    results = world(tmp_path, arms=ARMS, seeds=3, placebo=False, also=told)
+    assert results.kept.plan is not None and set(results.kept.plan.exploratory) == {"learned", "none"}
+    report(tmp_path)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "Since then:" in text and "arms[base/none]" in text and "Exploratory" in text
+
+
+def test_the_methods_come_from_the_plan(tuned: Path) -> None:
+    results = read(tuned)
+    text = paper.methods(results)
+    for said in (
+        "seeds 0 to 6 (7 in all)",
+        "optim.lr was tuned",
+        "0.0003, 0.0006, 0.001, 0.002, 0.003",
+        "on 2 seeds that served for nothing else",
+        "parameters without embeddings was held within 0.5%",
+        "Bonferroni",
+        "family is all 4 comparisons",
+        "judged once, at 7 seeds",
+        "placebo",
+        "was not frozen",
+    ):
+        assert said in text
+    looks = report_world.study(arms=ARMS, looks=[3, 6], variance="pooled")
+    assert "at 3, 6 seeds" in paper._looks(looks) and "Dunnett" in paper._test(results.kept, looks)
+
+
+def test_every_run_has_the_command_that_makes_it(tuned: Path) -> None:
+    runs = pd.read_csv(tuned / "tables" / "runs.csv")
+    assert len(runs) == len(read(tuned).runs)
+    row = runs[(runs["arm"] == "alibi") & (runs["role"] == "test") & (runs["corpus"] == "english")].iloc[0]
+    words = shlex.split(row["command"])
+    assert words[:2] == ["python", "train.py"]
+    assert {
+        "model/position=alibi",
+        "data=english",
+        f"optim.lr={float(row['rate'])!r}",
+        f"seed={row['seed']}",
+    } <= {*words}
+    redrawn = shlex.split(runs[(runs["arm"] == "placebo")].iloc[0]["command"])
+    assert any(word.startswith("seed={init: ") and "redraw: [" in word for word in redrawn)
+
+
+def test_latex_is_escaped() -> None:
+    assert paper.latex(r"a_b & 50% $x$ #1 {y} \z ~ ^ <|>") == (
+        r"a\_b \& 50\% \$x\$ \#1 \{y\} \textbackslash{}z \textasciitilde{} \textasciicircum{} "
+        r"\textless{}\textbar{}\textgreater{}"
+    )
+    table = tables.Table("", ("arm",), (("[x]\n\\end{tabular}",),), "50 % of\n\\input{x}")
+    assert paper.latex_table(table).splitlines()[0] == "% 50 % of input{x}"
+    assert r"{[}x{]} \textbackslash{}end\{tabular\} \\" in paper.latex_table(table)
+
+
+def test_differences_and_matching_are_listed(tuned: Path) -> None:
+    results = read(tuned)
+    table, matching = tables.difference_table(results), tables.matching_table(results)
+    assert table is not None and matching is not None
+    rows = {tuple(row[:3]): row for row in table.rows}
+    assert rows["stdlib", "alibi", "model.position.name"][3:] == ("rope", "alibi", "axis")
+    assert rows["stdlib", "learned", "model.ffn.width"][5] == "matched"
+    assert {row[1] for row in matching.rows} == {"alibi", "learned", "none"}
+
+
+# ------------------------------------------------------------------------------------ nothing is trusted
+
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "a | b",
+    "$x^2$ and $y$",
+    "`code` *bold* _it_",
+    "[x](javascript:alert(1))",
+    "![x](http://example.org/x.png)",
+    "{{7*7}}{% raw %}",
+    "</style></svg>]]><b>",
+    "<!-- x --><img src=x onerror=alert(1)>",
+    "L" * 150,
+    r"\input{x}[red]y[/red]",
+    "- # 1. x",
+]
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    arms: dict[str, list[str]] = {"rope": []}
+    arms |= {name: [f"model.position.base={1000 + n}"] for n, name in enumerate(NASTY)}
+
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        if run.seed == 1 and run.arm == NASTY[0]:
+            return {"status": "diverged", "reason": "because <img src=x onerror=alert(2)> | $a$"}
+        return finished(run) | ({"device_kind": "<b>other</b>"} if run.seed == 2 else {})
+
+    folder = tmp_path_factory.mktemp("experiments") / "na<b>sty"
+    world(
+        folder,
+        outcome,
+        arms=arms,
+        seeds=3,
+        question="Is <i>this</i> | safe? $1",
+        notes="<script>alert(3)</script>",
+        corpora={"a/../b": ["data=stdlib"], "<u>": ["data=english"]},
+        claims=[{"id": "<b>C1</b>", "predicate": f'rope < "{NASTY[0]}"', "published": {
+            "effect": -1, "source": "<a href=javascript:x>", "differs": "</table>"}}],
+    )  # fmt: skip
+    report(folder)
+    return folder
+
+
+def test_html_shows_every_name_and_obeys_none(nasty: Path) -> None:
+    html = (nasty / "report.html").read_text()
+    page = Page(html)
+    assert {"script", "img", "i", "u", "a", "link", "iframe"}.isdisjoint(page.tags)
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src", "xlink:href"):
+            assert value is not None and value.startswith("#")
+        assert "://" not in (value or "") or name.startswith("xmlns")
+    assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", html) and "@import" not in html
+    for name in NASTY:
+        assert name in page.text
+    assert "Is <i>this</i> | safe? $1" in page.text and "<script>alert(3)</script>" in page.text
+    assert page.tags.count("html") == page.tags.count("main") == page.tags.count("style") == 1
+
+
+def test_markdown_shows_every_name_and_obeys_none(nasty: Path) -> None:
+    page = rendered((nasty / "report.md").read_text())
+    assert {"script", "i", "u", "b", "a", "table"} & set(page.tags) == {"table"}
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert sources and all(re.fullmatch(r"figures/[a-z]+-\d\.svg", str(source)) for source in sources)
+    for name in NASTY:
+        assert name in page.text
+    assert "because <img src=x onerror=alert(2)> | $a$" in page.text
+
+
+def test_svg_files_hold_names_as_text(nasty: Path) -> None:
+    from xml.etree import ElementTree
+
+    for file in (nasty / "figures").glob("*.svg"):
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse(file).iter()}
+        assert "script" not in tags and "b" not in tags and "img" not in tags
+    drawing = (nasty / "figures" / "differences-1.svg").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in drawing and "$x^2$ and $y$" in drawing
+
+
+def test_the_terminal_obeys_no_markup(nasty: Path) -> None:
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(width=220, record=True, file=nowhere)
+        show(console, nasty)
+    assert "[red]y[/red]" in console.export_text()
+
+
+@pytest.mark.parametrize("name", ["---", "# x", "1. x", "+ x", "===", "12) y", "-", "> q", "x\ny"])
+def test_no_name_begins_a_block_of_markdown(name: str) -> None:
+    page = rendered(f"- {markdown(name)}\n")
+    assert page.tags == ["ul", "li"]
+    assert page.text == " ".join(name.split())
+
+
+def test_a_fence_is_longer_than_what_it_holds() -> None:
+    assert rendered(fenced("a\n```\n<script>")).tags == ["pre", "code"]

@@ -160,7 +160,8 @@ class Run:
             )
             if main:
                 watch.curve = Curve(self.folder, steps_done(resume))
-                watch.mirror = Mirror(settings.logger, self.id, self.folder, spec)
+                flops = self.counts.get("training_flops")
+                watch.mirror = Mirror(settings.logger, self.id, self.folder, spec, flops)
             status: Status = "crashed"
             try:
                 lightning = trainer(spec, settings, [watch])

@@ -2,35 +2,49 @@
 its record is whole."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
-from netrc import netrc
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from ablate.spec import RunSpec
 from ablate.train.settings import LoggerSpec
 
 log = logging.getLogger("ablate.train")
 
+CONNECT = 20.0  # seconds that W&B has to answer before a run begins
+FLUSH = 30.0  # seconds that the rest of the curve has to arrive when it has ended
+
 
 class Mirror:
-    def __init__(self, spec: LoggerSpec, id: str, folder: Path, hyperparameters: Mapping[str, Any]):
+    """Rows have the names of the curve's columns, and `flops`: those of training so far, where it is known
+    how many a token takes."""
+
+    def __init__(self, spec: LoggerSpec, id: str, folder: Path, run: RunSpec, flops: float | None):
         self.name = spec.name
         self.logger: Logger | None = None
-        self.guard(lambda: self.open(spec, id, folder, hyperparameters))
+        self.batch_tokens = run.budget.batch_tokens
+        self.flops = flops  # for each token
+        self.guard(lambda: self.open(spec, id, folder, run))
 
-    def open(self, spec: LoggerSpec, id: str, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
+    def open(self, spec: LoggerSpec, id: str, folder: Path, run: RunSpec) -> None:
         self.logger = make(spec, id, folder)
         if self.logger is not None:
-            self.logger.log_hyperparams(dict(hyperparameters))
+            self.logger.log_hyperparams({**run.model_dump(mode="json"), **spec.config})
 
     def add(self, row: Mapping[str, Any]) -> None:
+        """Every row says its tokens and FLOPs: W&B plots one column against another only where a row has
+        both."""
         if self.logger is not None:
             logger, step = self.logger, int(row["step"])
+            tokens = step * self.batch_tokens
             metrics = {name: float(x) for name, x in row.items() if x is not None}
-            self.guard(lambda: logger.log_metrics(metrics, step=step))
+            metrics["tokens"] = float(tokens)
+            if self.flops is not None:
+                metrics["flops"] = tokens * self.flops
+            at = None if isinstance(logger, WandbLogger) else step  # it would add a column of its own
+            self.guard(lambda: logger.log_metrics(metrics, step=at))
 
     def close(self, status: str, metrics: Mapping[str, float | None]) -> None:
         if self.logger is not None:
@@ -40,11 +54,14 @@ class Mirror:
         logger = self.logger
         assert logger is not None
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({"status": status, **metrics})
+            found = {name: value for name, value in metrics.items() if value is not None}
+            logger.experiment.summary.update(
+                {"status": status, "diverged": float(status == "diverged"), **found}
+            )
         logger.save()
         logger.finalize("success" if status == "finished" else "failed")
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=0 if status == "finished" else 1, quiet=True)
+            logger.experiment.finish(exit_code=0 if status == "finished" else 1)
 
     def guard(self, act: Callable[[], object]) -> None:
         try:
@@ -61,38 +78,62 @@ def make(spec: LoggerSpec, id: str, folder: Path) -> Logger | None:
         case "tensorboard":
             return TensorBoardLogger(folder, name="tensorboard", version="")
         case "wandb":
-            return wandb_logger(spec, id, folder)
+            return WandbLogger(experiment=wandb_run(spec, id, folder))
         case _:
             return None
 
 
-def wandb_logger(spec: LoggerSpec, id: str, folder: Path) -> Logger:
+def wandb_run(spec: LoggerSpec, id: str, folder: Path) -> Any:
+    """A W&B run. Where the server does not answer, one that is kept on disk for `wandb sync`."""
     import wandb
 
-    offline = not has_key() if spec.offline is None else spec.offline
     folder.mkdir(parents=True, exist_ok=True)
-    logger = WandbLogger(
+    if offline(spec):
+        return begin(spec, id, folder, "offline")
+    try:
+        return begin(spec, id, folder, "online")
+    except (wandb.Error, OSError, TimeoutError) as error:
+        log.warning("logger wandb: %s; the run is mirrored on disk instead, see `wandb sync`", error)
+        Unreachable.noticed = True
+        wandb.teardown()  # or the id would still be in use
+        return begin(spec, id, folder, "offline")
+
+
+class Unreachable:
+    """What this process knows of the server, so that of many runs in one worker the first alone waits."""
+
+    noticed = False
+
+
+def offline(spec: LoggerSpec) -> bool:
+    """As the settings say, or else where there is no key, or no server."""
+    import wandb
+
+    if Unreachable.noticed or spec.offline is not None:
+        return Unreachable.noticed or bool(spec.offline)
+    try:
+        return not wandb.login(prompt=False, verify=False)
+    except wandb.Error as error:
+        log.warning("logger wandb: %s; mirrored on disk", error)
+        return True
+
+
+def begin(spec: LoggerSpec, id: str, folder: Path, mode: str) -> Any:
+    import wandb
+
+    run = wandb.init(
         name=id,
         id=id,
-        save_dir=folder,
-        offline=offline,
+        dir=folder,
+        mode=mode,  # type: ignore[arg-type]
         project=spec.project,
         entity=spec.entity,
         group=spec.group,
         tags=list(spec.tags),
         notes=spec.notes,
-        resume=None if offline else "allow",
-        settings=wandb.Settings(silent=True, console="off", init_timeout=20, x_disable_stats=False),
+        resume=None if mode == "offline" else "allow",
+        reinit="create_new",  # never the run before this one in the same process
+        settings=wandb.Settings(silent=True, console="off", init_timeout=CONNECT, finish_timeout=FLUSH),
     )
-    run = logger.experiment
-    run.define_metric("*", step_metric="step")  # a resumed run may write a step again
-    return logger
-
-
-def has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, ValueError):
-        return False
+    run.define_metric("*", step_metric="step")  # wandb's own counter does not know resumed runs
+    return run

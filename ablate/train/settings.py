@@ -19,6 +19,7 @@ class LoggerSpec(Strict):
     group: str | None = None
     tags: tuple[str, ...] = ()
     notes: str | None = None
+    config: dict[str, str | int | float] = Field({})  # beside the specification: the arm of a study, its seed
     offline: bool | None = None  # null: offline where there is no key
 
 

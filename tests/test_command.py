@@ -30,7 +30,8 @@ def text(tmp_path_factory) -> Path:
 
 def run(folder: Path, text: Path, *given: str) -> subprocess.CompletedProcess[str]:
     places = [f"data.source.files=[{text}]", f"runs={folder}/runs", f"cache={text.parent}/cache"]
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, *places, *given]
+    flags, overrides = [g for g in given if g.startswith("-")], [g for g in given if not g.startswith("-")]
+    command = [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *places, *overrides]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
@@ -100,3 +101,11 @@ def test_a_plan_trains_nothing(tmp_path, text):
     for word in ("parameters", "FLOP", "KV cache", "kernel", "memory", "time"):
         assert word in done.stdout
     assert not records(tmp_path)
+
+
+def test_a_multirun_on_the_slots_engine(tmp_path, text):
+    done = run(
+        tmp_path, text, "-m", "hydra/launcher=slots", "hydra.launcher.slots=2", "seed=0,1", "keep=none"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [r["status"] for r in records(tmp_path)] == ["finished", "finished"]

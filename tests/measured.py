@@ -32,6 +32,7 @@ def trained(
     case: dict[str, Any], documents: str = "joined", dtype: torch.dtype = torch.float64, **options: Any
 ) -> Trained:
     """`options` are those of the record."""
+    context = case.get("context", SMALL["context"])
     spec = RunSpec.model_validate(
         {
             "model": {**SMALL, **case},
@@ -42,7 +43,7 @@ def trained(
             },
             "optim": "adamw",
             "schedule": "cosine",
-            "budget": {"tokens": 240, "batch_tokens": 24},
+            "budget": {"tokens": 10 * context, "batch_tokens": context},
             "evaluation": {"every": 4, "tokens": 1000},
             "seed": 0,
         }

@@ -21,7 +21,7 @@ def read_curve(runs: Path, record: RunRecord) -> pd.DataFrame | None:
 
 def spike_score(values: pd.Series, window: int = 1000, deviations: float = 7.0) -> float | None:
     """The share of values that lie at least so many standard deviations above the mean of the `window` values
-    before (OLMo 2, arXiv:2501.00656, which counts deviations to both sides).
+    before (OLMo 2, arXiv:2501.00656).
 
     The first tenth of a window is not judged: a deviation from a handful of values is no deviation. None
     where that leaves nothing.

@@ -50,7 +50,7 @@ class Length:
         self,
         *,
         multiples: tuple[Annotated[int, Ge(1)], ...] = (1, 2, 4, 8),
-        tokens: Annotated[int, Gt(0)] = 16384,
+        tokens: Annotated[int, Gt(0)] = 8192,
         stride: Annotated[int, Gt(0)] | None = None,
         buckets: Annotated[int, Gt(0)] = 8,
         pass_tokens: Annotated[int, Gt(0)] = 8192,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "yellow"}
+ROOMY = 100  # letters in a line of the terminal; below, these columns are left to the report
+SPARE = ("sd", "r", "other text")
 MARKDOWN = re.compile(r"([\\`*_\[\]|$~])")
 STARTS = re.compile(r"^(?=[-+#=]+(?:\s|$))|^\d+(?=[.)](?:\s|$))")  # what begins a list, a heading, a rule
 
@@ -62,7 +64,7 @@ def show(console: "Console", folder: Path) -> None:
     for banner in banners(study, judged):
         console.print(Text(f"! {banner}", style="yellow"))
     for corpus in judged:
-        console.print(_terminal(corpus, len(judged) > 1))
+        console.print(_terminal(corpus, len(judged) > 1, console.width))
         for arm in figures.ranked(corpus):
             if corpus.comparison is not None and arm != results.kept.baseline:
                 note = tables.notes_on(corpus.comparison.verdict(arm), corpus.comparison)
@@ -71,7 +73,7 @@ def show(console: "Console", folder: Path) -> None:
     console.print(Text(wording.answer(judged, results.kept.placebo)))
 
 
-def _terminal(judged: Judged, many: bool) -> "RichTable | str":
+def _terminal(judged: Judged, many: bool, width: int) -> "RichTable | str":
     from rich.table import Table
     from rich.text import Text
 
@@ -79,11 +81,15 @@ def _terminal(judged: Judged, many: bool) -> "RichTable | str":
     if found is None or judged.comparison is None:
         return Text(f"No verdict: {judged.reason}")  # type: ignore[return-value]
     table = Table(title=Text(judged.corpus) if many else None, box=None, pad_edge=False, title_justify="left")
-    for n, column in enumerate(found.columns):
-        table.add_column(column, justify="right" if n in found.numeric else "left", overflow="fold")
+    kept = [n for n, name in enumerate(found.columns) if width >= ROOMY or name not in SPARE]
+    for n in kept:
+        right = n in found.numeric
+        table.add_column(
+            found.columns[n], justify="right" if right else "left", no_wrap=right, overflow="fold"
+        )
     for row in found.rows:
-        word = row[1].split(",")[0].split(" ")[0]
-        cells = [Text(cell) for cell in row]
+        word = row[1].split(",")[0]
+        cells = [Text(row[n]) for n in kept]
         cells[1].stylize(COLOURS.get(word, "dim"))
         table.add_row(*cells)
     return table

@@ -244,7 +244,7 @@ def main(words: Sequence[str]) -> None:
     file = HERE / "results.json"
     if not words:
         with atomic(file) as f:
-            f.write(json.dumps(measure(SETTINGS), indent=1, allow_nan=False).encode())
+            f.write(json.dumps(measure(SETTINGS), allow_nan=False).encode())
     with atomic(HERE / "report.md") as f:
         f.write(report(json.loads(file.read_bytes())).encode())
 

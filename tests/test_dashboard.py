@@ -275,6 +275,16 @@ def test_without_a_server_the_study_keeps_its_text(mood, stub, enter, study, mon
     assert "| alibi | better |" in made.text.read_text()
 
 
+def test_a_name_that_wandb_cannot_select_by_is_refused(stub, enter, tmp_path):
+    enter()
+    folder = tmp_path / "it's"
+    folder.mkdir()
+    world(folder)
+    (line,) = dashboard.publish(folder, "ablations", None, folder / "runs").said
+    assert "rename the folder" in line
+    assert stub.asked == []
+
+
 def test_runs_that_are_on_disk_only_are_counted(stub, enter, study):
     enter(key=False)
     first, second, *_ = sorted(folder.name for folder in (study / "runs").iterdir())

@@ -6,6 +6,7 @@ is lost where there is no key and no server; and no fault of either costs the st
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablate.record import atomic
 from ablate.study import wording
 from ablate.study.figures import ranked
 from ablate.study.judged import Judged, judge_results
-from ablate.study.report import banners, markdown
+from ablate.study.report import banners, fenced, markdown
 from ablate.study.results import Results, read
 from ablate.study.tables import Table, claim_table, verdict_table
 
@@ -58,7 +59,7 @@ def publish(folder: Path, project: str, entity: str | None, store: Path = Path("
     with atomic(text) as f:
         f.write(("\n\n".join([f"# {title(results)}", *paragraphs(results, judged)]) + "\n").encode())
     found, trouble = patiently(lambda: save(results, judged, place, project, entity))
-    again = f"python sweep.py experiment={results.kept.name} report=true wandb.report=true"
+    again = ["python", "sweep.py", f"experiment={results.kept.name}", "report=true", "wandb.report=true"]
     said = [f"W&B {what}: {address}" for what, address in found.items()]
     waiting = on_disk(results, store)
     if waiting:
@@ -66,7 +67,7 @@ def publish(folder: Path, project: str, entity: str | None, store: Path = Path("
             f"{waiting} runs are mirrored on disk only; to upload: wandb sync {store}/*/wandb/offline-run-*"
         )
     if trouble:
-        said.append(f"W&B: {trouble}. What the report says is in {text}; to publish: {again}")
+        said.append(f"W&B: {trouble}. What the report says is in {text}; to publish: {shlex.join(again)}")
     return Published(found.get("report"), found.get("workspace"), text, tuple(said))
 
 
@@ -95,8 +96,13 @@ def save(
     """Report and workspace to the server; their addresses. Raises what the server's client raises."""
     import wandb
 
+    if re.search(r"""['"\\\\]""", results.kept.name):
+        raise ValueError(
+            "W&B cannot select runs by a study's name with quotes or backslashes: rename the folder"
+        )
+    wandb.setup(wandb.Settings(silent=True))
     if not wandb.login(prompt=False, verify=False):
-        raise ConnectionError("there is no key (`wandb login`), so nothing was sent")
+        raise ConnectionError("there is no key (`wandb login`), or WANDB_MODE forbids to send")
     entity = entity or wandb.Api().default_entity
     if entity is None:
         raise ConnectionError("the key has no entity of its own: give wandb.entity")
@@ -164,9 +170,8 @@ def paragraphs(results: Results, judged: Sequence[Judged]) -> list[str]:
     claims = claim_table(judged)
     if claims is not None:
         rest.append(linked(table(claims, "Claims")))
-    rest.append(
-        f"Made by `python sweep.py experiment={markdown(results.kept.name)}`, whose folder has it all."
-    )
+    command = shlex.join(["python", "sweep.py", f"experiment={results.kept.name}"])
+    rest.append(f"All of it is in the experiment's folder, made by\n\n{fenced(command)}")
     return ["\n\n".join(part for part in opening if part), *(part for part in rest if part)]
 
 

@@ -111,6 +111,7 @@ def offline(spec: LoggerSpec) -> bool:
 
     if Unreachable.noticed or spec.offline is not None:
         return Unreachable.noticed or bool(spec.offline)
+    wandb.setup(wandb.Settings(silent=True))
     try:
         return not wandb.login(prompt=False, verify=False)
     except wandb.Error as error:

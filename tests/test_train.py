@@ -473,7 +473,8 @@ def test_several_devices_are_started_from_here(stop, text, tmp_path):
     process.wait()
     record = RunRecord.load(tmp_path / "runs" / id)
     assert record.status == ("interrupted" if stop else "finished")
-    if stop:
-        assert work(payload) is None
-        assert RunRecord.load(tmp_path / "runs" / id).status == "finished"
+    work({**payload, "rerun": not stop})
+    again = RunRecord.load(tmp_path / "runs" / id)
+    assert again.status == "finished"
+    assert again.provenance["began"] >= record.provenance["ended"]
     assert len(curve(tmp_path / "runs" / id)) == spec.steps

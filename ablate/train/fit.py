@@ -73,7 +73,7 @@ def fit(
         (run.folder / "curve.jsonl").unlink(missing_ok=True)
     with Interrupt() as stop:
         if devices(settings) > 1 and not ranks.inside():
-            return ranks.spread(run, stop, parts)
+            return ranks.spread(run, stop, parts, rerun)
         return run.attempt(stop)
 
 

@@ -37,7 +37,7 @@ def main() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def spread(run: "Run", stop: Interrupt, parts: Sequence[str]) -> RunRecord:
+def spread(run: "Run", stop: Interrupt, parts: Sequence[str], rerun: bool) -> RunRecord:
     """Train in as many processes as there are devices; returns the record, and saves it.
 
     Raises RuntimeError where the run crashed.
@@ -54,6 +54,7 @@ def spread(run: "Run", stop: Interrupt, parts: Sequence[str]) -> RunRecord:
             "parts": list(parts),
             "start": str(run.start) if run.start else None,
             "counts": run.counts,
+            "rerun": rerun,
         }
         port = free_port()
         world = devices(run.settings)

@@ -346,7 +346,7 @@ def test_a_study_is_mirrored_and_published(stub, tmp_path):
     assert set(runs) == records
     assert {run["groupName"] for run in runs.values()} == {"small"}
     said = {(run["config"]["arm"], run["config"]["seed"]) for run in runs.values()}
-    assert said == {(arm, seed) for arm in ("rope", "none") for seed in (0, 1)}
+    assert said == {(arm, seed) for arm in ("rope", "none", "placebo") for seed in (0, 1)}
     assert all(stub.history(name) for name in records)
     assert len(stub.views("runs")) == len(stub.views("project-view")) == 1
     assert f"W&B report: {stub.url}/{ENTITY}/ablations/reports/" in done.stdout

@@ -205,6 +205,7 @@ class Trained(NamedTuple):
     decoder: Decoder
     tokenizer: Any  # ablate.data.tokenizer.Tokenizer
     record: RunRecord
+    folder: Path | None = None  # where its curve lies
 
 
 def open_run(folder: Path, device: str = "cpu") -> Trained:
@@ -236,7 +237,7 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
         raise Unopened(f"{folder}: its tokenizer cannot be read: {error}") from None
     if tokenizer.hash() != record.fingerprint.get("tokenizer"):
         raise Unopened(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
-    return Trained(decoder.to(device).eval(), tokenizer, record)
+    return Trained(decoder.to(device).eval(), tokenizer, record, folder)
 
 
 def _fill(decoder: Decoder, folder: Path, record: RunRecord) -> None:

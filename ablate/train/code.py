@@ -15,6 +15,16 @@ from ablate.spec import RunSpec
 
 PACKAGE = Path(ablate.__file__).parent
 ALWAYS = ("model", "data", "train")  # folders of the package
+# What is there only for other runs (sources and tokenizers count by name) or acts after training.
+ASIDE = (
+    "data/source",
+    "data/tokenizer",
+    "model/generate.py",
+    "model/hf",
+    "model/pool.py",
+    "train/measure",
+    "train/score.py",
+)
 
 
 def code(spec: RunSpec) -> str:
@@ -23,9 +33,13 @@ def code(spec: RunSpec) -> str:
     files = {path for part in parts(spec) for path in sources(part)}
     files.add(PACKAGE / "parts" / "base.py")
     for folder in ALWAYS:
-        files |= set((PACKAGE / folder).rglob("*.py"))
+        files |= {path for path in (PACKAGE / folder).rglob("*.py") if not aside(path)}
     hashes = sorted(f"{_name(path)} {_hash(path, path.stat().st_mtime_ns)}" for path in files)
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12]
+
+
+def aside(path: Path) -> bool:
+    return path.relative_to(PACKAGE).as_posix().startswith(ASIDE)
 
 
 def parts(node: Any) -> Iterator[Options]:

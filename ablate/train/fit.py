@@ -51,8 +51,8 @@ def fit(
     """Train, and leave `runs/<id>`. The record of a run that is finished, or diverged, with the same
     sources is returned at once unless `rerun`; one that was stopped goes on from its checkpoint.
 
-    `start` is the folder of a finished run to take the weights from. `counts` goes into the record; null: those
-    of `ablate.model.measure`. `parts` are the user's own, for the processes of several devices to load.
+    `start` is the folder of a finished run to take the weights from. `counts` goes into the record; null:
+    those of `ablate.model.measure`. `parts` are the user's own, for the processes of several devices to load.
     `outbox` is where the record is saved instead of `runs/<id>`. `on_progress` hears of the run a few times
     a second, on one device.
 

@@ -37,4 +37,4 @@ class Settings(Strict):
     checkpoint_steps: int | None = Field(None, gt=0)
     checkpoint_minutes: float | None = Field(10.0, gt=0)
     keep: Literal["none", "weights", "all"] = "weights"
-    logger: LoggerSpec = LoggerSpec()
+    logger: LoggerSpec = LoggerSpec(config={})

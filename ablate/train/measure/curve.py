@@ -4,18 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablate.record import RunRecord
 
-
-def read_curve(runs: Path, record: RunRecord) -> pd.DataFrame | None:
-    """The rows by step of `runs/<id>`, None where they are not there. Raises ValueError where that folder
-    holds another run than the record (of other code, with the same specification)."""
-    folder = runs / record.id
-    if not (folder / "curve.parquet").is_file() or not (folder / "record.json").is_file():
+def read_curve(folder: Path | None) -> pd.DataFrame | None:
+    """The rows by step of a run, None where they are not there."""
+    if folder is None or not (folder / "curve.parquet").is_file():
         return None
-    there = RunRecord.load(folder)
-    if (there.id, there.code) != (record.id, record.code):
-        raise ValueError(f"{folder}: the record there is of code {there.code}, not of {record.code}")
     return pd.read_parquet(folder / "curve.parquet")
 
 

@@ -1,7 +1,6 @@
 """How near a run came to failing: from its curve, and from what its weights do to a fixed text."""
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -29,9 +28,8 @@ log = logging.getLogger("ablate.measure")
 class Stability:
     """Spikes and gradients of the curve; the highest attention logit, the mean output logit and the variance
     of the residual stream by layer (Wortsman et al. 2023, section 3; OLMo 2, arXiv:2501.00656; Peri-LN,
-    arXiv:2502.02732), on the first `tokens` of the validation split.
-
-    `runs` is where the folders of runs lie, for the curve; without it, the curve's numbers are left out.
+    arXiv:2502.02732), on the first `tokens` of the validation split. Where the run left no curve, its numbers
+    are left out.
     """
 
     opens: tuple[str, ...] = ()  # validation is no sealed split
@@ -39,12 +37,11 @@ class Stability:
     def __init__(
         self,
         *,
-        runs: str = "runs",
         tokens: Annotated[int, Gt(0)] = 4096,
         window: Annotated[int, Ge(20)] = 1000,
         deviations: Annotated[float, Gt(0)] = 7.0,
     ):
-        self.runs, self.tokens, self.window, self.deviations = runs, tokens, window, deviations
+        self.tokens, self.window, self.deviations = tokens, window, deviations
 
     def __call__(self, trained: Trained, prepared: Prepared) -> Found:
         inside = self.inside(trained, prepared)
@@ -52,9 +49,9 @@ class Stability:
         return Found(metrics, inside.vectors)
 
     def of_curve(self, trained: Trained) -> dict[str, float]:
-        curve = read_curve(Path(self.runs), trained.record)
+        curve = read_curve(trained.folder)
         if curve is None:
-            log.warning("stability: no curve in %s; its numbers are left out", self.runs)
+            log.warning("stability: no curve in %s; its numbers are left out", trained.folder)
             return {}
         found = {
             "stability/gradient_mean": float(curve["grad_norm"].mean()),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
+from ablate.registry import placement
 from ablate.spec import ModelSpec
 from ablate.train.measure.listen import streams
 
@@ -85,7 +86,7 @@ def batch(model: ModelSpec, seed: int, rows: int) -> Tensor:
 
 def squares(model: ModelSpec, heard: list[Tensor], sums: list[Tensor]) -> list[float]:
     """E |x_l|^2 / d behind each layer: of the stream, or under post-norm of what enters its last norm."""
-    after = sums if model.placement.name == "post" else heard[1:]
+    after = sums if placement.build(model.placement, model.depth).stream else heard[1:]
     return [float(x.double().square().sum(-1).mean()) / model.width for x in after]
 
 

@@ -243,7 +243,7 @@ class Sweep:
         )
 
     def logger(self, run: runs.PlannedRun) -> dict[str, Any]:
-        """A mirror at W&B: the study is the group; arm and seed are tags."""
+        """A mirror at W&B: the study is the group; arm and seed are tags, and in the configuration."""
         if not self.node["wandb"]["mirror"]:
             return {"name": "none"}
         return {
@@ -252,6 +252,13 @@ class Sweep:
             "entity": self.node["wandb"]["entity"],
             "group": self.folder.name,
             "tags": [f"arm:{run.arm}", f"seed:{run.seed}", f"role:{run.role}"],
+            "config": {
+                "study": self.folder.name,
+                "corpus": run.corpus,
+                "arm": run.arm,
+                "seed": run.seed,
+                "role": run.role,
+            },
         }
 
     def ranking(self, stage: runs.Stage) -> live.Ranking:
@@ -334,6 +341,13 @@ class Sweep:
         report(self.folder)
         show(self.console, self.folder)
         self.console.print(str(self.folder / "report.html"))
+        if self.node["wandb"]["report"]:
+            from ablate.study.dashboard import publish
+
+            wandb = self.node["wandb"]
+            published = publish(self.folder, wandb["project"], wandb["entity"], Path(self.node["store"]))
+            for line in published.said:
+                self.console.print(Text(line), soft_wrap=True)  # an address stays whole
 
 
 def rate(run: runs.PlannedRun) -> str:
@@ -378,18 +392,9 @@ def print_outlook(console: Console, said: dict[str, Any]) -> None:
     console.print(Text(f"every arm: {' '.join(said['base'])}"))
     console.print(Text(f"metric {said['metric']}, margin {said['margin']}, seeds {said['seeds']}"))
     arms = Table(title="Arms", title_justify="left")
-    for column in (
-        "corpus",
-        "arm",
-        "overrides",
-        "parameters",
-        "FLOPs/token",
-        "KV B/token",
-        "memory",
-        "kernel",
-        "matched",
-    ):
-        arms.add_column(column, overflow="fold")
+    whole = ("arm", "parameters", "FLOPs/token", "KV B/token", "memory")  # not to be broken over lines
+    for column in ("corpus", *whole[:1], "overrides", *whole[1:], "kernel", "matched"):
+        arms.add_column(column, overflow="fold", no_wrap=column in whole)
     for arm in said["arms"]:
         matched = arm["matched"]
         cells = [

@@ -4,6 +4,7 @@
     <cache>/<key>/cache.json          what the cache holds: counts, sizes and hashes of its files
     <cache>/<key>/train.tokens        uint16 or uint32, end tokens included; memory-mapped
     <cache>/<key>/train.starts.npy    int64, where each document begins
+    <cache>/<key>/train.scored        bool, beside each token; only where the tokenizer marks answers
     <cache>/<key>/...                 the same for validation and heldout; what the tokenizer saved
 
 The key is of the content (manifest and tokenizer), so the same text elsewhere is found again. A cache is
@@ -42,12 +43,14 @@ log = logging.getLogger("ablate.data")
 @dataclass(frozen=True)
 class Split:
     """The tokens of one split. `tokens` (N,) uint16 or uint32; `starts` (documents,) int64; `bytes` counts
-    the UTF-8 text, to which end tokens add nothing."""
+    the UTF-8 text, to which end tokens add nothing. `scored` (N,) bool: which tokens have a loss, where the
+    documents are examples of a task; None: all of them, in text."""
 
     name: str
     tokens: np.ndarray
     starts: np.ndarray
     bytes: int
+    scored: np.ndarray | None = None
 
     @property
     def bytes_per_token(self) -> float:
@@ -237,11 +240,13 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
 
 
 def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokenizer) -> dict[str, int]:
-    """Writes tokens and starts; returns the counts. Raises BadText for a split that should not be empty."""
+    """Writes tokens, starts and marks; returns the counts. Raises BadText for a split that should not be
+    empty, and for an example without a question or an answer."""
     limit = source.limit if name == "train" else None
     tokens, size, starts = 0, 0, []
+    marks: list[np.ndarray] = []
     with (folder / f"{name}.tokens").open("wb") as file:
-        for text, ids, first in encoded(source.documents(name), tokenizer):
+        for text, ids, first, last in encoded(source.documents(name), tokenizer):
             if first and limit is not None and tokens >= limit:
                 break
             if first:
@@ -249,6 +254,11 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
             numbers = np.asarray(ids, dtype=np.int64)
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < tokenizer.vocab:
                 raise BadTokenizer(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
+            scored = tokenizer.scored(text)
+            if scored is not None:
+                marks.append(
+                    checked_marks(scored, len(ids), first and last, f"{name}, document {len(starts)}")
+                )
             numbers.astype(dtype(tokenizer)).tofile(file)
             tokens += len(numbers)
             size += len(text.encode())
@@ -262,16 +272,31 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
     if limit is not None and tokens < limit:
         log.warning("data: the source ended after %d of %d training tokens", tokens, limit)
     np.save(folder / f"{name}.starts.npy", np.asarray(starts, dtype=np.int64), allow_pickle=False)
+    if marks:
+        np.concatenate(marks).tofile(folder / f"{name}.scored")
     return {"tokens": tokens, "bytes": size}
 
 
-def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], bool]]:
-    """(text, tokens, whether a document begins here) in order. Long documents come in pieces; the end token
-    stands behind the last one."""
+def checked_marks(scored: list[bool], tokens: int, whole: bool, place: str) -> np.ndarray:
+    """Which tokens of an example are answers (tokens,). Raises BadText, BadTokenizer."""
+    if not whole:
+        raise BadText(f"data: {place}: an example may have {PIECE} characters at most; this one has more")
+    if len(scored) != tokens:
+        raise BadTokenizer(f"data: {place}: {len(scored)} marks for {tokens} tokens")
+    if not any(scored):
+        raise BadText(f"data: {place}: nothing in it is marked as an answer, so nothing could be learned")
+    if scored[0]:
+        raise BadText(f"data: {place}: its first token is an answer, but nothing stands before it")
+    return np.asarray(scored, dtype=bool)
+
+
+def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], bool, bool]]:
+    """(text, tokens, is it a document's first piece, its last) in order. Long documents come in pieces; the
+    end token stands behind the last one."""
     for batch in batches(documents):
         numbers = tokenizer.encode([text for text, _, _ in batch])
         for (text, first, last), ids in zip(batch, numbers, strict=True):
-            yield text, [*ids, tokenizer.end] if last and tokenizer.end is not None else ids, first
+            yield text, [*ids, tokenizer.end] if last and tokenizer.end is not None else ids, first, last
 
 
 def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
@@ -332,4 +357,7 @@ def open_split(folder: Path, name: str, held: Mapping[str, Any]) -> Split:
     starts = np.load(
         folder / f"{name}.starts.npy", mmap_mode="r" if counts["tokens"] else None, allow_pickle=False
     )
-    return Split(name, tokens, starts, counts["bytes"])
+    scored = None
+    if f"{name}.scored" in held["files"]:
+        scored = np.memmap(folder / f"{name}.scored", dtype=bool, mode="r", shape=(counts["tokens"],))
+    return Split(name, tokens, starts, counts["bytes"], scored)

@@ -36,16 +36,30 @@ class Stream:
     in `masked` text, documents do not see each other, positions restart with each, and nothing is
     predicted across a border (the end token itself is predicted).
 
-    Raises ValueError if the split holds less than one window and its last target.
+    Where the split marks answers (`scored`), a document is an example, and a row is one example from its
+    beginning, whatever `documents` says: an epoch takes each once. Behind its end the row is filled up with
+    token 0; only answers are targets.
+
+    Raises ValueError if the split holds less than one window and its last target, or a longer example.
     """
 
     def __init__(self, split: Split, context: int, documents: Literal["joined", "masked"], seed: int):
+        self.split, self.context, self.documents, self.seed = split, context, documents, seed
+        if split.scored is not None:
+            self._borders = np.append(split.starts, len(split.tokens))
+            longest = int(np.diff(self._borders).max())
+            if longest > context + 1:
+                raise ValueError(
+                    f"data: the longest example of the {split.name} split has {longest} tokens, which needs "
+                    f"a context of {longest - 1}; model.context is {context}"
+                )
+            self.windows, self._shifts = len(split.starts), 1
+            return
         if len(split.tokens) <= context:
             raise ValueError(
                 f"data: the {split.name} split has {len(split.tokens)} tokens, but a context of {context} "
                 f"needs at least {context + 1}; give it more text or lower model.context"
             )
-        self.split, self.context, self.documents, self.seed = split, context, documents, seed
         targets = len(split.tokens) - 1
         self.windows = max(1, targets // context - 1)  # in one epoch: one fewer than fit, for the shift
         self._shifts = min(context, targets - self.windows * context + 1)
@@ -55,23 +69,30 @@ class Stream:
         (`of` = (r, n)) gets its share, in order. Raises ValueError if `rows` cannot be shared equally."""
         mine = share(rows, of)
         position = step * rows + np.arange(mine.start, mine.stop)
-        first = np.empty(len(position), dtype=np.int64)
+        window, shift = np.empty((2, len(position)), dtype=np.int64)
         for epoch in np.unique(position // self.windows):
             chosen = position // self.windows == epoch
-            window = shuffle(position[chosen] % self.windows, self.windows, self.seed, int(epoch))
-            first[chosen] = window * self.context + self._shift(int(epoch))
-        return self._cut(first)
+            window[chosen] = shuffle(position[chosen] % self.windows, self.windows, self.seed, int(epoch))
+            shift[chosen] = self._shift(int(epoch))
+        if self.split.scored is not None:
+            return self._examples(window)
+        return self._cut(window * self.context + shift)
 
     def whole(self, rows: int, of: tuple[int, int] = (0, 1), by_document: bool = False) -> Iterator[Batch]:
-        """Every token of the split but its first is a target exactly once, in order.
+        """Every token of the split but its first (every answer, of examples) is a target once, in order.
 
         Every batch has `rows` rows over all ranks, so that ranks stay together and shapes stay the same;
         what lies behind the end of the split has no loss. `by_document` fills in `owner`.
         """
         mine = share(rows, of)
-        windows = -(-(len(self.split.tokens) - 1) // self.context)
+        examples = self.split.scored is not None
+        windows = self.windows if examples else -(-(len(self.split.tokens) - 1) // self.context)
         for first in range(0, windows, rows):
-            yield self._cut((first + np.arange(mine.start, mine.stop)) * self.context, by_document)
+            window = first + np.arange(mine.start, mine.stop)
+            if examples:
+                yield self._examples(window, by_document)
+            else:
+                yield self._cut(window * self.context, by_document)
 
     def _shift(self, epoch: int) -> int:
         return int(keys(self.seed, epoch, "shift")[0] % self._shifts)
@@ -97,6 +118,25 @@ class Stream:
             seen = torch.from_numpy(document[:, :-1].copy())
         owner = torch.from_numpy(np.where(targets == NO_LOSS, -1, document[:, 1:])) if by_document else None
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), at, seen, owner=owner)
+
+    def _examples(self, number: np.ndarray, by_document: bool = False) -> Batch:
+        """The examples of these numbers (B,), one a row; behind the last come rows without targets."""
+        assert self.split.scored is not None
+        last = len(self._borders) - 1
+        first, end = (self._borders[np.minimum(number + n, last)][:, None] for n in (0, 1))  # (B, 1)
+        place = first + np.arange(self.context + 1)  # (B, T + 1)
+        inside = place < end
+        place = np.minimum(place, len(self.split.tokens) - 1)
+        numbers = np.where(inside, self.split.tokens[place], 0).astype(np.int64)
+        answer = (inside & self.split.scored[place])[:, 1:]
+        targets = np.where(answer, numbers[:, 1:], NO_LOSS)
+        owner = torch.from_numpy(np.where(answer, number[:, None], -1)) if by_document else None
+        return Batch(
+            torch.from_numpy(numbers[:, :-1]),
+            torch.from_numpy(targets),
+            torch.arange(self.context)[None],
+            owner=owner,
+        )
 
 
 def share(rows: int, of: tuple[int, int]) -> range:

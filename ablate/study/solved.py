@@ -1,0 +1,185 @@
+"""How often does an arm learn the task? For skills, where a run either solves it or does not.
+
+Between those two there is hardly anything, so a mean over seeds describes no run, and its t interval means
+little. What is counted instead is P(solved): the share of seeds that solve the task.
+
+That a metric is of this kind is declared in study.yaml before the first run, by naming a metric that is
+called `.../solved`, as in `metric: skill/solved`: each run has 0 or 1 there. It is never found out from the
+data that are judged. Whether the declaration was apt can be seen beside it: `between` counts the runs whose
+exact match is neither near 0 nor at the threshold.
+"""
+
+import math
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from ablate.study.outcomes import Outcomes, Role, read_outcomes
+
+Word = Literal["solves more", "solves less", "undecided", "waiting"]
+LOW = 0.1  # an exact match below this is counted as not having begun to solve the task
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Solved(Strict):
+    """P(solved) of one arm, with its interval of Clopper and Pearson (1934), which covers with at least
+    1 - alpha at any number of runs.
+
+    Diverged runs count as not solved. Runs out of memory, a cost, and missing runs count in neither number.
+    """
+
+    arm: str
+    solved: int
+    runs: int  # finished or diverged
+    share: float | None  # None without a run
+    low: float
+    high: float
+    between: int | None = None  # runs neither here nor there; None: the frame does not say
+
+
+class Contrast(Strict):
+    """The arm against the baseline: Fisher's exact test on (solved, not solved), Holm's p over all arms.
+
+    There is no interval for the difference: the usual ones are not exact at so few runs (of Newcombe's, at
+    eight, up to 7.7 % exclude 0 without cause; of Agresti and Caffo's, 5.3 %).
+    """
+
+    arm: str
+    word: Word
+    difference: float | None  # P(solved) of the arm less that of the baseline
+    p: float | None
+    p_adjusted: float | None
+
+
+class Verdicts(Strict):
+    baseline: str
+    metric: str
+    alpha: float
+    arms: dict[str, Solved]  # the baseline too
+    contrasts: dict[str, Contrast]
+    fewest: int  # seeds at which all against none would be decided
+
+
+def declared(metric: str) -> bool:
+    """Whether a metric counts solved runs."""
+    return metric.split("/")[-1] == "solved"
+
+
+def judge_solved(
+    frame: pd.DataFrame,
+    baseline: str,
+    metric: str = "skill/solved",
+    alpha: float = 0.05,
+    role: Role = "test",
+    threshold: float = 0.9,
+) -> Verdicts:
+    """The verdicts on a metric of 0 and 1. `frame` is as `ablate.study.outcomes` wants it; if it has an exact
+    match too (`skill/exact` beside `skill/solved`), runs between 0.1 and `threshold` are counted.
+
+    Raises ValueError for a metric that is not 0 or 1, and as `read_outcomes` does.
+    """
+    if not declared(metric):
+        raise ValueError(f"metric: {metric!r} does not count solved runs; name one that ends in /solved")
+    outcomes = {
+        name: arm for name, arm in read_outcomes(frame, baseline, metric, role).items() if not arm.refused
+    }
+    if baseline not in outcomes:
+        raise ValueError(f"baseline: every run of {baseline!r} was refused")
+    for arm in outcomes.values():
+        wrong = {seed: value for seed, value in arm.values.items() if value not in (0.0, 1.0)}
+        if wrong:
+            seed, value = next(iter(wrong.items()))
+            raise ValueError(f"arm {arm.arm!r}, seed {seed}: {metric} is {value:g}, and must be 0 or 1")
+    exact = metric.removesuffix("solved") + "exact"
+    arms = {}
+    for name, arm in outcomes.items():
+        between = None
+        if exact in frame.columns:
+            mine = frame[(frame["arm"] == name) & (frame["role"] == role) & (frame["status"] == "finished")]
+            between = int(mine[exact].between(LOW, threshold, inclusive="left").sum())
+        arms[name] = share_of(arm, alpha).model_copy(update={"between": between})
+    return Verdicts(
+        baseline=baseline,
+        metric=metric,
+        alpha=alpha,
+        arms=arms,
+        contrasts=contrasts(outcomes, arms, baseline, alpha),
+        fewest=fewest_seeds(max(len(outcomes) - 1, 1), alpha),
+    )
+
+
+def share_of(arm: Outcomes, alpha: float) -> Solved:
+    """P(solved) of an arm whose values are 0 and 1."""
+    solved, runs = int(sum(arm.values.values())), len(arm.values) + len(arm.diverged)
+    low, high = interval(solved, runs, alpha)
+    return Solved(
+        arm=arm.arm, solved=solved, runs=runs, share=solved / runs if runs else None, low=low, high=high
+    )
+
+
+def interval(solved: int, runs: int, alpha: float = 0.05) -> tuple[float, float]:
+    """Clopper and Pearson's for solved / runs; everything, without a run. Raises ValueError."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    if not 0 <= solved <= runs:
+        raise ValueError(f"{solved} of {runs} runs cannot be solved")
+    if runs == 0:
+        return 0.0, 1.0
+    low, high = proportion_confint(solved, runs, alpha, method="beta")
+    return float(low), float(high)
+
+
+def contrasts(
+    outcomes: dict[str, Outcomes], arms: dict[str, Solved], baseline: str, alpha: float
+) -> dict[str, Contrast]:
+    """An arm that waits for runs keeps its place in the family, so that the others do not change when it
+    arrives."""
+    from statsmodels.stats.multitest import multipletests
+
+    base = arms[baseline]
+    others = {name: arm for name, arm in arms.items() if name != baseline}
+    waits = {
+        name: bool(outcomes[name].missing or outcomes[baseline].missing) or not (arm.runs and base.runs)
+        for name, arm in others.items()
+    }
+    p = {
+        name: float(stats.fisher_exact([_table(arm), _table(base)]).pvalue)
+        for name, arm in others.items()
+        if not waits[name]
+    }
+    family = [p.get(name, 1.0) for name in others]
+    if len(family) > 1 and min(family) < 1:  # else nothing to adjust: spares a call that collects garbage
+        family = multipletests(family, alpha, method="holm")[1].tolist()
+    adjusted = dict(zip(others, family, strict=True))
+    made = {}
+    for name, arm in others.items():
+        difference = None if arm.share is None or base.share is None else arm.share - base.share
+        word: Word = "waiting" if waits[name] else "undecided"
+        if not waits[name] and adjusted[name] <= alpha:
+            word = "solves more" if (difference or 0) > 0 else "solves less"
+        made[name] = Contrast(
+            arm=name,
+            word=word,
+            difference=difference,
+            p=p.get(name),
+            p_adjusted=adjusted[name] if name in p else None,
+        )
+    return made
+
+
+def _table(arm: Solved) -> list[int]:
+    return [arm.solved, arm.runs - arm.solved]
+
+
+def fewest_seeds(arms: int, alpha: float = 0.05) -> int:
+    """The least number of seeds at which an arm that always solves the task and a baseline that never does
+    are told apart, with `arms` arms beside the baseline: 2 / C(2n, n) <= alpha / arms."""
+    n = 1
+    while 2 / math.comb(2 * n, n) > alpha / arms:
+        n += 1
+    return n

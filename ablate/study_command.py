@@ -391,16 +391,17 @@ def print_outlook(console: Console, said: dict[str, Any]) -> None:
     console.print(Text(said["question"], style="bold"))
     console.print(Text(f"every arm: {' '.join(said['base'])}"))
     console.print(Text(f"metric {said['metric']}, margin {said['margin']}, seeds {said['seeds']}"))
+    several = len(said["corpora"]) > 1
     arms = Table(title="Arms", title_justify="left")
-    whole = ("arm", "parameters", "FLOPs/token", "KV B/token", "memory")  # not to be broken over lines
-    for column in ("corpus", *whole[:1], "overrides", *whole[1:], "kernel", "matched"):
-        arms.add_column(column, overflow="fold", no_wrap=column in whole)
+    for column in ("arm", "parameters", "FLOPs/token", "KV B/token", "memory", "kernel", "matched by"):
+        arms.add_column(column, overflow="fold")
     for arm in said["arms"]:
         matched = arm["matched"]
+        name = f"{arm['corpus']}/{arm['arm']}" if several else arm["arm"]
+        changed = " ".join(arm["overrides"][len(said["base"]) :])
+        console.print(Text(f"  {name}: {changed or 'as it is'}"))
         cells = [
-            arm["corpus"],
-            arm["arm"],
-            " ".join(arm["overrides"][len(said["base"]) :]),
+            name,
             amount(arm["parameters"]["total"]),
             amount(arm["flops_per_token"]),
             amount(arm["kv_bytes_per_token"]),

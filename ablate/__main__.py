@@ -138,7 +138,7 @@ def generate(options: argparse.Namespace) -> None:
 def parts(options: argparse.Namespace) -> None:
     from ablate.catalogue import catalogue
 
-    print(catalogue())
+    print(catalogue(), end="")
 
 
 def import_(options: argparse.Namespace) -> None:

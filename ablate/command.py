@@ -126,7 +126,11 @@ def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
 
     if not sample["tokens"] or not (folder / "weights").is_dir():
         return
-    text = sample_text(open_run(folder), **sample)
+    try:
+        text = sample_text(open_run(folder), **sample)
+    except (ValueError, BadTokenizer) as error:  # a prompt that the tokenizer cannot say, for example
+        console.print(Text(f"no sample: {error}", style="dim"))
+        return
     console.print(Panel(Text(text), title="A sample", title_align="left"))
 
 

@@ -113,12 +113,13 @@ class Watch(Callback):
         """The whole of validation, and the weights."""
         end = self.look(trainer, task, None, alone=trainer.world_size == 1)
         self.judge(end.loss, self.spec.steps, last=True)
-        per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
         self.outcome.metrics |= {
             "validation/loss": end.loss,
             "validation/perplexity": math.exp(min(end.loss, 700.0)),
-            "validation/bits_per_byte": per_byte,
         }
+        if self.validation.scored is None:  # of generated examples, only the answers have a loss
+            per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
+            self.outcome.metrics["validation/bits_per_byte"] = per_byte
         self.latest = end.loss
         if self.curve is not None:
             self.curve.rows[-1]["validation_loss"] = end.loss

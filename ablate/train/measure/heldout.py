@@ -28,12 +28,11 @@ class Heldout:
             precision=trained.record.spec["precision"],
             by_document=True,
         )
+        metrics = {"heldout/loss": found.loss, "heldout/perplexity": math.exp(min(found.loss, 700.0))}
+        if split.scored is None:  # of generated examples, only the answers have a loss
+            metrics["heldout/bits_per_byte"] = found.nll / math.log(2) / split.bytes
         return Found(
-            {
-                "heldout/loss": found.loss,
-                "heldout/perplexity": math.exp(min(found.loss, 700.0)),
-                "heldout/bits_per_byte": found.nll / math.log(2) / split.bytes,
-            },
+            metrics,
             {
                 "heldout/by_document": list(found.by_document),
                 "heldout/document_tokens": [float(n) for n in found.document_tokens],

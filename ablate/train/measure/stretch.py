@@ -7,7 +7,7 @@ from ablate.data.prepare import Split
 
 def stretch(split: Split, first: int, tokens: int) -> Split:
     """`tokens` tokens from `first` on. A document that has begun before begins with the stretch. Its `bytes`
-    are those of the whole split. Raises ValueError where the split ends before, or is of generated examples."""
+    are those of the whole split. Raises ValueError where the split ends before, or holds examples."""
     if split.scored is not None:
         raise ValueError(f"data: the {split.name} split is of examples, each whole; it has no stretches")
     if first < 0 or first + tokens > len(split.tokens):

@@ -14,7 +14,7 @@ from ablate.study.differences import flatten
 if TYPE_CHECKING:
     import pandas
 
-SEED = "seed."
+SEEDS = ("seed.init", "seed.data", "seed.dropout")  # `seed.redraw` makes an arm: the placebo
 UNTITLED = "all"  # the only arm, where nothing differs
 
 
@@ -35,9 +35,10 @@ def gather(records: Sequence[RunRecord]) -> Loose:
     if not records:
         raise ValueError("no records to compare")
     flat = [{k: _hashable(v) for k, v in flatten(r.spec).items()} for r in records]
-    paths = sorted({path for spec in flat for path in spec if not path.startswith(SEED)})
+    paths = sorted({path for spec in flat for path in spec if path not in SEEDS})
     axes = tuple(p for p in paths if len({spec.get(p) for spec in flat}) > 1)
-    names = [arm_name(spec, axes) for spec in flat]
+    named = telling(flat, axes)
+    names = [arm_name(spec, named) for spec in flat]
     seeds = [int(r.spec["seed"]["init"]) for r in records]
     held = all("heldout/loss" in r.metrics for r in records if r.status == "finished")
     metric = "heldout/loss" if held else "validation/loss"
@@ -48,6 +49,16 @@ def gather(records: Sequence[RunRecord]) -> Loose:
     many = Counter(names)
     baseline = min(many, key=lambda name: (-many[name], name))
     return Loose(pandas.DataFrame(rows), axes, baseline, metric, mixed(records))
+
+
+def telling(specs: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> tuple[str, ...]:
+    """The axes that arms are named by: where parts of several names differ, their options go without saying,
+    unless two arms would be called the same."""
+    parts = tuple(axis.removesuffix("name") for axis in axes if axis.endswith(".name"))
+    short = tuple(axis for axis in axes if axis.endswith(".name") or not axis.startswith(parts))
+    arms = {tuple(spec.get(axis) for axis in axes) for spec in specs}
+    shorter = {tuple(spec.get(axis) for axis in short) for spec in specs}
+    return short if len(shorter) == len(arms) else tuple(axes)
 
 
 def arm_name(spec: Mapping[str, Any], axes: Sequence[str]) -> str:

@@ -1,0 +1,45 @@
+"""Any records become a comparison: what differs names the arms, and nothing is called declared."""
+
+import pytest
+
+from ablate.record import RunRecord
+from ablate.study.compare import compare
+from ablate.study.loose import gather
+
+
+def record(norm: str, eps: float, seed: int, loss: float, redraw: tuple[str, ...] = ()) -> RunRecord:
+    said = {"init": seed, "data": seed, "dropout": seed, "redraw": list(redraw)}
+    return RunRecord(
+        id=f"{norm}{eps}{seed}{len(redraw)}",
+        status="finished",
+        code="c",
+        spec={"model": {"norm": {"name": norm, "eps": eps}, "width": 16}, "precision": "fp32", "seed": said},
+        fingerprint={},
+        metrics={"validation/loss": loss},
+        kernel="sdpa",
+    )
+
+
+def test_parts_name_the_arms_and_options_only_where_they_must():
+    records = [record("rms", 1e-5, s, 3.0 + s / 100) for s in range(3)]
+    records += [record("layer", 1e-6, s, 3.5 + s / 100) for s in range(2)]
+    found = gather(records)
+    assert set(found.frame["arm"]) == {"norm.name=rms", "norm.name=layer"}
+    assert found.baseline == "norm.name=rms"  # the arm with the most runs
+    assert found.axes == ("model.norm.eps", "model.norm.name")
+    both = gather([*records, record("layer", 1e-3, 0, 3.6)])
+    assert "norm.eps=0.001, norm.name=layer" in set(both.frame["arm"])
+
+
+def test_a_placebo_is_an_arm_of_its_own():
+    found = gather([record("rms", 1e-5, s, 3.0 + s / 7, r) for s in range(4) for r in ((), ("layers.*",))])
+    assert found.axes == ("seed.redraw",)
+    verdicts = compare(found.frame, found.baseline, found.metric, None, "paired").verdicts
+    assert [v.difference for v in verdicts] == [pytest.approx(0.0)]
+
+
+def test_what_should_be_equal_and_is_not_is_said():
+    records = [record("rms", 1e-5, 0, 3.0), record("rms", 1e-5, 1, 3.0).model_copy(update={"code": "other"})]
+    assert gather(records).mixed == ("2 sources: c, other",)
+    with pytest.raises(ValueError, match="no records"):
+        gather([])

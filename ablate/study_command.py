@@ -55,7 +55,6 @@ class Composer:
 
     def __init__(self, cache: str):
         self.cache = cache
-        self.prepared: dict[str, Job] = {}  # by specification: fingerprints for identities
         self.parts: list[str] = []
 
     def __call__(self, overrides: list[str]) -> dict[str, Any]:
@@ -87,6 +86,7 @@ class Sweep:
         self.store = Store(node["store"])
         self.composer = Composer(node["cache"])
         self.notes: list[str] = []
+        self.codes: dict[tuple[str, str], str] = {}
 
     def go(self) -> None:
         if self.node["report"]:
@@ -139,12 +139,16 @@ class Sweep:
 
     def has_outcome(self, run: runs.PlannedRun) -> bool:
         record = self.store.find(run.id)
-        return record is not None and record.status not in MISSING and record.code == self.code(run.spec)
+        return record is not None and record.status not in MISSING and record.code == self.code(run)
 
-    def code(self, spec: dict[str, Any]) -> str:
+    def code(self, run: runs.PlannedRun) -> str:
+        """The hash of the sources of an arm, which its seeds and rates share."""
         from ablate.train.code import code
 
-        return code(RunSpec.model_validate(spec))
+        arm = (run.corpus, run.arm)
+        if arm not in self.codes:
+            self.codes[arm] = code(RunSpec.model_validate(run.spec))
+        return self.codes[arm]
 
     def show_plan(self, planned: Plan) -> None:
         from ablate.facts import probe
@@ -237,7 +241,7 @@ class Sweep:
             run.id,
             payload,
             devices=self.node["devices"],
-            code=self.code(run.spec),
+            code=self.code(run),
             spec=run.spec,
             fingerprint=fingerprint,
         )
@@ -326,7 +330,7 @@ class Sweep:
             frozen=found,
             amendments=amendments(found, self.file, planned) if found else (),
             notes=self.notes,
-            code=lambda run: self.code(run.spec),
+            code=self.code,
         )
         write(results, self.folder)
         self.report()

@@ -159,6 +159,7 @@ class DataSpec(Strict):
     source: Annotated[Options, Part("source")]
     tokenizer: Annotated[Options, Part("tokenizer")]
     documents: Literal["joined", "masked"] = "joined"
+    prefix: bool = False  # each row begins with a part that sees itself whole and is no target
 
 
 class BudgetSpec(Strict):
@@ -207,6 +208,14 @@ class RunSpec(Strict):
                 f"budget.batch_tokens {self.budget.batch_tokens} is not a multiple of "
                 f"model.context {self.model.context}"
             )
+        reading = [getattr(layer.attention, "mask", "causal") == "prefix" for layer in self.model.layers()]
+        if any(reading) != self.data.prefix:
+            raise ValueError(
+                "attention.mask=prefix and data.prefix=true need each other: "
+                "without the one a prefix is read like any text, without the other there is none"
+            )
+        if self.data.prefix and self.data.documents == "masked":
+            raise ValueError("data.prefix=true needs data.documents=joined: a prefix is of a whole row")
         if self.steps == 0:
             raise ValueError(
                 f"budget.tokens {self.budget.tokens} is less than one batch ({self.budget.batch_tokens})"

@@ -40,11 +40,24 @@ class Stream:
     beginning, whatever `documents` says: an epoch takes each once. Behind its end the row is filled up with
     token 0; only answers are targets.
 
+    With `prefix`, each row begins with a part that sees itself whole and holds no target: its length is drawn
+    evenly from 1 to T - 1 in training (Raffel et al. 2020, section 3.2.3), and is T / 2 in `whole`.
+
     Raises ValueError if the split holds less than one window and its last target, or a longer example.
     """
 
-    def __init__(self, split: Split, context: int, documents: Literal["joined", "masked"], seed: int):
+    def __init__(
+        self,
+        split: Split,
+        context: int,
+        documents: Literal["joined", "masked"],
+        seed: int,
+        prefix: bool = False,
+    ):
         self.split, self.context, self.documents, self.seed = split, context, documents, seed
+        self.prefix = prefix
+        if prefix and (split.scored is not None or documents == "masked" or context < 2):
+            raise ValueError("data: a prefix needs joined text and a context of at least 2")
         if split.scored is not None:
             self._borders = np.append(split.starts, len(split.tokens))
             longest = int(np.diff(self._borders).max())
@@ -76,7 +89,11 @@ class Stream:
             shift[chosen] = self._shift(int(epoch))
         if self.split.scored is not None:
             return self._examples(window)
-        return self._cut(window * self.context + shift)
+        cut = self._cut(window * self.context + shift)
+        if not self.prefix:
+            return cut
+        drawn = mix(position.astype(np.uint64) + keys(self.seed, 0, "prefix")[0])
+        return read_ahead(cut, 1 + (drawn % np.uint64(self.context - 1)).astype(np.int64))
 
     def whole(self, rows: int, of: tuple[int, int] = (0, 1), by_document: bool = False) -> Iterator[Batch]:
         """Every token of the split but its first (every answer, of examples) is a target once, in order.
@@ -91,8 +108,9 @@ class Stream:
             window = first + np.arange(mine.start, mine.stop)
             if examples:
                 yield self._examples(window, by_document)
-            else:
-                yield self._cut(window * self.context, by_document)
+                continue
+            cut = self._cut(window * self.context, by_document)
+            yield read_ahead(cut, np.full(len(window), self.context // 2)) if self.prefix else cut
 
     def _shift(self, epoch: int) -> int:
         return int(keys(self.seed, epoch, "shift")[0] % self._shifts)
@@ -137,6 +155,13 @@ class Stream:
             torch.arange(self.context)[None],
             owner=owner,
         )
+
+
+def read_ahead(batch: Batch, length: np.ndarray) -> Batch:
+    """The batch with prefixes of `length` (B,). The first target is the token behind the prefix."""
+    prefix = torch.from_numpy(length)
+    inside = torch.arange(batch.tokens.shape[1]) + 1 < prefix[:, None]
+    return batch._replace(targets=batch.targets.masked_fill(inside, NO_LOSS), prefix=prefix)
 
 
 def share(rows: int, of: tuple[int, int]) -> range:

@@ -56,6 +56,7 @@ def evaluate(
     precision: Literal["fp32", "bf16"] = "fp32",
     tokens: int | None = None,
     by_document: bool = False,
+    prefix: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Without gradients or dropout; deterministic. `rows` are those of one pass over all ranks, which must
@@ -66,7 +67,7 @@ def evaluate(
     device = decoder.embedding.weight.device
     metric = Losses(len(split.starts) if by_document else 1).to(device)
     windows = None if tokens is None else -(-tokens // context)
-    stream = Stream(split, context, documents, seed=0)
+    stream = Stream(split, context, documents, seed=0, prefix=prefix)
     with (
         evaluating(decoder),
         torch.no_grad(),

@@ -141,7 +141,11 @@ class Run:
         device = "cuda" if accelerator(settings) == "gpu" else "cpu"
         memory = Memory(device)
         stream = Stream(
-            self.prepared.splits["train"], spec.model.context, spec.data.documents, spec.seed.data
+            self.prepared.splits["train"],
+            spec.model.context,
+            spec.data.documents,
+            spec.seed.data,
+            spec.data.prefix,
         )
         task = Task(spec, stream, settings, self.start / FILE if self.start else None)
         resume = self.checkpoints.newest()

@@ -205,6 +205,7 @@ class Watch(Callback):
             world * min(self.spec.rows // world, self.settings.micro_rows or self.spec.rows),
             precision=self.spec.precision,
             tokens=tokens,
+            prefix=self.spec.data.prefix,
             between=between,
         )
 

@@ -27,6 +27,7 @@ class Heldout:
             ROWS,
             precision=trained.record.spec["precision"],
             by_document=True,
+            prefix=data.get("prefix", False),
         )
         metrics = {"heldout/loss": found.loss, "heldout/perplexity": math.exp(min(found.loss, 700.0))}
         if split.scored is None:  # of generated examples, only the answers have a loss

@@ -66,6 +66,8 @@ class Length:
 
     def __call__(self, trained: Trained, prepared: Prepared) -> Found:
         decoder, spec = trained.decoder, trained.record.spec
+        if spec["data"].get("prefix"):
+            raise ValueError("length: every token is to be a target, and data.prefix=true takes some away")
         context, split = decoder.spec.context, prepared.splits["heldout"]
         documents, precision = spec["data"]["documents"], spec["precision"]
         stride = stride_of(context, self.stride)

@@ -44,6 +44,8 @@ class Stability:
         self.tokens, self.window, self.deviations = tokens, window, deviations
 
     def __call__(self, trained: Trained, prepared: Prepared) -> Found:
+        if trained.record.spec["data"].get("prefix"):
+            raise ValueError("stability: it reads whole rows, and data.prefix=true makes others of them")
         inside = self.inside(trained, prepared)
         metrics = self.of_curve(trained) | self.of_start(trained, prepared) | inside.metrics
         return Found(metrics, inside.vectors)

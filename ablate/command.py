@@ -22,6 +22,7 @@ from ablate.show import show_plan, show_record
 from ablate.study import worker
 from ablate.study.store import MISSING, Store
 from ablate.train.code import code
+from ablate.train.settings import accelerator
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -89,8 +90,6 @@ def trained(todo: Job, made: Plan, outbox: Path) -> None:
 
 
 def planned(todo: Job) -> Plan:
-    from ablate.train.trainer import accelerator
-
     device = "cuda" if accelerator(todo.settings) == "gpu" else "cpu"
     return plan(todo.spec, device=device, micro_rows=todo.settings.micro_rows)
 

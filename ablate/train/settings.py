@@ -38,3 +38,20 @@ class Settings(Strict):
     checkpoint_minutes: float | None = Field(10.0, gt=0)
     keep: Literal["none", "weights", "all"] = "weights"
     logger: LoggerSpec = LoggerSpec(config={})
+
+
+def accelerator(settings: Settings) -> str:
+    import torch
+
+    if settings.accelerator == "auto":
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return settings.accelerator
+
+
+def devices(settings: Settings) -> int:
+    """On this machine."""
+    if settings.devices != "auto":
+        return settings.devices
+    import torch
+
+    return torch.cuda.device_count() if accelerator(settings) == "gpu" else 1

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from ablate.spec import RunSpec
-from ablate.train.settings import Settings
+from ablate.train.settings import Settings, accelerator, devices
 
 
 def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback]) -> Trainer:
@@ -47,19 +46,6 @@ def strategy(settings: Settings, world: int) -> Strategy | str:
         # Buffers (the bias of experts) are the same on all ranks by construction.
         return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return "auto"
-
-
-def accelerator(settings: Settings) -> str:
-    if settings.accelerator == "auto":
-        return "gpu" if torch.cuda.is_available() else "cpu"
-    return settings.accelerator
-
-
-def devices(settings: Settings) -> int:
-    """On this machine."""
-    if settings.devices != "auto":
-        return settings.devices
-    return torch.cuda.device_count() if accelerator(settings) == "gpu" else 1
 
 
 def elsewhere_launched() -> bool:

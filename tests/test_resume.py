@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from cases import HARD
 from safetensors.torch import load_file
 from training import MOE, QUIET, curve, prepared_for, run_spec, write_text
 
@@ -98,6 +99,19 @@ def test_a_hard_kill_goes_back_to_the_checkpoint(whole, text, tmp_path):
     assert_same(runs, tmp_path, record)
     assert not (tmp_path / record.id / "checkpoint").exists()
     assert not (tmp_path / record.id / "curve.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_every_hard_combination_resumes_exactly(name, text, tmp_path):
+    model = {**HARD[name], "vocab": 257, "dropout": 0.1}
+    source = {"name": "text", "files": [str(text)]}
+    reading = {"source": source, "tokenizer": "bytes", "prefix": name == "prefix"}
+    spec = run_spec(text, model, steps=5, data=reading, evaluation={"every": 0, "tokens": 1000})
+    record = train(spec, tmp_path / "whole", text)
+    stop = at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(spec, tmp_path / "stopped", text, on_progress=stop).status == "interrupted"
+    assert train(spec, tmp_path / "stopped", text).metrics == record.metrics
+    assert_same(tmp_path / "whole", tmp_path / "stopped", record)
 
 
 @pytest.fixture

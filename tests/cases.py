@@ -6,7 +6,7 @@ import torch
 from conftest import small
 
 from ablate.model.decoder import Decoder
-from ablate.registry import Registry, registries
+from ablate.registry import registries
 from ablate.spec import ModelSpec
 
 LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn")
@@ -99,7 +99,3 @@ def model(
         for p in decoder.parameters():
             p += noise * torch.randn(p.shape, generator=generator).to(p)
     return decoder
-
-
-def names(registry: Registry) -> list[str]:
-    return list(registry)

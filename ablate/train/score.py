@@ -24,8 +24,7 @@ def missing(record: RunRecord, names: Sequence[str]) -> list[str]:
 
 
 def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
-    """Add what is missing of the named measures. Weights of other sources than today's are refused by
-    nobody here: the record says by its code which made it.
+    """Add what is missing of the named measures. The record's code stays that of the sources that trained it.
 
     Raises Unscored where the text is no longer that of the run, Unopened where no weights were kept.
     """

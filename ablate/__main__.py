@@ -105,6 +105,14 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("measures", nargs="+", metavar="MEASURE", help="names of measures; see `parts`")
     add.add_argument("--cache", type=Path, default=Path("cache"), help="where tokenised text is kept")
     own_parts(add)
+
+    add = command(
+        "evidence", evidence, "Write experiments/README.md, and README's headline, from the stored results."
+    )
+    add.add_argument(
+        "--experiments", type=Path, default=Path("experiments"), metavar="FOLDER", help="studies"
+    )
+    add.add_argument("--headline", default="llama", metavar="NAME", help="the study that README shows")
     return whole
 
 
@@ -171,6 +179,13 @@ def evaluate(options: argparse.Namespace) -> None:
     from ablate.train.score import score
 
     show_record(Console(highlight=False), score(options.folder, options.cache, options.measures))
+
+
+def evidence(options: argparse.Namespace) -> None:
+    from ablate.study.evidence import write
+
+    for file in write(options.experiments, Path("README.md"), options.headline):
+        print(file)
 
 
 if __name__ == "__main__":

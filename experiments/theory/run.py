@@ -1,7 +1,7 @@
 """Xiong et al. 2020 at initialisation (claims C07 and C08).
 
-    python experiments/theory/run.py            # measure, and write results.json and report.md
-    python experiments/theory/run.py report     # write report.md from results.json
+    python experiments/theory/run.py            # measure, and write results.json, report.md and claims.json
+    python experiments/theory/run.py report     # write report.md and claims.json from results.json
 
 A few minutes on one core. The method is in ablate/train/measure/theory.py.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from scipy import stats
+
+from ablate.study.evidence import Said, dump
 
 Placement = Literal["pre", "post"]
 HERE = Path(__file__).parent
@@ -231,6 +233,35 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def said(results: dict[str, Any]) -> list[Said]:
+    """What experiments/README.md says of C07 and C08."""
+    words = verdicts(results)
+    gradients = "; ".join(
+        f"{p} {interval(slopes(results, p, 'gradient'), ALPHA / len(SLOPES))}" for p in SLOPES
+    )
+    deepest = "; ".join(f"{p} {of_layers(results, p, fresh=True)[-1]}" for p in SLOPES)
+    return [
+        Said(
+            claim="C07",
+            study="theory",
+            predicate="slope of log gradient on log depth: pre in [-0.7, -0.3], post in [-0.15, 0.15]",
+            verdict=words["C07"],
+            ours=gradients,
+            published="-0.5 and 0",
+            command=COMMAND,
+        ),
+        Said(
+            claim="C08",
+            study="theory",
+            predicate="E|x_l|²/d by layer: pre in [1 + l/2, 1 + 3l/2], post before its norm in 1.5 ± 5 %",
+            verdict=words["C08"],
+            ours=f"{len(results['settings']['fresh_seeds'])} fresh inits, the last layer: {deepest}",
+            published="the bounds themselves",
+            command=COMMAND,
+        ),
+    ]
+
+
 def mean(results: dict[str, Any], placement: Placement, depth: int, name: str) -> float:
     values = [s[name] for s in results["starts"] if (s["placement"], s["depth"]) == (placement, depth)]
     return sum(values) / len(values)
@@ -245,8 +276,10 @@ def main(words: Sequence[str]) -> None:
     if not words:
         with atomic(file) as f:
             f.write(json.dumps(measure(SETTINGS), allow_nan=False).encode())
-    with atomic(HERE / "report.md") as f:
-        f.write(report(json.loads(file.read_bytes())).encode())
+    results = json.loads(file.read_bytes())
+    for name, content in (("report.md", report(results).encode()), ("claims.json", dump(said(results)))):
+        with atomic(HERE / name) as f:
+            f.write(content)
 
 
 if __name__ == "__main__":

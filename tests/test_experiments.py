@@ -1,0 +1,61 @@
+"""Every committed report says what its stored results say, and nothing else."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ablate.study import evidence
+from ablate.study.freeze import NAME as PLAN
+from ablate.study.report import report
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+# `make quickstart` leaves results that are not committed.
+STUDIES = [p.parent for p in sorted(EXPERIMENTS.glob("*/study.yaml")) if p.parent.name != "quickstart"]
+DONE = [folder for folder in STUDIES if (folder / "results").is_dir()]
+
+
+def without_figures(page: str) -> str:
+    """Inline figures differ between versions of matplotlib."""
+    return re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
+def test_a_report_is_rebuilt_from_its_results(folder, tmp_path):
+    again = tmp_path / folder.name
+    shutil.copytree(folder / "results", again / "results")
+    report(again)
+    assert (again / "report.md").read_text() == (folder / "report.md").read_text()
+    pages = [without_figures((place / "report.html").read_text()) for place in (again, folder)]
+    assert pages[0] == pages[1]
+    names = [sorted(p.name for p in (place / "tables").iterdir()) for place in (again, folder)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert (again / "tables" / name).read_bytes() == (folder / "tables" / name).read_bytes(), name
+    figures = {p.name for p in (folder / "figures").glob("*.svg")}
+    assert figures == {p.name for p in (again / "figures").glob("*.svg")}
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
+def test_a_study_is_frozen_and_keeps_a_diary(folder):
+    assert (folder / PLAN).is_file()
+    assert re.search(r"^\*{0,2}20\d\d-\d\d-\d\d", (folder / "LOG.md").read_text(), re.MULTILINE)
+
+
+def test_the_page_of_experiments_is_made_from_the_results():
+    assert evidence.page(EXPERIMENTS) == (EXPERIMENTS / evidence.PAGE).read_text()
+
+
+def test_the_readme_shows_what_the_headline_study_found():
+    readme = (ROOT / "README.md").read_text()
+    assert evidence.with_headline(readme, EXPERIMENTS / "llama") == readme
+
+
+def test_every_claim_of_a_study_is_in_the_catalogue_or_a_check_of_its_own():
+    entries = evidence.catalogue(EXPERIMENTS)
+    for folder in DONE:
+        for said in evidence.judgements(folder):
+            named = re.match(r"C\d\d", said.claim)
+            assert not named or any(said.of(entry) for entry in entries), f"{folder.name}: {said.claim}"

@@ -97,6 +97,10 @@ class Sweep:
         if self.node["plan"]:
             self.show_plan(planned)
             return
+        if self.node["race"]:
+            self.race(planned)
+            self.report()
+            return
         if self.node["freeze"]:
             freeze(self.file, planned, self.tested(planned))
             self.console.print(f"The plan is frozen in {self.folder / 'plan.json'}.")
@@ -315,6 +319,26 @@ class Sweep:
             for trouble in pool.map(work, payloads):
                 if trouble:
                     self.console.print(Text(trouble, style="red"))
+
+    def race(self, planned: Plan) -> None:
+        """What the arms cost, timed in turn in this process: those of the first corpus, and no placebo."""
+        import torch
+        from rich.progress import track
+
+        from ablate.study.race import write
+        from ablate.study.results import FOLDER
+        from ablate.train.measure.race import ROUNDS, race
+        from ablate.train.recorder import provenance
+
+        if not (self.folder / FOLDER).is_dir():
+            raise Mistaken([f"race: {self.folder} has no results yet; run the study first"])
+        arms = [arm for arm in planned.on(planned.corpora[0]) if arm.name != planned.placebo]
+        specs = {arm.name: RunSpec.model_validate(arm.spec) for arm in arms}
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        rounds = track(race(specs, device=self.device), "timed in turn", ROUNDS, console=self.console)
+        laps = [lap for each in rounds for lap in each]
+        write(self.folder, laps, provenance(self.device, 1, "auto"))
 
     # ----------------------------------------------------------------------------------- report
 

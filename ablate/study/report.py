@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.record import atomic
-from ablate.study import figures, paper, tables, wording
+from ablate.study import figures, paper, race, tables, wording
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.design import Study
 from ablate.study.judged import Judged, judge_results
@@ -42,7 +42,7 @@ def report(folder: Path) -> None:
         figures.draw(results, corpus, f"-{n + 1}" if len(judged) > 1 else "")
         for n, corpus in enumerate(judged)
     ]
-    page = _page(results, judged, drawings)
+    page = _page(results, judged, drawings) | {"race": race.table(folder, results.kept)}
     paper.write_tables(results, judged, folder / "tables")
     files = {f"{drawing.name}.svg": drawing.svg.encode() for each in drawings for drawing in each}
     files |= {f"{drawing.name}.pdf": drawing.pdf for each in drawings for drawing in each}

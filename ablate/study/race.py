@@ -1,0 +1,77 @@
+"""Costs of a study's arms, measured in turn (`sweep.py ... race=true`): kept beside its results, and shown as
+ratios to the baseline.
+
+experiments/NAME/results/race.parquet   arm, what, round, seconds; the machine and the time
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate.record import atomic
+from ablate.study import intervals
+from ablate.study.results import FOLDER, Kept
+from ablate.study.tables import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "race.parquet"
+
+
+COLUMNS = ("arm", "what", "round", "seconds")
+ORIGIN = ("device_kind", "torch", "git")
+
+
+def write(folder: Path, laps: Iterable[Any], origin: Mapping[str, Any]) -> None:
+    """Keep the laps (tuples of `COLUMNS`) of the experiment in `folder`, with where they were run."""
+    import pandas as pd
+
+    said = {name: str(origin[name]) for name in ORIGIN} | {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    frame = pd.DataFrame(list(laps), columns=list(COLUMNS)).assign(**said)
+    with atomic(folder / FOLDER / FILE) as file:
+        file.write(frame.to_parquet(index=False, compression="zstd"))
+
+
+def table(folder: Path, kept: Kept) -> Table | None:
+    """The ratio of each arm's time to the baseline's; None where nothing was measured."""
+    import pandas as pd
+
+    place = folder / FOLDER / FILE
+    if not place.is_file():
+        return None
+    baseline, alpha = kept.baseline, kept.said().alpha
+    frame = pd.read_parquet(place)
+    seconds = frame.pivot_table("seconds", "round", ["arm", "what"], sort=False)
+    things = list(dict.fromkeys(frame["what"]))
+    arms = list(dict.fromkeys(frame["arm"]))
+    level = alpha / max(1, (len(arms) - 1) * len(things))
+    rows = []
+    for arm in arms:
+        cells = (_cell(seconds, arm, baseline, what, level) for what in things)
+        rows.append((arm, *cells))
+    first = frame.iloc[0]
+    note = (
+        f"Time over that of {baseline}; for {baseline} itself the time. Measured in turn in one process, "
+        f"{frame['round'].nunique()} rounds (python sweep.py experiment={kept.name} race=true); Student's t "
+        f"on the logarithms by round, intervals that hold together at {100 * (1 - alpha):g} %. A next token "
+        "is one for every row of the batch; cannot: the positions do not reach so far. "
+        f"{first['device_kind']}, torch {first['torch']}, {first['date']}."
+    )
+    numeric = tuple(range(1, len(things) + 1))
+    return Table("Costs in turn", ("arm", *things), tuple(rows), note, numeric)
+
+
+def _cell(seconds: "pd.DataFrame", arm: str, baseline: str, what: str, alpha: float) -> str:
+    import numpy as np
+
+    if (arm, what) not in seconds or (baseline, what) not in seconds:
+        return "cannot"
+    theirs = seconds[baseline, what].to_numpy()
+    if arm == baseline:
+        return f"{1e3 * np.median(theirs):.3g} ms"
+    mine = seconds[arm, what].to_numpy()
+    found = intervals.paired(np.log(mine), np.log(theirs), alpha)
+    ratio, low, high = (float(np.exp(x)) for x in (found.difference, found.low, found.high))
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"

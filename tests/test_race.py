@@ -1,0 +1,62 @@
+"""Costs of arms, timed in turn, and their table."""
+
+import math
+
+import numpy as np
+import pytest
+from report_world import world
+from training import CONTEXT, MOE, run_spec, write_text
+
+from ablate.study import race as kept_race
+from ablate.study.results import Results
+from ablate.train.measure.race import TRAINING, Lap, race
+
+
+@pytest.fixture(scope="module")
+def laps(tmp_path_factory) -> list[list[Lap]]:
+    file = write_text(tmp_path_factory.mktemp("race"))
+    specs = {
+        "rope": run_spec(file),
+        "learned": run_spec(file, {"position": "learned"}),
+        "moe": run_spec(file, {"ffn": MOE}),
+    }
+    return list(race(specs, rounds=2, contexts=(4, 2 * CONTEXT), batches=(1, 2), new=3))
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    return world(tmp_path)
+
+
+def test_every_model_is_timed_at_everything_in_every_round(laps):
+    assert len(laps) == 2
+    for n, each in enumerate(laps):
+        assert {lap.round for lap in each} == {n}
+        assert all(lap.seconds > 0 for lap in each)
+        assert [lap.arm for lap in each if lap.what == TRAINING] == ["rope", "learned", "moe"]
+    rope = {lap.what for lap in laps[0] if lap.arm == "rope"}
+    assert len(rope) == 1 + 2 * 2 * 2
+
+
+def test_what_positions_cannot_name_has_no_lap(laps):
+    long = [lap for lap in laps[0] if lap.arm == "learned" and not lap.what.endswith("x4")]
+    assert [lap.what for lap in long] == [TRAINING]
+
+
+def test_a_planted_ratio_is_found_and_a_missing_one_is_said(tmp_path, results):
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.01, (2, 9)))
+    rows = [
+        ("base", "training step", n, 0.010 * speed * noise[0, n])
+        for n, speed in enumerate(np.linspace(1, 3, 9))  # the machine slows down: the ratio stays
+    ]
+    rows += [("slow", "training step", n, 2 * row[3] * noise[1, n]) for n, row in enumerate(rows)]
+    rows += [("base", "next token, 1x64", n, 0.001) for n in range(9)]
+    kept = results.kept.model_copy(update={"baseline": "base"})
+    assert kept_race.table(tmp_path, kept) is None
+    kept_race.write(tmp_path, rows, {"device_kind": "a CPU", "torch": "2", "git": None})
+    table = kept_race.table(tmp_path, kept)
+    assert table is not None
+    assert table.columns == ("arm", "training step", "next token, 1x64")
+    assert table.rows[1][2] == "cannot"
+    ratio, low, high = (float(x.strip("[,]")) for x in table.rows[1][1].split())
+    assert low <= 2 <= high and math.isclose(ratio, 2, rel_tol=0.02) and high - low < 0.2

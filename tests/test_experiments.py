@@ -1,9 +1,14 @@
 """Every committed report says what its stored results say, and nothing else."""
 
+import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ablate.study import evidence
@@ -61,3 +66,16 @@ def test_every_claim_of_a_study_is_in_the_catalogue_or_a_check_of_its_own():
         for said in evidence.judgements(folder):
             named = re.match(r"C\d\d", said.claim)
             assert not named or any(said.of(entry) for entry in entries), f"{folder.name}: {said.claim}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "data" / "english.txt.xz").is_file(), reason="the text is not here")
+def test_a_row_gives_its_loss_again_by_its_command(tmp_path):
+    """Bit for bit on the kind of machine that made it; 1e-3 is for others."""
+    runs = pd.read_parquet(EXPERIMENTS / "calibration" / "results" / "runs.parquet")
+    row = runs[(runs["arm"] == "half") & (runs["seed"] == 0)].iloc[0]
+    words = [sys.executable, *shlex.split(row["command"])[1:]]
+    options = [f"runs={tmp_path}", f"cache={tmp_path}/cache", "sample.tokens=0"]
+    subprocess.run([*words, *options], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    record = json.loads((tmp_path / row["id"] / "record.json").read_text())
+    assert record["metrics"]["validation/loss"] == pytest.approx(row["validation/loss"], abs=1e-3)

@@ -10,8 +10,14 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.memory import Rolling
+from ablate.model.packed import packable, packed
 from ablate.parts.base import Call, Memory, Refused
 from ablate.record import RunRecord
+
+# Laying out the weights for reading (ablate.model.packed) takes as long as some ten plain steps, or as reading
+# a prompt of a few hundred tokens plainly.
+PACKING_TOKENS = 16
+PACKING_PROMPT = 512
 
 # ---------------------------------------------------------------------------------------- new tokens
 
@@ -142,7 +148,7 @@ def _restarting(memory: Memory) -> Memory:
     return Rolling(memory.window, memory.keep_first, restart=True)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _steps(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
@@ -159,9 +165,11 @@ def _steps(
         longest = int(lengths.max())
         tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
         whole = _reading(decoder, lengths, longest, memories)
+        pays = packable(decoder) and max_tokens > PACKING_TOKENS
+        read = packed(decoder) if pays and tokens.numel() >= PACKING_PROMPT else decoder
         for a, b in _pieces(longest, memories):
             document = None if whole.document is None else whole.document[:, a:b]
-            logits = decoder(tokens[:, a:b], Call(whole.at[:, a:b], document, whole.prefix, memories))
+            logits = read(tokens[:, a:b], Call(whole.at[:, a:b], document, whole.prefix, memories))
         at = whole.at[:, -1:]
         document = None if whole.document is None else whole.document[:, -1:]
         stopped = [False] * len(prompts)
@@ -172,8 +180,10 @@ def _steps(
             stopped = [s or token in stop for s, token in zip(stopped, new, strict=True)]
             if all(stopped) or step == max_tokens - 1:
                 return
+            if pays and read is decoder:  # not before the first token was given
+                read = packed(decoder)
             at = at + 1
-            logits = decoder(chosen[:, None], Call(at, document, whole.prefix, memories))
+            logits = read(chosen[:, None], Call(at, document, whole.prefix, memories))
     finally:
         decoder.train(training)
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.parts.linear import product
 from ablate.spec import HeadSpec
 
 
@@ -22,10 +23,10 @@ class Head(nn.Module):
         self.softcap, self.z_loss = spec.softcap, spec.z_loss
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        logits = F.linear(x, embedding if self.weight is None else self.weight, self.bias)
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
+        return self.cap(product(x, embedding if self.weight is None else self.weight, self.bias))
+
+    def cap(self, logits: Tensor) -> Tensor:
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def loss(self, x: Tensor, embedding: Tensor, targets: Tensor) -> TokenLoss:
         """The loss of each token, in fp32."""

@@ -21,6 +21,7 @@ ASIDE = (
     "data/tokenizer",
     "model/generate.py",
     "model/hf",
+    "model/packed.py",
     "model/pool.py",
     "train/measure",
     "train/score.py",

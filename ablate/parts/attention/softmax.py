@@ -5,6 +5,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from ablate.parts.base import Kernel, LayerPosition, Mask, Need, Position, Scores, View
+from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -42,10 +43,10 @@ class Softmax(nn.Module):
         C, D, H = shape.width, shape.head_width, shape.heads
         K = kv_heads or H
         self.heads, self.kv_heads, self.head_width = H, K, D
-        self.q = nn.Linear(C, H * D, bias="q" in bias)
-        self.k = nn.Linear(C, K * D, bias="k" in bias)
-        self.v = nn.Linear(C, K * D, bias="v" in bias)
-        self.out = nn.Linear(H * D, C, bias="out" in bias)
+        self.q = Linear(C, H * D, bias="q" in bias)
+        self.k = Linear(C, K * D, bias="k" in bias)
+        self.v = Linear(C, K * D, bias="v" in bias)
+        self.out = Linear(H * D, C, bias="out" in bias)
         over = {"head": (D, D), "width": (H * D, K * D)}[qk_norm_over]
         self.q_norm, self.k_norm = qk_norm(over[0]), qk_norm(over[1])
         self.normed = over

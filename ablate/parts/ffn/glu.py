@@ -4,6 +4,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from ablate.parts.ffn.width import hidden_width
+from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import Shape
 
@@ -27,9 +28,9 @@ class GLU(nn.Module):
     ):
         super().__init__()
         hidden = hidden_width(shape.width, width, ratio, multiplier, multiple_of)
-        self.gate = nn.Linear(shape.width, hidden, bias="gate" in bias)
-        self.up = nn.Linear(shape.width, hidden, bias="up" in bias)
-        self.down = nn.Linear(hidden, shape.width, bias="down" in bias)
+        self.gate = Linear(shape.width, hidden, bias="gate" in bias)
+        self.up = Linear(shape.width, hidden, bias="up" in bias)
+        self.down = Linear(hidden, shape.width, bias="down" in bias)
         self.activation = activation()
 
     def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:

@@ -44,7 +44,7 @@ class Rope(Position):
         )
 
     def rotate(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
-        cos, sin = (w.to(x.dtype) for w in where)
+        cos, sin = where[0].to(x.dtype), where[1].to(x.dtype)
         x, rest = x.split((self.turned, x.shape[-1] - self.turned), -1)
         u, v = x.unflatten(-1, (-1, 2)).unbind(-1) if self.interleaved else x.chunk(2, -1)
         u, v = u * cos - v * sin, u * sin + v * cos

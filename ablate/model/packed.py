@@ -1,0 +1,101 @@
+"""A decoder laid out for reading on a CPU: its matrices as oneDNN likes them, those of one input joined.
+
+A matrix times one or a few tokens costs what it takes to stream the weights, and in torch's own layout they
+stream at half the speed (benchmarks/decode.py). The layout is made once and pays after a few tokens. Parts do
+not know of it: their linear layers are replaced by these.
+"""
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablate.model.decoder import Decoder
+from ablate.model.head import Head
+from ablate.parts.linear import Linear, onednn, reorder
+
+JOINED = (("q", "k", "v"), ("gate", "up"))  # layers of a part that are given the same input, in this order
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def packable(decoder: Decoder) -> bool:
+    weight = decoder.embedding.weight
+    return weight.device.type == "cpu" and weight.dtype in DTYPES and torch.backends.mkldnn.is_available()
+
+
+def packed(decoder: Decoder) -> Decoder:
+    """The same decoder for reading, beside it. What is no matrix of a linear layer is shared; the matrices do
+    not follow later changes. Ask `packable` first."""
+    twin = _twin(decoder)
+    twin.head = PackedHead(decoder.head, decoder.embedding.weight)
+    return twin
+
+
+def _twin(module: Any) -> Any:
+    """The module with twins of its children, and packed matrices for its linear layers."""
+    twin = copy(module)
+    twin._modules = {name: child and _twin(child) for name, child in module._modules.items()}
+    linear = {name: child for name, child in module._modules.items() if isinstance(child, Linear)}
+    for names in JOINED:
+        if all(name in linear for name in names):
+            joined = Joined([linear.pop(name) for name in names])
+            slices = (Slice(joined, n) for n in range(1, len(names)))
+            twin._modules |= dict(zip(names, (joined, *slices), strict=True))
+    twin._modules |= {name: Packed(child.weight, child.bias) for name, child in linear.items()}
+    return twin
+
+
+class Packed(nn.Module):
+    """y = x W' + b."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.matrix, self.bias = reorder(weight), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return onednn(x, self.matrix, self.bias)
+
+
+class Joined(nn.Module):
+    """The first of several layers with one input: computes all of them, and gives its own part."""
+
+    def __init__(self, layers: list[Linear]):
+        super().__init__()
+        self.matrix = reorder(torch.cat([layer.weight for layer in layers]))
+        biases = [
+            layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+            for layer in layers
+        ]
+        self.bias = torch.cat(biases) if any(layer.bias is not None for layer in layers) else None
+        self.sizes = [layer.out_features for layer in layers]
+        self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last[:] = x, onednn(x, self.matrix, self.bias).split(self.sizes, -1)
+        return self.last[1][0]
+
+
+class Slice(nn.Module):
+    """The n-th of the joined layers; the first has computed it from the same input."""
+
+    def __init__(self, joined: Joined, n: int):
+        super().__init__()
+        self.last, self.n = joined.last, n
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x is not self.last[0]:
+            raise RuntimeError("joined layers are called in order, with the same input")
+        return self.last[1][self.n]
+
+
+class PackedHead(nn.Module):
+    """The head with its matrix, or the embedding's, packed."""
+
+    def __init__(self, head: Head, embedding: Tensor):
+        super().__init__()
+        self.packed = Packed(embedding if head.weight is None else head.weight, head.bias)
+        self.cap = head.cap
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.cap(self.packed(x))

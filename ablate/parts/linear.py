@@ -1,0 +1,70 @@
+"""The product that all linear layers are made of, by the fastest library at hand.
+
+In fp32 on a CPU torch calls MKL, which reaches less than half of the speed of processors that are not Intel's.
+oneDNN, which torch calls for bf16, is as fast as they are (benchmarks/step.py).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """y = x W' + b, with the parameters of `nn.Linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., in) W' (in, out) + b -> (..., out)."""
+    if serves(x, weight):
+        return _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return F.linear(x, weight, bias)
+
+
+def serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is to be called by hand: fp32 on a CPU, in eager mode. Autocast and compiled graphs
+    choose for themselves."""
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and type(x) is Tensor
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `product`; no gradient. `weight` may lie in memory as it likes, or as `reorder` left it."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def reorder(weight: Tensor) -> Tensor:
+    """The matrix laid out as oneDNN reads it fastest, for products with few rows."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+
+
+class _Product(torch.autograd.Function):
+    """dx = dy W, dW = dy' x, db = sum dy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        dy = dy.contiguous()
+        rows, dys = x.flatten(0, -2), dy.flatten(0, -2)
+        return (
+            onednn(dy, weight.t()) if of_x else None,
+            onednn(dys.t(), rows.t()) if of_weight else None,
+            dys.sum(0) if of_bias else None,
+        )

@@ -14,8 +14,8 @@ from ablate.model.packed import packable, packed
 from ablate.parts.base import Call, Memory, Refused
 from ablate.record import RunRecord
 
-# Laying out the weights for reading (ablate.model.packed) takes as long as some ten plain steps, or as reading
-# a prompt of a few hundred tokens plainly.
+# Laying out the weights for reading (ablate.model.packed) takes as long as ten plain steps, or as reading a
+# prompt of a few hundred tokens plainly.
 PACKING_TOKENS = 16
 PACKING_PROMPT = 512
 

@@ -62,12 +62,12 @@ class Joined(nn.Module):
 
     def __init__(self, layers: list[Linear]):
         super().__init__()
-        self.matrix = reorder(torch.cat([layer.weight for layer in layers]))
-        biases = [
-            layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
-            for layer in layers
-        ]
-        self.bias = torch.cat(biases) if any(layer.bias is not None for layer in layers) else None
+        self.matrix = reorder(torch.cat(tuple(layer.weight for layer in layers)))
+        self.bias = None
+        if any(layer.bias is not None for layer in layers):
+            zero = layers[0].weight.new_zeros
+            each = (zero(e.out_features) if e.bias is None else e.bias for e in layers)
+            self.bias = torch.cat(tuple(each))
         self.sizes = [layer.out_features for layer in layers]
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 

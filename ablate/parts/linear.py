@@ -1,7 +1,7 @@
 """The product that all linear layers are made of, by the fastest library at hand.
 
-In fp32 on a CPU torch calls MKL, which reaches less than half of the speed of processors that are not Intel's.
-oneDNN, which torch calls for bf16, is as fast as they are (benchmarks/step.py).
+In fp32 on a CPU torch calls MKL, which reaches less than half of the speed of a processor that is not
+Intel's. oneDNN, which torch calls for bf16, is as fast as they are (benchmarks/step.py).
 """
 
 from typing import Any

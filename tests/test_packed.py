@@ -1,0 +1,68 @@
+"""A decoder laid out for reading says what the decoder says, for every part there is."""
+
+import pytest
+import torch
+from cases import CASES, model
+
+from ablate.model import generate as generating
+from ablate.model.decoder import Decoder
+from ablate.model.generate import complete
+from ablate.model.packed import Joined, Packed, packable, packed
+from ablate.parts.base import Call
+from ablate.parts.linear import Linear
+
+PROMPT = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+def logits(reader: Decoder, decoder: Decoder) -> torch.Tensor:
+    """Of a prompt and of two tokens behind it, through a cache."""
+    memories = decoder.memories(8)
+    prefix = torch.tensor([5, 5]) if any(group.mask.prefix for group in decoder.groups) else None
+    found = [reader(PROMPT, Call(torch.arange(5)[None], None, prefix, memories))]
+    found += [
+        reader(PROMPT[:, n : n + 1], Call(torch.tensor([[5 + n]]), None, prefix, memories)) for n in (0, 1)
+    ]
+    return torch.cat(found, 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.inference_mode()
+def test_it_says_the_same(name):
+    decoder = model(CASES[name], dtype=torch.float32)
+    assert packable(decoder)
+    twin = packed(decoder)
+    assert not any(isinstance(m, Linear) for m in twin.modules())
+    assert any(isinstance(m, Joined) for m in twin.modules())
+    torch.testing.assert_close(logits(twin, decoder), logits(decoder, decoder), rtol=1e-4, atol=1e-4)
+
+
+def test_the_decoder_is_left_as_it_was_and_shares_what_is_no_matrix():
+    decoder = model({}, dtype=torch.float32)
+    before = {name: p.clone() for name, p in decoder.named_parameters()}
+    twin = packed(decoder)
+    assert not any(isinstance(m, Packed | Joined) for m in decoder.modules())
+    assert all(torch.equal(p, before[name]) for name, p in decoder.named_parameters())
+    assert twin.embedding.weight is decoder.embedding.weight
+
+
+def test_joined_layers_refuse_another_input():
+    decoder = model({}, dtype=torch.float32)
+    attention = packed(decoder).layers[0].attention
+    x = torch.randn(1, 2, decoder.shape.width)
+    attention.q(x)
+    attention.k(x)
+    with pytest.raises(RuntimeError, match="same input"):
+        attention.k(x.clone())
+
+
+def test_generation_goes_on_from_the_plain_prompt(monkeypatch):
+    decoder = model({}, dtype=torch.float32)
+    prompts = [[1, 2, 3], [4, 5, 6]]
+    used = []
+    monkeypatch.setattr(generating, "packed", lambda d: used.append(1) or packed(d))
+    plain = complete(decoder, prompts, generating.PACKING_TOKENS)
+    assert not used
+    longer = complete(decoder, prompts, generating.PACKING_TOKENS + 4)
+    assert used == [1]
+    assert [row[: len(plain[0])] for row in longer] == plain

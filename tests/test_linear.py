@@ -33,6 +33,18 @@ def test_an_input_may_lie_in_memory_as_it_likes():
         torch.autograd.grad(product(x, w).sum(), w)
 
 
+def test_in_a_compiled_graph_it_is_the_same_product_in_one_graph():
+    compiled = torch.compile(product, fullgraph=True, backend="aot_eager")
+    found = []
+    for multiply in (compiled, product):
+        x, w, b = given(2, 3, 7, seed=0), given(6, 7, seed=1), given(6, seed=2)
+        y = multiply(x, w, b)
+        y.square().sum().backward()
+        found.append((y, x.grad, w.grad, b.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_it_serves_fp32_on_a_cpu_alone(monkeypatch):
     calls = []

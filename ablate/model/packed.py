@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.model.head import Head
-from ablate.parts.linear import Linear, onednn, reorder
+from ablate.parts.linear import ONEDNN, Linear, onednn, reorder
 
 JOINED = (("q", "k", "v"), ("gate", "up"))  # layers of a part that are given the same input, in this order
 DTYPES = (torch.float32, torch.bfloat16)
@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def packable(decoder: Decoder) -> bool:
     weight = decoder.embedding.weight
-    return weight.device.type == "cpu" and weight.dtype in DTYPES and torch.backends.mkldnn.is_available()
+    return weight.device.type == "cpu" and weight.dtype in DTYPES and ONEDNN
 
 
 def packed(decoder: Decoder) -> Decoder:

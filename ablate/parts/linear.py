@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ONEDNN = torch.backends.mkldnn.is_available()
+
 
 class Linear(nn.Linear):
     """y = x W' + b, with the parameters of `nn.Linear`."""
@@ -26,22 +28,35 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is to be called by hand: fp32 on a CPU, in eager mode. Autocast and compiled graphs
-    choose for themselves."""
+    """Whether oneDNN is to be called by hand: fp32 on a CPU. Under autocast torch calls it itself."""
     return (
-        x.dtype == weight.dtype == torch.float32
+        ONEDNN
+        and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(x) is Tensor
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
     )
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `product`; no gradient. `weight` may lie in memory as it likes, or as `reorder` left it."""
+    multiply = _opaque if torch.compiler.is_compiling() else _onednn
+    return multiply(x, weight, bias)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+# The compiler takes oneDNN's operator for one with constant weights and makes it slower than MKL: it must not
+# look inside.
+_opaque = torch.library.custom_op("ablate::linear", _onednn, mutates_args=())
+
+
+@_opaque.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def reorder(weight: Tensor) -> Tensor:

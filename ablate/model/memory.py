@@ -46,9 +46,9 @@ class Cache:
         if n not in self.stored:
             self.stored[n] = _storage(k, self.capacity), _storage(v, self.capacity)
         keys, values = self.stored[n]
-        keys[:, :, self.start : self.filled] = k
-        values[:, :, self.start : self.filled] = v
-        return keys[:, :, : self.filled], values[:, :, : self.filled]
+        keys.narrow(2, self.start, k.shape[2]).copy_(k)  # narrow is quicker than a slice, token by token
+        values.narrow(2, self.start, v.shape[2]).copy_(v)
+        return keys.narrow(2, 0, self.filled), values.narrow(2, 0, self.filled)
 
 
 class Rolling:

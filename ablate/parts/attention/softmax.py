@@ -62,15 +62,15 @@ class Softmax(nn.Module):
         k, v = view.memory.extend(n, k, v, position.key, view.where)
         scores = Scores(self.scale, self.softcap, self.sink)
         y = kernel(q, k, v, view.prepared, scores, self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).flatten(-2))
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B,H,T,D), k and v (B,K,T,D)."""
-        q = self.q_norm(self.q(x).unflatten(-1, (-1, self.normed[0])))
-        k = self.k_norm(self.k(x).unflatten(-1, (-1, self.normed[1])))
-        return tuple(
-            y.flatten(2).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for y in (q, k, self.v(x))
-        )
+        B, T, _ = x.shape
+        q = self.q_norm(self.q(x).view(B, T, -1, self.normed[0]))
+        k = self.k_norm(self.k(x).view(B, T, -1, self.normed[1]))
+        q, k, v = (y.reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
+        return q, k, v
 
     def need(self, position: Position, context: int, **facts: Any) -> Need:
         """What this layer asks of a kernel."""

@@ -34,9 +34,13 @@ class Rope(Position):
         self.scaling = scaling(shape, self.turned, base)
 
     def locate(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The cosine and the signed sine that each channel is multiplied with, both (1|B, 1, T, turned)."""
         frequency, gain = self.scaling(self.frequencies(at.device))
         angle = at[:, None, :, None] * frequency  # (1|B, 1, T, turned/2)
-        return angle.cos() * gain, angle.sin() * gain
+        cos, sin = angle.cos() * gain, angle.sin() * gain
+        if self.interleaved:
+            return cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
     def frequencies(self, device: torch.device) -> Tensor:
         return self.base ** (
@@ -44,12 +48,18 @@ class Rope(Position):
         )
 
     def rotate(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+        """(u, v) -> (u cos - v sin, v cos + u sin)."""
         cos, sin = where[0].to(x.dtype), where[1].to(x.dtype)
+        if self.turned == x.shape[-1]:
+            return x * cos + self.swap(x) * sin
         x, rest = x.split((self.turned, x.shape[-1] - self.turned), -1)
-        u, v = x.unflatten(-1, (-1, 2)).unbind(-1) if self.interleaved else x.chunk(2, -1)
-        u, v = u * cos - v * sin, u * sin + v * cos
-        turned = (torch.stack((u, v), -1).flatten(-2),) if self.interleaved else (u, v)
-        return torch.cat((*turned, rest), -1)
+        return torch.cat((x * cos + self.swap(x) * sin, rest), -1)
+
+    def swap(self, x: Tensor) -> Tensor:
+        """The other channel of each pair."""
+        if self.interleaved:
+            return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        return x.roll(self.turned // 2, -1)
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:

@@ -14,7 +14,7 @@ is evaluated.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -27,6 +27,13 @@ from ablate.study.outcomes import join
 
 JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
 Relation = Literal["<", ">"]
+Kind = Literal["ordered", "equivalent", "ratio", "level"]
+
+# Measures that are numbers of several runs, not of one: what may be claimed of them.
+OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
+    "stability/failed": ("ordered", "level"),  # the share of test runs that diverged
+}
+COUNTS = ("stability/failed",)
 
 
 class Strict(BaseModel):
@@ -101,6 +108,11 @@ class Claim(Strict):
     @property
     def parsed(self) -> Predicate:
         return parse(self.predicate)
+
+
+def kinds(measure: str) -> tuple[Kind, ...]:
+    """The kinds of claims that a measure allows."""
+    return OF_SEVERAL.get(measure, ("ordered", "equivalent", "ratio", "level"))
 
 
 class Beside(Strict):
@@ -282,7 +294,7 @@ def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, .
     verdicts, is split over them (Bonferroni). Raises ValueError for an arm that the study lacks, or a claim
     on another measure.
     """
-    arms = {run.arm for run in comparison.runs}
+    refuse_unknown(claims, {run.arm for run in comparison.runs})
     more: set[tuple[str, ...]] = set()
     for claim in claims:
         if claim.measure not in (None, comparison.metric):
@@ -290,18 +302,24 @@ def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, .
                 f"claim {claim.id}: it is on {claim.measure!r}, "
                 f"and this comparison is on {comparison.metric!r}"
             )
+        more |= extra(claim.parsed, comparison.baseline)
+    alpha = comparison.alpha_spent / max(1, len(more))
+    return tuple(_judge(claim, comparison, alpha) for claim in claims)
+
+
+def refuse_unknown(claims: Sequence[Claim], arms: Collection[str]) -> None:
+    """Raise ValueError for a claim on an arm that is not among these."""
+    for claim in claims:
         unknown = [arm for arm in claim.parsed.arms if arm not in arms]
         if unknown:
             raise ValueError(
                 f"claim {claim.id}: {', '.join(unknown)} is no arm here; "
                 f"the arms are {', '.join(sorted(arms))}"
             )
-        more |= extra(claim.parsed, comparison.baseline)
-    alpha = comparison.alpha_spent / max(1, len(more))
-    return tuple(_judge(claim, comparison, alpha) for claim in claims)
 
 
 def pairs(predicate: Predicate) -> list[tuple[str, str]]:
+    """The steps of a chain."""
     return list(pairwise(predicate.arms))
 
 

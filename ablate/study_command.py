@@ -23,6 +23,7 @@ from ablate.compose import Job, Mistaken, job, plain
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.study import launch, live, loose, outlook, runs, worker
+from ablate.study.claims import OF_SEVERAL
 from ablate.study.compare import Comparison, compare
 from ablate.study.design import Study, StudyMistaken, load
 from ablate.study.freeze import amendments, freeze, frozen
@@ -289,7 +290,8 @@ class Sweep:
         """The registered measures that the study speaks of, and those asked for."""
         from ablate.registry import measure
 
-        said = [study.metric, *study.measures, *(c.measure for c in study.claims if c.measure)]
+        claimed = [c.measure for c in study.claims if c.measure and c.measure not in OF_SEVERAL]
+        said = [study.metric, *study.measures, *claimed]
         wanted = [*(name.split("/")[0] for name in said), *self.node["measure"]]
         unknown = [name for name in self.node["measure"] if name not in measure]
         if unknown:

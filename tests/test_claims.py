@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from ablate.study.claims import (
     Claim,
     Equivalent,
     Judgement,
+    Level,
     Ordered,
     Published,
     Ratio,
@@ -39,7 +41,16 @@ METRIC = "heldout/loss"
         ("mqa/mha < 1.02", Ratio(arms=("mqa", "mha"), relation="<", value=1.02)),
         ("gpt2-block < no-norm", Ordered(arms=("gpt2-block", "no-norm"), relation="<")),
         ('"a + b" < "c / d"', Ordered(arms=("a + b", "c / d"), relation="<")),
-        ("2 < 10", Ordered(arms=("2", "10"), relation="<")),
+        ('"2" < "10"', Ordered(arms=("2", "10"), relation="<")),
+        ("2-layer < 1.3B", Ordered(arms=("2-layer", "1.3B"), relation="<")),
+        ("nan < inf", Ordered(arms=("nan", "inf"), relation="<")),
+        ("alibi < 1.02", Level(arms=("alibi",), relation="<", value=1.02)),
+        ("alibi>.9", Level(arms=("alibi",), relation=">", value=0.9)),
+        ("none < 0", Level(arms=("none",), relation="<", value=0)),
+        ("none > -1.5e-2", Level(arms=("none",), relation=">", value=-0.015)),
+        ("llama == 1.88 within 0.03", Level(arms=("llama",), relation="==", value=1.88, within=0.03)),
+        ("mha == 4096", Level(arms=("mha",), relation="==", value=4096)),
+        ('"16" == 4', Level(arms=("16",), relation="==", value=4)),
     ],
 )
 def test_the_grammar(text: str, expected: Any) -> None:
@@ -54,10 +65,18 @@ def test_the_grammar(text: str, expected: Any) -> None:
         ("rope", "ends where one of < > ~ /"),
         ("rope <", "ends where an arm"),
         ("rope < none > learned", "'>' stands where"),
-        ("rope == none", "'==' stands where one of < > ~ /"),
+        ("rope == none", "'none' stands where a number"),
+        ("2 < rope", "'2' stands where an arm (put one whose name is a number in double quotes)"),
+        ("rope < none < 3", "'3' stands where an arm (put one"),
+        ("rope ~ 3 within 1", "'3' stands where an arm (put one"),
+        ("rope < 3 < none", "'<' stands where the end"),
+        ("rope < 3 + 1", "'+' stands where the end"),
+        ("rope == 3 within -1", "'-1' stands where a positive number"),
+        ("rope < 1e999", "'1e999' stands where a number"),
         ("rope < none < ", "ends where an arm"),
         ("a ~ b", "ends where `within`"),
-        ("a ~ b within -1", "not understood"),
+        ("a ~ b within -1", "'-1' stands where a positive number"),
+        ("a < -b", "not understood"),
         ("a ~ b within much", "'much' stands where a positive number"),
         ("a/b == x", "positive number"),
         ("a/b ~ 4", "'~' stands where one of == < >"),
@@ -79,7 +98,7 @@ def test_parsing_any_text_either_works_or_raises_value_error(text: str) -> None:
         predicate = parse(text)
     except ValueError:
         return
-    assert len(predicate.arms) >= 2
+    assert len(predicate.arms) >= 1 + (predicate.kind != "level")
 
 
 def comparison(effects: dict[str, float], sd: float = 0.005, seeds: int = 6, **rest: Any) -> Comparison:
@@ -166,6 +185,95 @@ def test_noisy_ratios() -> None:
     assert word("a/b > 1.5", found) == "pass"
     (judged,) = judge([Claim(id="C", predicate="a/b > 1.5")], found)
     assert judged.contrasts[0].difference == pytest.approx(2, abs=0.02)
+
+
+def test_levels() -> None:
+    found = comparison({"rope": 0.0, "alibi": -0.1}, sd=0.005)
+    assert word("alibi < 2.95", found) == "pass"
+    assert word("alibi > 2.95", found) == "fail"
+    assert word("alibi == 2.9 within 0.03", found) == "pass"
+    assert word("alibi == 2.9", found) in ("direction only", "inconclusive")  # noise never proves equality
+    assert word("alibi == 3 within 0.03", found) == "fail"
+    mean = float(np.mean(list(found.outcomes("rope").values.values())))
+    assert word(f"rope < {mean + 1e-4}", found) == "direction only"
+    assert word(f"rope < {mean - 1e-4}", found) == "inconclusive"
+
+
+def test_a_level_has_students_interval_at_its_share_of_alpha() -> None:
+    found = comparison({"rope": 0.0, "alibi": -0.1}, sd=0.05)
+    claims = [
+        Claim(id="A", predicate="alibi < 3"),
+        Claim(id="B", predicate="alibi > 2"),  # the same interval again
+        Claim(id="C", predicate="rope == 3 within 1"),
+        Claim(id="D", predicate="alibi < rope"),  # the verdict's own
+    ]
+    first, again, other, verdict = (judged.contrasts[0] for judged in judge(claims, found))
+    values = list(found.outcomes("alibi").values.values())
+    expected = stats.ttest_1samp(values, 0).confidence_interval(1 - 0.05 / 2)
+    assert (first.low, first.high) == pytest.approx((expected.low, expected.high))
+    assert (again.low, again.high) == pytest.approx((first.low, first.high))
+    assert first.difference == pytest.approx(np.mean(values))
+    assert first.alpha == other.alpha == 0.025 and verdict.alpha == 0.05
+    assert (first.first, first.second) == ("alibi", "")
+
+
+def test_a_true_level_is_seldom_refuted() -> None:
+    studies, wrong = 200, 0
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(
+        [{"arm": a, "seed": s, "status": "finished", "role": "test"} for a in "ab" for s in range(4)]
+    )
+    for _ in range(studies):
+        found = compare(data.assign(**{METRIC: rng.normal(2, 1, len(data))}), "a", METRIC, None, "paired")
+        words = [word(f"a {relation} 2", found) for relation in "<>"]
+        wrong += "pass" in words
+        assert words.count("fail") == words.count("pass")
+    assert 0 < wrong <= stats.binom.ppf(0.999, studies, 0.05)
+
+
+def test_exact_levels_need_two_seeds() -> None:
+    rows = [
+        {"arm": arm, "seed": seed, "status": "finished", "role": "test", "kv_bytes": value}
+        for arm, value in {"mha": 4096.0, "mqa": 0.1 + 0.2}.items()
+        for seed in (0, 1)
+    ]
+    found = compare(pd.DataFrame(rows), "mha", "kv_bytes", None, "paired")
+    assert word("mha == 4096", found) == "pass"
+    assert word("mha == 4097", found) == "fail"
+    assert word("mha < 4096", found) == "fail"
+    assert word("mqa == 0.3", found) == "pass"  # up to rounding
+    single = compare(pd.DataFrame(rows[::2]), "mha", "kv_bytes", None, "paired")
+    (judged,) = judge([Claim(id="C", predicate="mha == 4096")], single)
+    assert judged.word == "inconclusive" and "fewer than two seeds" in judged.reason
+
+
+def test_a_level_waits_for_its_own_arm_alone_and_names_failures() -> None:
+    found = comparison({"rope": 0.0, "learned": 0.1, "none": 0.2}, crash="none")
+    assert word("none < 5", found) == "inconclusive"
+    assert word("learned < 5", found) == "pass"
+    between = comparison({"rope": 0.0, "none": 0.2}, seeds=5, looks=(4, 6))
+    (judged,) = judge([Claim(id="C", predicate="none < 5")], between)
+    assert judged.word == "inconclusive" and judged.contrasts[0].difference is None
+    rows = [
+        {"arm": arm, "seed": seed, "role": "test", METRIC: 3 + seed / 100, "status": "finished"}
+        for arm in "ab"
+        for seed in range(4)
+    ]
+    rows[5]["status"] = "diverged"
+    partly = compare(pd.DataFrame(rows), "a", METRIC, None, "paired")
+    (judged,) = judge([Claim(id="C", predicate="b < 5")], partly)
+    assert judged.word == "pass" and "without seeds 1" in judged.reason
+
+
+def test_a_level_stands_beside_the_published_one() -> None:
+    found = comparison({"llama": 0.0, "other": 0.0})
+    published = Published(effect=2.5, source="a README")
+    (judged,) = judge([Claim(id="C", predicate="llama == 3 within 0.1", published=published)], found)
+    assert judged.beside is not None and not judged.beside.same_sign
+    assert judged.beside.ours == pytest.approx(3, abs=0.01)
+    assert judged.beside.size == pytest.approx(1.2, abs=0.01)
+    (judged,) = judge([Claim(id="C", predicate="llama < 3.5", published=published)], found)
+    assert judged.beside is not None and judged.beside.same_sign
 
 
 def test_a_claim_is_set_beside_the_published_effect() -> None:

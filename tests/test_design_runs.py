@@ -227,13 +227,14 @@ def test_the_outlook_warns_where_the_study_cannot_decide() -> None:
         {"id": "large", "predicate": "rope < none", "predicted": -0.2},
         {"id": "equal", "predicate": "rope ~ alibi within 0.01"},
         {"id": "exact", "predicate": "rope/alibi == 1"},
+        {"id": "level", "predicate": "rope < 3", "predicted": 2.9},
     ]
     found = planned(claims=claims, margin=0.01)
     told = outlook(found, noise=0.02)
     text = "\n".join(told["warnings"])
     assert "cannot decide small: it predicts 0.001" in text
     assert "cannot decide equal: equivalence within 0.01 needs about" in text
-    assert "cannot decide large" not in text and "cannot decide exact" not in text
+    assert all(f"cannot decide {id}" not in text for id in ("large", "exact", "level"))
     assert "equivalence within 0.01 needs about" in text and "one corpus" in text
     fine = outlook(found, noise=0.0001)["power"][0]
     assert fine["seeds"] == 6 and 0 < fine["detectable"] < told["power"][0]["detectable"]

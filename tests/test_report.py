@@ -487,6 +487,21 @@ def test_claims_stand_beside_what_was_published(tuned: Path) -> None:
         assert rows["C2", corpus]["verdict"] == "fail" and rows["C2", corpus]["headline"] == "no"
 
 
+def test_a_level_stands_beside_the_published_level(tmp_path: Path) -> None:
+    claims = [
+        {"id": "L", "predicate": "rope == 3 within 0.1", "published": {"effect": 1.5, "source": "x"}},
+        {"id": "M", "predicate": "alibi < 2", "measure": "validation/loss"},
+    ]
+    results = world(tmp_path, arms=ARMS, seeds=4, claims=claims, measures=["validation/loss"])
+    judged = judge_results(results)
+    table = tables.claim_table(judged)
+    assert table is not None
+    level, other = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (level["verdict"], other["verdict"]) == ("pass", "fail")
+    assert re.fullmatch(r"rope [23]\.\d+ \[[23]\.\d+, 3\.\d+\]", level["our data"])
+    assert level["published"] == "1.5" and re.fullmatch(r"ours [23]\.?\d*, (2|2.0\d|1.9\d)×", level["beside"])
+
+
 def test_a_claim_on_another_measure_is_judged_on_it(tmp_path: Path) -> None:
     claims = [{"id": "V", "predicate": "alibi < rope", "measure": "validation/loss"}]
     results = world(tmp_path, arms=ARMS, seeds=4, claims=claims, measures=["validation/loss"])

@@ -6,12 +6,15 @@
     swiglu ~ geglu within 0.01     equivalent
     mha/gqa == 4                   ratio, exact; `within 0.1` allows that much either side
     mqa/mha < 1.02                 ratio, bounded
+    alibi < 1.02                   level: one arm's own mean against a number; `>` too
+    llama == 1.88 within 0.03      level, within that much either side
 
-An arm whose name holds spaces or operators is put in double quotes. Parsed by hand: nothing is evaluated.
+An arm whose name is a number, or holds spaces or operators, is put in double quotes. Parsed by hand: nothing
+is evaluated.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -20,9 +23,17 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from ablate.study import intervals
 from ablate.study.compare import Comparison, Contrast
+from ablate.study.outcomes import join
 
 JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
 Relation = Literal["<", ">"]
+Kind = Literal["ordered", "equivalent", "ratio", "level"]
+
+# Measures that are numbers of several runs, not of one: what may be claimed of them.
+OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
+    "stability/failed": ("ordered", "level"),  # the share of test runs that diverged
+}
+COUNTS = ("stability/failed",)
 
 
 class Strict(BaseModel):
@@ -56,11 +67,22 @@ class Ratio(Strict):
     within: float = 0.0
 
 
-Predicate = Ordered | Equivalent | Ratio
+class Level(Strict):
+    """The mean of one arm compared with a number."""
+
+    kind: Literal["level"] = "level"
+    arms: tuple[str]
+    relation: Literal["<", ">", "=="]
+    value: float
+    within: float = 0.0
+
+
+Predicate = Ordered | Equivalent | Ratio | Level
 
 
 class Published(Strict):
-    """What a paper found: first - second of the claim's arms (for a ratio: the ratio), and where."""
+    """What a paper found, and where: first - second of the claim's arms (for a ratio the ratio, for a level
+    the level)."""
 
     effect: float
     error: float | None = None  # standard error, if given
@@ -88,12 +110,17 @@ class Claim(Strict):
         return parse(self.predicate)
 
 
+def kinds(measure: str) -> tuple[Kind, ...]:
+    """The kinds of claims that a measure allows."""
+    return OF_SEVERAL.get(measure, ("ordered", "equivalent", "ratio", "level"))
+
+
 class Beside(Strict):
     """Our effect beside the published one: the sign, and how many times as large ours is."""
 
     published: float
     ours: float
-    same_sign: bool
+    same_sign: bool  # of a level: whether both are what the claim says, or neither
     size: float | None  # ours / published; None where the published effect is 0
     source: str
     differs: str
@@ -113,13 +140,14 @@ class Judgement(Strict):
     measure: str
     word: JudgementWord
     reason: str
-    contrasts: tuple[Contrast, ...]  # for a ratio: the ratio and its interval
+    contrasts: tuple[Contrast, ...]  # for a ratio or a level: that and its interval
     beside: Beside | None
 
 
 _TOKEN = re.compile(
     r"""\s*(?: "(?P<quoted>[^"]+)"
         | (?P<operator>==|[<>~/+]|-(?=\s))
+        | (?P<number>-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?![-+]?[A-Za-z0-9_.])
         | (?P<word>[A-Za-z0-9_.]+(?:[-+][A-Za-z0-9_.]+)*)
         )""",
     re.VERBOSE,
@@ -130,8 +158,10 @@ def parse(text: str) -> Predicate:
     """Read a predicate. Raises ValueError that quotes it and says what is expected where."""
     tokens = _Tokens(text)
     first = tokens.name()
-    operator = tokens.operator("<", ">", "~", "/")
-    if operator == "/":
+    operator = tokens.operator("<", ">", "~", "/", "==")
+    if operator == "==" or (operator in "<>" and tokens.at_number):
+        predicate: Predicate = _level(tokens, first, operator)
+    elif operator == "/":
         predicate = _ratio(tokens, first)
     elif operator == "~":
         second = tokens.name()
@@ -156,6 +186,15 @@ def _ratio(tokens: "_Tokens", first: str) -> Predicate:
     return Ratio.model_validate(
         {"arms": (first, second), "relation": relation, "value": value, "within": within}
     )
+
+
+def _level(tokens: "_Tokens", arm: str, relation: str) -> Level:
+    value = tokens.number()
+    within = 0.0
+    if relation == "==" and not tokens.finished:
+        tokens.word("within")
+        within = tokens.positive()
+    return Level.model_validate({"arms": (arm,), "relation": relation, "value": value, "within": within})
 
 
 def _chain(tokens: "_Tokens", first: str, relation: str) -> Predicate:
@@ -204,8 +243,14 @@ class _Tokens:
     def _refuse(self, token: str, what: str) -> ValueError:
         return ValueError(f"claim {self.text!r}: {token!r} stands where {what} is expected")
 
+    @property
+    def at_number(self) -> bool:
+        return not self.finished and self.tokens[self.next][0] == "number"
+
     def name(self) -> str:
         kind, token = self._take("an arm")
+        if kind == "number":
+            raise self._refuse(token, "an arm (put one whose name is a number in double quotes)")
         if kind == "operator":
             raise self._refuse(token, "an arm")
         return token
@@ -222,12 +267,16 @@ class _Tokens:
         if kind != "word" or token != expected:
             raise self._refuse(token, f"`{expected}`")
 
-    def positive(self) -> float:
+    def number(self) -> float:
         kind, token = self._take("a number")
-        try:
-            number = float(token) if kind == "word" else float("nan")
-        except ValueError:
-            number = float("nan")
+        number = float(token) if kind == "number" else float("nan")
+        if not np.isfinite(number):
+            raise self._refuse(token, "a number")
+        return number
+
+    def positive(self) -> float:
+        kind, token = self._take("a positive number")
+        number = float(token) if kind == "number" else float("nan")
         if not (np.isfinite(number) and number > 0):
             raise self._refuse(token, "a positive number")
         return number
@@ -241,74 +290,86 @@ def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, .
     """Judge the claims on the metric of `comparison`.
 
     A contrast against the baseline is the verdict's own interval. The contrasts that the claims ask for
-    between other arms, and the ratios, are a second family: its alpha, as large as that of the verdicts,
-    is split over them (Bonferroni). Raises ValueError for an arm that the study lacks, or a claim on
-    another measure.
+    between other arms, the ratios and the levels are a second family: its alpha, as large as that of the
+    verdicts, is split over them (Bonferroni). Raises ValueError for an arm that the study lacks, or a claim
+    on another measure.
     """
-    arms = {run.arm for run in comparison.runs}
-    extra: set[tuple[str, ...]] = set()
+    refuse_unknown(claims, {run.arm for run in comparison.runs})
+    more: set[tuple[str, ...]] = set()
     for claim in claims:
         if claim.measure not in (None, comparison.metric):
             raise ValueError(
                 f"claim {claim.id}: it is on {claim.measure!r}, "
                 f"and this comparison is on {comparison.metric!r}"
             )
+        more |= extra(claim.parsed, comparison.baseline)
+    alpha = comparison.alpha_spent / max(1, len(more))
+    return tuple(_judge(claim, comparison, alpha) for claim in claims)
+
+
+def refuse_unknown(claims: Sequence[Claim], arms: Collection[str]) -> None:
+    """Raise ValueError for a claim on an arm that is not among these."""
+    for claim in claims:
         unknown = [arm for arm in claim.parsed.arms if arm not in arms]
         if unknown:
             raise ValueError(
                 f"claim {claim.id}: {', '.join(unknown)} is no arm here; "
                 f"the arms are {', '.join(sorted(arms))}"
             )
-        extra |= _extra(claim.parsed, comparison.baseline)
-    alpha = comparison.alpha_spent / max(1, len(extra))
-    return tuple(_judge(claim, comparison, alpha) for claim in claims)
 
 
-def _pairs(predicate: Predicate) -> list[tuple[str, str]]:
+def pairs(predicate: Predicate) -> list[tuple[str, str]]:
+    """The steps of a chain."""
     return list(pairwise(predicate.arms))
 
 
-def _extra(predicate: Predicate, baseline: str) -> set[tuple[str, ...]]:
-    if predicate.kind == "ratio":
-        return {("ratio", *sorted(predicate.arms))}
-    return {tuple(sorted(pair)) for pair in _pairs(predicate) if baseline not in pair}
+def extra(predicate: Predicate, baseline: str) -> set[tuple[str, ...]]:
+    """The intervals that a claim asks for beside those of the verdicts."""
+    if predicate.kind in ("ratio", "level"):
+        return {(predicate.kind, *sorted(predicate.arms))}
+    return {tuple(sorted(pair)) for pair in pairs(predicate) if baseline not in pair}
 
 
 def _judge(claim: Claim, comparison: Comparison, alpha: float) -> Judgement:
     predicate = claim.parsed
     if predicate.kind == "ratio":
         contrasts = [_ratio_contrast(predicate, comparison, alpha)]
-        results = [_judge_ratio(predicate, contrasts[0])]
+        results = [judge_number(predicate, contrasts[0])]
+    elif predicate.kind == "level":
+        contrasts = [_level_contrast(predicate, comparison, alpha)]
+        results = [judge_number(predicate, contrasts[0])]
     else:
-        contrasts = [comparison.contrast(a, b, alpha) for a, b in _pairs(predicate)]
+        contrasts = [comparison.contrast(a, b, alpha) for a, b in pairs(predicate)]
         if predicate.kind == "equivalent":
-            results = [_judge_equivalent(predicate.margin, contrasts[0])]
+            results = [judge_equivalent(predicate.margin, contrasts[0])]
         else:
-            results = [_judge_order(predicate, contrast, comparison.margin) for contrast in contrasts]
-    word, reason = _together(results)
-    return Judgement(
-        claim=claim.id,
-        predicate=claim.predicate,
-        measure=comparison.metric,
-        word=word,
-        reason=reason,
-        contrasts=tuple(contrasts),
-        beside=_beside(claim.published, contrasts, predicate),
-    )
+            results = [judge_order(predicate, contrast, comparison.margin) for contrast in contrasts]
+    return judgement(claim, comparison.metric, contrasts, results)
 
 
 Result = tuple[JudgementWord, str]
 
 
-def _together(results: list[Result]) -> Result:
-    """A chain passes if all of it does, and fails if any of it does."""
+def judgement(
+    claim: Claim, measure: str, contrasts: Sequence[Contrast], results: Sequence[Result]
+) -> Judgement:
+    """What is said of a claim whose steps came to `results`: a chain passes if all of it does, and fails if
+    any of it does."""
     words = [word for word, _ in results]
     order: tuple[JudgementWord, ...] = ("fail", "inconclusive", "direction only", "pass")
     worst = min(words, key=order.index)
-    return worst, "; ".join(reason for word, reason in results if word == worst and reason)
+    return Judgement(
+        claim=claim.id,
+        predicate=claim.predicate,
+        measure=measure,
+        word=worst,
+        reason="; ".join(reason for word, reason in results if word == worst and reason),
+        contrasts=tuple(contrasts),
+        beside=_beside(claim.published, list(contrasts), claim.parsed),
+    )
 
 
-def _judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:
+def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:
     if contrast.difference is None or contrast.low is None or contrast.high is None:
         return "inconclusive", contrast.reason
     sign = 1 if predicate.relation == "<" else -1  # turn > into <
@@ -325,7 +386,7 @@ def _judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -
     return ("direction only" if estimate < 0 else "inconclusive"), said
 
 
-def _judge_equivalent(margin: float, contrast: Contrast) -> Result:
+def judge_equivalent(margin: float, contrast: Contrast) -> Result:
     if contrast.difference is None or contrast.low is None or contrast.high is None:
         return "inconclusive", contrast.reason
     said = _interval(contrast)
@@ -380,29 +441,83 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
     return contrast("", (ratio, low, high, estimate.p))
 
 
-def _judge_ratio(predicate: Ratio, contrast: Contrast) -> Result:
+def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> Contrast:
+    """The mean of the arm with Student's t interval over its seeds; an exact measure, the same at every seed,
+    gives one without width. That it is exact is not believed of a single seed."""
+    runs = comparison.outcomes(predicate.arms[0])
+    values = np.array([runs.values[seed] for seed in sorted(runs.values)])
+    if comparison.look is None:
+        reason = "waiting for the next declared look"
+    elif runs.missing:
+        reason = f"waiting for missing runs: {runs.arm} seeds {join(set(runs.missing))}"
+    elif len(values) < 2:
+        reason = f"fewer than two seeds at which {runs.arm} finished"
+    else:
+        reason = ""
+    contrast = Contrast(
+        first=runs.arm,
+        second="",
+        difference=None,
+        low=None,
+        high=None,
+        p=None,
+        n=len(values),
+        alpha=alpha,
+        reason=reason,
+    )
+    if reason:
+        return contrast
+    found = intervals.paired(values, np.full_like(values, predicate.value), alpha)
+    failed = {*runs.diverged, *runs.out_of_memory}
+    return contrast.model_copy(
+        update={
+            "difference": found.difference + predicate.value,
+            "low": found.low + predicate.value,
+            "high": found.high + predicate.value,
+            "p": found.p,
+            "reason": f"among the runs that finished, without seeds {join(failed)}" if failed else "",
+        }
+    )
+
+
+def judge_number(predicate: Ratio | Level, contrast: Contrast) -> Result:
+    """`contrast` is the ratio, or the level, with its interval."""
     if contrast.difference is None or contrast.low is None or contrast.high is None:
         return "inconclusive", contrast.reason
     said = _interval(contrast)
     if predicate.relation == "==":
-        reach = max(predicate.within, 1e-9 * predicate.value)
-        least, most = predicate.value - reach, predicate.value + reach
+        least, most = _reach(predicate)
         if least <= contrast.low and contrast.high <= most:
             return "pass", said
         if contrast.low > most or contrast.high < least:
             return "fail", said
-        return ("direction only" if least <= contrast.difference <= most else "inconclusive"), said
-    sign = 1 if predicate.relation == "<" else -1
-    ends = sorted(sign * (end - predicate.value) for end in (contrast.low, contrast.high))
-    if ends[1] < 0:
-        return "pass", said
-    if ends[0] >= 0:
-        return "fail", said
-    agrees = sign * (contrast.difference - predicate.value) < 0
-    return ("direction only" if agrees else "inconclusive"), said
+    else:
+        sign = 1 if predicate.relation == "<" else -1
+        ends = sorted(sign * (end - predicate.value) for end in (contrast.low, contrast.high))
+        if ends[1] < 0:
+            return "pass", said
+        if ends[0] >= 0:
+            return "fail", said
+    return ("direction only" if _agrees(predicate, contrast.difference) else "inconclusive"), said
+
+
+def _reach(predicate: Ratio | Level) -> tuple[float, float]:
+    reach = max(predicate.within, 1e-9 * abs(predicate.value))
+    return predicate.value - reach, predicate.value + reach
+
+
+def _agrees(predicate: Ratio | Level, value: float) -> bool:
+    """Whether a number is as the claim says."""
+    if predicate.relation == "==":
+        least, most = _reach(predicate)
+        return least <= value <= most
+    return value < predicate.value if predicate.relation == "<" else value > predicate.value
 
 
 def _interval(contrast: Contrast) -> str:
+    if not contrast.second:  # a level, which has no sign of its own
+        said = f"{contrast.first} {contrast.difference:.4g} [{contrast.low:.4g}, {contrast.high:.4g}]"
+        return f"{said}, {contrast.reason}" if contrast.reason else said
     return (
         f"{contrast.first} against {contrast.second} {contrast.difference:+.4g} "
         f"[{contrast.low:+.4g}, {contrast.high:+.4g}]"
@@ -416,10 +531,13 @@ def _beside(published: Published | None, contrasts: list[Contrast], predicate: P
         return None
     ours = float(sum(part for part in parts if part is not None))
     zero = 1.0 if predicate.kind == "ratio" else 0.0  # a ratio of 1 is no effect
+    same = bool(np.sign(ours - zero) == np.sign(published.effect - zero))
+    if predicate.kind == "level":
+        same = _agrees(predicate, ours) == _agrees(predicate, published.effect)
     return Beside(
         published=published.effect,
         ours=ours,
-        same_sign=bool(np.sign(ours - zero) == np.sign(published.effect - zero)),
+        same_sign=same,
         size=ours / published.effect if published.effect else None,
         source=published.source,
         differs=published.differs,

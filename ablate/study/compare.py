@@ -62,7 +62,10 @@ class Verdict(Strict):
 
 
 class Contrast(Strict):
-    """A difference first - second between any two arms, with its interval; None where it has to wait."""
+    """A difference first - second between any two arms, with its interval; None where it has to wait.
+
+    A claim's ratio or level stands in the same place; a level has no second.
+    """
 
     first: str
     second: str

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ablate.spec import RunSpec, explain
-from ablate.study.claims import Claim
+from ablate.study.claims import COUNTS, OF_SEVERAL, Claim, kinds
 from ablate.study.tuning import check_grid
 
 PLACEBO = "placebo"  # the name of the arm
@@ -288,9 +288,23 @@ class Study(Strict):
         ids = [claim.id for claim in self.claims]
         for id in sorted({id for id in ids if ids.count(id) > 1}):
             yield f"claims: {id} stands more than once"
+        for name in {self.metric, *self.measures} & {*OF_SEVERAL}:
+            yield f"{name} is a number of several runs: it can only be claimed on"
         for claim in self.claims:
-            if claim.measure not in (None, self.metric, *self.measures):
-                yield f"claims.{claim.id}: {claim.measure} is neither the metric nor one of measures"
+            if claim.measure not in (None, self.metric, *self.measures, *OF_SEVERAL):
+                several = ", ".join(OF_SEVERAL)
+                yield (
+                    f"claims.{claim.id}: {claim.measure} is neither the metric nor one of measures, "
+                    f"nor one of {several}"
+                )
+            measure, predicate = claim.measure or self.metric, claim.parsed
+            if predicate.kind not in kinds(measure):
+                yield (
+                    f"claims.{claim.id}: a claim on {measure} cannot be of the kind {predicate.kind}; "
+                    f"allowed are {', '.join(kinds(measure))}"
+                )
+            elif predicate.kind == "ordered" and predicate.offset and measure in COUNTS:
+                yield f"claims.{claim.id}: counts have no offset: {claim.predicate}"
 
     @property
     def declared_looks(self) -> tuple[int, ...]:

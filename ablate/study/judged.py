@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ablate.study.claims import Claim, Judgement, headline, judge
+from ablate.study.claims import OF_SEVERAL, Claim, Judgement, headline, judge
 from ablate.study.compare import Comparison, compare
+from ablate.study.counts import failed, judge_counts
 from ablate.study.describe import Description, describe
 from ablate.study.design import Study, under
 from ablate.study.factorial import Factorial, Ingredient, factorial, one_at_a_time
@@ -85,7 +86,7 @@ class _Corpus:
         """A column for every metric that is asked for: before the first run has finished there is none."""
         tuned = [self.study.tune.metric] if self.study.tune else []
         asked = [self.study.metric, *self.study.measures, *tuned]
-        asked += [claim.measure for claim in self.study.claims if claim.measure]
+        asked += [c.measure for c in self.study.claims if c.measure and c.measure not in OF_SEVERAL]
         lacking = {metric: float("nan") for metric in asked if metric not in frame.columns}
         return frame.assign(**lacking).astype(dict.fromkeys(asked, float))
 
@@ -181,17 +182,31 @@ class _Corpus:
         judged: dict[str, Judgement] = {}
         unjudged: list[tuple[Claim, str]] = []
         for measure, claims in by_measure.items():
-            found, why = (
-                (comparison, reason) if measure == self.study.metric else self.compared(runs, measure, None)
-            )
             try:
-                if found is None:
-                    raise ValueError(why)
-                judged |= {judgement.claim: judgement for judgement in judge(claims, found)}
+                found = self.on_measure(measure, claims, runs, comparison, reason)
+                judged |= {judgement.claim: judgement for judgement in found}
             except ValueError as error:
                 unjudged += [(claim, str(error)) for claim in claims]
         order = [claim.id for claim in self.study.claims if claim.id in judged]
         return tuple(judged[id] for id in order), tuple(unjudged)
+
+    def on_measure(
+        self,
+        measure: str,
+        claims: list[Claim],
+        runs: "pd.DataFrame",
+        comparison: Comparison | None,
+        reason: str,
+    ) -> tuple[Judgement, ...]:
+        """Raises ValueError where there is nothing to judge by."""
+        found, why = comparison, reason
+        if measure not in (self.study.metric, *OF_SEVERAL):
+            found, why = self.compared(runs, measure, None)
+        if found is None:
+            raise ValueError(why)
+        if measure == "stability/failed":
+            return judge_counts(claims, failed(found))
+        return judge(claims, found)
 
     def descriptions(self, runs: "pd.DataFrame") -> tuple[Description, ...]:
         if not self.study.measures or runs.empty:

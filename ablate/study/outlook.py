@@ -6,7 +6,7 @@ Planning may use the noise seen so far, never the effect.
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ablate.study.claims import Claim
+from ablate.study.claims import Claim, extra
 from ablate.study.design import Study
 from ablate.study.plan import Plan, PlannedArm, held
 from ablate.study.power import detectable, seeds_for_equivalence, warn_undetectable
@@ -189,8 +189,8 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
     family of their own."""
     study = plan.study
     predicate = claim.parsed
-    if claim.measure not in (None, study.metric) or predicate.kind == "ratio":
-        return None
+    if claim.measure not in (None, study.metric) or predicate.kind == "ratio" or predicate.kind == "level":
+        return None  # the noise of differences says nothing of these
     pairs = list(zip(predicate.arms, predicate.arms[1:], strict=False))
     inside = all(plan.baseline in pair for pair in pairs)
     arms = len(plan.family) if inside else max(1, _contrasts(plan))
@@ -215,15 +215,10 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
 
 
 def _contrasts(plan: Plan) -> int:
-    """How many contrasts without the baseline the claims ask for."""
-    pairs = {
-        tuple(sorted(pair))
-        for claim in plan.study.claims
-        for pair in zip(claim.parsed.arms, claim.parsed.arms[1:], strict=False)
-        if claim.parsed.kind != "ratio" and plan.baseline not in pair
-    }
-    ratios = {tuple(sorted(c.parsed.arms)) for c in plan.study.claims if c.parsed.kind == "ratio"}
-    return len(pairs) + len(ratios)
+    """How many intervals without the baseline the claims on the metric ask for."""
+    metric = plan.study.metric
+    mine = [claim.parsed for claim in plan.study.claims if claim.measure in (None, metric)]
+    return len(set().union(*(extra(predicate, plan.baseline) for predicate in mine)))
 
 
 def seen_noise(plan: Plan, frame: "pandas.DataFrame") -> float | None:

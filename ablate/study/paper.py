@@ -39,6 +39,7 @@ LATEX = {
     "\N{RIGHTWARDS ARROW}": r"$\to$",
     "\n": " ",
 }
+DIGITS = "%.13g"  # the digits behind depend on where a library's arrays lie in memory
 HELD = {
     "non_embedding_params": "the number of parameters without embeddings",
     "total_params": "the number of parameters",
@@ -78,7 +79,7 @@ def write_tables(results: Results, judged: Sequence[Judged], folder: Path) -> No
     """Write `verdicts.tex` and every sheet as CSV into `folder`; files of an earlier report are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {
-        f"{name}.csv": sheet.to_csv(index=False, lineterminator="\n")
+        f"{name}.csv": sheet.to_csv(index=False, lineterminator="\n", float_format=DIGITS)
         for name, sheet in sheets(results, judged).items()
     }
     tables = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from ablate.study.claims import Judgement
+from ablate.study.claims import Judgement, parse
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.figures import COSTS, arm_costs, means, ranked
 from ablate.study.intervals import Estimate
@@ -344,8 +344,12 @@ def _claim(judgement: Judgement) -> tuple[str, ...]:
     published, size, source = "", "", ""
     if beside is not None:
         published = short(beside.published)
-        size = "same sign" if beside.same_sign else "other sign"
-        size += f", {beside.size:.2g}{TIMES}" if beside.size is not None and beside.same_sign else ""
+        if parse(judgement.predicate).kind == "level":
+            size = f"ours {short(beside.ours, 4)}"
+            size += f", {beside.size:.3g}{TIMES}" if beside.size is not None else ""
+        else:
+            size = "same sign" if beside.same_sign else "other sign"
+            size += f", {beside.size:.2g}{TIMES}" if beside.size is not None and beside.same_sign else ""
         source = beside.source + (f" ({beside.differs})" if beside.differs else "")
     return (judgement.claim, judgement.predicate, judgement.word, judgement.reason, published, size, source)
 

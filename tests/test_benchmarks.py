@@ -8,8 +8,8 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import record
-import report
+import record  # noqa: E402
+import report  # noqa: E402
 
 
 def test_results_are_made_of_the_stored_numbers():

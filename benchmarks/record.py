@@ -1,7 +1,7 @@
-"""What a benchmark measured, as `benchmarks/results/<name>.json`; `report.py` makes RESULTS.md of these files.
+"""What a benchmark measured, as `benchmarks/results/<name>.json`. `report.py` makes RESULTS.md of these files.
 
     rows = [["tiny", 0.8e6, ratios]]
-    save("loop", "benchmarks/loop.py --rounds 3", [Table("fit / bare", ["model", "parameters", "ratio"], rows)])
+    save("loop", "benchmarks/loop.py", [Table("fit / bare", ["model", "parameters", "ratio"], rows)])
 
 A cell is text, a number, null, or the list of what its rounds measured: that is shown as its median and
 range, so the figures of the report are the raw numbers.

@@ -1,4 +1,4 @@
-"""What a benchmark measured, as `benchmarks/results/<name>.json`. `report.py` makes RESULTS.md of these files.
+"""What a benchmark measured: `benchmarks/results/<name>.json`, of which `report.py` makes RESULTS.md.
 
     rows = [["tiny", 0.8e6, ratios]]
     save("loop", "benchmarks/loop.py", [Table("fit / bare", ["model", "parameters", "ratio"], rows)])

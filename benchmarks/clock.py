@@ -1,7 +1,9 @@
 """Time, and rounds in which rivals take turns, so that what disturbs one disturbs all."""
 
 import gc
+import os
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,15 +16,21 @@ class Clock:
     now: Callable[[], float]
 
 
-CPU = Clock("CPU time", time.process_time)  # honest with one thread where others are at work
-WALL = Clock("wall-clock", time.perf_counter)
-
-
 def clock(threads: int) -> Clock:
-    """Set torch's threads, and give the clock for their number: the CPU time of several threads counts their
-    waiting for each other."""
+    """Set torch's threads, and give the clock for their number. The CPU time of one thread is honest where
+    others are at work; that of several counts their waiting for each other."""
     torch.set_num_threads(threads)
-    return CPU if threads == 1 else WALL
+    return Clock("CPU time", time.process_time) if threads == 1 else Clock("wall-clock", time.perf_counter)
+
+
+def arguments(about: str | None, rounds: int) -> ArgumentParser:
+    """What every benchmark can be told."""
+    parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="with 1: CPU time, else wall-clock"
+    )
+    return parser
 
 
 def race(

@@ -34,7 +34,6 @@ THREADS ?= $(shell nproc)
 BENCHMARKS := limits step parts loop window
 
 bench: .venv/ready
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --threads $(THREADS) || exit 1; done
 	$(BIN)/python benchmarks/report.py
 

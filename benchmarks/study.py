@@ -31,7 +31,7 @@ BASE = ["model/size=0.2M", "model.context=128", "data/tokenizer=bytes", "budget.
 BASE += ["data.source.validation=0.002", "data.source.heldout=0.004", "evaluation.every=0"]
 IDEAL, LOOP = 0.92, 1.5
 NOTE = f"""Targets: the ideal over the study at least {IDEAL}, the loop over the study at least {LOOP} on two
-cores. `ideal` counts the seconds from the first step to the last: validation, imports and all else are waste."""
+cores. `ideal` counts the seconds from the first step to the last: validation and imports are waste."""
 
 
 def base(cache: Path, seconds: float) -> list[str]:

@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slow bench clean
+.PHONY: help quickstart test test-slow bench bench-study clean
 
 help:
 	@echo "make quickstart   a small real study on the embedded data: verdicts and a report in minutes"
 	@echo "make test         lint, types, layers, tests (about 8 minutes on two cores)"
 	@echo "make test-slow    the longer tests"
-	@echo "make bench        the benchmarks, as ratios measured side by side"
+	@echo "make bench        the benchmarks, side by side with their peers (about a quarter of an hour)"
+	@echo "make bench-study  a whole study against its ideal and a shell loop (about half an hour, idle machine)"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,12 +29,17 @@ test: .venv/ready
 test-slow: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
+# What is measured and how: docs/speed.md. THREADS=1 measures CPU time, for a machine that has other work.
+THREADS ?= $(shell nproc)
+BENCHMARKS := limits step parts loop window
+
 bench: .venv/ready
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/step.py --compiled
-	$(BIN)/python benchmarks/step.py --bf16
-	$(BIN)/python benchmarks/loop.py
-	$(BIN)/python benchmarks/window.py
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --threads $(THREADS) || exit 1; done
+	$(BIN)/python benchmarks/report.py
+
+bench-study: .venv/ready
+	$(BIN)/python benchmarks/study.py
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf .venv runs cache

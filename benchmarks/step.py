@@ -1,135 +1,127 @@
-"""One training step against transformers' LlamaForCausalLM of the same shape, interleaved in one process.
+"""One training step against the same model in transformers, litgpt and x-transformers.
 
-    python benchmarks/step.py [--compiled] [--bf16] [--rounds 5] [--threads 2]
+    python benchmarks/step.py [--rounds 5] [--threads 2] [--cases 7M/eager/fp32 ...]
 
-LLaMA-shaped, 6.9M parameters: vocabulary 4096, width 256, 6 layers, 8 heads, context 256, batch 8; forward,
-backward and fused AdamW. Prints tokens/s (median of rounds) and the ratio, paired by round.
+LLaMA-shaped models of three sizes; forward, backward and fused AdamW. All rivals take turns in one process,
+with the same threads and the same allocator; every case has a process of its own. Takes its turn too: the
+step's matrix products alone, which is the rate that the machine reaches at these shapes.
 """
 
-import argparse
+import os
 import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from clock import arguments, clock, race, ratios
+from record import Cell, Table, save
+from rivals import SIZES, Products, built, spec, step
 
-Clock = Callable[[], float]
-V, C, L, H, F, T, B = 4096, 256, 6, 8, 704, 256, 8
+from ablate.model.measure import measure
 
+PRODUCTS = "the products alone"
+KEEPING = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 
-def ours() -> nn.Module:
-    from ablate.model.decoder import Decoder
-    from ablate.spec import ModelSpec
-
-    spec = ModelSpec.model_validate(
-        {
-            "width": C,
-            "depth": L,
-            "heads": H,
-            "context": T,
-            "vocab": V,
-            "norm": "rmsnorm",
-            "placement": "pre",
-            "topology": "serial",
-            "position": "rope",
-            "attention": "softmax",
-            "ffn": {"name": "glu", "width": F},
-            "embedding": {"norm": "none"},
-            "head": {"tied": False},
-            "init": "gpt2",
-            "kernel": "auto",
-        }
-    )
-    return Decoder(spec).start(0)
+BEST = (
+    "Tokens/s of ablate over those of the peer of the best median, paired by round: above 1 ablate is faster."
+)
+ALL = """FLOPs are those of `ablate.model.measure` (matrix products and causal attention, three times the
+forward pass). The products alone are the forward and both backward matrix products of every linear layer, and
+no more: the rate that this machine reaches at these shapes. "Pages kept" raises glibc's mmap and trim
+thresholds, for all rivals alike (`KEEPING` in `benchmarks/step.py`)."""
 
 
-def theirs() -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
+class Case(NamedTuple):
+    size: str
+    mode: str  # eager | compiled
+    precision: str  # fp32 | bf16
+    allocator: str = "default"  # | keeping: freed pages stay with the process
 
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=C,
-        intermediate_size=F,
-        num_hidden_layers=L,
-        num_attention_heads=H,
-        max_position_embeddings=T,
-        tie_word_embeddings=False,
-        use_cache=False,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config)
+    @property
+    def name(self) -> str:
+        return " ".join(self[:3]) + ("" if self.allocator == "default" else ", pages kept")
 
 
-def stepper(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], bf16: bool) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    tokens = torch.randint(V, (B, T + 1), generator=torch.Generator().manual_seed(0))
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            value = loss(tokens[:, :-1], tokens[:, 1:].contiguous())
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+CASES = [
+    *(Case(size, "eager", precision) for size in SIZES for precision in ("fp32", "bf16")),
+    *(Case(size, "compiled", precision) for size in ("1M", "7M") for precision in ("fp32", "bf16")),
+    Case("7M", "eager", "fp32", "keeping"),
+]
 
 
-def rivals(compiled: bool, bf16: bool) -> dict[str, Callable[[], None]]:
-    mine, peer = ours(), theirs()
-    if compiled:
-        mine.compile()
-        peer.compile()
-
-    def my_loss(tokens: Tensor, targets: Tensor) -> Tensor:
-        return mine(tokens, None, targets).nll.mean()
-
-    def peer_loss(tokens: Tensor, targets: Tensor) -> Tensor:
-        logits = peer(tokens).logits
-        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-
-    return {
-        "ablate": stepper(mine, my_loss, bf16),
-        "transformers": stepper(peer, peer_loss, bf16),
-    }
+def seconds(case: Case, rounds: int, threads: int) -> dict[str, list[float]]:
+    """Of one step, by rival and round."""
+    size, bf16 = SIZES[case.size], case.precision == "bf16"
+    time = clock(threads)
+    steps = {}
+    for name, model, loss in built(size):
+        if case.mode == "compiled":
+            model.compile()
+        steps[name] = step(model, loss, size, bf16)
+    steps[PRODUCTS] = Products(size, torch.bfloat16 if bf16 else torch.float32)
+    each = {"1M": 8, "7M": 2, "125M": 1}[case.size]
+    return race(steps, rounds, each, time, warm=1 if case.size == "125M" else 3)
 
 
-def race(
-    steps: dict[str, Callable[[], None]], rounds: int, each: int, clock: Clock
-) -> dict[str, list[float]]:
-    """Tokens per second of each, by round."""
-    for step in steps.values():
-        for _ in range(3):
-            step()
-    rates: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            begin = clock()
-            for _ in range(each):
-                step()
-            rates[name].append(each * B * T / (clock() - begin))
-    return rates
+@contextmanager
+def allocator(case: Case) -> Iterator[None]:
+    """For the processes started meanwhile."""
+    if case.allocator == "keeping":
+        os.environ.update(KEEPING)
+    try:
+        yield
+    finally:
+        for name in KEEPING:
+            os.environ.pop(name, None)
+
+
+def tables(found: dict[Case, dict[str, list[float]]]) -> list[Table]:
+    every: list[list[Cell]] = []
+    best: list[list[Cell]] = []
+    for case, took in found.items():
+        size = SIZES[case.size]
+        work = measure(spec(size)).training_flops * size.tokens
+        products = Products(size, torch.float32).flops
+        for name, times in took.items():
+            flops = products if name == PRODUCTS else work
+            rate = [flops / t / 1e9 for t in times]
+            share = [(flops / t) / (products / p) for t, p in zip(times, took[PRODUCTS], strict=True)]
+            rivals = name != PRODUCTS
+            speed = [size.tokens / t for t in times] if rivals else None
+            lead = ratios(times, took["ablate"]) if rivals else None
+            every.append([case.name, name, speed, rate, share, lead])
+        peers = [name for name in took if name not in ("ablate", PRODUCTS)]
+        if peers:
+            peer = min(peers, key=lambda name: statistics.median(took[name]))
+            best.append([case.name, peer, ratios(took[peer], took["ablate"])])
+    columns = ["model", "rival", "tokens/s", "GFLOP/s", "share of the products' rate", "ablate / it"]
+    return [
+        Table("Against the best peer", ["model", "the best peer", "ablate / it"], best, BEST),
+        Table("All", columns, every, ALL),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--each", type=int, default=4, help="steps of a round")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--cases", nargs="+", default=["/".join(case) for case in CASES])
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    clock = (
-        time.process_time if given.threads == 1 else time.perf_counter
-    )  # CPU time where others are at work
-    rates = race(rivals(given.compiled, given.bf16), given.rounds, given.each, clock)
-    for name, values in rates.items():
-        print(f"{name:14} {statistics.median(values):7.0f} tokens/s  [{min(values):.0f}..{max(values):.0f}]")
-    paired = [a / b for a, b in zip(rates["ablate"], rates["transformers"], strict=True)]
-    print(f"ablate / transformers: {statistics.median(paired):.3f}  [{min(paired):.2f}..{max(paired):.2f}]")
+    cases = [Case(*text.split("/")) for text in given.cases]
+    found = {}
+    for case in cases:
+        with allocator(case), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found[case] = pool.submit(seconds, case, given.rounds, given.threads).result()
+        print(
+            case.name, {name: round(statistics.median(t), 4) for name, t in found[case].items()}, flush=True
+        )
+    save("step", " ".join(["python", *sys.argv]), tables(found), clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

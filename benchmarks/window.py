@@ -1,54 +1,60 @@
-"""A sliding window by blocks (`chunked`) against the same window as a dense mask (`sdpa`): forward and
-backward, interleaved, as ratios of medians. `python benchmarks/window.py --help`."""
+"""A sliding window by blocks (`chunked`) against the same window as a dense mask (`sdpa`), and against causal
+attention without one, as the context grows: forward and backward.
 
-import argparse
-import statistics
-import time
+    python benchmarks/window.py [--lengths 512 1024 2048 4096] [--window 128] [--rounds 5] [--threads 2]
+"""
+
+import sys
+from collections.abc import Callable
 
 import torch
+from clock import arguments, clock, race, ratios
+from record import Cell, Table, save
 
-from ablate.parts.base import Call, Fresh, Kernel, Mask, Scores
+from ablate.parts.base import Bias, Call, Fresh, Kernel, Mask, Scores
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 
+SCHEMES = {"plain": ("none", 0), "ALiBi, 4 kept keys": ("alibi", 4)}
+NOTE = "2 rows, 8 heads of 32 channels, fp32. The causal pass has neither window nor bias."
+
+
+def attention(name: str, mask: Mask, length: int, bias: Bias | None) -> Callable[[], None]:
+    """One pass there and back."""
+    runner: Kernel = kernel.build(name)
+    sight = Fresh().look(Call(torch.arange(length)[None])).sight
+    q, k, v = (torch.randn(2, 8, length, 32, requires_grad=True) for _ in range(3))
+
+    def once() -> None:
+        prepared = runner.prepare(mask, sight, bias, 8, q.dtype)
+        runner(q, k, v, prepared, Scores(32**-0.5), 0.0).sum().backward()
+
+    return once
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096])
     parser.add_argument("--window", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"B 2, H 8, D 32, window {options.window}, fp32, {options.threads} thread(s), CPU time")
-    print(f"{'tokens':>7}{'':4}{'causal':>9}{'sdpa':>9}{'chunked':>9}   sdpa/chunked")
-    for length in options.lengths:
-        for what, keep, scheme in (("plain", 0, "none"), ("alibi, 4 kept", 4, "alibi")):
-            masks = {
-                "causal": Mask(),
-                "sdpa": Mask(options.window, keep),
-                "chunked": Mask(options.window, keep),
+    given = parser.parse_args()
+    rows: list[list[Cell]] = []
+    for what, (scheme, keep) in SCHEMES.items():
+        for length in given.lengths:
+            bias = position.build(scheme, Shape(256, 1, 8, 32, length, 256)).bias
+            window = Mask(given.window, keep)
+            rivals = {
+                "causal": attention("sdpa", Mask(), length, None),
+                "masked": attention("sdpa", window, length, bias),
+                "chunked": attention("chunked", window, length, bias),
             }
-            took = race(masks, length, scheme, options.rounds)
-            row = "".join(f"{1000 * t:8.0f}ms"[-9:] for t in took.values())
-            print(f"{length:>7}    {row}   {took['sdpa'] / took['chunked']:5.1f}x  {what}", flush=True)
-
-
-def race(masks: dict[str, Mask], length: int, scheme: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each runner, after one round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in masks}
-    bias = position.build(scheme, Shape(256, 1, 8, 32, length, 256)).bias
-    seen = Fresh().look(Call(torch.arange(length)[None])).sight
-    q, k, v = (torch.randn(2, 8, length, 32, requires_grad=True) for _ in range(3))
-    for n in range(rounds + 1):
-        for name, mask in masks.items():
-            runner: Kernel = kernel.build("chunked" if name == "chunked" else "sdpa")
-            start = time.process_time()
-            prepared = runner.prepare(mask, seen, None if name == "causal" else bias, 8, q.dtype)
-            runner(q, k, v, prepared, Scores(32**-0.5), 0.0).sum().backward()
-            if n:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
+            took = race(rivals, given.rounds, 1, clock(given.threads), warm=1)
+            cells = [[1e3 * t for t in times] for times in took.values()]
+            gains = [ratios(took[other], took["chunked"]) for other in ("masked", "causal")]
+            rows.append([what, length, *cells, *gains])
+    columns = ["scores", "tokens", "causal, ms", "masked, ms", "chunked, ms"]
+    columns += ["masked / chunked", "causal / chunked"]
+    table = Table(f"Window {given.window}", columns, rows, NOTE)
+    save("window", " ".join(["python", *sys.argv]), [table], clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""RESULTS.md from the files of `benchmarks/results/` alone: `python benchmarks/report.py`."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from record import Cell, load
+
+HERE = Path(__file__).parent
+FILE = HERE / "RESULTS.md"
+EARLIER = HERE / "EARLIER.md"
+HEAD = """# Measured
+
+Made by `python benchmarks/report.py` from the raw numbers in [results/](results); how and what:
+[docs/speed.md](../docs/speed.md). A measured cell is the median of its rounds and their range.
+"""
+
+
+def text(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, list):
+        middle, low, high = statistics.median(cell), min(cell), max(cell)
+        return number(middle) if len(cell) == 1 else f"{number(middle)} [{number(low)}..{number(high)}]"
+    return number(cell)
+
+
+def number(x: float) -> str:
+    if isinstance(x, int) or abs(x) >= 100:
+        return f"{x:,.0f}"
+    if abs(x) >= 10:
+        return f"{x:.1f}"
+    return f"{x:.3f}" if abs(x) >= 0.01 or x == 0 else f"{x:.1e}"
+
+
+def table(found: dict[str, Any]) -> str:
+    head = f"| {' | '.join(found['columns'])} |\n|{'---|' * len(found['columns'])}\n"
+    rows = "".join(f"| {' | '.join(map(text, row))} |\n" for row in found["rows"])
+    note = f"\n{found['note']}\n" if found["note"] else ""
+    return f"### {found['title']}\n\n{head}{rows}{note}"
+
+
+def section(found: dict[str, Any]) -> str:
+    hardware, about = found["hardware"], f"{found['about']}\n\n" if found["about"] else ""
+    where = f"{hardware.get('gpu') or hardware['cpu']}, {hardware['cores']} cores (load {hardware['busy']})"
+    with_what = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+    settings = " ".join(f"`{k}={v}`" for k, v in found["settings"].items())
+    facts = [found["date"][:10], where, found["clock"], f"{found['threads']} threads", with_what, settings]
+    said = "; ".join(fact for fact in facts if fact)
+    tables = "\n".join(map(table, found["tables"]))
+    return f"## {found['name']}\n\n{about}`{found['command']}`: {said}.\n\n{tables}"
+
+
+def report() -> str:
+    earlier = [EARLIER.read_text()] if EARLIER.exists() else []
+    return "\n".join([HEAD, *map(section, load()), *earlier])
+
+
+if __name__ == "__main__":
+    FILE.write_text(report())
+    print(FILE)

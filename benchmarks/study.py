@@ -1,0 +1,140 @@
+"""A whole study, from the command to its report, against the ideal and against a shell loop.
+
+    python benchmarks/study.py [--runs 8] [--seconds 60]       about half an hour on two idle cores
+    python benchmarks/study.py --runs 2 --seconds 2            the same, to try it
+
+Trainings of equal length, of two arms, by `python sweep.py` with all slots busy: planning, training, scoring
+and report. The ideal is the sum of the seconds that the runs trained, over the slots. The loop trains the
+same runs by `python train.py`, one after the other, with the number of threads that was fastest for the
+first. It neither scores nor reports. Wall-clock: the machine must have nothing else to do.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from record import Table, save
+
+from ablate.facts import probe
+from ablate.study.store import Store
+from ablate.study_command import Composer
+
+ROOT = Path(__file__).parent.parent
+ARMS = {"rmsnorm": [], "layernorm": ["model/norm=layernorm"]}
+BASE = ["model/size=0.2M", "model.context=128", "data/tokenizer=bytes", "budget.batch_tokens=1024"]
+BASE += ["data.source.validation=0.002", "data.source.heldout=0.004", "evaluation.every=0"]
+IDEAL, LOOP = 0.92, 1.5
+NOTE = f"""Targets: the ideal over the study at least {IDEAL}, the loop over the study at least {LOOP} on two
+cores. `ideal` counts the seconds from the first step to the last: validation and imports are waste."""
+
+
+def base(cache: Path, seconds: float) -> list[str]:
+    """Overrides for runs of about so many seconds in one thread."""
+    one = 1024
+    spec = Composer(str(cache)).job([*BASE, f"budget.tokens={100 * one}"]).spec
+    steps = max(20, round(100 * seconds / probe(spec)))
+    return [*BASE, f"budget.tokens={steps * one}"]
+
+
+def timed(command: list[str]) -> tuple[float, list[tuple[float, str]]]:
+    """Seconds of a command, and when it said which line. Raises RuntimeError where it fails."""
+    begin = time.perf_counter()
+    said = []
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append((time.perf_counter() - begin, line.rstrip()))
+    if process.returncode:
+        raise RuntimeError("\n".join([f"{' '.join(command)} failed:", *(line for _, line in said)]))
+    return time.perf_counter() - begin, said
+
+
+def study(folder: Path, cache: Path, overrides: list[str], seeds: int, slots: int) -> dict[str, Any]:
+    """Seconds of the whole, of its phases, and of training."""
+    place = folder / "experiments" / "speed"
+    place.mkdir(parents=True)
+    said = {
+        "question": "How long does a study take?",
+        "base": overrides,
+        "axis": ["model.norm"],
+        "baseline": "rmsnorm",
+        "arms": ARMS,
+        "seeds": seeds,
+        "tune": "fixed",
+        "metric": "heldout/loss",
+        "margin": 0.02,
+        "variance": "paired",
+    }
+    (place / "study.yaml").write_text(yaml.safe_dump(said))
+    store = folder / "runs"
+    command = ["sweep.py", "experiment=speed", f"experiments={folder / 'experiments'}"]
+    command += [f"store={store}", f"cache={cache}", f"slots={slots}"]
+    whole, lines = timed(command)
+    planned = next(at for at, line in lines if line.endswith("runs to do"))
+    trained = next(at for at, line in lines if line.startswith("scoring "))
+    records = list(Store(store).records())
+    return {
+        "whole": whole,
+        "planning": planned,
+        "training": trained - planned,
+        "scoring and report": whole - trained,
+        "runs": [record.speed["seconds"] for record in records],
+    }
+
+
+def loop(folder: Path, cache: Path, overrides: list[str], seeds: int, cores: int) -> tuple[float, int]:
+    """(seconds of the runs one after the other, the number of threads that was fastest)."""
+    todo = [[*overrides, *arm, f"seed={seed}"] for seed in range(seeds) for arm in ARMS.values()]
+
+    def run(arm: list[str], threads: int) -> float:
+        place = [f"runs={folder / str(threads)}", f"cache={cache}", f"trainer.threads={threads}"]
+        return timed(["train.py", *arm, *place, "trainer.progress=false", "sample.tokens=0"])[0]
+
+    first = {threads: run(todo[0], threads) for threads in range(1, cores + 1)}
+    best = min(first, key=lambda threads: first[threads])
+    return first[best] + sum(run(arm, best) for arm in todo[1:]), best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=8, help="a multiple of two")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a run, about")
+    given = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    seeds = given.runs // len(ARMS)
+    with tempfile.TemporaryDirectory() as name:
+        folder, cache = Path(name), Path("cache").absolute()
+        overrides = base(cache, given.seconds)
+        took = study(folder, cache, overrides, seeds, cores)
+        alone, threads = loop(folder, cache, overrides, seeds, cores)
+    ideal = sum(took["runs"]) / cores
+    phases = ["planning", "training", "scoring and report"]
+    rows = [
+        ["the study", took["whole"]],
+        *([f"of which {phase}", took[phase]] for phase in phases),
+        ["a run trains, seconds", took["runs"]],
+        ["ideal / study", ideal / took["whole"]],
+        [f"loop of train.py, {threads} threads each", alone],
+        ["loop / study", alone / took["whole"]],
+    ]
+    title = f"{given.runs} runs in {cores} slots"
+    save(
+        "study",
+        " ".join(["python", *sys.argv]),
+        [Table(title, ["what", "figure"], rows, NOTE)],
+        clock="wall-clock",
+    )
+
+
+if __name__ == "__main__":
+    main()

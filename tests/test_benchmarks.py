@@ -1,0 +1,34 @@
+"""What the benchmarks print is what they measured."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import record  # noqa: E402
+import report  # noqa: E402
+
+
+def test_results_are_made_of_the_stored_numbers():
+    assert (BENCHMARKS / "RESULTS.md").read_text() == report.report(), "run benchmarks/report.py"
+
+
+def test_a_cell_of_rounds_shows_their_median_and_range(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    rows = [["ours", [3.0, 1.0, 2.5], 12345], ["theirs", [250.0], None]]
+    record.save(
+        "speed", "speed.py", [record.Table("rates", ["who", "rate", "tokens"], rows, "higher is better")]
+    )
+    (found,) = record.load()
+    said = report.section(found)
+    assert "| ours | 2.500 [1.000..3.000] | 12,345 |" in said
+    assert "| theirs | 250 |  |" in said
+    assert "higher is better" in said and found["command"] in said
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="2 columns"):
+        record.Table("rates", ["who", "rate"], [["ours"]])

@@ -4,8 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
+from ablate.parts.linear import ONEDNN
 from ablate.spec import ModelSpec
+
+if ONEDNN:  # torch's counter does not know the operator
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def product_flops(x: torch.Size, weight: torch.Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * x.numel() * weight[0]
+
 
 SMALL: dict[str, Any] = {
     "width": 32,

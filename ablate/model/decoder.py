@@ -93,7 +93,8 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, call: Call | None = None, targets: Tensor | None = None
     ) -> Tensor | TokenLoss:
-        """tokens (B,T) -> logits (B,T,V); with targets (B,T), -100 where there is none, the loss of each."""
+        """tokens (B,T) -> logits (B,T,V), or (B,1,V) where the call wants the last; with targets (B,T), -100
+        where there is none, the loss of each."""
         call = Call.of(tokens) if call is None else call
         x = self.scale(self.embedding(tokens))
         for scheme in self.positions:
@@ -105,7 +106,7 @@ class Decoder(nn.Module):
             x = self.through(
                 layer, x, views[g], n, self.positions[self.groups[g].position].layer(n), self.kernel
             )
-        x = self.leave(x)
+        x = self.leave(x[:, -1:] if call.last else x)
         if targets is None:
             return self.head(x, self.embedding.weight)
         return self.head.loss(x, self.embedding.weight, targets)

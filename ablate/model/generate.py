@@ -1,6 +1,7 @@
 """New tokens from a decoder, through the same forward pass as training, and text from a run's folder."""
 
 import hashlib
+import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,7 @@ from ablate.model.packed import packable, packed
 from ablate.parts.base import Call, Memory, Refused
 from ablate.record import RunRecord
 
-# Laying out the weights for reading (ablate.model.packed) takes as long as ten plain steps, or as reading a
-# prompt of a few hundred tokens plainly.
-PACKING_TOKENS = 16
-PACKING_PROMPT = 512
+PACKING_TOKENS = 16  # laying out the weights (ablate.model.packed) costs as much as some ten plain steps
 
 # ---------------------------------------------------------------------------------------- new tokens
 
@@ -85,7 +83,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(B,V) -> (B,). Raises ValueError for logits that are not finite."""
-        if not logits.isfinite().all():
+        if not all(map(math.isfinite, logits.aminmax())):  # both are nan where one is
             raise ValueError("the model gives logits that are not finite: its weights have diverged")
         if self.temperature == 0:
             return logits.argmax(-1)
@@ -165,14 +163,14 @@ def _steps(
         longest = int(lengths.max())
         tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
         whole = _reading(decoder, lengths, longest, memories)
-        pays = packable(decoder) and max_tokens > PACKING_TOKENS
-        read = packed(decoder) if pays and tokens.numel() >= PACKING_PROMPT else decoder
         for a, b in _pieces(longest, memories):
             document = None if whole.document is None else whole.document[:, a:b]
-            logits = read(tokens[:, a:b], Call(whole.at[:, a:b], document, whole.prefix, memories))
+            piece = Call(whole.at[:, a:b], document, whole.prefix, memories, last=True)
+            logits = decoder(tokens[:, a:b], piece)
         at = whole.at[:, -1:]
         document = None if whole.document is None else whole.document[:, -1:]
         stopped = [False] * len(prompts)
+        reader = decoder
         for step in range(max_tokens):
             chosen = sampler(logits[:, -1])
             new: list[int] = chosen.tolist()
@@ -180,10 +178,10 @@ def _steps(
             stopped = [s or token in stop for s, token in zip(stopped, new, strict=True)]
             if all(stopped) or step == max_tokens - 1:
                 return
-            if pays and read is decoder:  # not before the first token was given
-                read = packed(decoder)
+            if step == 0 and max_tokens > PACKING_TOKENS and packable(decoder):
+                reader = packed(decoder)
             at = at + 1
-            logits = read(chosen[:, None], Call(at, document, whole.prefix, memories))
+            logits = reader(chosen[:, None], Call(at, document, whole.prefix, memories))
     finally:
         decoder.train(training)
 

@@ -1,14 +1,16 @@
-"""A decoder laid out for reading on a CPU: its matrices as oneDNN likes them, those of one input joined.
+"""A decoder laid out for decoding on a CPU, where a step costs what it takes to stream the weights.
 
-A matrix times one or a few tokens costs what it takes to stream the weights, and in torch's own layout they
-stream at half the speed (benchmarks/decode.py). The layout is made once and pays after a few tokens. Parts do
-not know of it: their linear layers are replaced by these.
+In torch's own layout they stream at half the speed (benchmarks/decode.py). For a single row they are stored
+by column, for several as oneDNN likes them, and matrices that are given the same input are joined. The layout
+is made by the first step and pays after a few. Parts do not know of it: their linear layers are replaced.
 """
 
 from copy import copy
+from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
@@ -25,8 +27,8 @@ def packable(decoder: Decoder) -> bool:
 
 
 def packed(decoder: Decoder) -> Decoder:
-    """The same decoder for reading, beside it. What is no matrix of a linear layer is shared; the matrices do
-    not follow later changes. Ask `packable` first."""
+    """The same decoder for decoding, beside it. What is no matrix of a linear layer is shared; the matrices
+    do not follow later changes. Ask `packable` first."""
     twin = _twin(decoder)
     twin.head = PackedHead(decoder.head, decoder.embedding.weight)
     return twin
@@ -36,6 +38,8 @@ def _twin(module: Any) -> Any:
     """The module with twins of its children, and packed matrices for its linear layers."""
     twin = copy(module)
     twin._modules = {name: child and _twin(child) for name, child in module._modules.items()}
+    if isinstance(twin, nn.Dropout):
+        return nn.Identity()
     linear = {name: child for name, child in module._modules.items() if isinstance(child, Linear)}
     for names in JOINED:
         if all(name in linear for name in names):
@@ -51,28 +55,36 @@ class Packed(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self.matrix, self.bias = reorder(weight), bias
+        self.weight, self.bias = weight.detach(), bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return onednn(x, self.matrix, self.bias)
+        if x.numel() == x.shape[-1]:
+            return F.linear(x, self.columns, self.bias)
+        return onednn(x, self.blocks, self.bias)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        return self.weight.t().contiguous().t()
+
+    @cached_property
+    def blocks(self) -> Tensor:
+        return reorder(self.weight)
 
 
-class Joined(nn.Module):
+class Joined(Packed):
     """The first of several layers with one input: computes all of them, and gives its own part."""
 
     def __init__(self, layers: list[Linear]):
-        super().__init__()
-        self.matrix = reorder(torch.cat(tuple(layer.weight for layer in layers)))
-        self.bias = None
+        bias = None
         if any(layer.bias is not None for layer in layers):
             zero = layers[0].weight.new_zeros
-            each = (zero(e.out_features) if e.bias is None else e.bias for e in layers)
-            self.bias = torch.cat(tuple(each))
+            bias = torch.cat([zero(e.out_features) if e.bias is None else e.bias.detach() for e in layers])
+        super().__init__(torch.cat([layer.weight.detach() for layer in layers]), bias)
         self.sizes = [layer.out_features for layer in layers]
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
-        self.last[:] = x, onednn(x, self.matrix, self.bias).split(self.sizes, -1)
+        self.last[:] = x, super().forward(x).split_with_sizes(self.sizes, -1)
         return self.last[1][0]
 
 

@@ -256,6 +256,7 @@ class Call:
     prefix: Tensor | None = None  # (B,)
     memories: list[Any] | None = None  # one for each group of layers; None: nothing is remembered
     ledger: Ledger | None = None
+    last: bool = False  # only the logits of the last token are wanted
 
     @classmethod
     def of(cls, tokens: Tensor) -> "Call":

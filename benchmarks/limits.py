@@ -13,6 +13,8 @@ from clock import arguments, clock, race
 from record import Cell, Table, save
 from rivals import SIZES
 
+from ablate.parts.linear import ONEDNN, onednn
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LARGE = 2048
 BYTES = 2**28  # far more than the caches hold
@@ -36,6 +38,10 @@ def products(threads: int, rounds: int) -> dict[str, list[float]]:
             label = f"{precision}, {name}"
             calls[label] = lambda x=x, w=w, y=y: torch.mm(x, w.T, out=y)
             flops[label] = 2 * m * k * n
+            if dtype == torch.float32 and ONEDNN:
+                label = f"{precision} by oneDNN, {name}"
+                calls[label] = lambda x=x, w=w: onednn(x, w)
+                flops[label] = 2 * m * k * n
     took = race(calls, rounds, 3, clock(threads))
     return {name: [flops[name] / t / 1e9 for t in times] for name, times in took.items()}
 

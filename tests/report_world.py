@@ -1,5 +1,6 @@
 """Whole studies without training: plans from the stand-ins of `study_fakes`, records made by formula."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def save(store: Store, run: PlannedRun, said: dict[str, Any]) -> None:
     rng = seeded("documents", run.arm, run.seed)
     tokens = np.arange(40, 60)
     scored = {} if value is None else {"validation/loss": value + 0.01, "heldout/loss": value}
+    scored |= said.get("metrics", {})
     by_document = [] if value is None else (tokens * (value + rng.normal(0, 0.02, len(tokens)))).tolist()
     RunRecord(
         id=run.id,
@@ -64,6 +66,19 @@ def save(store: Store, run: PlannedRun, said: dict[str, Any]) -> None:
     ).save(store.folder(run.id))  # fmt: skip
     if said["status"] == "finished" and run.role == "test":
         curve(said["value"], run).to_parquet(store.folder(run.id) / "curve.parquet", index=False)
+
+    if run.role == "tuning" and "began" in said:
+        began(said["began"], run, store, said["status"])
+
+
+def began(first: float, run: PlannedRun, store: Store, status: str) -> None:
+    """The beginning of a tuning run's curve, as a run that finished or diverged leaves it."""
+    rows = [{"step": n, "tokens": n * 80, "loss": first - n + 1, "validation_loss": None} for n in (1, 2)]
+    if status == "finished":
+        pd.DataFrame(rows).to_parquet(store.folder(run.id) / "curve.parquet", index=False)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (store.folder(run.id) / "curve.jsonl").write_text(text)
 
 
 def curve(end: float, run: PlannedRun, points: int = 250) -> pd.DataFrame:

@@ -242,6 +242,13 @@ def test_the_outlook_warns_where_the_study_cannot_decide() -> None:
     assert outlook(found)["power"][0]["detectable"] is None
 
 
+def test_the_outlook_counts_the_seeds_that_a_skill_needs() -> None:
+    for seeds, warned in ((4, True), (5, False)):
+        told = outlook(planned(metric="skill/solved", better="higher", seeds=seeds, margin=0.1), noise=0.5)
+        assert any("fewer than 5 seeds" in line for line in told["warnings"]) == warned
+        assert told["power"][0]["detectable"] is None
+
+
 def test_looks_share_alpha_in_the_outlook() -> None:
     power = outlook(planned(seeds=10, looks=[6, 10]), noise=0.01)["power"]
     assert [row["seeds"] for row in power] == [6, 10] and {row["alpha"] for row in power} == {0.025}

@@ -24,7 +24,7 @@ from ablate.study.freeze import amendments, freeze
 from ablate.study.judged import Judged, judge_results
 from ablate.study.report import banners, bar, fenced, markdown, report, show
 from ablate.study.results import FOLDER, POINTS, Results, collect, read, say, write
-from ablate.study.runs import PlannedRun, judged_runs
+from ablate.study.runs import PlannedRun, judged_runs, tuning_runs
 from ablate.study.store import Store
 
 ARMS: dict[str, list[str]] = {
@@ -42,12 +42,19 @@ CLAIMS = [
     {"id": "C2", "predicate": "none < alibi"},
 ]
 
+OF_SEVERAL = [
+    {"id": "C11", "predicate": "rope < none", "measure": "stability/failed"},
+    {"id": "C12", "predicate": "rope < none", "measure": "tuning/sensitivity"},
+    {"id": "C09", "predicate": "rope < none", "measure": "tuning/failed"},
+]
+START = 5.0  # the first loss of tuning runs
+
 
 def with_failures(run: PlannedRun) -> dict[str, Any]:
     """`none` diverges at seed 2, and at the highest rate."""
     if run.arm == "none" and (run.seed == 2 or (run.role == "tuning" and (run.rate or 0) > 2.5e-3)):
-        return {"status": "diverged", "reason": "loss is not finite at step 120"}
-    return finished(run)
+        return {"status": "diverged", "reason": "loss is not finite at step 120", "began": START}
+    return finished(run) | {"began": START}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         match={"hold": "non_embedding_params", "by": "ffn.width"},
         corpora=["data=stdlib", "data=english"],
         measures=["validation/loss"],
-        claims=CLAIMS,
+        claims=[*CLAIMS, *OF_SEVERAL],
         **TUNED,
     )
     report(folder)
@@ -124,8 +131,8 @@ def test_the_report_is_rebuilt_from_its_files_alone_byte_by_byte(tuned: Path, tm
     )
     assert contents(tmp_path) == contents(tuned)
     expected = {"report.md", "report.html", "tables/verdicts.csv", "tables/verdicts.tex", "tables/runs.csv"}
-    expected |= {f"figures/{name}-{n}.{kind}" for name in ("differences", "curves", "rates", "costs")
-                 for n in (1, 2) for kind in ("svg", "pdf")}  # fmt: skip
+    drawn = ("differences", "curves", "rates", "sensitivity", "costs")
+    expected |= {f"figures/{name}-{n}.{kind}" for name in drawn for n in (1, 2) for kind in ("svg", "pdf")}
     assert expected <= set(contents(tuned))
 
 
@@ -417,6 +424,51 @@ def test_rates_failed_runs_and_the_fixed_contrast_are_reported(tuned: Path) -> N
     assert wording.NOT_TUNED not in banners(results.kept.said(), [judged])
 
 
+def test_the_sensitivity_is_reported_and_claimed_on(tuned: Path) -> None:
+    results = read(tuned)
+    tuning = results.runs[results.runs["role"] == "tuning"]
+    assert (tuning["curve/first_loss"] == START).all()
+    assert results.runs["curve/first_loss"][results.runs["role"] != "tuning"].isna().all()
+    judged = judge_results(results)
+    found = judged[0].sensitivities
+    assert found is not None and found.source == "curve/first_loss"
+    titles = {table.title: table for table in tables.corpus_tables(results, judged[0])}
+    table = titles["Sensitivity to optim.lr"]
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert set(rows) == {*ARMS, "placebo"} and table.rows[-1][0] == "none"
+    for name, row in rows.items():
+        arm = found.arm(name)
+        assert arm.sensitivity is not None
+        assert float(row["sensitivity"]) == pytest.approx(arm.sensitivity.value, abs=0.01)
+    assert rows["none"]["diverged"] == "2 of 10" and rows["none"]["failed"] == "2"
+    assert rows["none"]["l0"] == "5" and rows["rope"]["diverged"] == "0 of 10"
+    assert "the training loss of the first step" in table.note and "too narrow" in table.note
+    sheet = pd.read_csv(tuned / "tables" / "sensitivity.csv").set_index(["corpus", "arm"])
+    assert sheet.loc[("english", "none"), "failed"] == 2
+    claims = {judgement.claim: judgement for judgement in judged[0].claims}
+    assert claims["C12"].word in ("pass", "direction only") and claims["C12"].contrasts[0].n == 2
+    assert claims["C09"].word == "direction only" and "none 2 of 10" in claims["C09"].reason
+    assert claims["C11"].word == "direction only" and "none 1 of 7" in claims["C11"].reason
+    assert "Wortsman" in paper.methods(results) and "Fisher's exact test, and Clopper" in paper.methods(
+        results
+    )
+
+
+def test_the_first_loss_is_that_of_the_first_step_or_none(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        return finished(run) | {"began": float("nan") if run.seed == 1000 else START}
+
+    results = world(tmp_path, outcome, arms=ARMS, seeds=2, **TUNED)
+    tuning = results.runs[results.runs["role"] == "tuning"]
+    assert (tuning["curve/first_loss"].isna() == (tuning["seed"] == 1000)).all()
+    later = tmp_path / "runs" / tuning["id"].iloc[-1] / "curve.parquet"
+    pd.read_parquet(later).assign(step=[10, 20]).to_parquet(later)  # as a GPU logs: no first step
+    made = planned(arms=ARMS, seeds=2, placebo=True, margin=0.02, **TUNED)
+    again = collect(made, tuning_runs(made, identify), Store(tmp_path / "runs"), name="x")
+    column = again.runs.set_index("id")["curve/first_loss"]
+    assert np.isnan(column[later.parent.name]) and column.notna().sum() == len(column) // 2 - 1
+
+
 def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> None:
     tune = {"tune": {**TUNED["tune"], "nested": True}}
     results = world(tmp_path, arms=ARMS, seeds=3, **tune)
@@ -458,6 +510,49 @@ def test_a_factorial_shows_effects_and_interactions(tmp_path: Path) -> None:
         assert float(row[3].replace("−", "-")) == pytest.approx(effect.difference, abs=0.01)
         assert row[5] == ("excludes 0" if effect.low > 0 or effect.high < 0 else "contains 0")
     assert len(paper.sheets(results, [judged])["effects"]) == 3
+
+
+def test_a_factorial_of_two_levels_shows_each_ingredient_too(tmp_path: Path) -> None:
+    """rms acts alone; rope acts, and a third more where rms is there."""
+
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        effect = -0.1 * ("rms" in run.arm) - 0.2 * ("rope" in run.arm) - 0.06 * (run.arm == "rms+rope")
+        noise = np.random.default_rng([run.seed, len(run.arm)]).normal(0, 0.002)
+        return {"status": "finished", "value": 3 + effect + noise}
+
+    design = {"kind": "factorial", "factors": FACTORS}
+    results = world(tmp_path, outcome, design=design, seeds=4, **DESIGNED)
+    (judged,) = judge_results(results)
+    found = {i.factor: (i.added, i.left_out) for i in judged.ingredients}
+    for factor, alone, last in (("norm", -0.1, -0.16), ("position", -0.2, -0.26)):
+        for estimate, truth in zip(found[factor], (alone, last), strict=True):
+            assert estimate is not None and estimate.low <= truth <= estimate.high
+            assert estimate.high - estimate.low < 0.05
+    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("Each ingredient")]
+    assert "Added to layer, learned, and left out of rms, rope" in table.note
+    assert len(paper.sheets(results, [judged])["ingredients"]) == 4
+    assert "added alone to one end" in paper.methods(results)
+
+
+def test_a_factorial_with_three_levels_has_no_single_way(tmp_path: Path) -> None:
+    factors = {**FACTORS, "position": {**FACTORS["position"], "alibi": ["model/position=alibi"]}}
+    results = world(tmp_path, design={"kind": "factorial", "factors": factors}, seeds=3, **DESIGNED)
+    (judged,) = judge_results(results)
+    assert judged.factorial is not None and judged.factorial.effects and not judged.ingredients
+    assert "added alone" not in paper.methods(results)
+
+
+def test_effects_wait_for_a_look_and_share_its_alpha(tmp_path: Path) -> None:
+    study = {"design": {"kind": "factorial", "factors": FACTORS}, "seeds": 8, "looks": [4, 8], **DESIGNED}
+    for seeds, alpha in ((3, None), (4, 0.025)):
+        folder = tmp_path / str(seeds)
+
+        def outcome(run: PlannedRun, seeds: int = seeds) -> dict[str, Any] | None:
+            return finished(run) if run.seed < seeds else None
+
+        (judged,) = judge_results(world(folder, outcome, **study))
+        assert (judged.factorial.alpha if judged.factorial else None) == alpha
+        assert bool(judged.ingredients) == (alpha is not None)
 
 
 def test_ingredients_are_shown_added_and_left_out(tmp_path: Path) -> None:
@@ -537,6 +632,93 @@ def test_the_error_over_documents_stands_beside(tuned: Path) -> None:
     assert found is not None and found.documents == 20
     shown = tables.verdict_cells(judged, "alibi")["other text"]
     assert float(shown.split("±")[1]) == pytest.approx(found.error, abs=1e-3)
+
+
+# -------------------------------------------------------------------------------------------- skills
+
+
+def skilled(run: PlannedRun) -> dict[str, Any]:
+    """`none` solves nothing and once diverges, `alibi` half, the others all."""
+    if (run.arm, run.seed) == ("none", 0):
+        return {"status": "diverged"}
+    exact = {"none": 0.05, "alibi": 0.5 + 0.45 * (run.seed % 2)}.get(run.arm, 0.95)
+    return finished(run) | {"metrics": {"skill/exact": exact, "skill/solved": float(exact >= 0.9)}}
+
+
+SKILLS: dict[str, Any] = {"arms": ARMS, "seeds": 8, "better": "higher"}
+
+
+def test_solved_runs_are_judged_by_their_counts(tmp_path: Path) -> None:
+    claims = [
+        {"id": "A", "predicate": "rope > none"},
+        {"id": "B", "predicate": "learned > none"},
+        {"id": "C", "predicate": "rope > alibi"},
+        {"id": "D", "predicate": "none < 0.45"},
+    ]
+    results = world(tmp_path, skilled, metric="skill/solved", claims=claims, **SKILLS)
+    report(tmp_path)
+    (judged,) = judge_results(results)
+    comparison = judged.comparison
+    assert comparison is not None and not comparison.warnings  # all solved is no lack of noise
+    words = {verdict.arm: verdict.word for verdict in comparison.verdicts}
+    assert words == {"none": "worse", "alibi": "undecided", "learned": "undecided", "placebo": "undecided"}
+    none = comparison.verdict("none")
+    assert (none.difference, none.low, none.high, none.method) == (-1, None, None, "fisher")
+    assert {j.claim: j.word for j in judged.claims} == {
+        "A": "pass", "B": "pass", "C": "direction only", "D": "pass",
+    }  # fmt: skip
+    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("P(solved)")]
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["none"]["solved"] == "0 of 8" and rows["none"]["verdict"] == "solves less"
+    assert rows["alibi"]["solved"] == "4 of 8" and rows["alibi"]["between"] == "4"
+    assert rows["alibi"]["interval"] == "[0.16, 0.84]" and rows["rope"]["verdict"] == "baseline"
+    page, text = Page((tmp_path / "report.html").read_text()), rendered((tmp_path / "report.md").read_text())
+    for shown in (page.text, text.text):
+        assert "P(solved) by skill/solved" in shown and "solves less" in shown and "[0.16, 0.84]" in shown
+    assert "Fisher's exact test on the counts" in paper.methods(results)
+    assert not (tmp_path / "figures" / "differences.svg").exists()  # there is no interval to draw
+    assert len(paper.sheets(results, [judged])["solved"]) == 5
+
+
+def test_a_skill_that_is_a_number_has_its_solved_runs_beside(tmp_path: Path) -> None:
+    results = world(tmp_path, skilled, measures=["skill/exact"], metric="heldout/loss", **SKILLS)
+    (judged,) = judge_results(results)
+    assert [found.metric for found in judged.solved] == ["skill/solved"]
+    assert judged.solved[0].contrasts["none"].word == "solves less"
+    assert judged.comparison is not None and judged.comparison.verdict("none").method == "paired"
+    assert {found.metric for found in judged.descriptions} == {"skill/exact"}
+
+
+def test_solved_runs_are_not_shown_between_looks(tmp_path: Path) -> None:
+    def half(run: PlannedRun) -> dict[str, Any] | None:
+        return skilled(run) if run.seed < 5 else None
+
+    study = {**SKILLS, "looks": [3, 8]}
+    results = world(tmp_path, half, metric="skill/solved", claims=CLAIMS[:1], **study)
+    (judged,) = judge_results(results)
+    assert not judged.solved and judged.claims[0].word == "inconclusive"
+    assert judged.comparison is not None
+    assert {verdict.word for verdict in judged.comparison.verdicts} == {"waiting"}
+    assert all(verdict.difference is None for verdict in judged.comparison.verdicts)
+    report(tmp_path)
+
+
+def test_solved_runs_of_the_seeds_at_the_look_alone_count(tmp_path: Path) -> None:
+    def early(run: PlannedRun) -> dict[str, Any] | None:
+        return skilled(run) if run.seed < 4 else None
+
+    results = world(tmp_path, early, metric="skill/solved", **{**SKILLS, "looks": [4, 8]})
+    (judged,) = judge_results(results)
+    (found,) = judged.solved
+    assert {arm.runs for arm in found.arms.values()} == {4} and found.alpha == 0.025
+
+
+def test_a_solved_metric_that_is_neither_0_nor_1_is_refused(tmp_path: Path) -> None:
+    def wrong(run: PlannedRun) -> dict[str, Any]:
+        return finished(run) | {"metrics": {"skill/solved": 0.5}}
+
+    (judged,) = judge_results(world(tmp_path, wrong, metric="skill/solved", **SKILLS))
+    assert judged.comparison is None and "must be 0 or 1" in judged.reason and not judged.solved
 
 
 # --------------------------------------------------------------------------------- the plan, the paper

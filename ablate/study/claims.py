@@ -32,8 +32,9 @@ Kind = Literal["ordered", "equivalent", "ratio", "level"]
 # Measures that are numbers of several runs, not of one: what may be claimed of them.
 OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
     "stability/failed": ("ordered", "level"),  # the share of test runs that diverged
+    "tuning/sensitivity": ("ordered", "equivalent"),  # what a wrong rate costs, in nats
+    "tuning/failed": ("ordered", "level"),  # the share of tuning runs that failed
 }
-COUNTS = ("stability/failed",)
 
 
 class Strict(BaseModel):
@@ -112,7 +113,14 @@ class Claim(Strict):
 
 def kinds(measure: str) -> tuple[Kind, ...]:
     """The kinds of claims that a measure allows."""
+    if counts(measure):
+        return ("ordered", "level")
     return OF_SEVERAL.get(measure, ("ordered", "equivalent", "ratio", "level"))
+
+
+def counts(measure: str) -> bool:
+    """Whether a measure counts runs: it has no interval for a difference."""
+    return measure.rpartition("/")[2] in ("failed", "solved")
 
 
 class Beside(Strict):

@@ -26,7 +26,7 @@ __all__ = ["Comparison", "Contrast", "Verdict", "compare", "document_error"]
 
 Word = Literal["better", "worse", "equivalent", "undecided", "waiting"]
 Better = Literal["lower", "higher"]
-Method = Literal["paired", "pooled", "welch"]
+Method = Literal["paired", "pooled", "welch", "fisher"]
 
 
 class Strict(BaseModel):
@@ -239,7 +239,7 @@ def compare(
         refused=refused,
         runs=tuple(runs.values()),
         verdicts=verdicts,
-        warnings=tuple(_warnings(verdicts, estimates, placebo)),
+        warnings=tuple(doubts(verdicts, estimates, placebo)),
     )
 
 
@@ -485,9 +485,8 @@ def _with_documents(
     return verdict.model_copy(update={"documents": document_error(*averages)})
 
 
-def _warnings(
-    verdicts: tuple[Verdict, ...], estimates: dict[str, Estimate], placebo: str | None
-) -> list[str]:
+def doubts(verdicts: tuple[Verdict, ...], estimates: dict[str, Estimate], placebo: str | None) -> list[str]:
+    """What casts doubt on the verdicts: differences without noise, a placebo that is decided."""
     found = [
         f"{arm}: the difference is the same at every seed; either the metric is exact or the seeds do not act"
         for arm, estimate in estimates.items()

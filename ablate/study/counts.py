@@ -21,7 +21,7 @@ from ablate.study.claims import (
 )
 from ablate.study.compare import Comparison, Contrast
 from ablate.study.outcomes import join
-from ablate.study.solved import interval
+from ablate.study.solved import Verdicts, interval
 
 
 class Strict(BaseModel):
@@ -136,8 +136,9 @@ def holm(counts: Mapping[str, Count], baseline: str, alpha: float) -> dict[str, 
         if arm != baseline
     }
     family = [1.0 if p is None else p for p in raw.values()]
-    adjusted = multipletests(family, alpha, method="holm")[1].tolist() if family else []
-    return {arm: None if p is None else q for (arm, p), q in zip(raw.items(), adjusted, strict=True)}
+    if len(family) > 1 and min(family) < 1:  # else nothing to adjust: spares a call that collects garbage
+        family = multipletests(family, alpha, method="holm")[1].tolist()
+    return {arm: None if p is None else q for (arm, p), q in zip(raw.items(), family, strict=True)}
 
 
 def failed(comparison: Comparison) -> Counted:
@@ -153,6 +154,27 @@ def failed(comparison: Comparison) -> Counted:
         counts=counts,
         adjusted={verdict.arm: verdict.stability.p_adjusted for verdict in comparison.verdicts},
         alpha=comparison.alpha_spent,
+    )
+
+
+def solved(verdicts: Verdicts, comparison: Comparison) -> Counted:
+    """The test runs that solved their task, among those that finished or diverged."""
+    counts = {
+        run.arm: _count(
+            run.arm,
+            verdicts.arms[run.arm].solved,
+            verdicts.arms[run.arm].runs - verdicts.arms[run.arm].solved,
+            run.missing,
+            comparison.look,
+        )
+        for run in comparison.runs
+    }
+    return Counted(
+        measure=verdicts.metric,
+        baseline=verdicts.baseline,
+        counts=counts,
+        adjusted={arm: contrast.p_adjusted for arm, contrast in verdicts.contrasts.items()},
+        alpha=verdicts.alpha,
     )
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ablate.spec import RunSpec, explain
-from ablate.study.claims import COUNTS, OF_SEVERAL, Claim, kinds
+from ablate.study.claims import OF_SEVERAL, Claim, counts, kinds
 from ablate.study.tuning import check_grid
 
 PLACEBO = "placebo"  # the name of the arm
@@ -147,6 +147,11 @@ class Tune(Strict):
     seeds: tuple[int, ...] = (TUNING_SEEDS, TUNING_SEEDS + 1)
     metric: str = Field("validation/loss", pattern="^validation/")
     better: Literal["lower", "higher"] = "lower"
+
+    @property
+    def of_loss(self) -> bool:
+        """Whether its runs tell the sensitivity, which is one of a loss."""
+        return self.metric == "validation/loss" and self.better == "lower"
 
     @model_validator(mode="before")
     @classmethod
@@ -298,12 +303,17 @@ class Study(Strict):
                     f"nor one of {several}"
                 )
             measure, predicate = claim.measure or self.metric, claim.parsed
+            if measure.startswith("tuning/") and (self.tune is None or not self.tune.of_loss):
+                yield (
+                    f"claims.{claim.id}: {measure} is read off rates that are tuned on validation/loss, and "
+                    f"the study has none"
+                )
             if predicate.kind not in kinds(measure):
                 yield (
                     f"claims.{claim.id}: a claim on {measure} cannot be of the kind {predicate.kind}; "
                     f"allowed are {', '.join(kinds(measure))}"
                 )
-            elif predicate.kind == "ordered" and predicate.offset and measure in COUNTS:
+            elif predicate.kind == "ordered" and predicate.offset and counts(measure):
                 yield f"claims.{claim.id}: counts have no offset: {claim.predicate}"
 
     @property

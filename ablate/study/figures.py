@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.judged import Judged
 from ablate.study.results import Results
+from ablate.study.solved import declared
 from ablate.study.wording import clip
 
 if TYPE_CHECKING:
@@ -153,6 +154,13 @@ def draw(results: Results, judged: Judged, suffix: str = "") -> list[Drawing]:
             "Tuning runs: the mean over the tuning seeds and their range. The ring is the rate that was "
             "chosen; a cross is a rate at which a run failed.",
             lambda: _rates(look),
+        ),
+        (
+            "sensitivity",
+            "Sensitivity to the rate",
+            "The final loss of the tuning runs against the rate, no more than l0: the mean over the seeds. A "
+            "cross at l0 (dashed, where the arms begin) is a rate at which a run diverged or ended above it.",
+            lambda: _sensitivity(look),
         ),
         (
             "costs",
@@ -382,15 +390,44 @@ def _rates(look: _Look) -> "Figure | None":
             height = _between(dict(zip(mine.index.tolist(), mine["mean"].tolist(), strict=True)), choice.rate)
             axes.plot([choice.rate], [height], "o", markersize=7, markerfacecolor="none", color=line["color"])
         axes.plot(choice.failed, [top] * len(choice.failed), "x", color=line["color"], markersize=4)
-    axes.set_xscale("log")
-    axes.grid(axis="y")
-    ticks = sorted({float(rate) for rate in frame["rate"][frame["role"] == "tuning"]})
-    axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks], rotation=40 if len(ticks) > 6 else 0)
-    axes.minorticks_off()
-    axes.set_xlabel("rate")
+    _rate_axis(axes, sorted({float(rate) for rate in frame["rate"][frame["role"] == "tuning"]}))
     axes.set_ylabel(clip(metric))
     _legend(figure, axes)
     return figure
+
+
+def _sensitivity(look: _Look) -> "Figure | None":
+    """min(l, l0) against the rate: what the sensitivity is the mean height of, above its lowest point."""
+    found = look.judged.sensitivities
+    known = {arm.arm: arm for arm in found.arms if arm.sensitivity is not None} if found else {}
+    if found is None or not known:
+        return None
+    figure = _figure(2.7)
+    axes = figure.subplots()
+    for name in [arm for arm in look.arms if arm in known]:
+        arm = known[name]
+        start, line = arm.start or 0.0, look.line(name)
+        clipped = {
+            rate: [start if loss is None else min(loss, start) for at, _, loss in arm.losses if at == rate]
+            for rate in found.rates
+        }
+        heights = [sum(losses) / len(losses) for losses in clipped.values()]
+        axes.plot(found.rates, heights, marker="o", markersize=2.5, label=look.label(name), **line)
+        lost = sorted({rate for rate, _, loss in arm.losses if loss is None or loss > start})
+        axes.axhline(start, color=line["color"], linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+        axes.plot(lost, [start] * len(lost), "x", color=line["color"], markersize=5)
+    _rate_axis(axes, found.rates)
+    axes.set_ylabel(clip(found.metric))
+    _legend(figure, axes)
+    return figure
+
+
+def _rate_axis(axes: "Axes", rates: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.grid(axis="y")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=40 if len(rates) > 6 else 0)
+    axes.minorticks_off()
+    axes.set_xlabel("rate")
 
 
 def _between(means: Mapping[float, float], rate: float) -> float:
@@ -430,7 +467,8 @@ def means(comparison: Comparison | None) -> dict[str, float]:
     found = {v.arm: v.mean for v in comparison.verdicts if v.mean is not None}
     base = comparison.outcomes(comparison.baseline)
     if found and base.values and not base.missing:
-        found[comparison.baseline] = sum(base.values.values()) / len(base.values)
+        runs = len(base.values) + (len(base.diverged) if declared(comparison.metric) else 0)
+        found[comparison.baseline] = sum(base.values.values()) / runs
     return found
 
 

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from ablate.study.claims import OF_SEVERAL, Claim, Judgement, headline, judge
 from ablate.study.compare import Comparison, compare
-from ablate.study.counts import failed, judge_counts
+from ablate.study.counts import failed, judge_counts, solved
 from ablate.study.describe import Description, describe
 from ablate.study.design import Study, under
 from ablate.study.factorial import Factorial, Ingredient, factorial, one_at_a_time
+from ablate.study.outcomes import Role
 from ablate.study.results import BUDGET, Kept, KeptArm, Results
+from ablate.study.solved import Verdicts, declared, in_words, judge_solved
 from ablate.study.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
+from ablate.study.tuned import Sensitivities, failed_tuning, judge_sensitivity, sensitivities
 from ablate.study.tuning import Tuning, keep_better, tune
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ class Judged:
     reason: str  # why there is no comparison
     fixed: Comparison | None  # every arm at the baseline's rate, where rates were tuned
     tuning: Tuning | None
+    sensitivities: Sensitivities | None  # where rates were tuned on a loss
+    solved: tuple[Verdicts, ...]  # P(solved), where skills are asked for
     claims: tuple[Judgement, ...]
     unjudged: tuple[tuple[Claim, str], ...]  # claims that could not be judged, and why
     descriptions: tuple[Description, ...]
@@ -72,6 +77,10 @@ def headlines(judged: tuple[Judged, ...]) -> dict[str, bool]:
     }
 
 
+def _of_skill(metric: str) -> bool:
+    return declared(metric) or metric.startswith("skill/")
+
+
 class _Corpus:
     def __init__(self, results: Results, study: Study, corpus: str) -> None:
         self.kept: Kept = results.kept
@@ -97,8 +106,9 @@ class _Corpus:
         fixed = None
         if self.study.tune:
             fixed, _ = self.compared(runs, self.study.metric, self.study.margin, role="fixed")
+        self.sensitivities = self.sensitive()
         claims, unjudged = self.claims(runs, comparison, reason)
-        table, ingredients = self.factors(runs)
+        table, ingredients = self.factors(runs, comparison)
         return Judged(
             corpus=self.corpus,
             arms=self.kept.on(self.corpus),
@@ -108,6 +118,8 @@ class _Corpus:
             reason=reason,
             fixed=fixed,
             tuning=self.tuning(),
+            sensitivities=self.sensitivities,
+            solved=self.solved(runs),
             claims=claims,
             unjudged=unjudged,
             descriptions=self.descriptions(runs),
@@ -148,7 +160,7 @@ class _Corpus:
         return runs.assign(by_document=pd.Series([pairs.get(id) for id in runs["id"]], runs.index, object))
 
     def compared(
-        self, runs: "pd.DataFrame", metric: str, margin: float | None, role: str = "test"
+        self, runs: "pd.DataFrame", metric: str, margin: float | None, role: Role = "test"
     ) -> tuple[Comparison | None, str]:
         study = self.study
         arms = {arm.name for arm in self.kept.on(self.corpus)}
@@ -156,18 +168,52 @@ class _Corpus:
             return None, "no test run is planned yet: the rates are still being tuned"
         placebo = self.kept.placebo if self.kept.placebo in arms and role == "test" else None
         try:
-            return compare(
+            found = compare(
                 runs, self.kept.baseline, metric, margin, study.variance, study.alpha,
-                study.declared_looks, study.better, role, placebo,  # type: ignore[arg-type]
-            ), ""  # fmt: skip
+                study.declared_looks, study.better, role, placebo,
+            )  # fmt: skip
+            if declared(metric):
+                return in_words(found, self.counted(runs, found, role), placebo), ""
+            return found, ""
         except ValueError as error:
             return None, str(error)
+
+    def counted(self, runs: "pd.DataFrame", comparison: Comparison, role: Role = "test") -> Verdicts:
+        """How many runs solved their task, at the seeds that are judged. Raises ValueError."""
+        seeds = {run.arm: run.seeds for run in comparison.runs}
+        mine = [seed in seeds.get(arm, ()) for arm, seed in zip(runs["arm"], runs["seed"], strict=True)]
+        return judge_solved(
+            runs[mine], self.kept.baseline, comparison.metric, comparison.alpha_spent, role=role
+        )
+
+    def solved(self, runs: "pd.DataFrame") -> tuple[Verdicts, ...]:
+        """P(solved), once a look is due, for each metric that counts solved runs; for other skills beside
+        them, the one that the same measure gives."""
+        claimed = [claim.measure for claim in self.study.claims if claim.measure]
+        asked = [self.study.metric, *self.study.measures, *claimed]
+        skills = [name if declared(name) else "skill/solved" for name in asked if _of_skill(name)]
+        found = []
+        for metric in dict.fromkeys(skills):
+            comparison = self.compared(runs, metric, None)[0] if metric in runs.columns else None
+            if comparison is not None and comparison.look is not None:
+                found.append(self.counted(runs, comparison))
+        return tuple(found)
 
     def tuning(self) -> Tuning | None:
         if self.study.tune is None or not (self.frame["role"] == "tuning").any():
             return None
         try:
             return tune(self.frame, self.study.tune.metric, self.study.tune.better)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+    def sensitive(self) -> Sensitivities | None:
+        tune = self.study.tune
+        if tune is None or not tune.of_loss or not (self.frame["role"] == "tuning").any():
+            return None
+        try:
+            return sensitivities(self.frame, tune.path, tune.rates, tune.seeds, self.study.alpha)
         except ValueError as error:
             self.problems.append(str(error))
             return None
@@ -199,6 +245,12 @@ class _Corpus:
         reason: str,
     ) -> tuple[Judgement, ...]:
         """Raises ValueError where there is nothing to judge by."""
+        if measure.startswith("tuning/"):
+            if self.sensitivities is None:
+                raise ValueError("there are no tuning runs to judge by")
+            if measure == "tuning/failed":
+                return judge_counts(claims, failed_tuning(self.sensitivities, self.kept.baseline))
+            return judge_sensitivity(claims, self.sensitivities)
         found, why = comparison, reason
         if measure not in (self.study.metric, *OF_SEVERAL):
             found, why = self.compared(runs, measure, None)
@@ -206,38 +258,47 @@ class _Corpus:
             raise ValueError(why)
         if measure == "stability/failed":
             return judge_counts(claims, failed(found))
+        if declared(measure):
+            return judge_counts(claims, solved(self.counted(runs, found), found))
         return judge(claims, found)
 
     def descriptions(self, runs: "pd.DataFrame") -> tuple[Description, ...]:
-        if not self.study.measures or runs.empty:
+        measures = [measure for measure in self.study.measures if not declared(measure)]
+        if not measures or runs.empty:
             return ()
         try:
-            return describe(runs, self.kept.baseline, self.study.measures, self.study.alpha)
+            return describe(runs, self.kept.baseline, measures, self.study.alpha)
         except ValueError as error:
             self.problems.append(str(error))
             return ()
 
-    def factors(self, runs: "pd.DataFrame") -> tuple[Factorial | None, tuple[Ingredient, ...]]:
-        """What the design's factors do. Its arms alone: the placebo and listed arms are in no cell."""
-        design = self.study.design
-        if design.kind == "arms" or runs.empty:
+    def factors(
+        self, runs: "pd.DataFrame", comparison: Comparison | None
+    ) -> tuple[Factorial | None, tuple[Ingredient, ...]]:
+        """What the design's factors do, at the seeds that are judged. Its arms alone: the placebo and listed
+        arms are in no cell."""
+        design, metric = self.study.design, self.study.metric
+        if comparison is None or comparison.look is None or design.kind in ("arms", "one_at_a_time"):
+            return None, ()
+        if declared(metric):  # the model is one of numbers; of counts it would be wrong
             return None, ()
         cells = {arm.name: arm.factors for arm in self.kept.on(self.corpus) if arm.factors}
-        mine = runs[(runs["role"] == "test") & runs["arm"].isin(cells)]
-        table = mine[["seed", "status", self.study.metric]].assign(
+        mine = runs[(runs["role"] == "test") & runs["arm"].isin(cells) & runs["seed"].isin(comparison.seeds)]
+        table = mine[["seed", "status", metric]].assign(
             **{factor: [cells[arm][factor] for arm in mine["arm"]] for factor in design.factors}
         )
+        effects, start, end = None, design.start, design.end
         try:
             if design.kind == "factorial":
                 levels = {factor: tuple(levels) for factor, levels in design.factors.items()}
-                return factorial(table, levels, self.study.metric, self.study.alpha), ()
-            if design.kind == "one_at_a_time":
-                return None, ()
-            found = one_at_a_time(table, design.start, design.end, self.study.metric, self.study.alpha)
-            return None, found
+                effects = factorial(table, levels, metric, comparison.alpha_spent)
+                if any(len(each) > 2 for each in levels.values()):
+                    return effects, ()  # no single way leads from the first levels to the last
+                start, end = ({name: each[at] for name, each in levels.items()} for at in (0, -1))
+            return effects, one_at_a_time(table, start, end, metric, comparison.alpha_spent)
         except ValueError as error:
             self.problems.append(f"{design.kind}: {error}")
-            return None, ()
+            return effects, ()
 
     def slope(self, runs: "pd.DataFrame") -> TokenSlope | None:
         import pandas as pd

@@ -11,6 +11,7 @@ from ablate.study.design import Study
 from ablate.study.plan import Plan, PlannedArm, held
 from ablate.study.power import detectable, seeds_for_equivalence, warn_undetectable
 from ablate.study.runs import PlannedRun
+from ablate.study.solved import declared, fewest_seeds
 
 if TYPE_CHECKING:
     import pandas
@@ -140,7 +141,9 @@ def _power(plan: Plan, noise: float | None) -> list[dict[str, Any]]:
             "seeds": seeds,
             "noise": noise,
             "power": POWER,
-            "detectable": None if noise is None else _detectable(study, len(plan.family), noise, seeds),
+            "detectable": None
+            if noise is None or declared(study.metric)
+            else _detectable(study, len(plan.family), noise, seeds),
             "alpha": study.alpha / len(looks),
         }
         for seeds in looks
@@ -163,6 +166,11 @@ def _warnings(plan: Plan, noise: float | None) -> list[str]:
         )
     if study.claims and len(plan.corpora) < 2:
         found.append("one corpus: a headline claim needs two, with the same sign")
+    if declared(study.metric):
+        fewest = fewest_seeds(len(plan.family), study.alpha / max(1, len(study.declared_looks)))
+        if len(study.seeds) < fewest:
+            found.append(f"with fewer than {fewest} seeds not even all solved against none is decided")
+        return found
     if noise is None or len(study.seeds) < 2:
         if study.declared_looks:
             found.append("no noise has been seen yet: what this study can detect is not known")

@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.record import atomic
+from ablate.study.claims import counts
 from ablate.study.design import Study
 from ablate.study.differences import fetch
+from ablate.study.factorial import Ingredient
 from ablate.study.figures import arm_costs
 from ablate.study.judged import Judged
 from ablate.study.results import Kept, Results
+from ablate.study.solved import Verdicts
 from ablate.study.tables import Table, verdict_table
 from ablate.study.wording import amount, numbers
 
@@ -125,8 +129,11 @@ def sheets(results: Results, judged: Sequence[Judged]) -> dict[str, "pd.DataFram
         add("costs", corpus, arm_costs(corpus).reset_index())
         if corpus.factorial is not None:
             add("effects", corpus, corpus.factorial.table())
+        add("ingredients", corpus, [row for found in corpus.ingredients for row in _ingredient(found)])
         if corpus.tuning is not None:
             add("rates", corpus, [_choice(choice.model_dump()) for choice in corpus.tuning.choices])
+        add("sensitivity", corpus, _sensitivity(corpus))
+        add("solved", corpus, [row for found in corpus.solved for row in _solved(found)])
     made["differences"] = [
         pd.DataFrame(
             [
@@ -176,6 +183,40 @@ def _claims(judged: Judged) -> list[dict[str, Any]]:
     return rows
 
 
+def _sensitivity(judged: Judged) -> list[dict[str, Any]]:
+    found = judged.sensitivities
+    return [
+        {
+            **arm.model_dump(include={"arm", "runs", "diverged", "failed", "start", "bar", "reason"}),
+            **{
+                name: getattr(arm.sensitivity, name) if arm.sensitivity else None
+                for name in ("value", "low", "high", "best_rate", "best_loss", "clipped")
+            },
+            "source": found.source,
+        }
+        for arm in (found.arms if found else ())
+        if found
+    ]
+
+
+def _solved(found: Verdicts) -> list[dict[str, Any]]:
+    rows = []
+    for arm in found.arms.values():
+        contrast = found.contrasts.get(arm.arm)
+        row: dict[str, Any] = {"metric": found.metric, **arm.model_dump()}
+        names = ("word", "difference", "p", "p_adjusted")
+        rows.append(row | {name: getattr(contrast, name) if contrast else None for name in names})
+    return rows
+
+
+def _ingredient(found: Ingredient) -> list[dict[str, Any]]:
+    return [
+        {"factor": found.factor, "how": how, **asdict(estimate)}
+        for how, estimate in (("added", found.added), ("left out", found.left_out))
+        if estimate
+    ]
+
+
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
     """Lists as text: a cell of CSV holds one value."""
     return {
@@ -197,6 +238,8 @@ def methods(results: Results) -> str:
         _scoring(study),
         _test(kept, study),
         _looks(study),
+        _factors(study),
+        _claims_on_several(study),
         _failures(),
         _frozen(kept),
     ]
@@ -272,7 +315,18 @@ def _tuning(study: Study) -> str:
         f"{tune.path} was tuned for every arm over the same grid "
         f"({', '.join(f'{rate:g}' for rate in tune.rates)}), widened for all where the best lay at its edge, "
         f"on {_counted(len(tune.seeds), 'seed')} that served for nothing else, by {tune.metric}; {how}. "
-        "Every arm was also run at the baseline's rate."
+        f"Every arm was also run at the baseline's rate.{_sensitive(study)}"
+    )
+
+
+def _sensitive(study: Study) -> str:
+    if study.tune is None or not study.tune.of_loss:
+        return ""
+    return (
+        f" The same runs give the sensitivity to {study.tune.path} (Wortsman et al. 2023): the mean over the "
+        "rates that every arm has of min(l, l0) less the least l, where l0 is the measured loss before "
+        "training and runs that diverged count as l0; its interval is a percentile bootstrap over the tuning "
+        "seeds."
     )
 
 
@@ -294,6 +348,12 @@ def _scoring(study: Study) -> str:
 
 def _test(kept: Kept, study: Study) -> str:
     family = _counted(len(kept.on(kept.arms[0].corpus)) - 1, "comparison")
+    if counts(study.metric):
+        return (
+            f"The family is all {family} with the baseline. Each run solves its task or does not; verdicts "
+            "are read off Fisher's exact test on the counts, with Holm's adjustment over the arms, at the "
+            f"level {study.alpha:g}; runs that diverged count as not solved."
+        )
     how = (
         "Student's t on the differences by seed, at the level that Bonferroni gives each comparison"
         if study.variance == "paired"
@@ -315,6 +375,39 @@ def _looks(study: Study) -> str:
         f"The data were judged at {', '.join(map(str, looks))} seeds, as declared, with the level split "
         "evenly over these looks."
     )
+
+
+def _factors(study: Study) -> str:
+    design = study.design
+    if design.kind not in ("factorial", "add_one_in", "leave_one_out") or counts(study.metric):
+        return ""
+    alone = (
+        "each factor was added alone to one end and left out of the other, judged by Student's t on the "
+        "differences by seed, Bonferroni over the contrasts"
+    )
+    if design.kind != "factorial":
+        return f"{alone[0].upper()}{alone[1:]}."
+    text = (
+        "Main effects and two-way interactions are those of metric ~ (factors)^2 + seed with sum coding, "
+        "their intervals simultaneous by Bonferroni"
+    )
+    binary = all(len(levels) == 2 for levels in design.factors.values())
+    return f"{text}; beside them, {alone}." if binary else f"{text}."
+
+
+def _claims_on_several(study: Study) -> str:
+    """How claims were judged that have no interval of the verdicts."""
+    measures = {claim.measure for claim in study.claims}
+    said = []
+    if any(claim.parsed.kind == "level" for claim in study.claims):
+        said.append("Claims on a level are read off Student's interval over the seeds of their arm.")
+    if "tuning/sensitivity" in measures:
+        said.append("Claims on sensitivity are read off Student's interval over tuning seeds, paired.")
+    if any(counts(claim.measure or study.metric) for claim in study.claims):
+        said.append(
+            "Claims on failures are read off Fisher's exact test, and Clopper and Pearson's interval."
+        )
+    return " ".join(said)
 
 
 def _failures() -> str:

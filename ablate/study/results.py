@@ -7,6 +7,7 @@ experiments/NAME/results/documents.parquet  held-out loss by document, where it 
 """
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -101,7 +102,8 @@ class Results:
     """All that a report is made from.
 
     runs       one row for each planned run, in the plan's order (see RUN_COLUMNS); beside these the metrics
-               under their names, `counts/...`, `speed/...`, `memory/...`, `origin/...`, `fingerprint/...`
+               under their names, `counts/...`, `speed/...`, `memory/...`, `origin/...`, `fingerprint/...`;
+               of tuning runs `curve/first_loss` too
     curves     id, code, step, tokens, loss, validation_loss
     documents  id, loss (sum over each document, nats), tokens
     """
@@ -138,9 +140,14 @@ def collect(
     commands = _Commands(plan)
     now = _Codes(code)
     rows = [
-        {**_place(run), **_row(found(run.id), now(run)), "command": commands(run)}
+        {
+            **_place(run),
+            **_row(found(run.id), now(run)),
+            **_start(run, found, store),
+            "command": commands(run),
+        }
         for run in runs
-    ]  # fmt: skip
+    ]
     for multiple, more in (budgets or {}).items():
         rows += [
             {**_place(run), **_row(found(run.id), ""), "role": BUDGET, "budget": multiple, "command": ""}
@@ -239,6 +246,24 @@ def _row(record: RunRecord | None, now: str) -> dict[str, Any]:
     row["precision"] = record.spec.get("precision")
     row["device_kind"] = row.pop("origin/device_kind")
     return row
+
+
+def _start(run: PlannedRun, found: _Found, store: Store) -> dict[str, float]:
+    """`curve/first_loss` of a tuning run: the loss of its first step, taken before any update. Nothing where
+    that step was not logged, was no number, or began from weights that were trained."""
+    record = found(run.id)
+    if run.role != "tuning" or record is None or record.spec.get("parent") is not None:
+        return {}
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(store.folder(run.id) / "curve.parquet", columns=["step", "loss"])
+        first = next(iter(rows.slice(0, 1).to_pylist()), None)
+    except (FileNotFoundError, NotADirectoryError):
+        first = next(_lines(store.folder(run.id) / "curve.jsonl"), None)
+    if first is None or first["step"] != 1 or first["loss"] is None or not math.isfinite(first["loss"]):
+        return {}
+    return {"curve/first_loss": float(first["loss"])}
 
 
 def _text(value: Any) -> str | None:

@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from ablate.study.compare import Comparison, Verdict, doubts
 from ablate.study.outcomes import Outcomes, Role, read_outcomes
 
 Word = Literal["solves more", "solves less", "undecided", "waiting"]
@@ -174,6 +175,46 @@ def contrasts(
 
 def _table(arm: Solved) -> list[int]:
     return [arm.solved, arm.runs - arm.solved]
+
+
+def in_words(comparison: Comparison, solved: Verdicts, placebo: str | None = None) -> Comparison:
+    """The comparison on a metric of solved runs, with the words of `judge_solved`: its intervals, made for
+    numbers, are taken out, since for counts they do not hold. `placebo` as in `compare`."""
+    verdicts = tuple(_verdict(verdict, comparison, solved) for verdict in comparison.verdicts)
+    return comparison.model_copy(
+        update={"verdicts": verdicts, "margin": None, "warnings": tuple(doubts(verdicts, {}, placebo))}
+    )
+
+
+def _verdict(verdict: Verdict, comparison: Comparison, solved: Verdicts) -> Verdict:
+    found, arm, base = solved.contrasts[verdict.arm], solved.arms[verdict.arm], solved.arms[solved.baseline]
+    waits = verdict.word == "waiting" or found.word == "waiting"
+    better = "solves more" if comparison.better == "higher" else "solves less"
+    counts = f"{arm.arm} solved {arm.solved} of {arm.runs}, {base.arm} {base.solved} of {base.runs}"
+    reason = verdict.reason if verdict.word == "waiting" else "no run finished or diverged"
+    if not waits:
+        reason = f"{counts}: Fisher's p by Holm over the arms {found.p_adjusted:.2g}"
+    return Verdict(
+        arm=verdict.arm,
+        word="waiting"
+        if waits
+        else "undecided"
+        if found.word == "undecided"
+        else "better"
+        if found.word == better
+        else "worse",
+        within_margin=False,
+        conditional=False,  # runs that diverged are in the counts
+        reason=reason,
+        method="fisher",
+        difference=None if waits else found.difference,
+        n=min(arm.runs, base.runs),
+        mean=None if waits else arm.share,
+        p=None if waits else found.p,
+        missing=verdict.missing,
+        baseline_missing=verdict.baseline_missing,
+        stability=verdict.stability,
+    )
 
 
 def fewest_seeds(arms: int, alpha: float = 0.05) -> int:

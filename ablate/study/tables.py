@@ -1,5 +1,6 @@
 """The tables of a report, as text to be read. The same numbers at full precision are in `paper.sheets`."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +12,10 @@ from ablate.study.figures import COSTS, arm_costs, means, ranked
 from ablate.study.intervals import Estimate
 from ablate.study.judged import Judged, headlines
 from ablate.study.results import Results
+from ablate.study.solved import Verdicts, declared
+from ablate.study.tuned import STARTS
 from ablate.study.wording import (
+    MINUS,
     amount,
     decimals,
     interval,
@@ -63,6 +67,12 @@ def verdict_table(judged: Judged) -> Table | None:
         f"intervals hold together at {level}. sd: of the differences by seed; r: the correlation of arm and "
         "baseline over seeds."
     )
+    if declared(comparison.metric):
+        note = (
+            f"Differences in P(solved), arm minus {comparison.baseline}. The verdict is Fisher's exact test "
+            f"on the counts below, at {100 * comparison.alpha_spent:g} % over all arms; a difference of so "
+            "few counts has no exact interval."
+        )
     if beside:
         note += " Other text: the same difference with its standard error over documents."
     if tokens:
@@ -119,14 +129,43 @@ def notes_on(verdict: Verdict, comparison: Comparison) -> str:
 def corpus_tables(results: Results, judged: Judged) -> list[Table]:
     """What stands below the leaderboard of a corpus."""
     made = [
+        *(_solved(found) for found in judged.solved),
         _stability(judged),
         _fixed(judged),
         _rates(results, judged),
+        _sensitivity(judged),
         *_factors(judged),
         _costs(judged),
         _descriptions(judged),
     ]
     return [table for table in made if table is not None and table.rows]
+
+
+def _solved(found: Verdicts) -> Table:
+    """How often each arm solves its task, the most often first."""
+    rows = []
+    for arm in sorted(found.arms.values(), key=lambda arm: -(arm.share or 0.0)):
+        contrast = found.contrasts.get(arm.arm)
+        rows.append(
+            (
+                arm.arm,
+                contrast.word if contrast else "baseline",
+                f"{arm.solved} of {arm.runs}",
+                number(arm.share, 2),
+                interval(arm.low, arm.high, 2, signed=False) if arm.runs else "",
+                probability(contrast.p_adjusted) if contrast else "",
+                "" if arm.between is None else str(arm.between),
+            )
+        )
+    note = (
+        f"{found.metric}, over the test runs that finished or diverged, which is not solved. Intervals "
+        f"of Clopper and Pearson at {100 * (1 - found.alpha):g} %; Fisher's exact test against the baseline, "
+        f"Holm over the arms. With fewer than {found.fewest} seeds not even all against none is decided. "
+        "Between: runs that get some examples exactly right and not enough; where they are many, read the "
+        "exact match instead."
+    )
+    columns = ("arm", "verdict", "solved", "P(solved)", "interval", "p", "between")
+    return Table(f"P(solved) by {found.metric}", columns, tuple(rows), note, (2, 3, 4, 5, 6))
 
 
 def _stability(judged: Judged) -> Table | None:
@@ -199,6 +238,45 @@ def _rates(results: Results, judged: Judged) -> Table | None:
     return Table("Rates", ("arm", "chosen", "failed at", "how"), tuple(rows), note, (1,))
 
 
+def _sensitivity(judged: Judged) -> Table | None:
+    """What a wrong rate costs each arm, the least first."""
+    found = judged.sensitivities
+    if found is None:
+        return None
+    known = [arm.sensitivity for arm in found.arms if arm.sensitivity]
+    places = _places([(s.high - s.low) / 2 for s in known if s.low is not None and s.high is not None])
+    rows = []
+    for arm in sorted(found.arms, key=lambda arm: arm.sensitivity.value if arm.sensitivity else math.inf):
+        s = arm.sensitivity
+        rows.append(
+            (
+                arm.arm,
+                number(s.value, places) if s else arm.reason,
+                interval(s.low, s.high, places, signed=False) if s else "",
+                short(s.best_rate) if s else "",
+                short(arm.start, 4),
+                f"{arm.diverged} of {arm.runs}",
+                str(s.clipped) if s else "",
+                "" if arm.failed is None else str(arm.failed),
+            )
+        )
+    seeds = len(found.seeds)
+    note = (
+        f"The mean over the rates {', '.join(f'{rate:g}' for rate in found.rates)} of min(l, l0) "
+        f"{MINUS} l*, in nats (Wortsman et al. 2023): l the final {found.metric}, averaged over "
+        f"{seeds} tuning seed{'s' * (seeds != 1)}, l* its least. "
+    )
+    note += f"l0 is {STARTS[found.source]}. " if found.source else ""
+    note += (
+        "The intervals are bootstrapped over seeds"
+        + (", too few of them: they are too narrow" if seeds < 6 else "")
+        + "; claims are judged by Student's t over seeds instead. Failed: diverged, or ended above half-way "
+        "between l0 and the least loss of any arm."
+    )
+    columns = ("arm", "sensitivity", "interval", "best rate", "l0", "diverged", "above l0", "failed")
+    return Table(f"Sensitivity to {found.path}", columns, tuple(rows), note, tuple(range(1, 8)))
+
+
 def _factors(judged: Judged) -> Iterator[Table | None]:
     found = judged.factorial
     if found is not None:
@@ -236,18 +314,29 @@ def _factors(judged: Judged) -> Iterator[Table | None]:
             (i.factor, *_estimate(i.added, places), *_estimate(i.left_out, places))
             for i in judged.ingredients
         ]
+        first, last = _ends(judged)
+        note = "With minus without, so that both agree where nothing interacts. Blank where runs are missing."
+        if first:
+            note = f"Added to {first}, and left out of {last}. {note}"
         yield Table(
             "Each ingredient, added alone and left out",
             ("factor", "added", "interval", "left out", "interval"),
             tuple(added),
-            "With minus without, so that both agree where nothing interacts. Blank where runs are missing.",
+            f"{note} The intervals of this table hold together.",
             (1, 2, 3, 4),
         )
 
 
-def _places(halves: Sequence[float]) -> int:
-    import math
+def _ends(judged: Judged) -> tuple[str, str]:
+    """The cells of a factorial between which ingredients are added; empty for other designs."""
+    found = judged.factorial
+    if found is None:
+        return "", ""
+    ends = [", ".join(levels[at] for levels in found.factors.values()) for at in (0, -1)]
+    return ends[0], ends[1]
 
+
+def _places(halves: Sequence[float]) -> int:
     least = min((half for half in halves if half > 0), default=0.01)
     return min(6, max(2, 1 - math.floor(math.log10(least))))
 

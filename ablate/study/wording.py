@@ -37,10 +37,10 @@ def number(value: float | None, places: int, signed: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
-def interval(low: float | None, high: float | None, places: int) -> str:
+def interval(low: float | None, high: float | None, places: int, signed: bool = True) -> str:
     if low is None or high is None:
         return ""
-    return f"[{number(low, places, True)}, {number(high, places, True)}]"
+    return f"[{number(low, places, signed)}, {number(high, places, signed)}]"
 
 
 def short(value: float | None, digits: int = 3) -> str:
@@ -146,7 +146,7 @@ def _clause(each: str, verdicts: list[Verdict], comparison: Comparison, effects:
     effect = ""
     if effects and one and first.difference is not None:
         spread = interval(first.low, first.high, places)
-        effect = f" ({number(first.difference, places, True)} {spread})"
+        effect = f" ({number(first.difference, places, True)}{f' {spread}' if spread else ''})"
     if each in ("better", "worse"):
         small = " by less than the margin" if one and first.within_margin else ""
         lost = ", among the runs that finished" if any(v.conditional for v in verdicts) else ""

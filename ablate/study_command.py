@@ -23,7 +23,7 @@ from ablate.compose import Job, Mistaken, job, plain
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.study import launch, live, loose, outlook, runs, worker
-from ablate.study.claims import OF_SEVERAL
+from ablate.study.claims import of_runs
 from ablate.study.compare import Comparison, compare
 from ablate.study.design import Study, StudyMistaken, load
 from ablate.study.freeze import amendments, freeze, frozen
@@ -290,7 +290,7 @@ class Sweep:
         """The registered measures that the study speaks of, and those asked for."""
         from ablate.registry import measure
 
-        claimed = [c.measure for c in study.claims if c.measure and c.measure not in OF_SEVERAL]
+        claimed = of_runs(study.claims)
         said = [study.metric, *study.measures, *claimed]
         wanted = [*(name.split("/")[0] for name in said), *self.node["measure"]]
         unknown = [name for name in self.node["measure"] if name not in measure]

@@ -1,6 +1,7 @@
 """Costs of arms, timed in turn, and their table."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from report_world import world
 from training import CONTEXT, MOE, run_spec, write_text
 
 from ablate.study import race as kept_race
-from ablate.study.results import Results
+from ablate.study.claims import Claim, kinds
+from ablate.study.raced import judge_race
+from ablate.study.results import Results, read, write
 from ablate.train.measure.race import TRAINING, Lap, race
 
 
@@ -26,6 +29,13 @@ def laps(tmp_path_factory) -> list[list[Lap]]:
 @pytest.fixture
 def results(tmp_path) -> Results:
     return world(tmp_path)
+
+
+def timed(folder, results: Results, rows: list[tuple]) -> Results:
+    """The results as they are read once these laps are kept beside them."""
+    write(results, folder)
+    kept_race.write(folder, rows, {"device_kind": "a CPU", "torch": "2", "git": None})
+    return read(folder)
 
 
 def test_every_model_is_timed_at_everything_in_every_round(laps):
@@ -52,11 +62,33 @@ def test_a_planted_ratio_is_found_and_a_missing_one_is_said(tmp_path, results):
     rows += [("slow", "training step", n, 2 * row[3] * noise[1, n]) for n, row in enumerate(rows)]
     rows += [("base", "next token, 1x64", n, 0.001) for n in range(9)]
     kept = results.kept.model_copy(update={"baseline": "base"})
-    assert kept_race.table(tmp_path, kept) is None
-    kept_race.write(tmp_path, rows, {"device_kind": "a CPU", "torch": "2", "git": None})
-    table = kept_race.table(tmp_path, kept)
+    results = replace(results, kept=kept)
+    assert kept_race.table(results) is None
+    results = timed(tmp_path, results, rows)
+    table = kept_race.table(results)
     assert table is not None
     assert table.columns == ("arm", "training step", "next token, 1x64")
     assert table.rows[1][2] == "cannot"
     ratio, low, high = (float(x.strip("[,]")) for x in table.rows[1][1].split())
     assert low <= 2 <= high and math.isclose(ratio, 2, rel_tol=0.02) and high - low < 0.2
+
+
+def test_claims_on_times_are_ratios_paired_by_round(tmp_path, results):
+    rows = [("base", "training step", n, 0.01 * (n + 1)) for n in range(9)]  # the machine slows down
+    rows += [("fast", "training step", n, (0.5 + 0.01 * (-1) ** n) * row[3]) for n, row in enumerate(rows)]
+    results = replace(results, kept=results.kept.model_copy(update={"baseline": "base"}))
+    claims = [
+        Claim(id=id, predicate=text, measure="race/training step")
+        for id, text in (("less", "fast/base < 1"), ("more", "fast/base > 1"), ("half", "fast/base == 0.5"))
+    ]
+    with pytest.raises(ValueError, match="race=true"):
+        judge_race(claims, results, "race/training step")
+    results = timed(tmp_path, results, rows)
+    words = [found.word for found in judge_race(claims, results, "race/training step")]
+    assert words == ["pass", "fail", "inconclusive"]
+    with pytest.raises(ValueError, match="was not timed; there are race/training step"):
+        judge_race(claims, results, "race/next token, 1x64")
+
+
+def test_a_claim_on_a_time_that_is_no_ratio_is_refused():
+    assert kinds("race/training step") == ("ratio",)

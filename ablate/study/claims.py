@@ -35,6 +35,7 @@ OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
     "tuning/sensitivity": ("ordered", "equivalent"),  # what a wrong rate costs, in nats
     "tuning/failed": ("ordered", "level"),  # the share of tuning runs that failed
 }
+RACE = "race/"  # seconds of the arms, timed in turn: ratios alone, for machines differ
 
 
 class Strict(BaseModel):
@@ -115,12 +116,20 @@ def kinds(measure: str) -> tuple[Kind, ...]:
     """The kinds of claims that a measure allows."""
     if counts(measure):
         return ("ordered", "level")
+    if measure.startswith(RACE):
+        return ("ratio",)
     return OF_SEVERAL.get(measure, ("ordered", "equivalent", "ratio", "level"))
 
 
 def counts(measure: str) -> bool:
     """Whether a measure counts runs: it has no interval for a difference."""
     return measure.rpartition("/")[2] in ("failed", "solved")
+
+
+def of_runs(claims: Sequence[Claim]) -> list[str]:
+    """The measures claimed on that every single run has."""
+    named = [claim.measure for claim in claims if claim.measure]
+    return [name for name in named if name not in OF_SEVERAL and not name.startswith(RACE)]
 
 
 class Beside(Strict):

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ablate.spec import RunSpec, explain
-from ablate.study.claims import OF_SEVERAL, Claim, counts, kinds
+from ablate.study.claims import OF_SEVERAL, RACE, Claim, counts, kinds
 from ablate.study.tuning import check_grid
 
 PLACEBO = "placebo"  # the name of the arm
@@ -296,11 +296,12 @@ class Study(Strict):
         for name in {self.metric, *self.measures} & {*OF_SEVERAL}:
             yield f"{name} is a number of several runs: it can only be claimed on"
         for claim in self.claims:
-            if claim.measure not in (None, self.metric, *self.measures, *OF_SEVERAL):
+            timed = (claim.measure or "").startswith(RACE)
+            if not timed and claim.measure not in (None, self.metric, *self.measures, *OF_SEVERAL):
                 several = ", ".join(OF_SEVERAL)
                 yield (
                     f"claims.{claim.id}: {claim.measure} is neither the metric nor one of measures, "
-                    f"nor one of {several}"
+                    f"nor one of {several}, {RACE}..."
                 )
             measure, predicate = claim.measure or self.metric, claim.parsed
             if measure.startswith("tuning/") and (self.tune is None or not self.tune.of_loss):

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ablate.study.claims import OF_SEVERAL, Claim, Judgement, headline, judge
+from ablate.study.claims import OF_SEVERAL, RACE, Claim, Judgement, headline, judge, of_runs
 from ablate.study.compare import Comparison, compare
 from ablate.study.counts import failed, judge_counts, solved
 from ablate.study.describe import Description, describe
 from ablate.study.design import Study, under
 from ablate.study.factorial import Factorial, Ingredient, factorial, one_at_a_time
 from ablate.study.outcomes import Role
-from ablate.study.results import BUDGET, Kept, KeptArm, Results
+from ablate.study.raced import judge_race
+from ablate.study.results import BUDGET, KeptArm, Results
 from ablate.study.solved import Verdicts, declared, in_words, judge_solved
 from ablate.study.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
 from ablate.study.tuned import Sensitivities, failed_tuning, judge_sensitivity, sensitivities
@@ -83,7 +84,7 @@ def _of_skill(metric: str) -> bool:
 
 class _Corpus:
     def __init__(self, results: Results, study: Study, corpus: str) -> None:
-        self.kept: Kept = results.kept
+        self.results, self.kept = results, results.kept
         self.study, self.corpus = study, corpus
         frame = results.runs[results.runs["corpus"] == corpus].reset_index(drop=True)
         self.budgets = frame[frame["role"] == BUDGET]
@@ -95,7 +96,7 @@ class _Corpus:
         """A column for every metric that is asked for: before the first run has finished there is none."""
         tuned = [self.study.tune.metric] if self.study.tune else []
         asked = [self.study.metric, *self.study.measures, *tuned]
-        asked += [c.measure for c in self.study.claims if c.measure and c.measure not in OF_SEVERAL]
+        asked += of_runs(self.study.claims)
         lacking = {metric: float("nan") for metric in asked if metric not in frame.columns}
         return frame.assign(**lacking).astype(dict.fromkeys(asked, float))
 
@@ -251,6 +252,10 @@ class _Corpus:
             if measure == "tuning/failed":
                 return judge_counts(claims, failed_tuning(self.sensitivities, self.kept.baseline))
             return judge_sensitivity(claims, self.sensitivities)
+        if measure.startswith(RACE):
+            if self.corpus != next(iter(self.study.places)):
+                raise ValueError("arms are timed on the first corpus alone")
+            return judge_race(claims, self.results, measure)
         found, why = comparison, reason
         if measure not in (self.study.metric, *OF_SEVERAL):
             found, why = self.compared(runs, measure, None)

@@ -1,5 +1,5 @@
-"""Costs of a study's arms, measured in turn (`sweep.py ... race=true`): kept beside its results, and shown as
-ratios to the baseline.
+"""Costs of a study's arms, measured in turn (`sweep.py ... race=true`): kept beside its results, and shown
+as ratios to the baseline. Claims on them: `ablate.study.raced`.
 
 experiments/NAME/results/race.parquet   arm, what, round, seconds; the machine and the time
 """
@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.record import atomic
 from ablate.study import intervals
-from ablate.study.results import FOLDER, Kept
+from ablate.study.results import FOLDER, Results
+from ablate.study.results import RACE as FILE
 from ablate.study.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FILE = "race.parquet"
-
 
 COLUMNS = ("arm", "what", "round", "seconds")
 ORIGIN = ("device_kind", "torch", "git")
@@ -34,15 +32,12 @@ def write(folder: Path, laps: Iterable[Any], origin: Mapping[str, Any]) -> None:
         file.write(frame.to_parquet(index=False, compression="zstd"))
 
 
-def table(folder: Path, kept: Kept) -> Table | None:
+def table(results: Results) -> Table | None:
     """The ratio of each arm's time to the baseline's; None where nothing was measured."""
-    import pandas as pd
-
-    place = folder / FOLDER / FILE
-    if not place.is_file():
+    kept, frame = results.kept, results.race
+    if frame is None:
         return None
     baseline, alpha = kept.baseline, kept.said().alpha
-    frame = pd.read_parquet(place)
     seconds = frame.pivot_table("seconds", "round", ["arm", "what"], sort=False)
     things = list(dict.fromkeys(frame["what"]))
     arms = list(dict.fromkeys(frame["arm"]))

@@ -42,7 +42,7 @@ def report(folder: Path) -> None:
         figures.draw(results, corpus, f"-{n + 1}" if len(judged) > 1 else "")
         for n, corpus in enumerate(judged)
     ]
-    page = _page(results, judged, drawings) | {"race": race.table(folder, results.kept)}
+    page = _page(results, judged, drawings) | {"race": race.table(results)}
     paper.write_tables(results, judged, folder / "tables")
     files = {f"{drawing.name}.svg": drawing.svg.encode() for each in drawings for drawing in each}
     files |= {f"{drawing.name}.pdf": drawing.pdf for each in drawings for drawing in each}

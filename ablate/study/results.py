@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "results"
+RACE = "race.parquet"  # written by `ablate.study.race`
 POINTS = 100  # of a curve
 CURVES = 16  # of one arm on one corpus: more seeds make no other picture
 DOCUMENTS = "by_document"  # vectors `heldout/by_document`: sums of loss (nats) ...
@@ -106,12 +107,14 @@ class Results:
                of tuning runs `curve/first_loss` too
     curves     id, code, step, tokens, loss, validation_loss
     documents  id, loss (sum over each document, nats), tokens
+    race       arm, what, round, seconds, and where (`ablate.study.race`); None where arms were not timed
     """
 
     kept: Kept
     runs: "pd.DataFrame"
     curves: "pd.DataFrame"
     documents: "pd.DataFrame"
+    race: "pd.DataFrame | None" = None
 
 
 def collect(
@@ -178,15 +181,17 @@ def write(results: Results, folder: Path) -> None:
 
 
 def read(folder: Path) -> Results:
-    """Read what `write` wrote. Raises FileNotFoundError where there is nothing."""
+    """Read what `write` wrote, and the race. Raises FileNotFoundError where there is nothing."""
     import pandas as pd
 
     place = folder / FOLDER
+    race = place / RACE
     return Results(
         kept=Kept.model_validate_json((place / "study.json").read_bytes()),
         runs=pd.read_parquet(place / "runs.parquet"),
         curves=pd.read_parquet(place / "curves.parquet"),
         documents=pd.read_parquet(place / "documents.parquet"),
+        race=pd.read_parquet(race) if race.is_file() else None,
     )
 
 

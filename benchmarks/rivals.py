@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
-from ablate.parts.linear import ONEDNN, onednn
+from ablate.parts.linear import BY_HAND, onednn
 from ablate.spec import ModelSpec
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # tokens and targets (B,T) -> the mean loss
@@ -187,15 +187,14 @@ def step(model: nn.Module, loss: Loss, size: Size, bf16: bool = False) -> Callab
 
 class Products:
     """The matrix products of a training step and nothing else: for each matrix that multiplies tokens, the
-    output, the gradient of the input and that of the weight. By the library that is faster here: oneDNN in
-    fp32, and torch's own choice, which is oneDNN too, in bf16."""
+    output, the gradient of the input and that of the weight, by the library that is faster here."""
 
     def __init__(self, size: Size, dtype: torch.dtype):
         C, H, V, N = size.width, size.hidden, size.vocab, size.tokens
         self.counts = {(C, C): 4 * size.depth, (C, H): 2 * size.depth, (H, C): size.depth, (C, V): 1}
         self.operands = {shape: draw(N, *shape, dtype) for shape in self.counts}
         self.flops = sum(6 * N * m * n * count for (m, n), count in self.counts.items())
-        self.multiply = onednn if dtype == torch.float32 and ONEDNN else F.linear
+        self.multiply = onednn if dtype == torch.float32 and BY_HAND else F.linear
 
     def __call__(self) -> None:
         for shape, count in self.counts.items():

@@ -8,6 +8,7 @@ from conftest import small
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
+from ablate.model.residual import Placement, Residual
 from ablate.parts.ffn.width import hidden_width
 from ablate.registry import activation, ffn, norm, position, scaling
 from ablate.spec import Shape
@@ -54,6 +55,39 @@ NORMS = {
 def test_a_norm_is_its_formula(options, formula):
     m, x = moved(norm.build(options, 32)), numbers(2, 5, 32, seed=9)
     torch.testing.assert_close(m(x), formula(m, x))
+
+
+@pytest.mark.parametrize(("options", "formula"), NORMS.values(), ids=NORMS.keys())
+def test_the_gradient_of_a_norm_is_that_of_its_formula(options, formula):
+    m, x, dy = moved(norm.build(options, 32)), numbers(2, 5, 32, seed=9).requires_grad_(), numbers(2, 5, 32)
+    given = (x, *m.parameters())
+    found, expected = (torch.autograd.grad(y, given, dy) for y in (m(x), formula(m, x)))
+    for mine, written_out in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, written_out)
+
+
+def test_rmsnorm_is_torchs_bit_for_bit_and_keeps_fp32_under_autocast():
+    m, x = moved(norm.build("rmsnorm", 32)).float(), numbers(2, 5, 32).float()
+    expected = torch.nn.functional.rms_norm(x, (32,), m.weight, m.eps)
+    assert torch.equal(m(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = m(x)
+        (gradient,) = torch.autograd.grad(y.sum(), m.weight)
+    assert torch.equal(y, expected)
+    torch.testing.assert_close(gradient, (expected / m.weight).sum((0, 1)))
+
+
+def test_under_autocast_a_branch_is_given_what_its_products_take():
+    residual, x = (
+        Residual(Placement(inside=True), lambda: norm.build("rmsnorm", 32), 0.0),
+        numbers(2, 32).float(),
+    )
+    seen = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            stream = residual(x, lambda u: seen.append(u.dtype) or u)
+        assert stream.dtype == torch.float32
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_dyt_starts_at_its_alpha():

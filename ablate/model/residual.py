@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ablate.registry import placement
@@ -72,10 +73,16 @@ class Residual(nn.Module):
         return self.add(x, self.delta(x, f))
 
     def delta(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.dropout(self.branch(f(self.inside(x))))
+        return self.dropout(self.branch(f(narrowed(self.inside(x)))))
 
     def add(self, x: Tensor, delta: Tensor) -> Tensor:
         return self.stream(self.skip(x) + delta)
+
+
+def narrowed(x: Tensor) -> Tensor:
+    """x as a product under autocast takes it: cast once, and not by each of those that are given it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class Scale(nn.Module):

@@ -1,16 +1,37 @@
 """The product that all linear layers are made of, by the fastest library at hand.
 
-In fp32 on a CPU torch calls MKL, which reaches less than half of the speed of a processor that is not
-Intel's. oneDNN, which torch calls for bf16, is as fast as they are (benchmarks/step.py).
+In fp32 on a CPU torch calls MKL, which is the fastest on Intel's processors and reaches less than half of the
+speed of others. On those oneDNN, which torch calls for bf16 everywhere, is as fast as they are
+(benchmarks/limits.py).
 """
 
+import platform
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+OTHERS = ("AuthenticAMD", "HygonGenuine")  # makers of x86 processors that are not Intel, as these say it
 ONEDNN = torch.backends.mkldnn.is_available()
+
+
+def processor() -> str:
+    """What the system says of the processor; the maker's name is in it on Linux and on Windows."""
+    with suppress(OSError):
+        return Path("/proc/cpuinfo").read_text()
+    return platform.processor()
+
+
+def mkl_is_slow() -> bool:
+    """Whether torch's fp32 products are slow here, and oneDNN is at hand. No, where the maker is unknown."""
+    said = processor()
+    return ONEDNN and torch.backends.mkl.is_available() and any(maker in said for maker in OTHERS)
+
+
+BY_HAND = mkl_is_slow()  # whether `product` calls oneDNN where torch would not
 
 
 class Linear(nn.Linear):
@@ -28,9 +49,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is to be called by hand: fp32 on a CPU. Under autocast torch calls it itself."""
+    """Whether oneDNN is to be called here: fp32 on a CPU. Under autocast torch calls it itself."""
     return (
-        ONEDNN
+        BY_HAND
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(x) is Tensor

@@ -97,8 +97,8 @@ class MoE(nn.Module):
         E, choices = self.bias.shape[0], chosen.flatten()
         counts = F.one_hot(choices, E + 1).sum(0).tolist()
         order = choices.argsort(stable=True)[: sum(counts[:E])]
-        token, weight = order // self.k, gate.flatten()[order, None]
-        parts = x[token].split(counts[:E])
+        token, weight = order // self.k, gate.flatten().index_select(0, order)[:, None]
+        parts = x.index_select(0, token).split(counts[:E])
         y = torch.cat([expert(part, {}) for expert, part in zip(self.experts, parts, strict=True)])
         return torch.zeros_like(x).index_add(0, token, y * weight)
 

@@ -380,10 +380,17 @@ def judgement(
         predicate=claim.predicate,
         measure=measure,
         word=worst,
-        reason="; ".join(reason for word, reason in results if word == worst and reason),
+        reason=_told(results),
         contrasts=tuple(contrasts),
         beside=_beside(claim.published, list(contrasts), claim.parsed),
     )
+
+
+def _told(results: Sequence[Result]) -> str:
+    """Why; of a chain, the word of each step too."""
+    if len(results) == 1:
+        return results[0][1]
+    return "; ".join(f"{reason} ({word})" if reason else word for word, reason in results)
 
 
 def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:

@@ -126,8 +126,8 @@ def test_the_example_in_the_docs_is_a_study(tmp_path: Path) -> None:
     found = load(tmp_path / "study.yaml")
     assert [arm.name for arm in expand(found)][-1] == "placebo"
     documented = {line.split(":")[0] for line in yaml.splitlines() if line[:1].isalpha()}
-    assert {*Study.model_fields} - documented <= {"acts", "design", "exclude"}
-    assert all(f"`{field}" in page for field in ("acts", "design", "exclude"))
+    assert {*Study.model_fields} - documented <= {"acts", "design", "exclude", "sizes"}
+    assert all(f"`{field}" in page for field in ("acts", "design", "exclude", "sizes"))
 
 
 def test_listed_arms_come_in_order_the_baseline_first() -> None:

@@ -29,11 +29,14 @@ JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
 Relation = Literal["<", ">"]
 Kind = Literal["ordered", "equivalent", "ratio", "level"]
 
+SCALE = "scale/slope"  # how the metric falls with size: `none < rope` says that the gap falls
+
 # Measures that are numbers of several runs, not of one: what may be claimed of them.
 OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
     "stability/failed": ("ordered", "level"),  # the share of test runs that diverged
     "tuning/sensitivity": ("ordered", "equivalent"),  # what a wrong rate costs, in nats
     "tuning/failed": ("ordered", "level"),  # the share of tuning runs that failed
+    SCALE: ("ordered", "equivalent"),  # per decade of parameters; a level would be no gap
 }
 RACE = "race/"  # seconds of the arms, timed in turn: ratios alone, for machines differ
 

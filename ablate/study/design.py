@@ -6,7 +6,7 @@ The rules across fields that need no composed configuration stand here; those on
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ablate.spec import RunSpec, explain
-from ablate.study.claims import OF_SEVERAL, RACE, Claim, counts, kinds
+from ablate.study.claims import OF_SEVERAL, RACE, SCALE, Claim, counts, kinds
 from ablate.study.tuning import check_grid
 
 PLACEBO = "placebo"  # the name of the arm
@@ -201,6 +201,14 @@ class Match(Strict):
         )
 
 
+class Block(NamedTuple):
+    """Where the whole study is run: what plans and results call its corpus, for short."""
+
+    name: str  # the corpus, the size, or both
+    corpus: str
+    size: str  # empty where no sizes are declared
+
+
 class Study(Strict):
     """A study.yaml, whole and frozen. docs/studies.md shows one with every field."""
 
@@ -225,6 +233,7 @@ class Study(Strict):
     claims: tuple[Claim, ...] = ()
     measures: tuple[str, ...] = ()  # described beside the metric, never decided on
     corpora: dict[Name, Overrides] = {}  # the whole study is run on each
+    sizes: dict[Name, Overrides] = {}  # and at each: matched, tuned and judged within the size
     notes: str = ""  # on the budget, the scale, the machine
 
     @field_validator("tune", mode="before")
@@ -246,17 +255,17 @@ class Study(Strict):
             raise ValueError(f"seeds are distinct numbers from 0, one or more, not {list(seeds)}")
         return seeds
 
-    @field_validator("corpora", mode="before")
+    @field_validator("corpora", "sizes", mode="before")
     @classmethod
     def _named(cls, node: Any) -> Any:
         """A list of `data=x` is a mapping from x."""
         if not isinstance(node, list | tuple):
             return node
         if not all(isinstance(override, str) for override in node):
-            raise ValueError("a corpus with several overrides needs a name: {name: [overrides]}")
+            raise ValueError("what has several overrides needs a name: {name: [overrides]}")
         names = [override.rpartition("=")[2] for override in node]
         if len(set(names)) < len(names):
-            raise ValueError(f"a corpus is named twice: {', '.join(names)}")
+            raise ValueError(f"a name stands twice: {', '.join(names)}")
         return {name: (override,) for name, override in zip(names, node, strict=True)}
 
     @model_validator(mode="after")
@@ -276,6 +285,8 @@ class Study(Strict):
             yield f"looks: ascending numbers of seeds, two or more each, not {list(self.looks)}"
         elif self.looks and self.looks[-1] != len(self.seeds):
             yield f"looks: the last look is at all {len(self.seeds)} seeds, not at {self.looks[-1]}"
+        if len(self.sizes) == 1:
+            yield "sizes: one size has no slope; give two or more, or put its overrides into base"
         if self.tune:
             shared = sorted({*self.tune.seeds} & {*self.seeds})
             if shared:
@@ -304,6 +315,10 @@ class Study(Strict):
                     f"nor one of {several}, {RACE}..."
                 )
             measure, predicate = claim.measure or self.metric, claim.parsed
+            if measure == SCALE and not self.sizes:
+                yield f"claims.{claim.id}: {SCALE} needs sizes: {{name: [overrides], ...}}"
+            elif measure == SCALE and counts(self.metric):
+                yield f"claims.{claim.id}: {self.metric} counts runs, which have no slope"
             if measure.startswith("tuning/") and (self.tune is None or not self.tune.of_loss):
                 yield (
                     f"claims.{claim.id}: {measure} is read off rates that are tuned on validation/loss, and "
@@ -323,9 +338,21 @@ class Study(Strict):
         return self.looks or ((len(self.seeds),) if len(self.seeds) > 1 else ())
 
     @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every corpus at every size: the whole study is run in each, and nothing is compared across them."""
+        return tuple(
+            Block(" at ".join(filter(None, (corpus if self.corpora or not size else "", size))), corpus, size)
+            for corpus in (self.corpora or (HOME,))
+            for size in (self.sizes or ("",))
+        )
+
+    @property
     def places(self) -> dict[str, tuple[str, ...]]:
-        """Corpora by name; that of `base` alone where none is declared."""
-        return self.corpora or {HOME: ()}
+        """The overrides of each block, by its name."""
+        return {
+            block.name: (*self.corpora.get(block.corpus, ()), *self.sizes.get(block.size, ()))
+            for block in self.blocks
+        }
 
 
 def under(path: str, axis: str) -> bool:

@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from ablate.record import atomic
 from ablate.study.design import load, plain
 from ablate.study.freeze import NAME as PLAN
-from ablate.study.judged import Judged, judge_results
+from ablate.study.judged import Judged, Told, judge_results
 from ablate.study.report import markdown
-from ablate.study.results import FOLDER, read
-from ablate.study.tables import Table, claim_table, verdict_table
-from ablate.study.wording import answer
+from ablate.study.results import FOLDER, Results, read
+from ablate.study.scale import judge_scale
+from ablate.study.tables import Table, claim_table, place, verdict_table
+from ablate.study.wording import answer, with_size
 
 PAGE = "README.md"
 CATALOGUE = "claims.yaml"
@@ -151,13 +152,16 @@ def judgements(folder: Path) -> Iterator[Said]:
         yield from TypeAdapter(list[Said]).validate_json((folder / "claims.json").read_bytes())
     if not (folder / FOLDER).is_dir():
         return
-    table = claim_table(judge_results(read(folder)))
+    results = read(folder)
+    judged = judge_results(results)
+    told: list[Told] = [*judged, *judge_scale(results, judged)]
+    table = claim_table(told)
     for row in table.rows if table else ():
         cells = dict(zip(table.columns, row, strict=True)) if table else {}
         yield Said(
             claim=cells["claim"],
             study=folder.name,
-            corpus=cells.get("corpus", ""),
+            corpus=cells.get(place(told), ""),
             predicate=cells["says"],
             verdict=cells["verdict"],
             ours=cells["our data"],
@@ -176,17 +180,22 @@ def with_headline(readme: str, folder: Path) -> str:
     return f"{before}{begin}\n{headline(folder)}\n{end}{after}"
 
 
+def _answer(results: Results, judged: Sequence[Judged]) -> str:
+    trends = with_size(judge_scale(results, judged), results.kept.said().metric, results.kept.placebo)
+    return f"{answer(judged, results.kept.placebo)} {trends}".rstrip()
+
+
 def headline(folder: Path) -> str:
     """The answer, the picture and the table of verdicts of each corpus, in Markdown."""
-    judged = judge_results(read(folder))
-    kept = read(folder).kept
-    place = f"experiments/{folder.name}"
-    lines = [f"**{markdown(kept.said().question)}** {markdown(answer(judged, kept.placebo))}", ""]
+    results = read(folder)
+    judged, kept = judge_results(results), results.kept
+    where = f"experiments/{folder.name}"
+    lines = [f"**{markdown(kept.said().question)}** {markdown(_answer(results, judged))}", ""]
     for n, corpus in enumerate(judged):
         number = f"-{n + 1}" if len(judged) > 1 else ""
-        lines += [f"![Verdicts on {markdown(corpus.corpus)}]({place}/figures/differences{number}.svg)", ""]
+        lines += [f"![Verdicts on {markdown(corpus.corpus)}]({where}/figures/differences{number}.svg)", ""]
         lines += [f"On {markdown(corpus.corpus)}:", "", *_markdown(_leaders(corpus)), ""]
-    lines.append(f"All of it: [{place}/report.md]({place}/report.md).")
+    lines.append(f"All of it: [{where}/report.md]({where}/report.md).")
     return "\n".join(lines)
 
 
@@ -225,7 +234,7 @@ def _studies(experiments: Path) -> Iterator[Done]:
             name=link,
             question=results.kept.said().question,
             state=f"{done} of {len(runs)} runs",
-            answer=answer(judge_results(results), results.kept.placebo),
+            answer=_answer(results, judge_results(results)),
         )
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.judged import Judged
 from ablate.study.results import Results
+from ablate.study.scale import Scale
 from ablate.study.solved import declared
-from ablate.study.wording import clip
+from ablate.study.wording import amount, clip, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,14 +170,28 @@ def draw(results: Results, judged: Judged, suffix: str = "") -> list[Drawing]:
             lambda: _costs(look),
         ),
     ]
-    drawings = []
     with _settings():
-        for name, title, caption, make in makers:
-            figure = make()
-            if figure is not None:
-                svg, pdf = _saved(figure)
-                drawings.append(Drawing(f"{name}{suffix}", title, caption, svg, pdf))
-    return drawings
+        made = [_drawn(f"{name}{suffix}", title, caption, make()) for name, title, caption, make in makers]
+    return [drawing for drawing in made if drawing is not None]
+
+
+def draw_scale(results: Results, scale: Scale, suffix: str = "") -> list[Drawing]:
+    """The gap of each arm against size, where there is anything to draw."""
+    caption = (
+        "Arm minus baseline against the baseline's parameters without embeddings. Squares are means over "
+        "seeds, bars the simultaneous intervals of the verdicts at that size; the line is the mean of the "
+        "lines through each seed's gaps, dashed where the interval of its slope contains 0."
+    )
+    with _settings():
+        drawing = _drawn(f"scale{suffix}", "Gap against size", caption, _scale(results, scale))
+    return [drawing] if drawing else []
+
+
+def _drawn(name: str, title: str, caption: str, figure: "Figure | None") -> Drawing | None:
+    if figure is None:
+        return None
+    svg, pdf = _saved(figure)
+    return Drawing(name, title, caption, svg, pdf)
 
 
 def inline(drawing: Drawing) -> str:
@@ -436,6 +451,39 @@ def _between(means: Mapping[float, float], rate: float) -> float:
 
     rates = sorted(means)
     return float(np.interp(np.log(rate), np.log(rates), [means[each] for each in rates]))
+
+
+def _scale(results: Results, scale: Scale) -> "Figure | None":
+    """Arms stand side by side at each size, and each line ends at its own arm's marks."""
+    comparison = scale.sizes[0].judged.comparison
+    if comparison is None or not any(trend.line for trend in scale.trends):
+        return None
+    look = _Look(results, scale.sizes[0].judged)
+    parameters = [size.parameters for size in scale.sizes]
+    figure = _figure(2.9)
+    axes = figure.subplots()
+    if comparison.margin:
+        axes.axhspan(-comparison.margin, comparison.margin, color=FAINT, alpha=0.45, linewidth=0)
+    axes.axhline(0, color=SOFT, linewidth=0.8)
+    for n, trend in enumerate(scale.trends):
+        line = look.line(trend.arm)
+        apart = 1.03 ** (n - (len(scale.trends) - 1) / 2)
+        for size in scale.sizes:
+            gap, at = size.gap(trend.arm), size.parameters * apart
+            if gap and gap.difference is not None and gap.low is not None and gap.high is not None:
+                axes.plot([at], [gap.difference], "s", color=line["color"], markersize=3.5)
+                axes.plot([at, at], [gap.low, gap.high], color=line["color"], linewidth=1)
+        if trend.line is not None:
+            dashes = {"linestyle": "--"} if trend.word == "undecided" else {}
+            ends = [parameters[0] * apart, parameters[-1] * apart]
+            axes.plot(ends, trend.line, label=look.label(trend.arm), **(line | dashes))
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(parameters, [f"{clip(size.name)}\n({amount(size.parameters)})" for size in scale.sizes])
+    axes.set_xlabel("parameters without embeddings")
+    axes.set_ylabel(f"gap to {clip(scale.baseline)}, {unit(comparison.metric)}")
+    _legend(figure, axes)
+    return figure
 
 
 def arm_costs(judged: Judged) -> "pd.DataFrame":

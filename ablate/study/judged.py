@@ -1,14 +1,15 @@
 """All that the judge says of a study's results, corpus by corpus: what reports and the terminal show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import combinations, product
+from typing import TYPE_CHECKING, Protocol
 
-from ablate.study.claims import OF_SEVERAL, RACE, Claim, Judgement, headline, judge, of_runs
+from ablate.study.claims import OF_SEVERAL, RACE, SCALE, Claim, Judgement, headline, judge, of_runs
 from ablate.study.compare import Comparison, compare
 from ablate.study.counts import failed, judge_counts, solved
 from ablate.study.describe import Description, describe
-from ablate.study.design import Study, under
+from ablate.study.design import Block, Study, under
 from ablate.study.factorial import Factorial, Ingredient, factorial, one_at_a_time
 from ablate.study.outcomes import Role
 from ablate.study.raced import judge_race
@@ -33,7 +34,9 @@ SAME = {  # what the runs of one comparison must have in common
 class Judged:
     """One corpus. `runs` are its rows as they were judged; `frame` all of them, tuning too."""
 
-    corpus: str
+    corpus: str  # its name: that of the text, the size, or both
+    text: str
+    size: str  # empty where the study has none
     arms: tuple[KeptArm, ...]
     frame: "pd.DataFrame"
     runs: "pd.DataFrame"
@@ -63,19 +66,34 @@ class Judged:
 def judge_results(results: Results) -> tuple[Judged, ...]:
     """Judge every corpus by the rules that the study declares. What cannot be judged says why."""
     study = results.kept.said()
-    return tuple(_Corpus(results, study, corpus).judged() for corpus in study.places)
+    return tuple(_Corpus(results, study, block).judged() for block in study.blocks)
 
 
-def headlines(judged: tuple[Judged, ...]) -> dict[str, bool]:
-    """Claim -> whether it passes on two corpora with the same sign."""
-    told: dict[str, list[Judgement]] = {}
-    for corpus in judged:
-        for judgement in corpus.claims:
-            told.setdefault(judgement.claim, []).append(judgement)
-    return {
-        claim: any(headline(a, b) for n, a in enumerate(each) for b in each[n + 1 :])
-        for claim, each in told.items()
-    }
+class Told(Protocol):
+    """What claims were judged on: one corpus at one size, or all its sizes together."""
+
+    @property
+    def corpus(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def size(self) -> str: ...
+    @property
+    def claims(self) -> tuple[Judgement, ...]: ...
+    @property
+    def unjudged(self) -> tuple[tuple[Claim, str], ...]: ...
+
+
+def headlines(judged: Sequence[Told]) -> dict[str, bool]:
+    """Claim -> whether it passes on two corpora, at the same size, with the same sign."""
+    found: dict[str, bool] = {}
+    for first, second in combinations(judged, 2):
+        if first.text == second.text or first.size != second.size:
+            continue
+        for a, b in product(first.claims, second.claims):
+            if a.claim == b.claim:
+                found[a.claim] = found.get(a.claim, False) or headline(a, b)
+    return found
 
 
 def _of_skill(metric: str) -> bool:
@@ -83,10 +101,10 @@ def _of_skill(metric: str) -> bool:
 
 
 class _Corpus:
-    def __init__(self, results: Results, study: Study, corpus: str) -> None:
+    def __init__(self, results: Results, study: Study, block: Block) -> None:
         self.results, self.kept = results, results.kept
-        self.study, self.corpus = study, corpus
-        frame = results.runs[results.runs["corpus"] == corpus].reset_index(drop=True)
+        self.study, self.block, self.corpus = study, block, block.name
+        frame = results.runs[results.runs["corpus"] == block.name].reset_index(drop=True)
         self.budgets = frame[frame["role"] == BUDGET]
         self.frame = self.complete(frame[frame["role"] != BUDGET])
         self.problems: list[str] = []
@@ -112,6 +130,8 @@ class _Corpus:
         table, ingredients = self.factors(runs, comparison)
         return Judged(
             corpus=self.corpus,
+            text=self.block.corpus,
+            size=self.block.size,
             arms=self.kept.on(self.corpus),
             frame=self.frame,
             runs=runs,
@@ -225,6 +245,8 @@ class _Corpus:
         """Claims on the metric are one family; those on each other measure are another."""
         by_measure: dict[str, list[Claim]] = {}
         for claim in self.study.claims:
+            if claim.measure == SCALE:
+                continue  # it is on all sizes together (ablate.study.scale)
             by_measure.setdefault(claim.measure or self.study.metric, []).append(claim)
         judged: dict[str, Judgement] = {}
         unjudged: list[tuple[Claim, str]] = []

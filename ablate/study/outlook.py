@@ -3,10 +3,12 @@
 Planning may use the noise seen so far, never the effect.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from statistics import variance
 from typing import TYPE_CHECKING, Any
 
-from ablate.study.claims import Claim, extra
+from ablate.study.claims import SCALE, Claim, extra
 from ablate.study.design import Study
 from ablate.study.plan import Plan, PlannedArm, held
 from ablate.study.power import detectable, seeds_for_equivalence, warn_undetectable
@@ -164,7 +166,7 @@ def _warnings(plan: Plan, noise: float | None) -> list[str]:
         found.append(
             "one tuning seed: the choice of the rate is noisy, and no interval over test seeds contains that"
         )
-    if study.claims and len(plan.corpora) < 2:
+    if study.claims and len(study.corpora) < 2:
         found.append("one corpus: a headline claim needs two, with the same sign")
     if declared(study.metric):
         fewest = fewest_seeds(len(plan.family), study.alpha / max(1, len(study.declared_looks)))
@@ -197,15 +199,21 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
     family of their own."""
     study = plan.study
     predicate = claim.parsed
-    if claim.measure not in (None, study.metric) or predicate.kind == "ratio" or predicate.kind == "level":
+    if claim.measure == SCALE:
+        noise *= _of_slope(plan)
+    if (
+        claim.measure not in (None, study.metric, SCALE)
+        or predicate.kind == "ratio"
+        or predicate.kind == "level"
+    ):
         return None  # the noise of differences says nothing of these
     pairs = list(zip(predicate.arms, predicate.arms[1:], strict=False))
     inside = all(plan.baseline in pair for pair in pairs)
-    arms = len(plan.family) if inside else max(1, _contrasts(plan))
-    variance = study.variance if inside else "paired"
+    arms = len(plan.family) if inside else max(1, _contrasts(plan, claim.measure or study.metric))
+    model = study.variance if inside else "paired"
     looks, seeds = len(study.declared_looks), len(study.seeds)
     if predicate.kind == "equivalent":
-        needed = seeds_for_equivalence(predicate.margin, arms, noise, variance, study.alpha, POWER, looks)
+        needed = seeds_for_equivalence(predicate.margin, arms, noise, model, study.alpha, POWER, looks)
         if needed is not None and needed <= seeds:
             return None
         many = "more than 100,000" if needed is None else str(needed)
@@ -218,14 +226,22 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
     # along a chain the least of the steps is at most the mean step
     predicted = (claim.predicted - predicate.offset) / len(pairs)
     return warn_undetectable(
-        claim.id, predicted, detectable(seeds, arms, noise, variance, study.alpha, POWER, looks)
+        claim.id, predicted, detectable(seeds, arms, noise, model, study.alpha, POWER, looks)
     )
 
 
-def _contrasts(plan: Plan) -> int:
-    """How many intervals without the baseline the claims on the metric ask for."""
-    metric = plan.study.metric
-    mine = [claim.parsed for claim in plan.study.claims if claim.measure in (None, metric)]
+def _of_slope(plan: Plan) -> float:
+    """The sd of a slope by decade over the sizes of one corpus, where that at each size is 1 and the sizes
+    are independent."""
+    corpus = plan.study.blocks[0].corpus
+    names = [block.name for block in plan.study.blocks if block.corpus == corpus]
+    decades = [math.log10(plan.on(name)[0].facts.parameters["non_embedding"]) for name in names]
+    return 1 / math.sqrt(variance(decades) * (len(decades) - 1))
+
+
+def _contrasts(plan: Plan, measure: str) -> int:
+    """How many intervals without the baseline the claims on this measure ask for."""
+    mine = [claim.parsed for claim in plan.study.claims if (claim.measure or plan.study.metric) == measure]
     return len(set().union(*(extra(predicate, plan.baseline) for predicate in mine)))
 
 

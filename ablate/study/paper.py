@@ -12,11 +12,12 @@ from ablate.study.design import Study
 from ablate.study.differences import fetch
 from ablate.study.factorial import Ingredient
 from ablate.study.figures import arm_costs
-from ablate.study.judged import Judged
+from ablate.study.judged import Judged, Told
 from ablate.study.results import Kept, Results
+from ablate.study.scale import Scale, Trend
 from ablate.study.solved import Verdicts
 from ablate.study.tables import Table, verdict_table
-from ablate.study.wording import amount, numbers
+from ablate.study.wording import MINUS, amount, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,12 +80,12 @@ def latex_table(table: Table) -> str:
     )
 
 
-def write_tables(results: Results, judged: Sequence[Judged], folder: Path) -> None:
+def write_tables(results: Results, judged: Sequence[Judged], scales: Sequence[Scale], folder: Path) -> None:
     """Write `verdicts.tex` and every sheet as CSV into `folder`; files of an earlier report are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {
         f"{name}.csv": sheet.to_csv(index=False, lineterminator="\n", float_format=DIGITS)
-        for name, sheet in sheets(results, judged).items()
+        for name, sheet in sheets(results, judged, scales).items()
     }
     tables = []
     for corpus in judged:
@@ -108,14 +109,16 @@ def replace(folder: Path, files: dict[str, bytes], patterns: Sequence[str]) -> N
                 old.unlink()
 
 
-def sheets(results: Results, judged: Sequence[Judged]) -> dict[str, "pd.DataFrame"]:
+def sheets(
+    results: Results, judged: Sequence[Judged], scales: Sequence[Scale] = ()
+) -> dict[str, "pd.DataFrame"]:
     """Every table at full precision; empty ones are left out."""
     import pandas as pd
 
     runs = results.runs.drop(columns=["stale"]) if not results.runs["stale"].any() else results.runs
     made: dict[str, list[pd.DataFrame]] = {"runs": [runs]}
 
-    def add(name: str, corpus: Judged, rows: "list[dict[str, Any]] | pd.DataFrame") -> None:
+    def add(name: str, corpus: Told, rows: "list[dict[str, Any]] | pd.DataFrame") -> None:
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
         if len(table):
             table.insert(0, "corpus", corpus.corpus)
@@ -134,6 +137,10 @@ def sheets(results: Results, judged: Sequence[Judged]) -> dict[str, "pd.DataFram
             add("rates", corpus, [_choice(choice.model_dump()) for choice in corpus.tuning.choices])
         add("sensitivity", corpus, _sensitivity(corpus))
         add("solved", corpus, [row for found in corpus.solved for row in _solved(found)])
+    for scale in scales:
+        add("claims", scale, _claims(scale))
+        add("scale", scale, [_trend(found, scale) for found in scale.trends])
+        add("ranks", scale, [{**asdict(rank), "arms": " ".join(rank.arms)} for rank in scale.ranks])
     made["differences"] = [
         pd.DataFrame(
             [
@@ -169,7 +176,7 @@ def _stability(judged: Judged) -> list[dict[str, Any]]:
     return [{"arm": verdict.arm, **verdict.stability.model_dump()} for verdict in verdicts]
 
 
-def _claims(judged: Judged) -> list[dict[str, Any]]:
+def _claims(judged: Told) -> list[dict[str, Any]]:
     rows = []
     for judgement in judged.claims:
         row = judgement.model_dump(include={"claim", "predicate", "measure", "word", "reason"})
@@ -181,6 +188,14 @@ def _claims(judged: Judged) -> list[dict[str, Any]]:
         }
         rows.append(row)
     return rows
+
+
+def _trend(found: Trend, scale: Scale) -> dict[str, Any]:
+    comparison = scale.comparison
+    row = {name: value for name, value in asdict(found).items() if name != "line"}
+    row["first"], row["last"] = found.line or (None, None)  # the gap on the line at the ends
+    row["baseline"] = scale.baseline
+    return row | {"alpha": comparison.alpha_spent if comparison else None}
 
 
 def _sensitivity(judged: Judged) -> list[dict[str, Any]]:
@@ -230,7 +245,7 @@ def methods(results: Results) -> str:
     kept = results.kept
     study = kept.said()
     sentences = [
-        _models(kept),
+        _models(kept, study),
         _arms(kept, study),
         _matching(study),
         _tuning(study),
@@ -239,6 +254,7 @@ def methods(results: Results) -> str:
         _test(kept, study),
         _looks(study),
         _factors(study),
+        _scale(study),
         _claims_on_several(study),
         _failures(),
         _frozen(kept),
@@ -246,7 +262,7 @@ def methods(results: Results) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _models(kept: Kept) -> str:
+def _models(kept: Kept, study: Study) -> str:
     def said(path: str, how: Callable[[Any], str] = str) -> str:
         try:
             return how(fetch(kept.spec, path))
@@ -257,10 +273,15 @@ def _models(kept: Kept) -> str:
     batch, optimizer = said("budget.batch_tokens", lambda n: f"{n:,}"), said("optim.name")
     shape = [f"{word} {said(f'model.{word}')}" for word in ("depth", "width", "heads", "context")]
     shape = [part for part in shape if part.split(" ", 1)[1]]
-    first = next(arm for arm in kept.arms)
-    parameters = first.parameters.get("non_embedding")
-    size = f"; {amount(parameters)} parameters without embeddings" if parameters else ""
-    text = f"We trained decoder-only language models ({', '.join(shape)}{size})"
+    first = next(iter(study.sizes), "")
+    counted = [
+        kept.on(block.name)[0].parameters.get("non_embedding")
+        for block in study.blocks
+        if block.corpus == study.blocks[0].corpus
+    ]
+    size = f"; {', '.join(map(amount, counted))} parameters without embeddings" if all(counted) else ""
+    shaped = f"{f'at {first} ' if first and shape else ''}{', '.join(shape)}"
+    text = f"We trained decoder-only language models ({shaped}{size})"
     text += f" on {tokens} tokens" if tokens else ""
     text += f" in batches of {batch}" if batch else ""
     text += f" with {optimizer}" if optimizer else ""
@@ -271,7 +292,8 @@ def _models(kept: Kept) -> str:
 def _arms(kept: Kept, study: Study) -> str:
     arms = kept.on(kept.arms[0].corpus)
     others = len(arms) - 1 - bool(kept.placebo)
-    where = f", on each of {len(study.places)} corpora" if len(study.places) > 1 else ""
+    where = f", on each of {len(study.corpora)} corpora" if len(study.corpora) > 1 else ""
+    where += f", at each of {len(study.sizes)} sizes ({', '.join(study.sizes)})" if study.sizes else ""
     text = (
         f"{_counted(others, 'arm')} {'was' if others == 1 else 'were'} compared with the baseline "
         f"{kept.baseline}{where}; their specifications differ in {', '.join(study.axis)} and nowhere else "
@@ -393,6 +415,22 @@ def _factors(study: Study) -> str:
     )
     binary = all(len(levels) == 2 for levels in design.factors.values())
     return f"{text}; beside them, {alone}." if binary else f"{text}."
+
+
+def _scale(study: Study) -> str:
+    if not study.sizes or counts(study.metric):
+        return ""
+    how = (
+        f"Student's t on n {MINUS} 1 degrees of freedom for n seeds, Bonferroni over the arms"
+        if study.variance == "paired"
+        else "Dunnett's interval in the blocked model slope ~ arm + seed"
+    )
+    return (
+        "All of this was done at each size apart. For each arm and seed the slope of the metric on the "
+        "decimal logarithm of the baseline's parameters without embeddings was fitted by least squares; an "
+        f"arm's slope less the baseline's at the same seed is that of its gap, judged by {how}, as one "
+        "family beside those of the sizes. Ranks at two sizes are compared by Kendall's tau-b of the means."
+    )
 
 
 def _claims_on_several(study: Study) -> str:

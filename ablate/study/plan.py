@@ -104,9 +104,21 @@ def plan(study: Study, compose: Compose, check: Check) -> Plan:
         warnings += planning.warnings
     if mistakes:
         raise StudyMistaken(mistakes)
+    _check_sizes(study, planned)
     if study.design.kind == "factorial" and study.exclude:
         warnings.append("cells of the factorial are excluded: its effects and interactions cannot be fitted")
     return Plan(study, tuple(planned), tuple(dict.fromkeys(warnings)))
+
+
+def _check_sizes(study: Study, arms: Sequence[PlannedArm]) -> None:
+    """Raise StudyMistaken where two sizes have equally many parameters: they are one point of a line."""
+    seen: dict[tuple[str, float], str] = {}
+    for block in study.blocks if study.sizes else ():
+        baseline = next(arm for arm in arms if arm.corpus == block.name)
+        parameters = baseline.facts.parameters["non_embedding"]
+        first = seen.setdefault((block.corpus, parameters), block.size)
+        if first != block.size:
+            raise StudyMistaken([f"sizes: {first} and {block.size} both have {parameters:,.0f} parameters"])
 
 
 def seeded(spec: Spec, seed: int, redraw: Sequence[str] = ()) -> Spec:

@@ -17,6 +17,7 @@ from ablate.study.compare import Comparison, Verdict
 from ablate.study.design import Study
 from ablate.study.judged import Judged, judge_results
 from ablate.study.results import Results, read
+from ablate.study.scale import Scale, judge_scale
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -42,10 +43,15 @@ def report(folder: Path) -> None:
         figures.draw(results, corpus, f"-{n + 1}" if len(judged) > 1 else "")
         for n, corpus in enumerate(judged)
     ]
-    page = _page(results, judged, drawings) | {"race": race.table(results)}
-    paper.write_tables(results, judged, folder / "tables")
-    files = {f"{drawing.name}.svg": drawing.svg.encode() for each in drawings for drawing in each}
-    files |= {f"{drawing.name}.pdf": drawing.pdf for each in drawings for drawing in each}
+    scales = judge_scale(results, judged)
+    lines = [
+        figures.draw_scale(results, scale, f"-{n + 1}" if len(scales) > 1 else "")
+        for n, scale in enumerate(scales)
+    ]
+    page = _page(results, judged, drawings, scales, lines) | {"race": race.table(results)}
+    paper.write_tables(results, judged, scales, folder / "tables")
+    files = {f"{drawing.name}.svg": drawing.svg.encode() for each in (*drawings, *lines) for drawing in each}
+    files |= {f"{drawing.name}.pdf": drawing.pdf for each in (*drawings, *lines) for drawing in each}
     paper.replace(folder / "figures", files, ("*.svg", "*.pdf"))
     for name, environment in (("report.md", _markdown()), ("report.html", _html())):
         text = environment.get_template(f"{name}.jinja").render(page)
@@ -59,9 +65,10 @@ def show(console: "Console", folder: Path) -> None:
 
     results = read(folder)
     judged = judge_results(results)
+    scales = judge_scale(results, judged)
     study = results.kept.said()
     console.print(Text(study.question, style="bold"))
-    for banner in banners(study, judged):
+    for banner in banners(study, judged, scales):
         console.print(Text(f"! {banner}", style="yellow"))
     for corpus in judged:
         console.print(_terminal(corpus, len(judged) > 1, console.width))
@@ -70,7 +77,13 @@ def show(console: "Console", folder: Path) -> None:
                 note = tables.notes_on(corpus.comparison.verdict(arm), corpus.comparison)
                 if note:
                     console.print(Text(f"  {arm}: {note}", style="dim"))
-    console.print(Text(wording.answer(judged, results.kept.placebo)))
+    console.print(Text(_answer(results, judged, scales)))
+
+
+def _answer(results: Results, judged: Sequence[Judged], scales: Sequence[Scale]) -> str:
+    placebo = results.kept.placebo
+    trends = wording.with_size(scales, results.kept.said().metric, placebo)
+    return f"{wording.answer(judged, placebo)} {trends}".rstrip()
 
 
 def _terminal(judged: Judged, many: bool, width: int) -> "RichTable | str":
@@ -95,7 +108,7 @@ def _terminal(judged: Judged, many: bool, width: int) -> "RichTable | str":
     return table
 
 
-def banners(study: Study, judged: Sequence[Judged]) -> list[str]:
+def banners(study: Study, judged: Sequence[Judged], scales: Sequence[Scale] = ()) -> list[str]:
     """What must be known before a verdict is believed, worst first."""
     said = []
     for corpus in judged:
@@ -109,6 +122,11 @@ def banners(study: Study, judged: Sequence[Judged]) -> list[str]:
         said += [f"{where}{problem}." for problem in corpus.problems]
         if corpus.comparison is None:
             said.append(f"{where}No verdict: {corpus.reason}.")
+    for scale in scales:
+        if scale.comparison is None:
+            said.append(f"{scale.corpus}: no slope: {scale.reason}.")
+        else:
+            said += [f"Slopes on {scale.corpus}: {warning}." for warning in scale.comparison.warnings]
     if study.tune is None:
         said.append(wording.NOT_TUNED)
     return list(dict.fromkeys(said))
@@ -152,7 +170,11 @@ def bar(comparison: Comparison, verdict: Verdict) -> Bar | None:
 
 
 def _page(
-    results: Results, judged: Sequence[Judged], drawings: Sequence[list[figures.Drawing]]
+    results: Results,
+    judged: Sequence[Judged],
+    drawings: Sequence[list[figures.Drawing]],
+    scales: Sequence[Scale],
+    lines: Sequence[list[figures.Drawing]],
 ) -> dict[str, Any]:
     """All that the templates show."""
     kept, study = results.kept, results.kept.said()
@@ -160,14 +182,22 @@ def _page(
     return {
         "name": kept.name,
         "question": study.question,
-        "answer": wording.answer(judged, kept.placebo),
-        "banners": banners(study, judged),
+        "answer": _answer(results, judged, scales),
+        "banners": banners(study, judged, scales),
         "facts": _facts(results, study, judged),
         "corpora": [
             _corpus(results, corpus, drawn, len(judged) > 1)
             for corpus, drawn in zip(judged, drawings, strict=True)
         ],
-        "claims": tables.claim_table(judged),
+        "scales": [
+            {
+                "name": scale.text if len(scales) > 1 else "",
+                "drawings": drawn,
+                "tables": tables.scale_tables(scale, study.metric, study.alpha),
+            }
+            for scale, drawn in zip(scales, lines, strict=True)
+        ],
+        "claims": tables.claim_table([*judged, *scales]),
         "differences": [
             table for table in (tables.difference_table(results), tables.matching_table(results)) if table
         ],

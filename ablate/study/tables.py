@@ -10,8 +10,9 @@ from ablate.study.claims import Judgement, parse
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.figures import COSTS, arm_costs, means, ranked
 from ablate.study.intervals import Estimate
-from ablate.study.judged import Judged, headlines
+from ablate.study.judged import Judged, Told, headlines
 from ablate.study.results import Results
+from ablate.study.scale import Scale, Size, Trend
 from ablate.study.solved import Verdicts, declared
 from ablate.study.tuned import STARTS
 from ablate.study.wording import (
@@ -21,9 +22,11 @@ from ablate.study.wording import (
     interval,
     number,
     numbers,
+    places_of,
     probability,
     seeds_needed,
     short,
+    unit,
     word,
 )
 
@@ -244,7 +247,7 @@ def _sensitivity(judged: Judged) -> Table | None:
     if found is None:
         return None
     known = [arm.sensitivity for arm in found.arms if arm.sensitivity]
-    places = _places([(s.high - s.low) / 2 for s in known if s.low is not None and s.high is not None])
+    places = places_of([(s.high - s.low) / 2 for s in known if s.low is not None and s.high is not None])
     rows = []
     for arm in sorted(found.arms, key=lambda arm: arm.sensitivity.value if arm.sensitivity else math.inf):
         s = arm.sensitivity
@@ -286,7 +289,7 @@ def _factors(judged: Judged) -> Iterator[Table | None]:
             yield Table(title, ("effect",), (("waiting",),), note)
         else:
             halves = [(e.high - e.low) / 2 for e in found.effects]
-            places = _places(halves)
+            places = places_of(halves)
             rows = [
                 (
                     f" {TIMES} ".join(e.factors),
@@ -309,7 +312,7 @@ def _factors(judged: Judged) -> Iterator[Table | None]:
             )
     if judged.ingredients:
         estimates = [e for i in judged.ingredients for e in (i.added, i.left_out) if e]
-        places = _places([(e.high - e.low) / 2 for e in estimates])
+        places = places_of([(e.high - e.low) / 2 for e in estimates])
         added = [
             (i.factor, *_estimate(i.added, places), *_estimate(i.left_out, places))
             for i in judged.ingredients
@@ -334,11 +337,6 @@ def _ends(judged: Judged) -> tuple[str, str]:
         return "", ""
     ends = [", ".join(levels[at] for levels in found.factors.values()) for at in (0, -1)]
     return ends[0], ends[1]
-
-
-def _places(halves: Sequence[float]) -> int:
-    least = min((half for half in halves if half > 0), default=0.01)
-    return min(6, max(2, 1 - math.floor(math.log10(least))))
 
 
 def _estimate(estimate: Estimate | None, places: int) -> tuple[str, str]:
@@ -370,7 +368,7 @@ def _descriptions(judged: Judged) -> Table | None:
     rows = []
     for metric, group in groupby(judged.descriptions, key=lambda found: found.metric):
         mine = list(group)
-        places = _places([(d.high - d.low) / 2 for d in mine if d.low is not None and d.high is not None])
+        places = places_of([(d.high - d.low) / 2 for d in mine if d.low is not None and d.high is not None])
         rows += [
             (
                 metric,
@@ -391,10 +389,106 @@ def _descriptions(judged: Judged) -> Table | None:
     )
 
 
-def claim_table(judged: Sequence[Judged]) -> Table | None:
-    """Every claim on every corpus, beside what was published."""
+def scale_tables(scale: Scale, metric: str, alpha: float) -> list[Table]:
+    """The gaps by size, and the ranks."""
+    return [table for table in (_trends(scale, metric), _ranks(scale, alpha)) if table is not None]
+
+
+def _trends(scale: Scale, metric: str) -> Table | None:
+    comparison = scale.comparison
+    if comparison is None:
+        return None
+    known = [found for found in scale.trends if found.low is not None and found.high is not None]
+    places = places_of([(found.high - found.low) / 2 for found in known])  # type: ignore[operator]
+    bends = len(scale.sizes) > 2
+    rows = [
+        (
+            found.arm,
+            found.word,
+            number(found.slope, places, True),
+            interval(found.low, found.high, places),
+            str(found.n),
+            *([str(found.df or "")] if comparison.variance == "paired" else []),
+            *(_gap(size, found) for size in scale.sizes),
+            *([number(found.bend, places)] if bends else []),
+        )
+        for found in scale.trends
+    ]
+    columns = [
+        "arm",
+        "the gap",
+        "slope",
+        "interval",
+        "seeds",
+        *(["df"] if comparison.variance == "paired" else []),
+        *(f"at {size.name} ({amount(size.parameters)})" for size in scale.sizes),
+        *(["off the line"] if bends else []),
+    ]
+    decades = math.log10(scale.sizes[-1].parameters / scale.sizes[0].parameters)
+    how = (
+        "Student's t on the slopes by seed"
+        if comparison.variance == "paired"
+        else "Dunnett's in the blocked model slope ~ arm + seed"
+    )
+    note = (
+        f"{metric}, arm minus {scale.baseline}: at each size with the interval of its verdict there, and the "
+        f"slope in {unit(metric)} per decade of parameters without embeddings, by least squares. Intervals "
+        f"of the slopes: {how}, {100 * (1 - comparison.alpha_spent):g} % for all together. They speak of "
+        f"seeds at these sizes, over {decades:.2g} decades; beyond these nothing is known."
+    )
+    note += " Off the line: how far a mean gap lies from it at most." if bends else ""
+    return Table("Gap by size", tuple(columns), tuple(rows), note, tuple(range(2, len(columns))))
+
+
+def _gap(size: Size, found: Trend) -> str:
+    verdict, places = size.gap(found.arm), decimals(size.judged.comparison)
+    if verdict is None or verdict.difference is None:
+        return ""
+    return f"{number(verdict.difference, places, True)} {interval(verdict.low, verdict.high, places)}"
+
+
+def _ranks(scale: Scale, alpha: float) -> Table | None:
+    rows = [
+        (
+            f"{rank.first}, {rank.second}",
+            number(rank.tau, 2, True),
+            interval(rank.low, rank.high, 2),
+            probability(rank.p),
+            str(len(rank.arms)),
+            str(rank.n),
+            rank.reason,
+        )
+        for rank in scale.ranks
+    ]
+    few = any(rank.n < 6 for rank in scale.ranks)
+    note = (
+        "Kendall's tau between the arms' means at two sizes: 1 is the same order, -1 the reverse; the "
+        f"placebo is left out. Range: {100 * (1 - alpha):g} % of bootstrap draws of the seeds"
+        + (", too few of them: it is too narrow" if few else "")
+        + ". p: how often ranks at random agree or disagree as much, exact."
+    ).replace("-1", f"{MINUS}1")
+    columns = ["sizes", "tau", "range", "p", "arms", "seeds"]
+    said = any(rank.reason for rank in scale.ranks)
+    return Table(
+        "Do the arms keep their ranks?",
+        (*columns, *([""] if said else [])),
+        tuple(row if said else row[:-1] for row in rows),
+        note,
+        (1, 2, 3, 4, 5),
+    )
+
+
+def place(judged: Sequence[Told]) -> str:
+    """What the column is called that says where something was found."""
+    corpora, sized = len({one.text for one in judged}) > 1, any(one.size for one in judged)
+    return "corpus and size" if corpora and sized else "size" if sized else "corpus"
+
+
+def claim_table(judged: Sequence[Told]) -> Table | None:
+    """Every claim on every corpus, at every size and on all of them, beside what was published."""
     many = len(judged) > 1
-    told = headlines(tuple(judged))
+    corpora = len({one.text for one in judged}) > 1
+    told = headlines(judged)
     rows = []
     for corpus in judged:
         found: list[tuple[str, ...]] = [_claim(judgement) for judgement in corpus.claims]
@@ -403,12 +497,14 @@ def claim_table(judged: Sequence[Judged]) -> Table | None:
         ]
         for row in found:
             headline = "yes" if told.get(row[0]) else "no"
-            rows.append((row[0], *([corpus.corpus] if many else []), *row[1:], *([headline] if many else [])))
+            rows.append(
+                (row[0], *([corpus.corpus] if many else []), *row[1:], *([headline] if corpora else []))
+            )
     if not rows:
         return None
     columns = [
         "claim",
-        *(["corpus"] if many else []),
+        *([place(judged)] if many else []),
         "says",
         "verdict",
         "our data",
@@ -421,11 +517,11 @@ def claim_table(judged: Sequence[Judged]) -> Table | None:
         "agrees and the interval does not settle it. Beside: ours divided by the published figure, which "
         "comes from another scale."
     )
-    if many:
+    if corpora:
         note += " Headline: the claim passes on two corpora with the same sign."
     else:
         note += " One corpus: none of these is a headline yet."
-    return Table("Claims", (*columns, *(["headline"] if many else [])), tuple(rows), note)
+    return Table("Claims", (*columns, *(["headline"] if corpora else [])), tuple(rows), note)
 
 
 def _claim(judgement: Judgement) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.judged import Judged
+from ablate.study.scale import Scale, Trend, Word
 
 MINUS = "\N{MINUS SIGN}"
 NAMED = 4  # arms in a sentence; the rest are counted
@@ -25,6 +27,16 @@ def decimals(comparison: Comparison | None) -> int:
     if not halves:
         return 4
     return min(6, max(2, 1 - math.floor(math.log10(min(halves)))))
+
+
+def places_of(halves: Iterable[float]) -> int:
+    """Enough decimals for two digits of the least of these half-widths."""
+    least = min((half for half in halves if half > 0), default=0.01)
+    return min(6, max(2, 1 - math.floor(math.log10(least))))
+
+
+def unit(metric: str) -> str:
+    return "nats" if metric.endswith("loss") else metric
 
 
 def number(value: float | None, places: int, signed: bool = False) -> str:
@@ -158,3 +170,41 @@ def _clause(each: str, verdicts: list[Verdict], comparison: Comparison, effects:
         needed = f"; {seeds_needed(first, comparison)}" if effects and one and first.seeds_needed else ""
         return f"{arms} and {baseline} cannot be told apart{effect}{needed}"
     return f"the verdict on {arms} waits for runs"
+
+
+WITH_SIZE: dict[Word, str] = {
+    "shrinks": "the gap of {arms} to {baseline} shrinks",
+    "grows": "the gap of {arms} to {baseline} grows",
+    "turns": "the gap of {arms} to {baseline} changes its sign",
+    "moves": "the gap of {arms} to {baseline} moves, though no size decides its sign",
+    "undecided": "whether the gap of {arms} to {baseline} moves is undecided",
+    "waiting": "the gap of {arms} to {baseline} waits for runs",
+}
+
+
+def with_size(scales: Sequence[Scale], metric: str, placebo: str | None) -> str:
+    """What size does to the gaps, in a sentence for each corpus; empty for a study without sizes."""
+    said = []
+    for scale in scales:
+        where = f" on {clip(scale.text)}" if len(scales) > 1 else ""
+        order = list(WITH_SIZE)
+        trends = [found for found in scale.trends if found.arm != placebo]
+        trends.sort(key=lambda found: order.index(found.word))
+        clauses = [
+            _with_size(word, list(mine), scale, metric)
+            for word, mine in groupby(trends, lambda each: each.word)
+        ]
+        said.append(f"With size{where}, {'; '.join(clauses) or f'nothing can be said ({scale.reason})'}.")
+    return " ".join(said)
+
+
+def _with_size(word: Word, trends: list[Trend], scale: Scale, metric: str) -> str:
+    clause = WITH_SIZE[word].format(
+        arms=several([found.arm for found in trends]), baseline=clip(scale.baseline)
+    )
+    only = trends[0]
+    if len(trends) > 1 or only.slope is None or only.low is None or only.high is None:
+        return clause
+    places = places_of([(only.high - only.low) / 2])
+    said = f"{number(only.slope, places, True)} {interval(only.low, only.high, places)}"
+    return f"{clause} ({said} {unit(metric)} per decade of parameters)"

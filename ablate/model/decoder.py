@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
+from ablate.model.loss import Sums
 from ablate.model.memory import Cache, Rolling
 from ablate.model.residual import Placement, Residual, Scale
 from ablate.parts.base import Call, Fresh, Kernel, Ledger, Mask, Memory, Position, View, Where
@@ -91,10 +92,14 @@ class Decoder(nn.Module):
         self.through = _through
 
     def forward(
-        self, tokens: Tensor, call: Call | None = None, targets: Tensor | None = None
-    ) -> Tensor | TokenLoss:
+        self,
+        tokens: Tensor,
+        call: Call | None = None,
+        targets: Tensor | None = None,
+        summed: bool = False,
+    ) -> Tensor | TokenLoss | Sums:
         """tokens (B,T) -> logits (B,T,V), or (B,1,V) where the call wants the last; with targets (B,T), -100
-        where there is none, the loss of each."""
+        where there is none, the loss of each, or their sums."""
         call = Call.of(tokens) if call is None else call
         x = self.scale(self.embedding(tokens))
         for scheme in self.positions:
@@ -109,7 +114,8 @@ class Decoder(nn.Module):
         x = self.leave(x[:, -1:] if call.last else x)
         if targets is None:
             return self.head(x, self.embedding.weight)
-        return self.head.loss(x, self.embedding.weight, targets)
+        loss = self.head.sums if summed else self.head.loss
+        return loss(x, self.embedding.weight, targets)
 
     def views(self, call: Call, dtype: torch.dtype) -> list[View]:
         """What each group of layers shares in this call."""

@@ -1,9 +1,12 @@
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from ablate.model.loss import Sums, in_slices, slice_of
 from ablate.parts.linear import product
 from ablate.spec import HeadSpec
 
@@ -29,9 +32,33 @@ class Head(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def loss(self, x: Tensor, embedding: Tensor, targets: Tensor) -> TokenLoss:
-        """The loss of each token, in fp32."""
-        logits = self(x, embedding).float()
-        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        """x (B,T,C), targets (B,T) -> the loss of each token, in fp32 at least. Large logits come in slices,
+        and once more in the backward pass."""
+        rows, y = x.flatten(0, 1), targets.flatten()
+        size = slice_of(len(rows), len(embedding))
+        of_slice = self._of_tokens
+        if size < len(rows) and torch.is_grad_enabled():
+            of_slice = partial(checkpoint, of_slice, use_reentrant=False, preserve_rng_state=False)
+        slices = zip(rows.split(size), y.split(size), strict=True)
+        nll, z = zip(*[of_slice(part, embedding, of) for part, of in slices], strict=True)
+        return TokenLoss(
+            torch.cat(nll).view_as(targets), torch.cat(z).view_as(targets) if self.z_loss else None
+        )
+
+    def sums(self, x: Tensor, embedding: Tensor, targets: Tensor) -> Sums:
+        """As `loss`, summed. Large logits come in slices, and once."""
+        rows = x.flatten(0, 1)
+        if slice_of(len(rows), len(embedding)) < len(rows) and torch.is_grad_enabled():
+            weight = embedding if self.weight is None else self.weight
+            return in_slices(rows, weight, self.bias, targets.flatten(), self.softcap, self.z_loss)
+        each = self.loss(x, embedding, targets)
+        nll = each.nll.sum()
+        return Sums(nll if each.z is None else nll + self.z_loss * each.z.sum(), nll.detach())
+
+    def _of_tokens(self, x: Tensor, embedding: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = self(x, embedding)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nll = F.cross_entropy(logits, targets, reduction="none")
         if not self.z_loss:
-            return TokenLoss(nll, None)
-        return TokenLoss(nll, torch.where(targets >= 0, logits.logsumexp(-1).square(), 0.0))
+            return nll, None
+        return nll, torch.where(targets >= 0, logits.logsumexp(-1).square(), 0.0)

@@ -148,11 +148,8 @@ class Task(LightningModule):
         """(this pass's part of the loss, what to differentiate, the loads). Gradients are averaged over
         ranks, so what is differentiated is multiplied by their number."""
         call = self.call(batch)
-        out = self.decoder(batch.tokens, call, targets=batch.targets)
-        nll = out.nll.sum() / count
-        objective = nll
-        if self.spec.model.head.z_loss:
-            objective = objective + self.spec.model.head.z_loss * out.z.sum() / count
+        out = self.decoder(batch.tokens, call, targets=batch.targets, summed=True)
+        objective = out.objective / count
         ledger = call.ledger or []
         if any(ledger):
             if loads is None:
@@ -160,7 +157,7 @@ class Task(LightningModule):
             put_loads(ledger, loads)
             share = len(batch.tokens) / self.spec.rows
             objective = objective + share * self.decoder.auxiliary(ledger)
-        return nll.detach(), objective * self.trainer.world_size, loads
+        return out.nll / count, objective * self.trainer.world_size, loads
 
     def call(self, batch: Batch) -> Call:
         return Call(batch.at, batch.document, batch.prefix, ledger=self.decoder.ledger())

@@ -1,0 +1,112 @@
+"""The cross-entropy of a large vocabulary, a slice of tokens at a time: never are all logits in memory.
+
+Of a token with input x and target y, where w is the weight of the z-loss:
+
+    l = cap tanh((W x + b) / cap)        s = log sum exp l        p = exp(l - s)
+    nll = s - l_y                        z = s^2
+    dl = ((1 + 2 w s) p - 1_y) (1 - (l / cap)^2)        dx = W' dl        dW = dl x'        db = dl
+
+The gradients are made while the logits of the slice are there, so the backward pass has no product left (Hsu
+et al. 2024, Liger Kernel). That needs a loss that is a sum. torch's own `F.linear_cross_entropy` knows
+neither the cap nor z, nor autocast.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ablate.parts.linear import product
+
+SLICE = 64 * 2**20  # bytes of logits in fp32: up to here there is one slice
+
+
+def slice_of(tokens: int, vocab: int) -> int:
+    """How many tokens are a slice."""
+    return max(1, min(tokens, SLICE // (4 * vocab)))
+
+
+class Sums(NamedTuple):
+    """Sums over targets."""
+
+    objective: Tensor  # of nll + w z: what to differentiate
+    nll: Tensor  # nats; has no gradient
+
+
+def in_slices(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, softcap: float | None, z_loss: float
+) -> Sums:
+    """x (N,C), weight (V,C), bias (V,), targets (N,), -100 where there is none. Differentiable once."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return Sums(*_InSlices.apply(x, weight, bias, targets, softcap, z_loss, dtype))  # type: ignore[no-untyped-call]
+
+
+class _InSlices(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
+        objective, nll, *gradients = _sums(*given)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(nll)
+        return objective, nll
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        dx, dweight, dbias = ctx.saved_tensors
+        return dx * d, dweight * d, dbias * d if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _in_slices(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    softcap: float | None,
+    z_loss: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(objective, nll, dx, dW, db), with products in `dtype` and sums in fp32 at least."""
+    wide = torch.promote_types(dtype, torch.float32)
+    w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
+    objective, nll = x.new_zeros((), dtype=wide), x.new_zeros((), dtype=wide)
+    dx = torch.empty_like(x)
+    dw = x.new_zeros(weight.t().shape, dtype=wide)  # transposed: of the two products the faster
+    db = x.new_zeros(0 if bias is None else len(bias), dtype=wide)
+    size = slice_of(len(x), len(weight))
+    with torch.autocast(x.device.type, enabled=False):
+        for rows, y, to in zip(x.to(dtype).split(size), targets.split(size), dx.split(size), strict=True):
+            has, y = (y >= 0).to(wide)[:, None], y.clamp(min=0)[:, None]
+            logits = product(rows, w, b)
+            slope = None
+            if softcap is not None:
+                logits.div_(softcap).tanh_()
+                slope = 1 - logits.to(wide).square()
+                logits.mul_(softcap)
+            logits = logits.to(wide)
+            top, of_target = logits.amax(-1, keepdim=True), logits.gather(-1, y)
+            p = logits.sub_(top).exp_()  # in place, from here on: there is one tensor of this size
+            total = p.sum(-1, keepdim=True)
+            s = total.log() + top
+            loss = has * (s - of_target)
+            nll += loss.sum()
+            objective += (loss + z_loss * has * s.square()).sum()
+            dl = p.mul_(has * (1 + 2 * z_loss * s) / total).scatter_add_(-1, y, -has)
+            if slope is not None:
+                dl.mul_(slope)
+            if bias is not None:
+                db += dl.sum(0)
+            dl = dl.to(dtype)
+            to.copy_(product(dl, w.t()))
+            dw += product(rows.t(), dl.t())
+    return objective, nll, dx, dw.to(weight.dtype).t().contiguous(), db.to(weight.dtype)
+
+
+# The compiler must not look inside: it would unroll the slices, and might make them all at once.
+_sums = torch.library.custom_op("ablate::loss_in_slices", _in_slices, mutates_args=())
+
+
+@_sums.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *given: Any) -> tuple[Tensor, ...]:
+    wide = torch.promote_types(given[-1], torch.float32)
+    db = weight.new_empty(0 if bias is None else len(bias))
+    return x.new_empty((), dtype=wide), x.new_empty((), dtype=wide), *map(torch.empty_like, (x, weight)), db

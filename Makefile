@@ -31,10 +31,11 @@ test-slow: .venv/ready
 
 # What is measured and how: docs/speed.md. THREADS=1 measures CPU time, for a machine that has other work.
 THREADS ?= $(shell nproc)
-BENCHMARKS := limits step parts loop window
+BENCHMARKS := limits step parts loop window decode
 
 bench: .venv/ready
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --threads $(THREADS) || exit 1; done
+	$(BIN)/python benchmarks/slots.py
 	$(BIN)/python benchmarks/report.py
 
 bench-study: .venv/ready

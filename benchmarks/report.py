@@ -1,9 +1,10 @@
-"""RESULTS.md from the files of `benchmarks/results/` alone: `python benchmarks/report.py`."""
+"""RESULTS.md and its figures from the files of `benchmarks/results/` alone: `python benchmarks/report.py`."""
 
 import statistics
 from pathlib import Path
 from typing import Any
 
+from plot import ratios
 from record import Cell, load
 
 HERE = Path(__file__).parent
@@ -14,6 +15,9 @@ HEAD = """# Measured
 Made by `python benchmarks/report.py` from the raw numbers in [results/](results); how and what:
 [docs/speed.md](../docs/speed.md). A measured cell is the median of its rounds and their range.
 """
+FIGURES = {  # table -> its figure, the column of names and that of ratios
+    "Against the best peer": ("step.svg", "model", "ablate / it"),
+}
 
 
 def text(cell: Cell) -> str:
@@ -39,7 +43,8 @@ def table(found: dict[str, Any]) -> str:
     head = f"| {' | '.join(found['columns'])} |\n|{'---|' * len(found['columns'])}\n"
     rows = "".join(f"| {' | '.join(map(text, row))} |\n" for row in found["rows"])
     note = f"\n{found['note']}\n" if found["note"] else ""
-    return f"### {found['title']}\n\n{head}{rows}{note}"
+    figure = f"\n![{found['title']}]({FIGURES[found['title']][0]})\n" if found["title"] in FIGURES else ""
+    return f"### {found['title']}\n\n{head}{rows}{note}{figure}"
 
 
 def section(found: dict[str, Any]) -> str:
@@ -53,6 +58,17 @@ def section(found: dict[str, Any]) -> str:
     return f"## {found['name']}\n\n{about}`{found['command']}`: {said}.\n\n{tables}"
 
 
+def figures() -> dict[str, str]:
+    """The SVG of each figure that some table has, by the name of its file."""
+    drawn = {}
+    for found in (found for results in load() for found in results["tables"]):
+        if found["title"] in FIGURES and found["rows"]:
+            file, names, values = FIGURES[found["title"]]
+            column = {name: [row[n] for row in found["rows"]] for n, name in enumerate(found["columns"])}
+            drawn[file] = ratios(column[names], column[values], "tokens/s of ablate over the best peer's")
+    return drawn
+
+
 def report() -> str:
     earlier = [EARLIER.read_text()] if EARLIER.exists() else []
     return "\n".join([HEAD, *map(section, load()), *earlier])
@@ -60,4 +76,6 @@ def report() -> str:
 
 if __name__ == "__main__":
     FILE.write_text(report())
+    for name, svg in figures().items():
+        (HERE / name).write_text(svg)
     print(FILE)

@@ -16,6 +16,23 @@ def test_results_are_made_of_the_stored_numbers():
     assert (BENCHMARKS / "RESULTS.md").read_text() == report.report(), "run benchmarks/report.py"
 
 
+def test_figures_are_drawn_of_the_stored_numbers():
+    drawn = report.figures()
+    assert set(drawn) == {file.name for file in BENCHMARKS.glob("*.svg")}
+    for name, svg in drawn.items():
+        assert (BENCHMARKS / name).read_text() == svg, "run benchmarks/report.py"
+        assert f"]({name})" in report.report()
+
+
+def test_a_figure_shows_the_median_of_each_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    (title, (file, name, value)) = next(iter(report.FIGURES.items()))
+    rows = [["7M eager fp32", [1.0, 1.25, 1.5]], ["7M eager bf16", [0.75]]]
+    record.save("step", "step.py", [record.Table(title, [name, value], rows)])
+    svg = report.figures()[file]
+    assert all(f">{said}<" in svg for said in ("7M eager fp32", "1.25", "7M eager bf16", "0.75"))
+
+
 def test_a_cell_of_rounds_shows_their_median_and_range(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     rows = [["ours", [3.0, 1.0, 2.5], 12345], ["theirs", [250.0], None]]

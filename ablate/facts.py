@@ -12,6 +12,7 @@ import torch
 from ablate.data.prepare import prepare
 from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
+from ablate.model.loss import Sums
 from ablate.model.measure import blueprint, count
 from ablate.parts.base import Call, Refused
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
@@ -52,7 +53,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         },
         flops_per_token=costs.training_flops,
         kv_bytes_per_token=costs.kv_bytes,
-        memory_bytes=costs.state_bytes + spec.budget.batch_tokens * costs.activation_bytes,
+        memory_bytes=costs.training_bytes(spec.budget.batch_tokens),
         kernel=ghost.kernel.name,
         kernels=tuple(name for name in candidates if serves(spec, name, device, documents)),
         tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
@@ -82,9 +83,9 @@ def probe(spec: RunSpec) -> float:
         times = []
         for _ in range(3):
             begin = time.perf_counter()
-            found = decoder(tokens, targets=tokens)
-            assert isinstance(found, TokenLoss)
-            found.nll.mean().backward()
+            found = decoder(tokens, targets=tokens, summed=True)
+            assert isinstance(found, Sums)
+            found.objective.backward()
             times.append(time.perf_counter() - begin)
     finally:
         torch.set_num_threads(before)

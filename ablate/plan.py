@@ -18,7 +18,7 @@ class Plan:
     spec: RunSpec
     costs: Costs
     kernel: str
-    memory_bytes: float  # weights, gradients, moments and activations of one forward pass
+    memory_bytes: int  # weights, gradients, moments and activations of one forward pass
     seconds: float  # at UTILISATION of the matrix-product rate measured on the spot
 
 
@@ -28,8 +28,7 @@ def plan(spec: RunSpec, *, device: str = "cpu", micro_rows: int | None = None) -
     width = {"fp32": 4, "bf16": 2}[spec.precision]
     costs = count(decoder, value_bytes=width)
     rows = min(micro_rows or spec.rows, spec.rows)
-    logits = 2 * 4 * spec.model.shape().vocab  # of each token, and their gradient, in fp32
-    memory = costs.state_bytes + rows * spec.model.context * (costs.activation_bytes + logits)
+    memory = costs.training_bytes(rows * spec.model.context)
     seconds = spec.steps * spec.budget.batch_tokens * costs.training_flops
     seconds /= UTILISATION * product_rate(device, spec.precision)
     return Plan(spec, costs, decoder.kernel.name, memory, seconds)

@@ -7,6 +7,7 @@ from conftest import small
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.model.decoder import Decoder
+from ablate.model.loss import SLICE
 from ablate.model.measure import count, measure
 from ablate.parts.base import Call
 
@@ -66,7 +67,15 @@ def test_activations_are_estimated_within_a_factor_of_two(case, tokens):
     weights = {p.untyped_storage().data_ptr() for p in m.parameters()}
     saved = sum(size for place, size in kept.items() if place not in weights) / tokens.numel()
     assert loss.nll.requires_grad
-    assert 0.5 < count(m, value_bytes=4).activation_bytes / saved < 2
+    costs = count(m, value_bytes=4)
+    assert 0.5 < (costs.activation_bytes + costs.logit_bytes) / saved < 2
+
+
+def test_of_large_logits_one_slice_is_in_memory():
+    costs = measure(small(vocab=100_000))
+    few, many = 64, 64_000
+    assert costs.training_bytes(few) == costs.state_bytes + few * (costs.activation_bytes + 800_000)
+    assert costs.training_bytes(many) == costs.state_bytes + many * costs.activation_bytes + 2 * SLICE
 
 
 def test_a_dense_model_in_closed_form():

@@ -9,9 +9,12 @@ import torch.multiprocessing as mp
 from cases import HARD
 from conftest import small
 
+from ablate.model import loss
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call
 
+HEAD = {"softcap": 2.0, "z_loss": 0.01}
+SLICED = {f"head tied: {tied}": {"head": HEAD | {"tied": tied}} for tied in (True, False)}
 ROWS = torch.randint(50, (4, 20), generator=torch.Generator().manual_seed(0))
 
 
@@ -22,15 +25,15 @@ def losses(m: Decoder, rows: torch.Tensor, average) -> list[float]:
     for _ in range(3):
         call = Call.of(rows)
         call.ledger = m.ledger()
-        loss = m(rows, call, targets=rows.roll(-1, 1)).nll.mean()
+        total = m(rows, call, targets=rows.roll(-1, 1), summed=True).objective / rows.numel()
         for report in call.ledger:
             if "load" in report:
                 report["load"] = average(report["load"].clone())
-        loss = loss + m.auxiliary(call.ledger)
+        total = total + m.auxiliary(call.ledger)
         optimizer.zero_grad()
-        loss.backward()
+        total.backward()
         optimizer.step()
-        seen.append(average(loss.detach().clone()).item())
+        seen.append(average(total.detach().clone()).item())
     return seen
 
 
@@ -55,6 +58,8 @@ def one_rank(rank: int, folder: str, case: dict) -> None:
         fully_shard(m, mesh=mesh)
         m.to_empty(device="cpu")
         m.start(0).train()
+        if name in SLICED:
+            loss.SLICE = 4 * m.shape.vocab * 16  # the loss of sixteen tokens at a time
         results[name] = losses(m, ROWS[2 * rank : 2 * rank + 2], average)
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")
@@ -64,11 +69,11 @@ def one_rank(rank: int, folder: str, case: dict) -> None:
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory) -> dict[str, list[float]]:
     folder: Path = tmp_path_factory.mktemp("sharded")
-    mp.spawn(one_rank, args=(str(folder), HARD), nprocs=2)
+    mp.spawn(one_rank, args=(str(folder), HARD | SLICED), nprocs=2)
     return torch.load(folder / "results.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("name", HARD | SLICED)
 def test_two_processes_train_as_one(name, sharded):
-    m = Decoder(small(**HARD[name])).start(0).train()
+    m = Decoder(small(**(HARD | SLICED)[name])).start(0).train()
     assert sharded[name] == pytest.approx(losses(m, ROWS, lambda x: x), abs=1e-5)

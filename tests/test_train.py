@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from training import CONTEXT, MOE, QUIET, ROWS, curve, prepared_for, run_spec, write_text
 
 from ablate.data.stream import NO_LOSS, Stream
+from ablate.model import loss
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Refused
 from ablate.record import RunRecord
@@ -192,6 +193,19 @@ def test_experts_get_their_gradient_under_bf16_and_accumulation(text, tmp_path):
     first, second = (curve(tmp_path / str(n) / one.id) for n in (None, 4))
     assert two.status == "finished"
     np.testing.assert_allclose(first["grad_norm"], second["grad_norm"], rtol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_in_slices_trains_the_same_in_any_passes(precision, text, tmp_path, monkeypatch):
+    spec = run_spec(text, {"head": {"z_loss": 1e-3, "softcap": 5.0}}, steps=5, precision=precision)
+    curves = []
+    for n, size in enumerate((loss.SLICE, 4 * spec.model.shape().vocab * 50)):  # 50 tokens
+        monkeypatch.setattr(loss, "SLICE", size)
+        record = train(spec, tmp_path / str(n), text, {"micro_rows": 3})
+        curves.append(curve(tmp_path / str(n) / record.id))
+    close = {"fp32": 1e-5, "bf16": 0.02}[precision]
+    for what in ("loss", "grad_norm"):
+        np.testing.assert_allclose(curves[0][what], curves[1][what], rtol=close)
 
 
 def test_dropout_differs_by_step_and_seed(text, tmp_path):

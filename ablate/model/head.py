@@ -36,7 +36,7 @@ class Head(nn.Module):
         and once more in the backward pass."""
         rows, y = x.flatten(0, 1), targets.flatten()
         size = slice_of(len(rows), len(embedding))
-        of_slice = self._of_tokens
+        of_slice = self.whole
         if size < len(rows) and torch.is_grad_enabled():
             of_slice = partial(checkpoint, of_slice, use_reentrant=False, preserve_rng_state=False)
         slices = zip(rows.split(size), y.split(size), strict=True)
@@ -55,7 +55,8 @@ class Head(nn.Module):
         nll = each.nll.sum()
         return Sums(nll if each.z is None else nll + self.z_loss * each.z.sum(), nll.detach())
 
-    def _of_tokens(self, x: Tensor, embedding: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    def whole(self, x: Tensor, embedding: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x (N,C), targets (N,) -> nll and z, with the logits of all in memory."""
         logits = self(x, embedding)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nll = F.cross_entropy(logits, targets, reduction="none")

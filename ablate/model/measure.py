@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ablate.model.decoder import Decoder
+from ablate.model.loss import SLICE
 from ablate.model.memory import Cache, Rolling
 from ablate.parts.base import Mask, Memory, Need
 from ablate.spec import ModelSpec
@@ -41,6 +42,12 @@ class Costs:
     cache_bytes: int  # what one row of a full context takes: a window keeps no more than it sees
     state_bytes: int  # training: weights, gradients and Adam's two moments, all in fp32
     activation_bytes: int  # training, for each token: an estimate for fused attention, nothing recomputed
+    logit_bytes: int  # training, for each token whose logits are in memory: they and their softmax, in fp32
+
+    def training_bytes(self, tokens: int) -> int:
+        """The peak of training with so many tokens in one pass: of the logits, one slice is in memory."""
+        logits = min(tokens * self.logit_bytes, 2 * SLICE)
+        return self.state_bytes + tokens * self.activation_bytes + logits
 
 
 @runtime_checkable
@@ -101,7 +108,8 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         kv_bytes=sum(stored) * value_bytes,
         cache_bytes=sum(s * room[g] for s, g in zip(stored, decoder.group_of, strict=True)) * value_bytes,
         state_bytes=16 * sum(parameters.values()),
-        activation_bytes=round(_activations(decoder) * value_bytes) + 8 * decoder.shape.vocab,
+        activation_bytes=round(_activations(decoder) * value_bytes),
+        logit_bytes=8 * decoder.shape.vocab,
     )
 
 

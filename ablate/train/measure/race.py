@@ -109,8 +109,8 @@ class _Runner:
         tokens, targets = self.tokens[:, :-1], self.tokens[:, 1:].contiguous()
         at = torch.arange(tokens.shape[1], device=tokens.device)[None]
         call = Call(at, self.document, ledger=self.decoder.ledger())
-        found = self.decoder(tokens, call, targets=targets)
-        (found.nll.mean() + self.decoder.auxiliary(call.ledger or [])).backward()
+        found = self.decoder(tokens, call, targets=targets, summed=True)
+        (found.objective / tokens.numel() + self.decoder.auxiliary(call.ledger or [])).backward()
         for each in self.optimizers:
             each.step()
             each.zero_grad(set_to_none=True)

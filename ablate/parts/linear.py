@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.parts.stacked import stacked
+
 ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -28,12 +30,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is to be called by hand: fp32 on a CPU. Under autocast torch calls it itself."""
+    """Whether oneDNN is to be called by hand: fp32 on a CPU. Under autocast torch calls it itself; products
+    of several models at once are one batched product (`bmm`), which is as fast."""
     return (
         ONEDNN
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(x) is Tensor
+        and not stacked(x, weight)
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
     )

@@ -85,7 +85,7 @@ def test_clipping_acts_in_these_runs_and_parameters_move(text):
 
 
 def test_documents_passes_and_a_tail_of_the_loss(text):
-    """Masked documents restart positions in every row; a step is made in two passes; the head has a z-loss."""
+    """Masked documents restart positions in every row; a step takes two passes; the head has a z-loss."""
     data = {"source": {"name": "text", "files": [str(text)]}, "tokenizer": "bytes", "documents": "masked"}
     head = {"z_loss": 0.01, "tied": False}
     specs = [run_spec(text, {"head": head}, STEPS, seed=seed, data=data) for seed in range(2)]

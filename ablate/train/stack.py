@@ -130,12 +130,17 @@ def near(found: Tensor | None, alone: Tensor | None, part: float) -> bool:
     return bool((found - alone).abs().max() <= part * alone.abs().max())
 
 
-def together(batches: Sequence[Batch]) -> tuple[Batch, Batch]:
-    """One batch of stacked tensors, and the dimensions of its models; positions that are the same for all
-    stay one."""
-    tokens, targets, at, document, prefix, _ = (
-        None if each[0] is None else torch.stack(each) for each in zip(*batches, strict=True)
+def together(batches: Sequence[Batch]) -> tuple[Batch, Any]:
+    """One batch of stacked tensors, and where their dimension of models stands; positions that are the same
+    for all stay one."""
+    first = batches[0]
+    restarts = first.document is not None
+    batch = Batch(
+        torch.stack([each.tokens for each in batches]),
+        torch.stack([each.targets for each in batches]),
+        torch.stack([each.at for each in batches]) if restarts else first.at,
+        None if first.document is None else torch.stack([each.document for each in batches]),  # type: ignore[misc]
+        None if first.prefix is None else torch.stack([each.prefix for each in batches]),  # type: ignore[misc]
     )
-    restarts = document is not None
-    whole = Batch(tokens, targets, at if restarts else batches[0].at, document, prefix)
-    return whole, Batch(0, 0, 0 if restarts else None, 0 if restarts else None, None if prefix is None else 0)  # type: ignore[arg-type]
+    of_models = (0, 0, 0 if restarts else None, 0 if restarts else None, None if first.prefix is None else 0)
+    return batch, Batch(*of_models)  # type: ignore[arg-type]

@@ -8,13 +8,16 @@ Whatever else goes wrong is no outcome of a run, which is then trained alone.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 
+from ablate.data.prepare import prepare
 from ablate.parts.base import Refused
 from ablate.record import Status
+from ablate.registry import load_parts
 from ablate.spec import RunSpec, digest
 from ablate.train import fit
 from ablate.train.interrupt import Interrupt
@@ -27,7 +30,44 @@ from ablate.train.watch import Diverged
 log = logging.getLogger("ablate.train")
 
 ALIKE = ("model", "data", "budget", "precision")  # the fields of a specification that a stack shares
-LONG = 1.0  # seconds of a lone step above which launching kernels is no matter
+
+
+def work(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
+    """What a worker process does with the jobs of several runs (see `ablate.train.fit.work`). `ended` is
+    called with the id of each whose record is saved. Those that cannot be stacked, or where the stack failed,
+    are trained one after the other."""
+    todo = {run.id: payload for run, payload in ((opened(payload), payload) for payload in payloads)}
+
+    def done(id: str) -> None:
+        del todo[id]
+        ended(id)
+
+    try:
+        train([opened(payload) for payload in payloads], done)
+    except Exception:
+        log.warning("the runs %s are trained one after the other:", ", ".join(todo), exc_info=True)
+    for id, payload in list(todo.items()):
+        try:
+            fit.work(payload)
+        except Exception:  # its record says so
+            log.warning("the run %s crashed:", id, exc_info=True)
+        done(id)
+
+
+def opened(payload: dict[str, Any]) -> fit.Run:
+    """The run of a job's payload, to be trained quietly."""
+    load_parts(list(payload.get("parts", [])))
+    spec = RunSpec.model_validate(payload["spec"])
+    return fit.Run(
+        spec,
+        prepare(spec.data, Path(payload["cache"])),
+        Settings.model_validate({**payload["settings"], "progress": False}),
+        Path(payload["runs"]),
+        None,
+        payload.get("counts"),
+        Path(payload["outbox"]) if "outbox" in payload else None,
+        None,
+    )
 
 
 def refusal(spec: RunSpec, settings: Settings) -> str | None:
@@ -109,6 +149,8 @@ def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: Non
     for run in runs:
         if (reason := refusal(run.spec, run.settings)) is not None:
             raise Refused(f"{run.id} cannot be stacked: {reason}")
+        if run.checkpoints.newest() is not None:
+            raise Refused(f"{run.id} cannot be stacked: it goes on from a checkpoint")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with hushed():

@@ -16,6 +16,7 @@ import torch
 from clock import Clock, arguments, clock, race, ratios
 from record import Cell, Table, save
 
+from ablate.parts import linear
 from ablate.study_command import Composer
 from ablate.train.fit import Run
 from ablate.train.stack import Seat, Stack

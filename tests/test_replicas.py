@@ -14,7 +14,7 @@ from ablate.spec import RunSpec
 from ablate.train import replicas
 from ablate.train.fit import Run, fit
 from ablate.train.gain import gain
-from ablate.train.settings import Settings
+from ablate.train.settings import LoggerSpec, Settings
 
 RATES = (1e-3, 2e-3, 4e-3)
 
@@ -94,6 +94,7 @@ def test_one_diverges_and_the_others_go_on(text, tmp_path):
         ({}, {"keep": "all"}, "keeps no checkpoints"),
         ({}, {"compile": True}, "lone runs"),
         ({}, {"devices": 2}, "several devices"),
+        ({}, {"logger": LoggerSpec(name="wandb")}, "one run a process"),
     ],
 )
 def test_what_cannot_be_equal_is_refused(text, tmp_path, options, settings, reason):

@@ -36,14 +36,15 @@ def work(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
     """What a worker process does with the jobs of several runs (see `ablate.train.fit.work`). `ended` is
     called with the id of each whose record is saved. Those that cannot be stacked, or where the stack failed,
     are trained one after the other."""
-    todo = {run.id: payload for run, payload in ((opened(payload), payload) for payload in payloads)}
+    runs = [opened(payload) for payload in payloads]
+    todo = {run.id: payload for run, payload in zip(runs, payloads, strict=True)}
 
     def done(id: str) -> None:
         del todo[id]
         ended(id)
 
     try:
-        train([opened(payload) for payload in payloads], done)
+        train(runs, done)
     except Exception:
         log.warning("the runs %s are trained one after the other:", ", ".join(todo), exc_info=True)
     for id, payload in list(todo.items()):
@@ -84,6 +85,8 @@ def refusal(spec: RunSpec, settings: Settings) -> str | None:
         return "compile and recompute are for lone runs"
     if settings.keep == "all":
         return "a stack keeps no checkpoints; keep must be weights or none"
+    if settings.logger.name == "wandb":
+        return "W&B follows one run a process"
     return None
 
 

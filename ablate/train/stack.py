@@ -18,7 +18,9 @@ from ablate.data.stream import Batch
 from ablate.parts.base import Refused
 from ablate.train.task import Task
 
-LOSS, GRADIENT = 1e-5, 1e-4  # of the loss and of the largest entry of a gradient: what rounding may differ by
+# What rounding may differ by: parts of the loss, of a gradient's largest entry, and of the largest of all
+# gradients (that of a bias on keys is nothing but rounding).
+LOSS, GRADIENT, LARGEST = 1e-5, 1e-4, 1e-6
 
 
 class Seat(Task):
@@ -114,8 +116,9 @@ class Stack:
                 raise
             raise Refused(f"cannot be computed for several models at once: {error}") from error
         wrong = [] if near(losses[0], loss, LOSS) else ["the loss"]
+        floor = LARGEST * max(float(g.abs().max()) for g in alone.values() if g is not None)
         for name, p in task.decoder.named_parameters():
-            if not near(p.grad, alone[name], GRADIENT):
+            if not near(p.grad, alone[name], GRADIENT, floor):
                 wrong.append(f"the gradient of {name}")
         for each in self.tasks:
             each.zero_grad(set_to_none=True)
@@ -123,11 +126,11 @@ class Stack:
             raise Refused(f"stacked models do not compute what one does alone: {wrong[0]} differs")
 
 
-def near(found: Tensor | None, alone: Tensor | None, part: float) -> bool:
-    """Whether they differ by no more than a part of the largest entry."""
+def near(found: Tensor | None, alone: Tensor | None, part: float, floor: float = 0.0) -> bool:
+    """Whether they differ by no more than a part of the largest entry, or by the floor."""
     if found is None or alone is None:
         return found is alone
-    return bool((found - alone).abs().max() <= part * alone.abs().max())
+    return bool((found - alone).abs().max() <= max(floor, part * float(alone.abs().max())))
 
 
 def together(batches: Sequence[Batch]) -> tuple[Batch, Any]:

@@ -5,6 +5,7 @@ import logging
 import statistics
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from ablate.study.store import MISSING, Store
 
 CONF = Path(__file__).parent.parent / "conf"
 log = logging.getLogger(__name__)
+AT_ONCE = 8  # runs of a stack, where a study does not say
+WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be
 
 
 def sweep(config: DictConfig) -> None:
@@ -86,6 +89,7 @@ class Sweep:
             raise Mistaken([f"experiment: there is no {self.file}; there are {', '.join(there) or 'none'}"])
         self.store = Store(node["store"])
         self.composer = Composer(node["cache"])
+        self.replicas = at_once(node["replicas"])
         self.notes: list[str] = []
         self.codes: dict[tuple[str, str], str] = {}
 
@@ -207,18 +211,57 @@ class Sweep:
         names = {run.id: f"{run.corpus} {run.arm} seed {run.seed}" + rate(run) for run in stage.runs}
         self.console.print(f"{stage.name}: {len(jobs)} runs to do")
         places = self.places()
+        todo, most = self.grouped(list(jobs.values()), len(places))
         view = live.View(
             len(jobs), len(places), name=lambda id: names.get(id, id), ranking=self.ranking(stage)
         )
         with view:
             launch.launch(
-                list(jobs.values()),
+                todo,
                 places,
                 "ablate.train.fit:work",
                 view,
                 store=self.store,
                 retries=self.node["retries"],
+                together="ablate.train.replicas:work",
+                most=most,
             )
+
+    def grouped(self, jobs: list[worker.Job], slots: int) -> tuple[list[worker.Job], int]:
+        """The jobs, marked where they are to be trained as one, and how many at most: with `replicas=auto`
+        where that is measured to be faster, with a number wherever it is possible."""
+        most = min(self.replicas, -(-len(jobs) // slots))
+        if most < 2:
+            return jobs, 1
+        from ablate.train.replicas import family, refusal
+        from ablate.train.settings import Settings
+
+        families: dict[str, list[worker.Job]] = {}
+        for one in jobs:
+            spec = RunSpec.model_validate(one.payload["spec"])
+            if refusal(spec, Settings.model_validate(one.payload["settings"])) is None:
+                families.setdefault(family(spec), []).append(one)
+        chosen = {name: alike for name, alike in families.items() if len(alike) > 1}
+        if self.node["replicas"] == "auto":
+            chosen = self.paying(chosen, most)
+        group = {one.id: name for name, alike in chosen.items() for one in alike}
+        return [replace(one, group=group.get(one.id, "")) for one in jobs], most
+
+    def paying(self, families: dict[str, list[worker.Job]], most: int) -> dict[str, list[worker.Job]]:
+        """Those whose stacks are faster than their runs one after the other, by a few steps of each."""
+        from ablate.train.gain import gain
+
+        found = {}
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            for name, alike in families.items():
+                stack = alike[:most]
+                gained = pool.submit(gain, [job.payload for job in stack]).result()
+                if gained.ratio >= WORTH:
+                    found[name] = alike
+                    self.console.print(
+                        f"{len(stack)} runs trained as one are {gained.ratio:.1f} times as fast"
+                    )
+        return found
 
     def job(self, run: runs.PlannedRun) -> worker.Job:
         from ablate.data.prepare import prepare
@@ -378,6 +421,17 @@ class Sweep:
             published = publish(self.folder, wandb["project"], wandb["entity"], Path(self.node["store"]))
             for line in published.said:
                 self.console.print(Text(line), soft_wrap=True)  # an address stays whole
+
+
+def at_once(wish: Any) -> int:
+    """The most runs to be trained as one; 1 is none. Raises Mistaken."""
+    if wish == "auto":
+        return AT_ONCE
+    if wish in ("off", False):
+        return 1
+    if isinstance(wish, int) and wish > 1:
+        return wish
+    raise Mistaken([f"replicas: auto, off, or the most runs to be trained as one (2 or more), not {wish!r}"])
 
 
 def rate(run: runs.PlannedRun) -> str:

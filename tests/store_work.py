@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,11 @@ def work(payload: dict[str, Any]) -> None:
         payload, "diverged" if way == "diverged" else "finished", kernel=os.environ.get("OMP_NUM_THREADS", "")
     )
     note(payload["log"], "end", payload["id"])
+
+
+def together(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
+    """One after the other in this process, and a note of how many there were."""
+    for payload in payloads:
+        note(payload["log"], f"together-{len(payloads)}", payload["id"])
+        work(payload)
+        ended(payload["id"])

@@ -104,6 +104,31 @@ def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
         assert word in loose.stdout.replace("\n", "")
 
 
+@pytest.mark.parametrize("replicas", ["4", "auto"])
+def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path):
+    """Seeds of an arm, and those of the placebo with those of the baseline: the records are found by the same
+    ids. With `auto`, the cache keeps what was measured of each architecture."""
+    options = [f"experiments={place}/experiments", f"cache={tmp_path}/cache", f"replicas={replicas}"]
+    done = sweep(tmp_path, "experiment=small", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(tmp_path)
+    assert len(found) == RUNS and {r["status"] for r in found.values()} == {"finished"}
+    stacked = [r["provenance"]["replicas"] for r in found.values() if "replicas" in r["provenance"]]
+    measured = [json.loads(p.read_text()) for p in tmp_path.glob("cache/replicas/*.json")]
+    if replicas == "auto":
+        assert len(measured) == 3 and all(m["ratio"] > 0 for m in measured)
+    else:
+        assert stacked and max(stacked) == 4 and not measured
+    for id, alone in records(place).items():
+        assert found[id]["metrics"] == pytest.approx(alone["metrics"], abs=1e-5, rel=1e-5)
+
+
+def test_a_wrong_number_of_replicas_is_refused(place):
+    refused = sweep(place, "experiment=small", "replicas=0")
+    assert refused.returncode == 2
+    assert "replicas: auto, off, or the most runs" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.parts.stacked import stacked
+
 OTHERS = ("AuthenticAMD", "HygonGenuine")  # makers of x86 processors that are not Intel, as these say it
 ONEDNN = torch.backends.mkldnn.is_available()
 
@@ -49,12 +51,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is to be called here: fp32 on a CPU. Under autocast torch calls it itself."""
+    """Whether oneDNN is to be called here: fp32 on a CPU. Under autocast torch calls it itself; products of
+    several models at once are one batched product (`bmm`), which is as fast."""
     return (
         BY_HAND
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(x) is Tensor
+        and not stacked(x, weight)
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
     )

@@ -108,6 +108,8 @@ def launch(
     recycle: int = 200,
     memory: float | None = None,
     check: float = 1.0,
+    together: str | None = None,
+    most: int = 8,
 ) -> None:
     """Do all runs that have no outcome yet; return when each has one, or has failed too often.
 
@@ -118,10 +120,15 @@ def launch(
     shared out over the slots). On Ctrl-C or SIGTERM runs get `grace` seconds to record that they are
     interrupted; a second Ctrl-C kills them at once.
 
+    `together` is `module:function`, a function of the payloads of several jobs of one `group` and of what it
+    calls with the id of each whose record is saved; up to `most` of them are done so in one slot, and no more
+    than leaves runs for the other slots. A run that is tried again is done alone.
+
     Raises ValueError for a job that needs more devices than there are, RuntimeError where workers cannot
     start, and KeyboardInterrupt or SystemExit(143) once everything has stopped on a signal.
     """
-    Engine(list(jobs), slots, work, on_event, store, retries, grace, recycle, memory, check).run()
+    start = {"work": work, "together": together}
+    Engine(list(jobs), slots, start, on_event, store, retries, grace, recycle, memory, check, most).run()
 
 
 class Worker:
@@ -129,7 +136,8 @@ class Worker:
 
     def __init__(self, slots: tuple[Slot, ...], start: dict[str, Any]):
         self.slots = slots
-        self.job: Job | None = None
+        self.jobs: dict[str, Job] = {}  # under way
+        self.tired = False  # to be replaced when they have ended
         self.ready = False
         self.stopping = False
         self.runs = 0
@@ -157,11 +165,11 @@ class Worker:
         with suppress(BrokenPipeError):  # it is dead, as the end of its messages will tell
             print(json.dumps(message), file=self.pipe)
 
-    def begin(self, job: Job) -> None:
-        self.job = job
-        self.runs += 1
+    def begin(self, jobs: list[Job]) -> None:
+        self.jobs = {job.id: job for job in jobs}
+        self.runs += len(jobs)
         self.begun = time.monotonic()
-        self.send({"job": asdict(job), "sent": self.begun})
+        self.send({"jobs": [asdict(job) for job in jobs], "sent": self.begun})
 
     def messages(self) -> list[dict[str, Any]] | None:
         """What it said since last asked; None when it is dead."""
@@ -229,7 +237,7 @@ class Engine:
         self,
         jobs: list[Job],
         slots: Sequence[Slot],
-        work: str,
+        start: dict[str, Any],
         on_event: Callable[[Event], None],
         store: Store,
         retries: int,
@@ -237,6 +245,7 @@ class Engine:
         recycle: int,
         memory: float | None,
         check: float,
+        most: int,
     ):
         width = len({slot.gpu or slot.name for slot in slots})
         for job in jobs:
@@ -251,7 +260,8 @@ class Engine:
         self.retries, self.grace, self.recycle, self.check = retries, grace, recycle, check
         self.memory = _memory() / len(slots) if memory is None else memory
         path = [os.path.abspath(p or ".") for p in sys.path]
-        self.start = {"path": path, "work": work, "store": str(store.root.absolute()), "grace": grace}
+        self.start = {**start, "path": path, "store": str(store.root.absolute()), "grace": grace}
+        self.most = most if start["together"] else 1
         self.workers: list[Worker] = []
         self.attempts: Counter[str] = Counter()
         self.broken_starts = 0
@@ -293,26 +303,34 @@ class Engine:
         return True
 
     def busy(self) -> list[Worker]:
-        return [w for w in self.workers if w.job is not None]
+        return [w for w in self.workers if w.jobs]
 
     def fill(self) -> None:
         """Give each free slot a run, in the order of the queue."""
         later: list[Job] = []
         queue, self.queue = self.queue, []
-        for n, job in enumerate(queue):
-            free = self.free()
-            if not free:
-                later += queue[n:]
-                break
+        while queue and (free := self.free()):
+            job = queue.pop(0)
             slots = self.choose(job.devices, free)
             if slots is None:  # it waits for more devices; narrower ones may go on meanwhile
                 later.append(job)
             elif not self.skipped(job):
-                self.worker(slots).begin(job)
-        self.queue = later + self.queue
+                self.worker(slots).begin([job, *self.companions(job, queue)])
+        self.queue = later + queue + self.queue
+
+    def companions(self, job: Job, queue: list[Job]) -> list[Job]:
+        """Runs taken out of the queue to be done together with this one: so many that every slot has its
+        share of what is to be done."""
+        share = min(self.most, -(-(1 + len(queue)) // len(self.slots)))
+        if not job.group or self.attempts[job.id]:
+            return []
+        alike = [other for other in queue if other.group == job.group and not self.attempts[other.id]]
+        for other in alike[: share - 1]:
+            queue.remove(other)
+        return alike[: share - 1]
 
     def free(self) -> list[Slot]:
-        used = {slot for w in self.workers if w.job is not None or w.stopping for slot in w.slots}
+        used = {slot for w in self.workers if w.jobs or w.stopping for slot in w.slots}
         return [slot for slot in self.slots if slot not in used]
 
     def choose(self, devices: int, free: list[Slot]) -> tuple[Slot, ...] | None:
@@ -370,31 +388,30 @@ class Engine:
         elif "begun" in message:
             self.tell("begun", worker, message["begun"], late=message["late"])
         elif "report" in message:
-            job, worker.job = worker.job, None
-            assert job is not None
             report = Report(**message["report"])
-            self.judge(worker, job, report)
-            tired = worker.runs >= self.recycle or message["memory"] > self.memory
-            if (
-                tired or report.status == "crashed"
-            ):  # an exception may leave memory or a device in a bad state
+            self.judge(worker, worker.jobs.pop(report.id), report)
+            # An exception may leave memory or a device in a bad state.
+            worker.tired |= report.status == "crashed"
+            worker.tired |= worker.runs >= self.recycle or message["memory"] > self.memory
+            if worker.tired and not worker.jobs:
                 worker.stop()
 
     def bury(self, worker: Worker) -> None:
-        """A worker is dead. If it had a run, that run crashed, and the record says so."""
+        """A worker is dead. The runs that it had crashed, and their records say so."""
         self.workers.remove(worker)
         self.selector.unregister(worker.receive)
         worker.kill()
         how = worker.reap()
-        if worker.job is None:
+        if not worker.jobs:
             return
         if not worker.ready:
             self.broken_starts += 1
             if self.broken_starts == 5:
                 self.failure = self.failure or f"{how}\n{worker.last_words()}"
-            self.queue.insert(0, worker.job)
+            self.queue[:0] = worker.jobs.values()
             return
-        self.judge(worker, worker.job, self.crash(worker, worker.job, how))
+        for job in worker.jobs.values():
+            self.judge(worker, job, self.crash(worker, job, how))
 
     def crash(self, worker: Worker, job: Job, how: str) -> Report:
         seconds = time.monotonic() - worker.begun

@@ -43,7 +43,18 @@ RUN_COLUMNS = (
 )  # fmt: skip
 CURVE_VALUES = ("step", "tokens", "loss", "validation_loss")
 DOCUMENT_COLUMNS = ("id", "loss", "tokens")
-ORIGIN = ("device", "device_kind", "devices", "git", "ablate", "torch", "lightning", "python", "platform")
+ORIGIN = (
+    "device",
+    "device_kind",
+    "devices",
+    "replicas",
+    "git",
+    "ablate",
+    "torch",
+    "lightning",
+    "python",
+    "platform",
+)
 
 Columns = dict[str, "np.ndarray"]
 

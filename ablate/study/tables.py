@@ -654,6 +654,7 @@ def origin_table(results: Results) -> Table:
         ("precision", "precision"),
         ("device_kind", "hardware"),
         ("origin/devices", "devices a run"),
+        ("origin/replicas", "runs trained as one"),
         ("origin/ablate", "ablate"),
         ("origin/torch", "torch"),
         ("origin/lightning", "lightning"),

@@ -1,10 +1,12 @@
 """What a worker does: one run after another, in a process that stays warm.
 
 `perform` is a run under its lease; it is the same in the local engine, under SLURM and in `train.py`.
-`python -m ablate.study.worker` is the process that `launch` starts. They talk in lines of JSON:
+`perform_together` is that of several runs at once. `python -m ablate.study.worker` is the process that
+`launch` starts. They talk in lines of JSON:
 
-    to the worker      {"path": [...], "work": "module:function", "store": "runs", "grace": 30.0}
-                       {"job": {...}, "sent": time}        until the pipe is closed
+    to the worker      {"path": [...], "work": "module:function", "together": "module:function" or null,
+                        "store": "runs", "grace": 30.0}
+                       {"jobs": [{...}], "sent": time}     until the pipe is closed; several: together
     from the worker    {"ready": seconds} or {"failed": traceback}
                        {"begun": id, "late": seconds}      the work function is about to be called
                        {"report": {...}, "memory": bytes}
@@ -21,7 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +34,9 @@ from ablate.study.store import Store
 
 Payload = dict[str, Any]
 Work = Callable[[Payload], None]
+Together = Callable[
+    [list[Payload], Callable[[str], None]], None
+]  # calls back with each id whose record is there
 
 STOPPED = "told to stop, or the engine is gone"
 
@@ -52,6 +57,7 @@ class Job:
     spec: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None  # an estimate: long runs begin first
+    group: str = ""  # runs of one group may be done together; empty: alone
 
     def missing(self, status: Literal["crashed", "interrupted"], reason: str) -> RunRecord:
         return RunRecord(
@@ -131,6 +137,11 @@ def _attempt(job: Job, work: Work, lease: Lease) -> RunRecord | None:
     except Exception as error:  # whatever it is, it is this run's alone
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
+    return _left(job, lease, status, reason)
+
+
+def _left(job: Job, lease: Lease, status: Literal["crashed", "interrupted"], reason: str) -> RunRecord | None:
+    """None where the work function left a record; else the one to be stored."""
     try:
         record = RunRecord.load(lease.outbox)
     except FileNotFoundError:
@@ -140,6 +151,69 @@ def _attempt(job: Job, work: Work, lease: Lease) -> RunRecord | None:
     if record.id != job.id:
         return job.missing("crashed", f"the work function left the record of {record.id}")
     return None
+
+
+def perform_together(
+    store: Store,
+    jobs: list[Job],
+    work: Together,
+    ended: Callable[[Report], None],
+    begun: Callable[[str], None] = lambda id: None,
+    lost: Callable[[], None] = lambda: None,
+    every: float = BEAT,
+) -> None:
+    """Do several runs at once, each under its lease; those that are done, or that somebody else has, are left
+    out. `ended` hears how each ended, as soon as its record is stored. The seconds of a report are the run's
+    share.
+
+    What `work` raises becomes the record of a crashed run for all that had not ended.
+    """
+    held: dict[str, tuple[Job, Lease, ExitStack]] = {}
+    for job in jobs:
+        lease = take(store.folder(job.id))
+        if lease is None:
+            ended(Report(job.id, "elsewhere"))
+        elif store.finished(job.id, job.code):
+            lease.release()
+            ended(Report(job.id, "done"))
+        else:
+            held[job.id] = job, lease, ExitStack()
+    began, size = time.monotonic(), len(held)
+
+    def settle(id: str, status: Literal["crashed", "interrupted"], reason: str) -> None:
+        job, lease, beats = held.pop(id)
+        seconds = (time.monotonic() - began) / size
+        beats.close()
+        try:
+            missing = _left(job, lease, status, reason)
+            if missing is not None:
+                missing.save(lease.outbox)
+            record = store.commit(lease)
+            record = record if missing is None else missing
+            ended(Report(id, record.status, record.reason, seconds, record.code))
+        except (LeaseLost, FileNotFoundError):
+            if lease.held():
+                raise
+            ended(Report(id, "lost", "another process has taken the run over", seconds))
+        finally:
+            lease.release()
+
+    status: Literal["crashed", "interrupted"] = "crashed"
+    reason = "the work function returned and left no record in payload['outbox']"
+    try:
+        for id, (_, lease, beats) in held.items():
+            beats.enter_context(beating(lease, lost, every))
+            begun(id)
+        if held:
+            payloads = [{**job.payload, "outbox": str(lease.outbox)} for job, lease, _ in held.values()]
+            work(payloads, lambda id: settle(id, "crashed", reason))
+    except (KeyboardInterrupt, SystemExit) as error:
+        status, reason = "interrupted", str(error) or type(error).__name__
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+    for id in list(held):
+        settle(id, status, reason)
 
 
 def record_missing(
@@ -162,11 +236,10 @@ def record_missing(
         lease.release()
 
 
-def function(path: str) -> Work:
+def function(path: str) -> Any:
     """The work function named by `module:function`. Raises ImportError or AttributeError."""
     module, _, name = path.partition(":")
-    work: Work = getattr(importlib.import_module(module), name)
-    return work
+    return getattr(importlib.import_module(module), name)
 
 
 class Process:
@@ -194,7 +267,8 @@ class Process:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine hears it, and decides
         signal.signal(signal.SIGTERM, self.stop)
         try:
-            work = function(start["work"])
+            work: Work = function(start["work"])
+            together: Together | None = function(start["together"]) if start["together"] else None
         except Exception:
             self.say(failed=traceback.format_exc())
             return
@@ -202,26 +276,63 @@ class Process:
         self.say(ready=time.monotonic() - begin)
         threading.Thread(target=self.listen, daemon=True).start()
         while not self.stopping and (message := self.messages.get()) is not None:
-            self.do(store, Job(**message["job"]), work, message["sent"])
+            jobs = [Job(**job) for job in message["jobs"]]
+            if len(jobs) == 1:
+                self.do(store, jobs[0], work, message["sent"])
+            else:
+                assert together is not None
+                self.do_together(store, jobs, together, message["sent"])
 
     def do(self, store: Store, job: Job, work: Work, sent: float) -> None:
-        def begun() -> None:
-            # CLOCK_MONOTONIC is the same for all processes of a host.
-            self.say(begun=job.id, late=time.monotonic() - sent)
-            signal.signal(signal.SIGTERM, self.stop)  # the last run may have left its own
-
         def stoppable(payload: Payload) -> None:
-            self.stoppable = True
-            try:
-                if self.stopping:
-                    raise Stop(STOPPED)
+            with self.stops():
                 work(payload)
-            finally:
-                self.stoppable = False
 
         with _log(store.folder(job.id) / "log"):
-            report = perform(store, job, stoppable, begun, self.terminate)
+            report = perform(store, job, stoppable, lambda: self.begun(job.id, sent), self.terminate)
+        self.report(report)
+
+    def do_together(self, store: Store, jobs: list[Job], together: Together, sent: float) -> None:
+        def stoppable(payloads: list[Payload], ended: Callable[[str], None]) -> None:
+            def undisturbed(id: str) -> None:
+                self.stoppable = False
+                ended(id)
+                self.stoppable = True
+                if self.stopping:
+                    self.stoppable = False
+                    raise Stop(STOPPED)
+
+            with self.stops():
+                together(payloads, undisturbed)
+
+        first, *others = (store.folder(job.id) / "log" for job in jobs)
+        for file in others:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "a") as f:
+                print(f"done together with others: see {first}", file=f)
+        with _log(first):
+            perform_together(
+                store, jobs, stoppable, self.report, lambda id: self.begun(id, sent), self.terminate
+            )
+
+    def begun(self, id: str, sent: float) -> None:
+        # CLOCK_MONOTONIC is the same for all processes of a host.
+        self.say(begun=id, late=time.monotonic() - sent)
+        signal.signal(signal.SIGTERM, self.stop)  # the last run may have left its own
+
+    def report(self, report: Report) -> None:
         self.say(report=asdict(report), memory=_memory())
+
+    @contextmanager
+    def stops(self) -> Iterator[None]:
+        """A signal raises Stop inside of the block."""
+        self.stoppable = True
+        try:
+            if self.stopping:
+                raise Stop(STOPPED)
+            yield
+        finally:
+            self.stoppable = False
 
     def listen(self) -> None:
         """Messages to the queue. At the end of them, stop what runs, and see to it that it does stop."""

@@ -23,6 +23,7 @@ ASIDE = (
     "model/hf",
     "model/packed.py",
     "model/pool.py",
+    "train/gain.py",
     "train/measure",
     "train/score.py",
 )

@@ -21,7 +21,7 @@ from ablate.train.checkpoint import Checkpoints, steps_done
 from ablate.train.code import code
 from ablate.train.interrupt import Interrupt
 from ablate.train.mirror import Mirror
-from ablate.train.progress import Progress, display
+from ablate.train.progress import Display, Progress, display
 from ablate.train.recorder import Curve, Memory, provenance
 from ablate.train.settings import Settings
 from ablate.train.start import started
@@ -140,43 +140,20 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         device = "cuda" if accelerator(settings) == "gpu" else "cpu"
         memory = Memory(device)
-        stream = Stream(
-            self.prepared.splits["train"],
-            spec.model.context,
-            spec.data.documents,
-            spec.seed.data,
-            spec.data.prefix,
-        )
-        task = Task(spec, stream, settings, self.start / FILE if self.start else None)
+        task = Task(spec, self.stream(), settings, self.start / FILE if self.start else None)
         resume = self.checkpoints.newest()
         main = ranks.main()
         with hushed(), display(settings.progress, main) as shown:
-            watch = Watch(
-                spec,
-                settings,
-                self.id,
-                self.folder,
-                self.prepared.splits["validation"],
-                self.checkpoints,
-                stop,
-                shown,
-                self.on_progress,
-            )
+            watch = self.watch(stop, shown)
             if main:
-                watch.curve = Curve(self.folder, steps_done(resume))
-                flops = self.counts.get("training_flops")
-                watch.mirror = Mirror(settings.logger, self.id, self.folder, spec, flops)
+                self.open(watch, steps_done(resume))
             status: Status = "crashed"
             try:
                 lightning = trainer(spec, settings, [watch])
                 lightning.fit(task, ckpt_path=resume and resume / "state", weights_only=True)
                 status = watch.ended()
-                if main and watch.curve is not None and status == "finished":
-                    watch.curve.finish()
-                if main and status == "finished" and settings.keep != "none":
-                    words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
-                    words.mkdir(exist_ok=True)
-                    self.prepared.tokenizer.save(words)
+                if main and status == "finished":
+                    self.keep(watch)
             except Diverged:
                 status = "diverged"
                 raise
@@ -184,11 +161,7 @@ class Run:
                 status = "interrupted"
                 raise
             finally:
-                if watch.curve is not None:
-                    watch.curve.close()
-                if watch.mirror is not None:
-                    pace = {"tokens_per_second": watch.speed.median()}
-                    watch.mirror.close(status, {**watch.outcome.metrics, **pace})
+                self.close(watch, status)
         speed = {"seconds": watch.seconds}
         rate = watch.speed.median()
         return self.record(
@@ -199,6 +172,51 @@ class Run:
             memory=memory.peak(),
             kernel=watch.outcome.kernel,
         )
+
+    def stream(self) -> Stream:
+        spec = self.spec
+        return Stream(
+            self.prepared.splits["train"],
+            spec.model.context,
+            spec.data.documents,
+            spec.seed.data,
+            spec.data.prefix,
+        )
+
+    def watch(self, stop: Interrupt, shown: Display) -> Watch:
+        return Watch(
+            self.spec,
+            self.settings,
+            self.id,
+            self.folder,
+            self.prepared.splits["validation"],
+            self.checkpoints,
+            stop,
+            shown,
+            self.on_progress,
+        )
+
+    def open(self, watch: Watch, done: int = 0) -> None:
+        """Begin the curve, of which `done` steps are made, and its mirror."""
+        watch.curve = Curve(self.folder, done)
+        flops = self.counts.get("training_flops")
+        watch.mirror = Mirror(self.settings.logger, self.id, self.folder, self.spec, flops)
+
+    def keep(self, watch: Watch) -> None:
+        """What a finished run leaves beside its weights."""
+        if watch.curve is not None:
+            watch.curve.finish()
+        if self.settings.keep != "none":
+            words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
+            words.mkdir(exist_ok=True)
+            self.prepared.tokenizer.save(words)
+
+    def close(self, watch: Watch, status: Status) -> None:
+        if watch.curve is not None:
+            watch.curve.close()
+        if watch.mirror is not None:
+            pace = {"tokens_per_second": watch.speed.median()}
+            watch.mirror.close(status, {**watch.outcome.metrics, **pace})
 
     def record(self, status: Status, reason: str, **found: Any) -> RunRecord:
         device = "cuda" if accelerator(self.settings) == "gpu" else "cpu"

@@ -125,6 +125,10 @@ class Task(LightningModule):
         if loads is not None:
             self.loads = loads
             self.after_step(loads)
+        self.made(step, loss)
+
+    def made(self, step: int, loss: Tensor) -> None:
+        """Step `step` is made; `loss` is that of this rank's share."""
         self.total = loss if self.total is None else self.total + loss
         self.summed += 1
         self.steps.done = step + 1

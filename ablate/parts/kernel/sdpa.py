@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.parts.stacked import attend, stacked
 from ablate.registry import kernel
 
 
@@ -49,8 +50,16 @@ class SDPA(Kernel):
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         if width < k.shape[-1]:
             v = F.pad(v, (0, k.shape[-1] - width))
-        y = F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=causal, scale=scores.scale, enable_gqa=k.shape[1] != q.shape[1]
+        attention = attend if stacked(q, k, v, mask) else F.scaled_dot_product_attention
+        y = attention(
+            q,
+            k,
+            v,
+            mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scores.scale,
+            enable_gqa=k.shape[1] != q.shape[1],
         )
         return y[..., :width]
 

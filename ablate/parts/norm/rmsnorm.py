@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from ablate.parts.stacked import stacked
 from ablate.registry import norm
 
 
@@ -21,7 +22,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = (1 + self.weight if self.offset else self.weight).to(x.dtype)
-        if trained_on_cpu(x):
+        if trained_on_cpu(x) and not stacked(x, weight):
             return _Normalised.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
         return F.rms_norm(x, weight.shape, weight, self.eps)
 

@@ -1,0 +1,149 @@
+"""Several models as one: their parameters stacked along a first dimension of N, one forward and backward pass
+for all (`torch.func.vmap`), and for each the clipping, rate and optimizer that it has alone.
+
+A step of a small model on a GPU takes as long as its kernels take to be launched, and N stacked models launch
+no more of them than one. The models must have the same parts and shapes; seeds, optimizers and schedules may
+differ. Sums are added up in another order than alone, so results are equal but for rounding.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from ablate.data.stream import Batch
+from ablate.parts.base import Refused
+from ablate.train.task import Task
+
+# What rounding may differ by: parts of the loss, of a gradient's largest entry, and of the largest of all
+# gradients (that of a bias on keys is nothing but rounding).
+LOSS, GRADIENT, LARGEST = 1e-5, 1e-4, 1e-6
+
+
+class Seat(Task):
+    """A task that is driven by hand rather than by Lightning."""
+
+    def take_seat(self, lightning: Trainer) -> "Seat":
+        """Build the model and its optimizers for the device of `lightning`."""
+        self.trainer = lightning
+        self.configure_model()
+        self.to(lightning.strategy.root_device)
+        self.chosen = self.configure_optimizers()
+        return self
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        return self.chosen
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward()
+
+    def forward(self, batch: Batch, count: Tensor) -> tuple[Tensor, Tensor]:
+        """(the loss, what to differentiate) of one pass."""
+        nll, objective, _ = self.objective(batch, count, None)
+        return nll, objective
+
+
+class Stack:
+    """The models of N tasks, whose parameters become slices of the stacked ones. Raises Refused."""
+
+    def __init__(self, tasks: Sequence[Seat]):
+        self.tasks = tasks
+        first = dict(tasks[0].decoder.named_buffers())
+        for task in tasks[1:]:
+            for name, buffer in task.decoder.named_buffers():
+                if not torch.equal(buffer, first[name]):
+                    raise Refused(f"stacked models share their buffers, and {name} differs from seed to seed")
+        self.parameters, _ = stack_module_state([task.decoder for task in tasks])  # (N, ...)
+        for n, task in enumerate(tasks):
+            for name, p in task.decoder.named_parameters():
+                p.data = self.parameters[name].detach()[n]
+
+    def step(self, step: int) -> None:
+        """One optimizer step of each."""
+        losses = self.gradients(step)
+        for task, loss in zip(self.tasks, losses.unbind(), strict=True):
+            task.step_optimizers(step)
+            task.made(step, loss)
+
+    def gradients(self, step: int) -> Tensor:
+        """The losses (N,); every parameter of every task has its gradient."""
+        of_each = [task.passes(step) for task in self.tasks]
+        counts = torch.stack([task.count(p) for task, p in zip(self.tasks, of_each, strict=True)])
+        for p in self.parameters.values():
+            p.grad = None
+        losses = torch.zeros(len(self.tasks), device=counts.device)
+        for batches in zip(*of_each, strict=True):
+            batch, dims = together(batches)
+            nll, objective = vmap(self.forward, in_dims=(0, dims, 0))(self.parameters, batch, counts)
+            objective.sum().backward()
+            losses += nll
+        for name, p in self.parameters.items():
+            for task, gradient in zip(self.tasks, p.grad.unbind(), strict=True):  # type: ignore[union-attr]
+                task.decoder.get_parameter(name).grad = gradient
+        return losses
+
+    def forward(self, parameters: dict[str, Tensor], batch: Batch, count: Tensor) -> tuple[Tensor, Tensor]:
+        named = {f"decoder.{name}": p for name, p in parameters.items()}
+        found: tuple[Tensor, Tensor] = functional_call(
+            self.tasks[0], named, (batch, count), tie_weights=False
+        )
+        return found
+
+    def prove(self) -> None:
+        """Raises Refused where some part cannot be computed for several models at once, or gives other
+        gradients then, on the batch of the first step."""
+        task = self.tasks[0]
+        passes = task.passes(0)
+        count = task.count(passes)
+        loss = torch.zeros((), device=count.device)
+        for batch in passes:
+            nll, objective, loads = task.objective(batch, count, None)
+            if loads is not None:
+                raise Refused(
+                    "experts cannot be stacked: how many tokens one gets depends on the data, so the shapes "
+                    "differ from replica to replica"
+                )
+            objective.backward()
+            loss += nll
+        alone = {name: p.grad for name, p in task.decoder.named_parameters()}
+        try:
+            losses = self.gradients(0)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise Refused(f"cannot be computed for several models at once: {error}") from error
+        wrong = [] if near(losses[0], loss, LOSS) else ["the loss"]
+        floor = LARGEST * max(float(g.abs().max()) for g in alone.values() if g is not None)
+        for name, p in task.decoder.named_parameters():
+            if not near(p.grad, alone[name], GRADIENT, floor):
+                wrong.append(f"the gradient of {name}")
+        for each in self.tasks:
+            each.zero_grad(set_to_none=True)
+        if wrong:
+            raise Refused(f"stacked models do not compute what one does alone: {wrong[0]} differs")
+
+
+def near(found: Tensor | None, alone: Tensor | None, part: float, floor: float = 0.0) -> bool:
+    """Whether they differ by no more than a part of the largest entry, or by the floor."""
+    if found is None or alone is None:
+        return found is alone
+    return bool((found - alone).abs().max() <= max(floor, part * float(alone.abs().max())))
+
+
+def together(batches: Sequence[Batch]) -> tuple[Batch, Any]:
+    """One batch of stacked tensors, and where their dimension of models stands; positions that are the same
+    for all stay one."""
+    first = batches[0]
+    restarts = first.document is not None
+    batch = Batch(
+        torch.stack([each.tokens for each in batches]),
+        torch.stack([each.targets for each in batches]),
+        torch.stack([each.at for each in batches]) if restarts else first.at,
+        None if first.document is None else torch.stack([each.document for each in batches]),  # type: ignore[misc]
+        None if first.prefix is None else torch.stack([each.prefix for each in batches]),  # type: ignore[misc]
+    )
+    of_models = (0, 0, 0 if restarts else None, 0 if restarts else None, None if first.prefix is None else 0)
+    return batch, Batch(*of_models)  # type: ignore[arg-type]

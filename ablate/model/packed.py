@@ -1,12 +1,16 @@
-"""A decoder laid out for decoding on a CPU, where a step costs what it takes to stream the weights.
+"""A decoder laid out for decoding on a CPU, where a step costs what it takes to stream the weights and to call
+some hundred small operators.
 
-In torch's own layout they stream at half the speed (benchmarks/decode.py). For a single row they are stored
-by column, for several as oneDNN likes them, and matrices that are given the same input are joined. The layout
-is made by the first step and pays after a few. Parts do not know of it: their linear layers are replaced.
+In torch's own layout the weights stream at half the speed on some processors (benchmarks/decode.py). For a
+single row they are stored by column, for several as oneDNN likes them, and matrices that are given the same
+input are joined. Parts are called without hooks, and those that have a form in fewer operators take it (`LEAN`).
+The layout is made by the first step and pays after a few. Parts do not know of it: their twins stand in their
+places.
 """
 
+from collections.abc import Sequence
 from copy import copy
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -15,7 +19,10 @@ from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.model.head import Head
+from ablate.parts.attention.softmax import Softmax
 from ablate.parts.linear import ONEDNN, Linear, onednn, reorder
+from ablate.parts.norm.rmsnorm import RMSNorm
+from ablate.parts.position.rope import Rope
 
 JOINED = (("q", "k", "v"), ("gate", "up"))  # layers of a part that are given the same input, in this order
 DTYPES = (torch.float32, torch.bfloat16)
@@ -28,34 +35,55 @@ def packable(decoder: Decoder) -> bool:
 
 def packed(decoder: Decoder) -> Decoder:
     """The same decoder for decoding, beside it. What is no matrix of a linear layer is shared; the matrices
-    do not follow later changes. Ask `packable` first."""
+    do not follow later changes, nor do constants made from weights. Ask `packable` first."""
     twin = _twin(decoder)
-    twin.head = PackedHead(decoder.head, decoder.embedding.weight)
-    return twin
+    return _place(twin, {"head": PackedHead(decoder.head, decoder.embedding.weight)})
 
 
 def _twin(module: Any) -> Any:
     """The module with twins of its children, and packed matrices for its linear layers."""
-    twin = copy(module)
-    twin._modules = {name: child and _twin(child) for name, child in module._modules.items()}
-    if isinstance(twin, nn.Dropout):
+    if isinstance(module, nn.Dropout):
         return nn.Identity()
     linear = {name: child for name, child in module._modules.items() if isinstance(child, Linear)}
+    children = {name: child and _twin(child) for name, child in module._modules.items() if name not in linear}
     for names in JOINED:
         if all(name in linear for name in names):
             joined = Joined([linear.pop(name) for name in names])
             slices = (Slice(joined, n) for n in range(1, len(names)))
-            twin._modules |= dict(zip(names, (joined, *slices), strict=True))
-    twin._modules |= {name: Packed(child.weight, child.bias) for name, child in linear.items()}
+            children |= zip(names, (joined, *slices), strict=True)
+    children |= {name: Packed([child.weight], child.bias) for name, child in linear.items()}
+    twin = copy(module)
+    twin._modules = {name: None for name in module._modules}  # in their order
+    return _place(twin, children)
+
+
+def _place(twin: Any, children: dict[str, Any]) -> Any:
+    """Give the module its children, which are called directly and found at once: `nn.Module` looks for hooks
+    at each call, and finds a child or a parameter only where Python has found nothing."""
+    for child in children.values():
+        if child is not None and not (child._forward_hooks or child._forward_pre_hooks):
+            child.__class__ = _direct(LEAN.get(type(child), type(child)))
+    twin._modules |= children
+    vars(twin).update(twin._parameters)
+    vars(twin).update({n: list(c) if isinstance(c, nn.ModuleList) else c for n, c in children.items()})
     return twin
 
 
-class Packed(nn.Module):
-    """y = x W' + b."""
+@cache
+def _direct(kind: Any) -> type:
+    """The class whose call is its forward."""
+    return type(kind.__name__, (kind,), {"__call__": kind.forward})
 
-    def __init__(self, weight: Tensor, bias: Tensor | None):
+
+# ---------------------------------------------------------------------------------------- matrices
+
+
+class Packed(nn.Module):
+    """y = x W' + b, W the rows of all `weights`."""
+
+    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None):
         super().__init__()
-        self.weight, self.bias = weight.detach(), bias
+        self.weights, self.bias = [weight.detach() for weight in weights], bias
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == x.shape[-1]:
@@ -64,11 +92,15 @@ class Packed(nn.Module):
 
     @cached_property
     def columns(self) -> Tensor:
-        return self.weight.t().contiguous().t()
+        width, sizes = self.weights[0].shape[1], [len(weight) for weight in self.weights]
+        columns = self.weights[0].new_empty(width, sum(sizes))
+        for part, weight in zip(columns.split(sizes, 1), self.weights, strict=True):
+            part.copy_(weight.t())
+        return columns.t()
 
     @cached_property
     def blocks(self) -> Tensor:
-        return reorder(self.weight)
+        return reorder(torch.cat(self.weights))
 
 
 class Joined(Packed):
@@ -79,13 +111,17 @@ class Joined(Packed):
         if any(layer.bias is not None for layer in layers):
             zero = layers[0].weight.new_zeros
             bias = torch.cat([zero(e.out_features) if e.bias is None else e.bias.detach() for e in layers])
-        super().__init__(torch.cat([layer.weight.detach() for layer in layers]), bias)
+        super().__init__([layer.weight for layer in layers], bias)
         self.sizes = [layer.out_features for layer in layers]
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
-        self.last[:] = x, super().forward(x).split_with_sizes(self.sizes, -1)
+        self.last[:] = x, self.all(x).split_with_sizes(self.sizes, -1)
         return self.last[1][0]
+
+    def all(self, x: Tensor) -> Tensor:
+        """The outputs of all layers, side by side."""
+        return Packed.forward(self, x)
 
 
 class Slice(nn.Module):
@@ -106,8 +142,63 @@ class PackedHead(nn.Module):
 
     def __init__(self, head: Head, embedding: Tensor):
         super().__init__()
-        self.packed = Packed(embedding if head.weight is None else head.weight, head.bias)
+        self.packed = Packed([embedding if head.weight is None else head.weight], head.bias)
         self.cap = head.cap
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.cap(self.packed(x))
+
+
+# ------------------------------------------------------------------- the same in fewer operators
+
+
+class LeanSoftmax(Softmax):
+    """Queries, keys and values are cut from their product by head, not first from each other."""
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        H, K, D = self.heads, self.kv_heads, self.head_width
+        if self.normed != (D, D):
+            return super().project(x)
+        heads = self.q.all(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
+        q, k, v = heads.split_with_sizes((H, K, K), 1)
+        return self.q_norm(q), self.k_norm(k), v
+
+
+class LeanRMSNorm(RMSNorm):
+    """y = w sqrt(C) x / sqrt(|x|^2 + C eps): four operators, where torch takes eight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            return super().forward(x)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.hypot(size, self.least) * self.scaled
+
+    @cached_property
+    def least(self) -> Tensor:
+        return self.weight.new_tensor((len(self.weight) * self.eps) ** 0.5)
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        weight = 1 + self.weight if self.offset else self.weight
+        return weight.detach() * len(weight) ** 0.5
+
+
+class LeanRope(Rope):
+    """Turns by a product with the matrix of the rotation (eq. 15), made once for all layers."""
+
+    def locate(self, at: Tensor) -> Any:
+        where = super().locate(at)
+        if at.shape[1] > 1:
+            return where
+        unit = torch.eye(self.width, device=at.device)[None, :, None]
+        turn = super().rotate(unit, where).transpose(1, 2)  # (1|B, 1, D, D)
+        return turn[0, 0] if len(turn) == 1 else turn
+
+    def rotate(self, x: Tensor, where: Any) -> Tensor:
+        if not isinstance(where, Tensor):
+            return super().rotate(x, where)
+        turn = where if where.dtype == x.dtype else where.to(x.dtype)
+        return x @ turn if turn.ndim == 2 else (x.transpose(1, 2) @ turn).transpose(1, 2)
+
+
+LEAN: dict[type, type] = {Softmax: LeanSoftmax, RMSNorm: LeanRMSNorm, Rope: LeanRope}

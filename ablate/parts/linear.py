@@ -23,6 +23,8 @@ class Linear(nn.Linear):
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) W' (in, out) + b -> (..., out)."""
     if serves(x, weight):
+        if not torch.is_grad_enabled():
+            return onednn(x, weight, bias)
         return _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return F.linear(x, weight, bias)
 

@@ -30,7 +30,7 @@ class Rope(Position):
     ):
         super().__init__(shape)
         self.base, self.interleaved = base, interleaved
-        self.turned = int(shape.head_width * fraction)
+        self.width, self.turned = shape.head_width, int(shape.head_width * fraction)
         self.scaling = scaling(shape, self.turned, base)
 
     def locate(self, at: Tensor) -> tuple[Tensor, Tensor]:

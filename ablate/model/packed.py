@@ -1,15 +1,14 @@
-"""A decoder laid out for decoding on a CPU, where a step costs what it takes to stream the weights and to call
+"""A decoder laid out for decoding on a CPU, where a step is the reading of all weights and the calling of
 some hundred small operators.
 
 In torch's own layout the weights stream at half the speed on some processors (benchmarks/decode.py). For a
-single row they are stored by column, for several as oneDNN likes them, and matrices that are given the same
-input are joined. Parts are called without hooks, and those that have a form in fewer operators take it (`LEAN`).
-The layout is made by the first step and pays after a few. Parts do not know of it: their twins stand in their
-places.
+single row they are stored by column, for several as the library likes them, and matrices that are given the
+same input are joined; the first step makes this layout, which pays after a few. A prompt is read from the
+weights as they lie. Parts are called without hooks, and those that can do with fewer operators do (`LEAN`).
+Parts do not know of it: twins stand in their places.
 """
 
 from collections.abc import Sequence
-from copy import copy
 from functools import cache, cached_property
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from ablate.model.decoder import Decoder
 from ablate.model.head import Head
 from ablate.parts.attention.softmax import Softmax
-from ablate.parts.linear import ONEDNN, Linear, onednn, reorder
+from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, read, reorder
 from ablate.parts.norm.rmsnorm import RMSNorm
 from ablate.parts.position.rope import Rope
 
@@ -51,9 +50,10 @@ def _twin(module: Any) -> Any:
             joined = Joined([linear.pop(name) for name in names])
             slices = (Slice(joined, n) for n in range(1, len(names)))
             children |= zip(names, (joined, *slices), strict=True)
-    children |= {name: Packed([child.weight], child.bias) for name, child in linear.items()}
-    twin = copy(module)
-    twin._modules = {name: None for name in module._modules}  # in their order
+    children |= {name: Packed(child.weight, child.bias) for name, child in linear.items()}
+    twin = module.__new__(type(module))
+    vars(twin).update(vars(module))
+    twin._modules = dict.fromkeys(module._modules)  # in their order
     return _place(twin, children)
 
 
@@ -78,15 +78,19 @@ def _direct(kind: Any) -> type:
 # ---------------------------------------------------------------------------------------- matrices
 
 
-class Packed(nn.Module):
-    """y = x W' + b, W the rows of all `weights`."""
+def is_step(x: Tensor) -> bool:
+    """Whether rows have one token each: (B,1,C), or (N,C) for those that a part has chosen."""
+    return x.ndim == 2 or x.shape[-2] == 1
+
+
+class Layout:
+    """y = x W' + b for a step, W the rows of all `weights`. Laid out by the first use."""
 
     def __init__(self, weights: Sequence[Tensor], bias: Tensor | None):
-        super().__init__()
         self.weights, self.bias = [weight.detach() for weight in weights], bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == x.shape[-1]:
+    def __call__(self, x: Tensor) -> Tensor:
+        if INTEL or x.numel() == x.shape[-1]:
             return F.linear(x, self.columns, self.bias)
         return onednn(x, self.blocks, self.bias)
 
@@ -103,25 +107,39 @@ class Packed(nn.Module):
         return reorder(torch.cat(self.weights))
 
 
-class Joined(Packed):
+class Packed(nn.Module):
+    """A linear layer."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.weight, self.bias = weight.detach(), bias
+        self.step = Layout([weight], bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(x) if is_step(x) else read(x, self.weight, self.bias)
+
+
+class Joined(nn.Module):
     """The first of several layers with one input: computes all of them, and gives its own part."""
 
     def __init__(self, layers: list[Linear]):
+        super().__init__()
         bias = None
         if any(layer.bias is not None for layer in layers):
             zero = layers[0].weight.new_zeros
             bias = torch.cat([zero(e.out_features) if e.bias is None else e.bias.detach() for e in layers])
-        super().__init__([layer.weight for layer in layers], bias)
+        self.weights = [(layer.weight.detach(), layer.bias) for layer in layers]
+        self.step = Layout([weight for weight, _ in self.weights], bias)
         self.sizes = [layer.out_features for layer in layers]
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
-        self.last[:] = x, self.all(x).split_with_sizes(self.sizes, -1)
-        return self.last[1][0]
-
-    def all(self, x: Tensor) -> Tensor:
-        """The outputs of all layers, side by side."""
-        return Packed.forward(self, x)
+        if is_step(x):
+            outputs = self.step(x).split_with_sizes(self.sizes, -1)
+        else:
+            outputs = [read(x, *each) for each in self.weights]
+        self.last[:] = x, outputs
+        return outputs[0]
 
 
 class Slice(nn.Module):
@@ -142,7 +160,7 @@ class PackedHead(nn.Module):
 
     def __init__(self, head: Head, embedding: Tensor):
         super().__init__()
-        self.packed = Packed([embedding if head.weight is None else head.weight], head.bias)
+        self.packed = Packed(embedding if head.weight is None else head.weight, head.bias)
         self.cap = head.cap
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -157,9 +175,9 @@ class LeanSoftmax(Softmax):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width
-        if self.normed != (D, D):
+        if self.normed != (D, D) or not is_step(x):
             return super().project(x)
-        heads = self.q.all(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
+        heads = self.q.step(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
         q, k, v = heads.split_with_sizes((H, K, K), 1)
         return self.q_norm(q), self.k_norm(k), v
 
@@ -190,8 +208,7 @@ class LeanRope(Rope):
         where = super().locate(at)
         if at.shape[1] > 1:
             return where
-        unit = torch.eye(self.width, device=at.device)[None, :, None]
-        turn = super().rotate(unit, where).transpose(1, 2)  # (1|B, 1, D, D)
+        turn = super().rotate(self.unit, where).transpose(1, 2)  # (1|B, 1, D, D)
         return turn[0, 0] if len(turn) == 1 else turn
 
     def rotate(self, x: Tensor, where: Any) -> Tensor:
@@ -199,6 +216,17 @@ class LeanRope(Rope):
             return super().rotate(x, where)
         turn = where if where.dtype == x.dtype else where.to(x.dtype)
         return x @ turn if turn.ndim == 2 else (x.transpose(1, 2) @ turn).transpose(1, 2)
+
+    def scaled(self, device: torch.device) -> tuple[Tensor, float]:
+        return self.of_pairs
+
+    @cached_property
+    def of_pairs(self) -> tuple[Tensor, float]:
+        return super().scaled(torch.device("cpu"))
+
+    @cached_property
+    def unit(self) -> Tensor:
+        return torch.eye(self.width)[None, :, None]
 
 
 LEAN: dict[type, type] = {Softmax: LeanSoftmax, RMSNorm: LeanRMSNorm, Rope: LeanRope}

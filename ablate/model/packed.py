@@ -3,9 +3,9 @@ some hundred small operators.
 
 In torch's own layout the weights stream at half the speed on some processors (benchmarks/decode.py). For a
 single row they are stored by column, for several as the library likes them, and matrices that are given the
-same input are joined; the first step makes this layout, which pays after a few. A prompt is read from the
-weights as they lie. Parts are called without hooks, and those that can do with fewer operators do (`LEAN`).
-Parts do not know of it: twins stand in their places.
+same input are joined. The first call, of a prompt, reads the weights as they lie; the second makes this
+layout, which pays after a few. Parts are called without hooks, and those that can do with fewer operators do
+(`LEAN`). Parts do not know of it: twins stand in their places.
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,10 @@ def packed(decoder: Decoder) -> Decoder:
 
 def _twin(module: Any) -> Any:
     """The module with twins of its children, and packed matrices for its linear layers."""
-    if isinstance(module, nn.Dropout):
-        return nn.Identity()
+    if module._forward_hooks or module._forward_pre_hooks:
+        return module
+    if isinstance(module, nn.Dropout | nn.Identity):
+        return IDENTITY
     linear = {name: child for name, child in module._modules.items() if isinstance(child, Linear)}
     children = {name: child and _twin(child) for name, child in module._modules.items() if name not in linear}
     for names in JOINED:
@@ -52,8 +54,7 @@ def _twin(module: Any) -> Any:
             children |= zip(names, (joined, *slices), strict=True)
     children |= {name: Packed(child.weight, child.bias) for name, child in linear.items()}
     twin = module.__new__(type(module))
-    vars(twin).update(vars(module))
-    twin._modules = dict.fromkeys(module._modules)  # in their order
+    vars(twin).update(vars(module), _modules=dict.fromkeys(module._modules))  # in their order
     return _place(twin, children)
 
 
@@ -63,7 +64,7 @@ def _place(twin: Any, children: dict[str, Any]) -> Any:
     for child in children.values():
         if child is not None and not (child._forward_hooks or child._forward_pre_hooks):
             child.__class__ = _direct(LEAN.get(type(child), type(child)))
-    twin._modules |= children
+    twin._modules.update(children)
     vars(twin).update(twin._parameters)
     vars(twin).update({n: list(c) if isinstance(c, nn.ModuleList) else c for n, c in children.items()})
     return twin
@@ -72,19 +73,17 @@ def _place(twin: Any, children: dict[str, Any]) -> Any:
 @cache
 def _direct(kind: Any) -> type:
     """The class whose call is its forward."""
-    return type(kind.__name__, (kind,), {"__call__": kind.forward})
+    return kind if "__call__" in vars(kind) else type(kind.__name__, (kind,), {"__call__": kind.forward})
+
+
+IDENTITY = nn.Identity()
 
 
 # ---------------------------------------------------------------------------------------- matrices
 
 
-def is_step(x: Tensor) -> bool:
-    """Whether rows have one token each: (B,1,C), or (N,C) for those that a part has chosen."""
-    return x.ndim == 2 or x.shape[-2] == 1
-
-
 class Layout:
-    """y = x W' + b for a step, W the rows of all `weights`. Laid out by the first use."""
+    """y = x W' + b, W the rows of all `weights`. Laid out by the first use."""
 
     def __init__(self, weights: Sequence[Tensor], bias: Tensor | None):
         self.weights, self.bias = [weight.detach() for weight in weights], bias
@@ -107,8 +106,16 @@ class Layout:
         return reorder(torch.cat(self.weights))
 
 
-class Packed(nn.Module):
+class Reader(nn.Module):
+    """Sets its attributes as any object does: `nn.Module` looks for parameters, at some microseconds each."""
+
+    __setattr__ = object.__setattr__
+
+
+class Packed(Reader):
     """A linear layer."""
+
+    used = False
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
@@ -116,11 +123,16 @@ class Packed(nn.Module):
         self.step = Layout([weight], bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.step(x) if is_step(x) else read(x, self.weight, self.bias)
+        if self.used:
+            return self.step(x)
+        self.used = True
+        return read(x, self.weight, self.bias)
 
 
-class Joined(nn.Module):
+class Joined(Reader):
     """The first of several layers with one input: computes all of them, and gives its own part."""
+
+    used = False
 
     def __init__(self, layers: list[Linear]):
         super().__init__()
@@ -134,15 +146,16 @@ class Joined(nn.Module):
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_step(x):
+        if self.used:
             outputs = self.step(x).split_with_sizes(self.sizes, -1)
         else:
             outputs = [read(x, *each) for each in self.weights]
+            self.used = True
         self.last[:] = x, outputs
         return outputs[0]
 
 
-class Slice(nn.Module):
+class Slice(Reader):
     """The n-th of the joined layers; the first has computed it from the same input."""
 
     def __init__(self, joined: Joined, n: int):
@@ -155,7 +168,7 @@ class Slice(nn.Module):
         return self.last[1][self.n]
 
 
-class PackedHead(nn.Module):
+class PackedHead(Reader):
     """The head with its matrix, or the embedding's, packed."""
 
     def __init__(self, head: Head, embedding: Tensor):
@@ -175,7 +188,7 @@ class LeanSoftmax(Softmax):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width
-        if self.normed != (D, D) or not is_step(x):
+        if self.normed != (D, D) or not self.q.used:
             return super().project(x)
         heads = self.q.step(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
         q, k, v = heads.split_with_sizes((H, K, K), 1)

@@ -109,7 +109,7 @@ class Layout:
 class Reader(nn.Module):
     """Sets its attributes as any object does: `nn.Module` looks for parameters, at some microseconds each."""
 
-    __setattr__ = object.__setattr__
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
 
 class Packed(Reader):
@@ -146,6 +146,7 @@ class Joined(Reader):
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
+        outputs: Sequence[Tensor]
         if self.used:
             outputs = self.step(x).split_with_sizes(self.sizes, -1)
         else:
@@ -185,6 +186,8 @@ class PackedHead(Reader):
 
 class LeanSoftmax(Softmax):
     """Queries, keys and values are cut from their product by head, not first from each other."""
+
+    q: Any  # Joined
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width

@@ -15,7 +15,7 @@ from ablate.model.packed import packable, packed
 from ablate.parts.base import Call, Memory, Refused
 from ablate.record import RunRecord
 
-PACKING_TOKENS = 16  # laying out the weights (ablate.model.packed) costs as much as some ten plain steps
+PACKING_TOKENS = 16  # laying out the weights (ablate.model.packed) costs as much as some ten steps
 
 # ---------------------------------------------------------------------------------------- new tokens
 
@@ -156,8 +156,10 @@ def _steps(
     memories: list[Memory],
 ) -> Iterator[list[int | None]]:
     training = decoder.training
-    decoder.eval()
+    if training:
+        decoder.eval()
     try:
+        reader = packed(decoder) if max_tokens > PACKING_TOKENS and packable(decoder) else decoder
         device = decoder.embedding.weight.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = int(lengths.max())
@@ -166,11 +168,10 @@ def _steps(
         for a, b in _pieces(longest, memories):
             document = None if whole.document is None else whole.document[:, a:b]
             piece = Call(whole.at[:, a:b], document, whole.prefix, memories, last=True)
-            logits = decoder(tokens[:, a:b], piece)
+            logits = reader(tokens[:, a:b], piece)
         at = whole.at[:, -1:]
         document = None if whole.document is None else whole.document[:, -1:]
         stopped = [False] * len(prompts)
-        reader = decoder
         for step in range(max_tokens):
             chosen = sampler(logits[:, -1])
             new: list[int] = chosen.tolist()
@@ -178,12 +179,11 @@ def _steps(
             stopped = [s or token in stop for s, token in zip(stopped, new, strict=True)]
             if all(stopped) or step == max_tokens - 1:
                 return
-            if step == 0 and max_tokens > PACKING_TOKENS and packable(decoder):
-                reader = packed(decoder)
             at = at + 1
             logits = reader(chosen[:, None], Call(at, document, whole.prefix, memories))
     finally:
-        decoder.train(training)
+        if training:
+            decoder.train()
 
 
 def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Memory]) -> Call:

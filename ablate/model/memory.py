@@ -56,8 +56,8 @@ class Rolling:
     see, and no more. A token costs the same whatever has been dropped.
 
     Slots: `keep_first`, each row's own, then a ring by column. A kept token is hidden in the ring, so it
-    is seen once. A single token is written first and sees the slots; a call of several tokens sees the
-    slots as they were, followed by its own keys.
+    is seen once. A single token is written first and sees the slots that are filled; a call of several tokens
+    sees the slots as they were, followed by its own keys.
 
     With `restart`, keys are stored unturned and each reading turns them by their place in the memory, so
     that positions never grow beyond what was trained (StreamingLLM; Xiao et al. 2024, section 3.2).
@@ -79,22 +79,23 @@ class Rolling:
             self.at = at.new_full((at.shape[0], self.size), NOWHERE)
             self.document = None if now is None else now.new_full((now.shape[0], self.size), -NOWHERE)
         self.alone, self.first = T == 1, first
-        last = at.new_ones(at.shape, dtype=torch.bool) if now is None else now == now[:, -1:]
-        slot = torch.arange(self.keep_first, device=at.device)[None, :, None]
-        found = (at[:, None] == slot) & last[:, None]  # (1|B, keep_first, T): which token a slot is to keep
-        self.found, self.source = found.any(-1), found.int().argmax(-1)
-        self.recent = torch.arange(max(0, T - self.window), T, device=at.device)
-        self.ring = self.keep_first + (self.column + self.recent) % self.window
+        hidden = self._kept(at, now) if self.keep_first else at
+        self.slot = self.keep_first + self.column % self.window
+        if not self.alone:
+            self.recent = torch.arange(max(0, T - self.window), T, device=at.device)
+            self.ring = self.keep_first + (self.column + self.recent) % self.window
         self.column += T
+        self.filled = self.keep_first + min(self.column, self.window)
 
-        hidden = at.masked_fill((at >= 0) & (at < self.keep_first) & last, NOWHERE)
         before = self.at, self.document
         self.at = self._written(self.at[:, None, :, None], at[:, None, :, None], hidden[:, None, :, None])[
             :, 0, :, 0
         ]
         if now is not None and self.document is not None:
             self.document = self._written(self.document[:, None, :, None], now[:, None, :, None])[:, 0, :, 0]
-        seen_at, seen_document = self.at, self.document
+        seen_at, seen_document = self.at[:, : self.filled], self.document
+        if self.alone and seen_document is not None:
+            seen_document = seen_document[:, : self.filled]
         if not self.alone:
             seen_at = at if first else torch.cat((before[0], at), 1)
             seen_document = now if first or now is None else torch.cat((before[1], now), 1)  # type: ignore[arg-type]
@@ -104,8 +105,9 @@ class Rolling:
             query_at, places = self._places(call.at, seen_at)
             seen_at = places
         documents = None if now is None or seen_document is None else (now, seen_document)
-        own = first and not self.alone
-        return Look(Sight(query_at, seen_at, documents, call.prefix, own=own), new_at, places)
+        own, all_seen = first and not self.alone, self.alone and not self.keep_first
+        sight = Sight(query_at, seen_at, documents, call.prefix, own=own, last=all_seen, near=all_seen)
+        return Look(sight, new_at, places)
 
     def extend(self, n: int, k: Tensor, v: Tensor, turn: Turn, where: Where) -> tuple[Tensor, Tensor]:
         if not self.restart:
@@ -115,10 +117,18 @@ class Rolling:
         old = self.stored[n]
         self.stored[n] = self._written(old[0], k), self._written(old[1], v)
         if self.alone:
-            k, v = self.stored[n]
+            k, v = (x.narrow(2, 0, self.filled) for x in self.stored[n])
         elif not self.first:
             k, v = torch.cat((old[0], k), 2), torch.cat((old[1], v), 2)
         return (turn(k, where.seen) if self.restart else k), v
+
+    def _kept(self, at: Tensor, document: Tensor | None) -> Tensor:
+        """Find the tokens that slots are to keep; the positions as the ring shows them, without those."""
+        last = torch.ones_like(at, dtype=torch.bool) if document is None else document == document[:, -1:]
+        slot = torch.arange(self.keep_first, device=at.device)[None, :, None]
+        found = (at[:, None] == slot) & last[:, None]  # (1|B, keep_first, T)
+        self.found, self.source = found.any(-1), found.int().argmax(-1)
+        return at.masked_fill((at >= 0) & (at < self.keep_first) & last, NOWHERE)
 
     def _written(self, old: Tensor, new: Tensor, ring: Tensor | None = None) -> Tensor:
         """`old` (B,*,size,D) with new tokens (B,*,T,D) in their slots; the ring takes `ring` instead."""
@@ -129,7 +139,11 @@ class Rolling:
             chosen = new.gather(2, source)
             kept = torch.where(self.found[:, None, :, None], chosen, old[:, :, : self.keep_first])
         written = old.clone() if not self.alone else old
-        written[:, :, self.ring] = (new if ring is None else ring)[:, :, self.recent]
+        ring = new if ring is None else ring
+        if self.alone:
+            written.narrow(2, self.slot, 1).copy_(ring)
+        else:
+            written[:, :, self.ring] = ring[:, :, self.recent]
         if self.keep_first:
             written[:, :, : self.keep_first] = kept
         return written

@@ -34,6 +34,7 @@ class Sight:
     prefix: Tensor | None = None  # (B,) length of the part that sees itself whole
     own: bool = False  # the keys are the queries' own, in their order
     last: bool = False  # no key stands after any query: a single token behind all that it remembers
+    near: bool = False  # no key stands before the window of any query
 
     @property
     def plain(self) -> bool:
@@ -75,7 +76,8 @@ class Mask:
 
     def free(self, sight: Sight) -> bool:
         """Beyond the order of positions, nothing hides a key."""
-        return self.window is None and sight.documents is None and (sight.prefix is None or not self.prefix)
+        near = self.window is None or sight.near
+        return near and sight.documents is None and (sight.prefix is None or not self.prefix)
 
 
 Bias = Callable[[Tensor, Tensor, Tensor], Tensor]  # (h, i, j) -> what is added to the score, elementwise

@@ -19,7 +19,8 @@ class SDPA(Kernel):
     """torch's scaled_dot_product_attention, which picks a fused kernel (flash, memory-efficient, cuDNN).
 
     A learned sink is one more key, of score b and value 0. Width of values is padded to that of keys,
-    since the fused CPU kernel wants them equal.
+    since the fused CPU kernel wants them equal. Where each head has a single query, the heads that share a
+    key are given as the queries of one head, since torch would copy keys and values to each of them.
     """
 
     name = "sdpa"
@@ -50,6 +51,15 @@ class SDPA(Kernel):
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         if width < k.shape[-1]:
             v = F.pad(v, (0, k.shape[-1] - width))
+        if q.shape[2] == 1 and k.shape[1] < q.shape[1]:
+            B, H, _, D = q.shape
+            K = k.shape[1]
+            if mask is not None and mask.shape[1] == H:
+                mask = mask.reshape(-1, K, H // K, mask.shape[-1])
+            y = F.scaled_dot_product_attention(
+                q.reshape(B, K, H // K, D), k, v, mask, dropout, scale=scores.scale
+            )
+            return y[..., :width].reshape(B, H, 1, width)
         attention = attend if stacked(q, k, v, mask) else F.scaled_dot_product_attention
         y = attention(
             q,

@@ -30,17 +30,21 @@ class Rope(Position):
     ):
         super().__init__(shape)
         self.base, self.interleaved = base, interleaved
-        self.turned = int(shape.head_width * fraction)
+        self.width, self.turned = shape.head_width, int(shape.head_width * fraction)
         self.scaling = scaling(shape, self.turned, base)
 
     def locate(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """The cosine and the signed sine that each channel is multiplied with, both (1|B, 1, T, turned)."""
-        frequency, gain = self.scaling(self.frequencies(at.device))
+        frequency, gain = self.scaled(at.device)
         angle = at[:, None, :, None] * frequency  # (1|B, 1, T, turned/2)
         cos, sin = angle.cos() * gain, angle.sin() * gain
         if self.interleaved:
             return cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+    def scaled(self, device: torch.device) -> tuple[Tensor, float]:
+        """What a position turns each pair by, and the gain of the turned, after the scaling."""
+        return self.scaling(self.frequencies(device))
 
     def frequencies(self, device: torch.device) -> Tensor:
         return self.base ** (

@@ -21,6 +21,7 @@ from ablate.train.checkpoint import Checkpoints, steps_done
 from ablate.train.code import code
 from ablate.train.interrupt import Interrupt
 from ablate.train.mirror import Mirror
+from ablate.train.pages import keep_pages
 from ablate.train.progress import Display, Progress, display
 from ablate.train.recorder import Curve, Memory, provenance
 from ablate.train.settings import Settings
@@ -139,6 +140,8 @@ class Run:
             torch.set_num_threads(settings.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
         device = "cuda" if accelerator(settings) == "gpu" else "cpu"
+        if device == "cpu":
+            keep_pages()
         memory = Memory(device)
         task = Task(spec, self.stream(), settings, self.start / FILE if self.start else None)
         resume = self.checkpoints.newest()

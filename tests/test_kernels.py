@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.model.memory import Cache
+from ablate.model.memory import Cache, Rolling
 from ablate.parts.base import Call, Fresh, Kernel, Mask, Need, Refused, Scores, Sight
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 
 HEADS = 4
+alibi = position.build("alibi", Shape(32, 1, HEADS, 8, 128, 50))
 
 
 def sight(length: int, **told: Tensor) -> Sight:
@@ -56,11 +57,36 @@ def assert_agree(
         torch.testing.assert_close(y, x, atol=1e-11, rtol=0)
 
 
+# ---------------------------------------------------------------------------------------------- sdpa
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("acts", ["order", "window", "bias", "sink"])
+def test_a_single_query_of_heads_that_share_keys(kv_heads, acts):
+    """Remembered keys, and one query of each head."""
+    q, k, v = leaves(31, kv_heads=kv_heads, width=12, value_width=8)
+    memory = Cache(31)
+    memory.look(Call(torch.arange(30)[None]))
+    seen = memory.look(Call(torch.tensor([[30]]))).sight
+    bias = alibi.bias if acts == "bias" else None
+    sink = {"sink": torch.arange(HEADS, dtype=torch.double)} if acts == "sink" else {}
+    assert_agree("sdpa", [q[:, :, -1:], k, v], Mask(9 if acts == "window" else None), seen, bias, **sink)
+
+
+def test_a_single_query_behind_a_window_needs_no_mask():
+    memory, sdpa = Rolling(5), kernel.build("sdpa")
+    memory.look(Call(torch.arange(3)[None]))
+    for n in range(3, 9):
+        seen = memory.look(Call(torch.tensor([[n]]))).sight
+        assert seen.j.shape[1] == min(n + 1, 5)
+        assert Mask(5).dense(seen).all()
+        assert sdpa.prepare(Mask(5), seen, None, HEADS, torch.double).mask is None
+
+
 # ------------------------------------------------------------------------------------------- chunked
 
 LENGTHS = [40, 50, 64, 97, 100, 128]
 KEPT = [0, 1, 2, 3, 4, 5]
-alibi = position.build("alibi", Shape(32, 1, HEADS, 8, 128, 50))
 
 
 @pytest.mark.parametrize("window", [1, 5, 7, 16, 64])

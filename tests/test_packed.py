@@ -46,6 +46,28 @@ def test_the_decoder_is_left_as_it_was_and_shares_what_is_no_matrix():
     assert twin.embedding.weight is decoder.embedding.weight
 
 
+@pytest.mark.parametrize("hooked", ["q", "v", "out"])
+def test_a_layer_with_hooks_keeps_them(hooked):
+    decoder = model({}, dtype=torch.float32)
+    called = []
+    layer = getattr(decoder.layers[1].attention, hooked)
+    layer.register_forward_hook(lambda *_: called.append(1))
+    twin = packed(decoder)
+    torch.testing.assert_close(logits(twin, decoder), logits(decoder, decoder), rtol=1e-4, atol=1e-4)
+    assert len(called) == 6
+    assert type(layer) is Linear
+
+
+@pytest.mark.parametrize("options", [{}, {"interleaved": True}, {"fraction": 0.5}])
+@torch.inference_mode()
+def test_a_rotation_is_a_matrix(options):
+    decoder = model({"position": {"name": "rope", **options}}, dtype=torch.float32)
+    rope, lean = decoder.positions[0], packed(decoder).positions[0]
+    x = torch.randn(2, 4, 1, decoder.shape.head_width)
+    for at in (torch.tensor([[7]]), torch.tensor([[3], [11]])):
+        torch.testing.assert_close(lean.query(x, lean.locate(at)), rope.query(x, rope.locate(at)))
+
+
 def test_joined_layers_refuse_another_input():
     decoder = model({}, dtype=torch.float32)
     attention = packed(decoder).layers[0].attention

@@ -40,13 +40,14 @@ def packed(decoder: Decoder) -> Decoder:
 
 
 def _twin(module: Any) -> Any:
-    """The module with twins of its children, and packed matrices for its linear layers."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return module
+    """The module with twins of its children, and packed matrices for its linear layers. A child with hooks
+    stays as it is."""
     if isinstance(module, nn.Dropout | nn.Identity):
         return IDENTITY
-    linear = {name: child for name, child in module._modules.items() if isinstance(child, Linear)}
-    children = {name: child and _twin(child) for name, child in module._modules.items() if name not in linear}
+    children = {name: child for name, child in module._modules.items() if child is None or _hooked(child)}
+    plain = {name: child for name, child in module._modules.items() if name not in children}
+    linear = {name: child for name, child in plain.items() if isinstance(child, Linear)}
+    children |= {name: _twin(child) for name, child in plain.items() if name not in linear}
     for names in JOINED:
         if all(name in linear for name in names):
             joined = Joined([linear.pop(name) for name in names])
@@ -62,12 +63,16 @@ def _place(twin: Any, children: dict[str, Any]) -> Any:
     """Give the module its children, which are called directly and found at once: `nn.Module` looks for hooks
     at each call, and finds a child or a parameter only where Python has found nothing."""
     for child in children.values():
-        if child is not None and not (child._forward_hooks or child._forward_pre_hooks):
+        if child is not None and not _hooked(child):
             child.__class__ = _direct(LEAN.get(type(child), type(child)))
     twin._modules.update(children)
     vars(twin).update(twin._parameters)
     vars(twin).update({n: list(c) if isinstance(c, nn.ModuleList) else c for n, c in children.items()})
     return twin
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 @cache
@@ -191,7 +196,7 @@ class LeanSoftmax(Softmax):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width
-        if self.normed != (D, D) or not self.q.used:
+        if self.normed != (D, D) or not (isinstance(self.q, Joined) and self.q.used):
             return super().project(x)
         heads = self.q.step(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
         q, k, v = heads.split_with_sizes((H, K, K), 1)

@@ -119,6 +119,8 @@ def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path
         assert len(measured) == 3 and all(m["ratio"] > 0 for m in measured)
     else:
         assert stacked and max(stacked) == 4 and not measured
+    if len(records(place)) < RUNS:  # this test is run by itself
+        assert sweep(place, "experiment=small").returncode == 0
     for id, alone in records(place).items():
         assert found[id]["metrics"] == pytest.approx(alone["metrics"], abs=1e-5, rel=1e-5)
 

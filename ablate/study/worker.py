@@ -34,9 +34,7 @@ from ablate.study.store import Store
 
 Payload = dict[str, Any]
 Work = Callable[[Payload], None]
-Together = Callable[
-    [list[Payload], Callable[[str], None]], None
-]  # calls back with each id whose record is there
+Together = Callable[[list[Payload], Callable[[str], None]], None]  # calls with each id that has its record
 
 STOPPED = "told to stop, or the engine is gone"
 

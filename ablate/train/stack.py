@@ -57,9 +57,10 @@ class Stack:
                 if not torch.equal(buffer, first[name]):
                     raise Refused(f"stacked models share their buffers, and {name} differs from seed to seed")
         self.parameters, _ = stack_module_state([task.decoder for task in tasks])  # (N, ...)
-        for n, task in enumerate(tasks):
-            for name, p in task.decoder.named_parameters():
-                p.data = self.parameters[name].detach()[n]
+        self.slices = {name: [task.decoder.get_parameter(name) for task in tasks] for name in self.parameters}
+        for name, slices in self.slices.items():
+            for p, values in zip(slices, self.parameters[name].detach(), strict=True):
+                p.data = values
 
     def step(self, step: int) -> None:
         """One optimizer step of each."""
@@ -72,17 +73,18 @@ class Stack:
         """The losses (N,); every parameter of every task has its gradient."""
         of_each = [task.passes(step) for task in self.tasks]
         counts = torch.stack([task.count(p) for task, p in zip(self.tasks, of_each, strict=True)])
-        for p in self.parameters.values():
-            p.grad = None
+        for whole in self.parameters.values():
+            whole.grad = None
         losses = torch.zeros(len(self.tasks), device=counts.device)
         for batches in zip(*of_each, strict=True):
             batch, dims = together(batches)
             nll, objective = vmap(self.forward, in_dims=(0, dims, 0))(self.parameters, batch, counts)
             objective.sum().backward()
             losses += nll
-        for name, p in self.parameters.items():
-            for task, gradient in zip(self.tasks, p.grad.unbind(), strict=True):  # type: ignore[union-attr]
-                task.decoder.get_parameter(name).grad = gradient
+        for name, whole in self.parameters.items():
+            gradients = [None] * len(self.tasks) if whole.grad is None else whole.grad.unbind()
+            for p, gradient in zip(self.slices[name], gradients, strict=True):
+                p.grad = gradient
         return losses
 
     def forward(self, parameters: dict[str, Tensor], batch: Batch, count: Tensor) -> tuple[Tensor, Tensor]:

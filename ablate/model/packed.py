@@ -229,7 +229,7 @@ class LeanRope(Rope):
         where = super().locate(at)
         if at.shape[1] > 1:
             return where
-        turn = super().rotate(self.unit, where).transpose(1, 2)  # (1|B, 1, D, D)
+        turn = super().rotate(self.unit.expand(len(at), -1, -1, -1), where).transpose(1, 2)  # (1|B, 1, D, D)
         return turn[0, 0] if len(turn) == 1 else turn
 
     def rotate(self, x: Tensor, where: Any) -> Tensor:

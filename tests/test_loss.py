@@ -132,7 +132,7 @@ def test_without_gradients_there_are_slices_too(monkeypatch):
     monkeypatch.setattr(loss, "SLICE", SLICE)
     with torch.no_grad(), Largest() as largest:
         found, sums = made.loss(*inputs), made.sums(*inputs)
-    assert largest.elements == 4 * V
+    assert largest.elements <= V * C < N * V  # the weight itself is the largest
     torch.testing.assert_close(found.nll.sum(), sums.nll)
 
 

@@ -44,17 +44,17 @@ def replicas(text, case: dict, steps: int = STEPS, **options) -> list[RunSpec]:
     ]
 
 
-def assert_the_same(together: list[Seat], alone: list[Seat], but: str = "nothing") -> None:
+def assert_the_same(together: list[Seat], alone: list[Seat], but: str = "nothing", far: float = 1e-5) -> None:
     for one, other in zip(together, alone, strict=True):
         mine, theirs = one.take(False)[0], other.take(False)[0]
         assert mine == pytest.approx(theirs, abs=1e-5)
         for (name, p), q in zip(one.decoder.named_parameters(), other.decoder.parameters(), strict=True):
             if name.endswith(but):
                 continue
-            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(p, q, rtol=far, atol=far, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def compare(specs: list[RunSpec], text) -> None:
+def compare(specs: list[RunSpec], text, far: float = 1e-5) -> None:
     together, alone = seats(specs, text), seats(specs, text)
     stack = Stack(together)
     stack.prove()
@@ -62,7 +62,7 @@ def compare(specs: list[RunSpec], text) -> None:
         stack.step(step)
         for task in alone:
             task.training_step(step, step)
-    assert_the_same(together, alone)
+    assert_the_same(together, alone, far=far)
 
 
 @pytest.mark.parametrize("name", STACKED)
@@ -83,10 +83,11 @@ def test_a_bias_on_keys_whose_gradient_is_rounding_refuses_nothing(text):
     assert_the_same(together, alone, but="k.bias")
 
 
-@pytest.mark.parametrize("optim", ["muon", "sgd"])
-def test_every_optimizer_is_the_one_it_is_alone(optim, text):
+@pytest.mark.parametrize(("optim", "far"), [("muon", 1e-3), ("sgd", 1e-5)])
+def test_every_optimizer_is_the_one_it_is_alone(optim, far, text):
+    """Muon's orthogonal matrices are made in bf16, where the rounding of a gradient shows."""
     specs = [run_spec(text, seed=seed, optim={"name": optim, "lr": 1e-3 * (1 + seed)}) for seed in range(2)]
-    compare(specs, text)
+    compare(specs, text, far)
 
 
 def test_clipping_acts_in_these_runs_and_parameters_move(text):

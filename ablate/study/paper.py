@@ -44,7 +44,7 @@ LATEX = {
     "\N{RIGHTWARDS ARROW}": r"$\to$",
     "\n": " ",
 }
-DIGITS = "%.13g"  # the digits behind depend on where a library's arrays lie in memory
+DIGITS = "%.10g"  # the digits behind depend on the machine
 HELD = {
     "non_embedding_params": "the number of parameters without embeddings",
     "total_params": "the number of parameters",

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from ablate.parts.stacked import stacked
 from ablate.registry import norm
 
 
@@ -22,8 +21,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = (1 + self.weight if self.offset else self.weight).to(x.dtype)
-        if trained_on_cpu(x) and not stacked(x, weight):
-            return _Normalised.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
+        if trained_on_cpu(x):
+            return _Normalised.apply(x, weight, self.eps)[0]  # type: ignore[no-untyped-call]
         return F.rms_norm(x, weight.shape, weight, self.eps)
 
 
@@ -39,18 +38,23 @@ class _Normalised(torch.autograd.Function):
     With r = 1 / sqrt(mean(x^2) + eps): dx = r (w dy - x r^2 mean(w dy x)), dw = sum over tokens of r x dy.
     """
 
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        r = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, r)
-        return (x * r).mul_(weight)
+    generate_vmap_rule = True  # for several models at once
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        r = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        return (x * r).mul_(weight), r
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2], output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, r = ctx.saved_tensors
-        both = dy * x
-        mean = (both @ weight)[..., None] / x.shape[-1]
-        dx = (dy * weight).addcmul_(x, r.square() * mean, value=-1).mul_(r)
-        return dx, r.flatten() @ both.reshape(-1, x.shape[-1]), None
+        with torch.autocast("cpu", enabled=False):
+            both = dy * x
+            mean = (both @ weight)[..., None] / x.shape[-1]
+            dx = (dy * weight).sub_(x * (r.square() * mean)).mul_(r)
+            return dx, r.flatten() @ both.reshape(-1, x.shape[-1]), None

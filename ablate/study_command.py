@@ -427,7 +427,7 @@ def at_once(wish: Any) -> int:
     """The most runs to be trained as one; 1 is none. Raises Mistaken."""
     if wish == "auto":
         return AT_ONCE
-    if wish in ("off", False):
+    if wish == "off" or wish is False:  # as YAML reads off
         return 1
     if isinstance(wish, int) and wish > 1:
         return wish

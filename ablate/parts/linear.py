@@ -18,7 +18,6 @@ from ablate.parts.stacked import stacked
 
 OTHERS = ("AuthenticAMD", "HygonGenuine")  # makers of x86 processors that are not Intel, as these say it
 ONEDNN = torch.backends.mkldnn.is_available()
-INTEL = str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
 
 
 def processor() -> str:
@@ -34,6 +33,7 @@ def mkl_is_slow() -> bool:
     return ONEDNN and torch.backends.mkl.is_available() and any(maker in said for maker in OTHERS)
 
 
+INTEL = "GenuineIntel" in processor()
 BY_HAND = mkl_is_slow()  # whether `product` calls oneDNN where torch would not
 
 

@@ -20,8 +20,7 @@ from rivals import SIZES, spec
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
 from ablate.model.hf import export_folder
-from ablate.model.packed import packable, packed
-from ablate.parts.linear import onednn, reorder
+from ablate.model.packed import Layout, packable, packed
 
 SIZE = SIZES["7M"]
 NEW = 128
@@ -100,7 +99,7 @@ def limits(now: Clock, rounds: int) -> list[list[Cell]]:
     layers = [m.weight for m in decoder.modules() if isinstance(m, torch.nn.Linear)]
     matrices = [w.detach() for w in (*layers, decoder.head.weight) if w is not None]
     rows = {w.shape[1]: torch.randn(1, w.shape[1]) for w in matrices}
-    laid_out = [reorder(w) for w in matrices]
+    laid_out = [Layout([w], None) for w in matrices]
     whole = torch.cat([w.flatten() for w in matrices])
     given = prompts(1, 16)
 
@@ -109,8 +108,8 @@ def limits(now: Clock, rounds: int) -> list[list[Cell]]:
             torch.nn.functional.linear(rows[w.shape[1]], w)
 
     def packed_products() -> None:
-        for w, p in zip(matrices, laid_out, strict=True):
-            onednn(rows[w.shape[1]], p)
+        for w, layout in zip(matrices, laid_out, strict=True):
+            layout(rows[w.shape[1]])
 
     with torch.inference_mode():
         seconds = race(

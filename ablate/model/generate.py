@@ -159,7 +159,7 @@ def _steps(
     if training:
         decoder.eval()
     try:
-        reader = packed(decoder) if max_tokens > PACKING_TOKENS and packable(decoder) else decoder
+        reader = decoder
         device = decoder.embedding.weight.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = int(lengths.max())
@@ -180,6 +180,8 @@ def _steps(
             if all(stopped) or step == max_tokens - 1:
                 return
             at = at + 1
+            if step == 0 and max_tokens > PACKING_TOKENS and packable(decoder):
+                reader = packed(decoder)
             logits = reader(chosen[:, None], Call(at, document, whole.prefix, memories))
     finally:
         if training:

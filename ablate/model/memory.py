@@ -44,7 +44,7 @@ class Cache:
     def extend(self, n: int, k: Tensor, v: Tensor, turn: Turn, where: Where) -> tuple[Tensor, Tensor]:
         k = turn(k, where.new)
         if n not in self.stored:
-            self.stored[n] = _storage(k, self.capacity), _storage(v, self.capacity)
+            self.stored[n] = _room(k, self.capacity), _room(v, self.capacity)
         keys, values = self.stored[n]
         keys.narrow(2, self.start, k.shape[2]).copy_(k)  # narrow is quicker than a slice, token by token
         values.narrow(2, self.start, v.shape[2]).copy_(v)
@@ -113,7 +113,7 @@ class Rolling:
         if not self.restart:
             k = turn(k, where.new)
         if n not in self.stored:
-            self.stored[n] = _storage(k, self.size), _storage(v, self.size)
+            self.stored[n] = _room(k, self.size).zero_(), _room(v, self.size).zero_()  # all slots are read
         old = self.stored[n]
         self.stored[n] = self._written(old[0], k), self._written(old[1], v)
         if self.alone:
@@ -168,5 +168,5 @@ def _document(call: Call, known: Tensor | None, seen: int) -> Tensor | None:
     raise ValueError("the first call named documents, so each call must (generation repeats the last one)")
 
 
-def _storage(x: Tensor, size: int) -> Tensor:
-    return x.new_zeros(*x.shape[:2], size, x.shape[3])
+def _room(x: Tensor, size: int) -> Tensor:
+    return x.new_empty(*x.shape[:2], size, x.shape[3])

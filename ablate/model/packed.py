@@ -3,8 +3,8 @@ some hundred small operators.
 
 In torch's own layout the weights stream at half the speed on some processors (benchmarks/decode.py). For a
 single row they are stored by column, for several as the library likes them, and matrices that are given the
-same input are joined. The first call, of a prompt, reads the weights as they lie; the second makes this
-layout, which pays after a few. Parts are called without hooks, and those that can do with fewer operators do
+same input are joined. The layout is made by the first call and pays after a few; prompts, which are long, are
+read by the model itself. Parts are called without hooks, and those that can do with fewer operators do
 (`LEAN`). Parts do not know of it: twins stand in their places.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ablate.model.decoder import Decoder
 from ablate.model.head import Head
 from ablate.parts.attention.softmax import Softmax
-from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, read, reorder
+from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, reorder
 from ablate.parts.norm.rmsnorm import RMSNorm
 from ablate.parts.position.rope import Rope
 
@@ -120,24 +120,16 @@ class Reader(nn.Module):
 class Packed(Reader):
     """A linear layer."""
 
-    used = False
-
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self.weight, self.bias = weight.detach(), bias
-        self.step = Layout([weight], bias)
+        self.layout = Layout([weight], bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.used:
-            return self.step(x)
-        self.used = True
-        return read(x, self.weight, self.bias)
+        return self.layout(x)
 
 
 class Joined(Reader):
     """The first of several layers with one input: computes all of them, and gives its own part."""
-
-    used = False
 
     def __init__(self, layers: list[Linear]):
         super().__init__()
@@ -145,20 +137,13 @@ class Joined(Reader):
         if any(layer.bias is not None for layer in layers):
             zero = layers[0].weight.new_zeros
             bias = torch.cat([zero(e.out_features) if e.bias is None else e.bias.detach() for e in layers])
-        self.weights = [(layer.weight.detach(), layer.bias) for layer in layers]
-        self.step = Layout([weight for weight, _ in self.weights], bias)
+        self.layout = Layout([layer.weight for layer in layers], bias)
         self.sizes = [layer.out_features for layer in layers]
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs: Sequence[Tensor]
-        if self.used:
-            outputs = self.step(x).split_with_sizes(self.sizes, -1)
-        else:
-            outputs = [read(x, *each) for each in self.weights]
-            self.used = True
-        self.last[:] = x, outputs
-        return outputs[0]
+        self.last[:] = x, self.layout(x).split_with_sizes(self.sizes, -1)
+        return self.last[1][0]
 
 
 class Slice(Reader):
@@ -196,9 +181,9 @@ class LeanSoftmax(Softmax):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width
-        if self.normed != (D, D) or not (isinstance(self.q, Joined) and self.q.used):
+        if self.normed != (D, D) or not isinstance(self.q, Joined):
             return super().project(x)
-        heads = self.q.step(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
+        heads = self.q.layout(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
         q, k, v = heads.split_with_sizes((H, K, K), 1)
         return self.q_norm(q), self.k_norm(k), v
 

@@ -87,12 +87,6 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def read(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `product`, by the library that is faster with few rows; no gradient. With 16 rows MKL takes three
-    quarters of oneDNN's time on Intel's own processors (benchmarks/decode.py)."""
-    return F.linear(x, weight, bias) if INTEL else product(x, weight, bias)
-
-
 def reorder(weight: Tensor) -> Tensor:
     """The matrix laid out as oneDNN reads it fastest, for products with few rows."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())

@@ -63,7 +63,8 @@ class Rope(Position):
         """The other channel of each pair."""
         if self.interleaved:
             return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        return x.roll(self.turned // 2, -1)
+        u, v = x.chunk(2, -1)
+        return torch.cat((v, u), -1)  # the compiler makes slow code of `roll`
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:

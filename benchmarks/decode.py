@@ -131,7 +131,7 @@ def limits(now: Clock, rounds: int) -> list[list[Cell]]:
     found.append(
         ["a whole token, with 1/128 of the prompt and of the layout", [1e3 * s / NEW for s in steps]]
     )
-    found.append(["the layout, once", [1e3 * once]])
+    found.append(["the twin that makes it, once", [1e3 * once]])
     return found
 
 

@@ -35,7 +35,8 @@ def trained_on_cpu(x: Tensor) -> bool:
 class _Normalised(torch.autograd.Function):
     """F.rms_norm bit for bit, with its gradient in closed form, which takes a third of the time.
 
-    With r = 1 / sqrt(mean(x^2) + eps): dx = r (w dy - x r^2 mean(w dy x)), dw = sum over tokens of r x dy.
+    With r = 1 / sqrt(mean(x^2) + eps) and u = r x: dx = r (w dy - u mean(w dy u)),
+    dw = sum of u dy.
     """
 
     generate_vmap_rule = True  # for several models at once
@@ -53,8 +54,6 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, r = ctx.saved_tensors
-        with torch.autocast("cpu", enabled=False):
-            both = dy * x
-            mean = (both @ weight)[..., None] / x.shape[-1]
-            dx = (dy * weight).sub_(x * (r.square() * mean)).mul_(r)
-            return dx, r.flatten() @ both.reshape(-1, x.shape[-1]), None
+        unit, g = x * r, dy * weight
+        mean = (g * unit).mean(-1, keepdim=True)
+        return g.sub_(unit * mean).mul_(r), unit.mul_(dy).flatten(0, -2).sum(0), None

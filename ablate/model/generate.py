@@ -159,7 +159,6 @@ def _steps(
     if training:
         decoder.eval()
     try:
-        reader = decoder
         device = decoder.embedding.weight.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = int(lengths.max())
@@ -168,10 +167,11 @@ def _steps(
         for a, b in _pieces(longest, memories):
             document = None if whole.document is None else whole.document[:, a:b]
             piece = Call(whole.at[:, a:b], document, whole.prefix, memories, last=True)
-            logits = reader(tokens[:, a:b], piece)
+            logits = decoder(tokens[:, a:b], piece)
         at = whole.at[:, -1:]
         document = None if whole.document is None else whole.document[:, -1:]
         stopped = [False] * len(prompts)
+        reader = decoder
         for step in range(max_tokens):
             chosen = sampler(logits[:, -1])
             new: list[int] = chosen.tolist()

@@ -7,6 +7,7 @@ speed of others. On those oneDNN, which torch calls for bf16 everywhere, is as f
 
 import platform
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ OTHERS = ("AuthenticAMD", "HygonGenuine")  # makers of x86 processors that are n
 ONEDNN = torch.backends.mkldnn.is_available()
 
 
+@cache
 def processor() -> str:
     """What the system says of the processor; the maker's name is in it on Linux and on Windows."""
     with suppress(OSError):

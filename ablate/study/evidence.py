@@ -17,11 +17,10 @@ from ablate.record import atomic
 from ablate.study.design import load, plain
 from ablate.study.freeze import NAME as PLAN
 from ablate.study.judged import Judged, Told, judge_results
-from ablate.study.report import markdown
+from ablate.study.report import answer, markdown
 from ablate.study.results import FOLDER, Results, read
 from ablate.study.scale import judge_scale
 from ablate.study.tables import Table, claim_table, place, verdict_table
-from ablate.study.wording import answer, with_size
 
 PAGE = "README.md"
 CATALOGUE = "claims.yaml"
@@ -181,8 +180,7 @@ def with_headline(readme: str, folder: Path) -> str:
 
 
 def _answer(results: Results, judged: Sequence[Judged]) -> str:
-    trends = with_size(judge_scale(results, judged), results.kept.said().metric, results.kept.placebo)
-    return f"{answer(judged, results.kept.placebo)} {trends}".rstrip()
+    return answer(results, judged, judge_scale(results, judged))
 
 
 def headline(folder: Path) -> str:

@@ -77,10 +77,11 @@ def show(console: "Console", folder: Path) -> None:
                 note = tables.notes_on(corpus.comparison.verdict(arm), corpus.comparison)
                 if note:
                     console.print(Text(f"  {arm}: {note}", style="dim"))
-    console.print(Text(_answer(results, judged, scales)))
+    console.print(Text(answer(results, judged, scales)))
 
 
-def _answer(results: Results, judged: Sequence[Judged], scales: Sequence[Scale]) -> str:
+def answer(results: Results, judged: Sequence[Judged], scales: Sequence[Scale]) -> str:
+    """What the study found, and what size does to it."""
     placebo = results.kept.placebo
     trends = wording.with_size(scales, results.kept.said().metric, placebo)
     return f"{wording.answer(judged, placebo)} {trends}".rstrip()
@@ -182,7 +183,7 @@ def _page(
     return {
         "name": kept.name,
         "question": study.question,
-        "answer": _answer(results, judged, scales),
+        "answer": answer(results, judged, scales),
         "banners": banners(study, judged, scales),
         "facts": _facts(results, study, judged),
         "corpora": [

@@ -24,9 +24,7 @@ def decimals(comparison: Comparison | None) -> int:
         for verdict in (comparison.verdicts if comparison else ())
         if verdict.low is not None and verdict.high is not None and verdict.high > verdict.low
     ]
-    if not halves:
-        return 4
-    return min(6, max(2, 1 - math.floor(math.log10(min(halves)))))
+    return places_of(halves) if halves else 4
 
 
 def places_of(halves: Iterable[float]) -> int:

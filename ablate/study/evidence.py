@@ -149,7 +149,7 @@ def judgements(folder: Path) -> Iterator[Said]:
     """What an experiment says of claims."""
     if (folder / "claims.json").is_file():
         yield from TypeAdapter(list[Said]).validate_json((folder / "claims.json").read_bytes())
-    if not (folder / FOLDER).is_dir():
+    if not _evident(folder):
         return
     results = read(folder)
     judged = judge_results(results)
@@ -209,6 +209,11 @@ def _leaders(judged: Judged) -> Table:
     )
 
 
+def _evident(folder: Path) -> bool:
+    """Whether it has results of a frozen plan: others, such as the quickstart's, are no evidence."""
+    return (folder / FOLDER).is_dir() and (folder / PLAN).is_file()
+
+
 def _folders(experiments: Path) -> list[Path]:
     return sorted(place for place in experiments.iterdir() if place.is_dir())
 
@@ -218,9 +223,9 @@ def _studies(experiments: Path) -> Iterator[Done]:
         if not (folder / "study.yaml").is_file():
             continue
         link = f"[{folder.name}]({folder.name}/report.md)"
-        if not (folder / FOLDER).is_dir():
+        if not _evident(folder):
             frozen = (folder / PLAN).is_file()
-            state = "planned and frozen, not run" if frozen else "not run"
+            state = "planned and frozen, not run" if frozen else "not frozen: no evidence"
             yield Done(
                 name=folder.name, question=load(folder / "study.yaml").question, state=state, answer=""
             )

@@ -12,6 +12,7 @@ from study_fakes import study
 from ablate.study import tables, wording
 from ablate.study.design import HOME, StudyMistaken
 from ablate.study.evidence import judgements
+from ablate.study.freeze import NAME as PLAN
 from ablate.study.intervals import paired
 from ablate.study.judged import headlines, judge_results
 from ablate.study.outlook import outlook
@@ -212,6 +213,8 @@ def test_claims_on_the_slope_are_judged_once(sized: tuple[Path, Results]) -> Non
         ("C16", "small", "pass"), ("C16", "middle", "pass"), ("C16", "large", "pass"),
         ("C17", "all sizes", "pass"), ("L", "all sizes", "pass"),
     ]  # fmt: skip
+    assert list(judgements(folder)) == []  # not frozen: no evidence
+    (folder / PLAN).touch()
     found = {(said.claim, said.corpus) for said in judgements(folder)}
     assert ("C17", "all sizes") in found and ("C16", "large") in found
 

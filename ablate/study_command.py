@@ -26,6 +26,7 @@ from ablate.spec import RunSpec
 from ablate.study import launch, live, loose, outlook, runs, worker
 from ablate.study.claims import of_runs
 from ablate.study.compare import Comparison, compare
+from ablate.study.compiling import Compiling
 from ablate.study.design import Study, StudyMistaken, load
 from ablate.study.freeze import amendments, freeze, frozen
 from ablate.study.plan import Plan, plan
@@ -90,6 +91,8 @@ class Sweep:
         self.store = Store(node["store"])
         self.composer = Composer(node["cache"])
         self.replicas = at_once(node["replicas"])
+        if node["compile"] not in ("auto", True, False):
+            raise Mistaken([f"compile: auto, true or false, not {node['compile']!r}"])
         self.notes: list[str] = []
         self.codes: dict[tuple[str, str], str] = {}
 
@@ -195,17 +198,19 @@ class Sweep:
     def run(self, planned: Plan) -> list[runs.PlannedRun]:
         """Stage by stage: tuning, then the tests look by look. Returns the runs that were called for."""
         called: list[runs.PlannedRun] = []
+        wish = False if self.node["compile"] == "auto" and self.replicas > 1 else self.node["compile"]
+        compiling = Compiling(wish, planned, self.slots(), self.console.print)
         for stage in runs.stages(planned, self.identify, self.outcomes):
             for note in stage.notes:
                 self.console.print(Text(note))
             self.notes += stage.notes
             called += stage.runs
-            self.launch(stage)
+            self.launch(stage, compiling)
             self.score(planned, [run for run in stage.runs if run.role != "tuning"])
         return called
 
-    def launch(self, stage: runs.Stage) -> None:
-        jobs = {run.id: self.job(run) for run in stage.runs if not self.has_outcome(run)}
+    def launch(self, stage: runs.Stage, compiling: Compiling) -> None:
+        jobs = {run.id: self.job(run, compiling) for run in stage.runs if not self.has_outcome(run)}
         if not jobs:
             return
         names = {run.id: f"{run.corpus} {run.arm} seed {run.seed}" + rate(run) for run in stage.runs}
@@ -263,7 +268,7 @@ class Sweep:
                     )
         return found
 
-    def job(self, run: runs.PlannedRun) -> worker.Job:
+    def job(self, run: runs.PlannedRun, compiling: Compiling) -> worker.Job:
         from ablate.data.prepare import prepare
 
         spec = RunSpec.model_validate(run.spec)
@@ -272,7 +277,6 @@ class Sweep:
             "accelerator": "gpu" if self.node["gpus"] else "cpu",
             "devices": self.node["devices"],
             "strategy": self.node["strategy"],
-            "compile": self.node["compile"],
             "threads": None if self.node["gpus"] else 1,
             "keep": self.node["keep"],
             "progress": False,
@@ -285,6 +289,7 @@ class Sweep:
             "cache": self.node["cache"],
             "parts": self.composer.parts,
         }
+        settings["compile"] = compiling(run, payload)
         return worker.Job(
             run.id,
             payload,

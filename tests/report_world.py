@@ -62,6 +62,7 @@ def save(store: Store, run: PlannedRun, said: dict[str, Any]) -> None:
             "device": "cpu", "device_kind": said.get("device_kind", "a processor"), "devices": 1,
             "platform": "Linux", "began": f"2026-01-01T00:00:{run.seed % 60:02}+00:00",
             "ended": f"2026-01-01T01:00:{run.seed % 60:02}+00:00",
+            "settings": {"compile": said.get("compile", False)},
         },
     ).save(store.folder(run.id))  # fmt: skip
     if said["status"] == "finished" and run.role == "test":

@@ -125,10 +125,17 @@ def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path
         assert found[id]["metrics"] == pytest.approx(alone["metrics"], abs=1e-5, rel=1e-5)
 
 
-def test_a_wrong_number_of_replicas_is_refused(place):
-    refused = sweep(place, "experiment=small", "replicas=0")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("replicas=0", "replicas: auto, off, or the most runs"),
+        ("compile=fast", "compile: auto, true or false, not 'fast'"),
+    ],
+)
+def test_a_wrong_option_is_refused(option, said, place):
+    refused = sweep(place, "experiment=small", option)
     assert refused.returncode == 2
-    assert "replicas: auto, off, or the most runs" in refused.stderr
+    assert said in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,7 @@ def environment(slots: tuple[Slot, ...]) -> dict[str, str]:
     return {
         **os.environ,
         **threads,
+        "TORCHINDUCTOR_COMPILE_THREADS": str(slots[0].threads),
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # nvidia-smi's numbers
         "CUDA_VISIBLE_DEVICES": ",".join(gpus),

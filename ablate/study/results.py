@@ -158,7 +158,7 @@ def collect(
             **_place(run),
             **_row(found(run.id), now(run)),
             **_start(run, found, store),
-            "command": commands(run),
+            "command": commands(run, found(run.id)),
         }
         for run in runs
     ]
@@ -241,8 +241,10 @@ class _Commands:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
-    def __call__(self, run: PlannedRun) -> str:
-        return shlex.join(["python", "train.py", *typed(self.plan, run)])
+    def __call__(self, run: PlannedRun, record: RunRecord | None) -> str:
+        settings = {} if record is None else record.provenance.get("settings", {})
+        how = ["trainer.compile=true"] if settings.get("compile") else []
+        return shlex.join(["python", "train.py", *typed(self.plan, run), *how])
 
 
 def _place(run: PlannedRun) -> dict[str, Any]:

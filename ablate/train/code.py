@@ -23,9 +23,11 @@ ASIDE = (
     "model/hf",
     "model/packed.py",
     "model/pool.py",
+    "train/compiled.py",
     "train/gain.py",
     "train/measure",
     "train/score.py",
+    "train/timing.py",
 )
 
 

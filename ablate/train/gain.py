@@ -5,25 +5,18 @@ not to be guessed from their size. What was measured is kept in the cache for th
 runs, sources and device.
 """
 
-import json
 import statistics
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ablate.parts.base import Refused
-from ablate.record import atomic
-from ablate.spec import digest
 from ablate.train.fit import Run, out_of_memory
-from ablate.train.recorder import provenance
 from ablate.train.replicas import family, opened
-from ablate.train.settings import accelerator
 from ablate.train.stack import Seat, Stack
+from ablate.train.timing import clock, kept, key
 from ablate.train.trainer import hushed, trainer
 
 ROUNDS = 5
@@ -43,21 +36,8 @@ class Gain:
 def gain(payloads: list[dict[str, Any]]) -> Gain:
     """Of the stack of the runs that the payloads ask for."""
     runs = [opened(payload) for payload in payloads]
-    file = Path(payloads[0]["cache"]) / "replicas" / f"{_key(runs)}.json"
-    with suppress(OSError, ValueError, TypeError):
-        return Gain(**json.loads(file.read_text()))
-    found = measured(runs)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(file) as f:
-        f.write(json.dumps(asdict(found)).encode())
-    return found
-
-
-def _key(runs: list[Run]) -> str:
-    settings = runs[0].settings
-    origin = provenance("cuda" if accelerator(settings) == "gpu" else "cpu", 1, settings.strategy)
-    device = {name: origin[name] for name in ("device_kind", "torch", "cores")}
-    return digest([family(runs[0].spec), runs[0].code, len(runs), settings.threads, device])
+    name = key(runs[0], family(runs[0].spec), len(runs))
+    return kept(Path(payloads[0]["cache"]) / "replicas" / f"{name}.json", Gain, lambda: measured(runs))
 
 
 def measured(runs: list[Run]) -> Gain:
@@ -79,7 +59,7 @@ def measured(runs: list[Run]) -> Gain:
         if out_of_memory(error):
             return Gain(0.0, f"the stack is too large: {error}")
         raise
-    seconds = _clock(lone.device)
+    seconds = clock(lone.device)
 
     def alone(n: int) -> None:
         lone.training_step(n % steps, n)
@@ -95,19 +75,3 @@ def measured(runs: list[Run]) -> Gain:
     each = max(1, round(SHARE / one))
     ratios = [len(runs) * seconds(alone, each) / seconds(together, each) for _ in range(ROUNDS)]
     return Gain(statistics.median(ratios))
-
-
-def _clock(device: torch.device) -> Callable[[Callable[[int], None], int], float]:
-    """Seconds of so many calls: CPU time, which other processes leave alone, or wall-clock of a GPU."""
-    gpu = device.type == "cuda"
-    now = time.perf_counter if gpu or torch.get_num_threads() > 1 else time.process_time
-
-    def seconds(call: Callable[[int], None], times: int) -> float:
-        begin = now()
-        for n in range(times):
-            call(n)
-        if gpu:
-            torch.cuda.synchronize(device)
-        return now() - begin
-
-    return seconds

@@ -20,6 +20,9 @@ from ablate.train.evaluate import on_device
 from ablate.train.schedule import factor
 from ablate.train.settings import Settings
 
+# Graphs that torch may keep: a warm worker compiles each arm it meets, and beyond torch's 8 none would be.
+GRAPHS = 10_000
+
 
 class Steps:
     """The numbers of the optimizer steps still to be made, and one more: the look at the whole of validation,
@@ -93,6 +96,7 @@ class Task(LightningModule):
             load(decoder, self.weights)
         self.decoder = decoder.train()
         if self.settings.compile:
+            torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = GRAPHS
             self.decoder.compile()
         self.built = True
 

@@ -1,0 +1,133 @@
+"""Which runs of a study are compiled, and that compiled runs are what their command says."""
+
+from typing import Any
+
+import pytest
+import yaml
+from report_world import finished, world
+from training import QUIET, prepared_for, run_spec, write_text
+
+from ablate.facts import checker
+from ablate.study import compiling
+from ablate.study.compiling import Compiling
+from ablate.study.design import read
+from ablate.study.plan import Plan, plan
+from ablate.study.runs import PlannedRun
+from ablate.study_command import Composer
+from ablate.train.compiled import Compiled, compiled, measured
+from ablate.train.fit import Run
+
+CPU = {"settings": {"accelerator": "cpu"}}
+STUDY = """
+question: Do experts pay?
+base: [data=text, "data.source.files=[{text}]", data/tokenizer=bytes, model.width=16, model.depth=1,
+       model.heads=2, model.context=16, budget.tokens=64000, budget.batch_tokens=64]
+axis: [model.ffn]
+baseline: dense
+arms: {{dense: [], relu: [model/ffn=relu], experts: [model/ffn=mixtral]}}
+seeds: 4
+tune: fixed
+metric: heldout/loss
+margin: 0.05
+variance: paired
+"""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Plan:
+    """A plan of specifications that torch can build."""
+    folder = tmp_path_factory.mktemp("compiling")
+    text = write_text(folder)
+    cache = folder / "cache"
+    said = yaml.safe_load(STUDY.format(text=text))
+    return plan(read(said), Composer(str(cache)), checker(cache, "cpu"))
+
+
+class Pool:
+    """In the place of a process."""
+
+    found = Compiled()
+    asked = 0
+
+    def __init__(self, *given: Any, **options: Any):
+        pass
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *given: Any) -> None:
+        pass
+
+    def submit(self, call: Any, payload: dict[str, Any]) -> "Pool":
+        assert call is compiled and payload["spec"]["model"]["ffn"]["name"] == "glu"
+        Pool.asked += 1
+        return self
+
+    def result(self) -> Compiled:
+        return self.found
+
+
+def chosen(real: Plan, monkeypatch, found: Compiled, run_seconds: float = 3600.0, payload: Any = CPU) -> dict:
+    """By arm; 1,000 steps of 4 seeds in 2 slots are 2,000 steps of an arm in each."""
+    monkeypatch.setattr(compiling, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("ablate.facts.probe", lambda spec: run_seconds)
+    monkeypatch.setattr(Pool, "found", found)
+    monkeypatch.setattr(Pool, "asked", 0)
+    heard: list[str] = []
+    which = Compiling("auto", real, 2, heard.append)
+    corpus = real.corpora[0]
+    said: dict[str, Any] = {
+        arm.name: which(PlannedRun("", corpus, arm.name, "test", 0, None, 0, arm.spec), payload)
+        for arm in real.arms
+    }
+    return {**said, "asked": Pool.asked, "heard": heard}
+
+
+def test_what_saves_time_is_compiled_and_experts_are_not(real, monkeypatch):
+    found = chosen(real, monkeypatch, Compiled(eager=0.030, compiled=0.020, once=9.0))
+    assert (found["dense"], found["relu"], found["experts"]) == (True, True, False)
+    assert found["asked"] == 1 and "20 ms then, not 30" in found["heard"][0]
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        (Compiled(eager=0.030, compiled=0.020, once=11.0), []),  # saves 20 s, and the compiler takes 11 twice
+        (Compiled(eager=0.020, compiled=0.030, once=0.0), []),
+        (Compiled(reason="InvalidCxxCompiler: none"), ["not compiled: InvalidCxxCompiler: none"]),
+    ],
+)
+def test_what_saves_none_is_not(measured, said, real, monkeypatch):
+    found = chosen(real, monkeypatch, measured)
+    assert not (found["dense"] or found["relu"] or found["experts"])
+    assert found["heard"] == said
+
+
+def test_short_studies_and_gpus_are_not_measured(real, monkeypatch):
+    fast = Compiled(eager=0.030, compiled=0.020, once=1.0)
+    short = chosen(real, monkeypatch, fast, run_seconds=compiling.ENOUGH / 2 - 1)
+    gpu = chosen(real, monkeypatch, fast, payload={"settings": {"accelerator": "gpu"}})
+    assert short["asked"] == gpu["asked"] == 0
+    assert not (short["dense"] or gpu["dense"])
+
+
+@pytest.mark.parametrize("wish", [True, False])
+def test_a_wish_is_heeded(wish, real):
+    which = Compiling(wish, real, 2, pytest.fail)
+    run = PlannedRun("", real.corpora[0], "experts", "test", 0, None, 0, {})
+    assert which(run, CPU) is wish
+
+
+def test_the_command_of_a_compiled_run_says_so(tmp_path):
+    results = world(tmp_path, lambda run: {**finished(run), "compile": run.arm == "alibi"}, seeds=2)
+    says_so = results.runs["command"].str.endswith(" trainer.compile=true")
+    assert says_so.any() and (says_so == (results.runs["arm"] == "alibi")).all()
+
+
+@pytest.mark.slow
+def test_the_measurement_compiles(tmp_path):
+    text = write_text(tmp_path)
+    spec = run_spec(text)
+    run = Run(spec, prepared_for(spec, tmp_path), QUIET, tmp_path, None, {"parameters": 7.0}, None, None)
+    found = measured(run)
+    assert not found.reason and min(found.eager, found.compiled) > 0

@@ -31,7 +31,7 @@ test-slow: .venv/ready
 
 # What is measured and how: docs/speed.md. THREADS=1 measures CPU time, for a machine that has other work.
 THREADS ?= $(shell nproc)
-BENCHMARKS := limits step parts loss loop window decode replicas
+BENCHMARKS := limits step parts loss loop window decode replicas compiling
 
 bench: .venv/ready
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --threads $(THREADS) || exit 1; done

@@ -198,8 +198,7 @@ class Sweep:
     def run(self, planned: Plan) -> list[runs.PlannedRun]:
         """Stage by stage: tuning, then the tests look by look. Returns the runs that were called for."""
         called: list[runs.PlannedRun] = []
-        wish = False if self.node["compile"] == "auto" and self.replicas > 1 else self.node["compile"]
-        compiling = Compiling(wish, planned, self.slots(), self.console.print)
+        compiling = self.compiling(planned)
         for stage in runs.stages(planned, self.identify, self.outcomes):
             for note in stage.notes:
                 self.console.print(Text(note))
@@ -208,6 +207,14 @@ class Sweep:
             self.launch(stage, compiling)
             self.score(planned, [run for run in stage.runs if run.role != "tuning"])
         return called
+
+    def compiling(self, planned: Plan) -> Compiling:
+        """Stacks are not compiled, so where runs may be stacked, none is but by order."""
+        from ablate.facts import probe
+
+        wish = self.node["compile"]
+        wish = False if wish == "auto" and self.replicas > 1 else wish
+        return Compiling(wish, planned, self.slots(), probe, compiling_gain, self.console.print)
 
     def launch(self, stage: runs.Stage, compiling: Compiling) -> None:
         jobs = {run.id: self.job(run, compiling) for run in stage.runs if not self.has_outcome(run)}
@@ -426,6 +433,14 @@ class Sweep:
             published = publish(self.folder, wandb["project"], wandb["entity"], Path(self.node["store"]))
             for line in published.said:
                 self.console.print(Text(line), soft_wrap=True)  # an address stays whole
+
+
+def compiling_gain(payload: dict[str, Any]) -> Any:
+    """Measured in a process of its own, which the compiler's state and memory leave with."""
+    from ablate.train.compiled import compiled
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(compiled, payload).result()
 
 
 def at_once(wish: Any) -> int:

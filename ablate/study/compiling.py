@@ -1,10 +1,10 @@
 """Which runs of a study are compiled. In a warm worker an arm is compiled once, for all of its runs there."""
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from ablate.spec import RunSpec
 from ablate.study.plan import Plan, PlannedArm
 from ablate.study.runs import PlannedRun
 
@@ -14,6 +14,16 @@ WORTH = 2.0  # times the compiler's time must be saved: validation is compiled, 
 Payload = dict[str, Any]
 
 
+class Gain(Protocol):
+    """Seconds of a step as it is and compiled, and of the compiler; or why there is no compiled step."""
+
+    eager: float
+    compiled: float
+    once: float
+    reason: str
+
+
+@dataclass
 class Compiling:
     """Asked for each run. Where `wish` is auto, a block of arms (a corpus, a size) is compiled if that saves
     time, measured on its baseline; but on a GPU, where nothing has been measured, no run is.
@@ -22,9 +32,13 @@ class Compiling:
     again for each number.
     """
 
-    def __init__(self, wish: bool | str, planned: Plan, slots: int, say: Callable[[str], None]):
-        self.wish, self.planned, self.slots, self.say = wish, planned, slots, say
-        self.pays: dict[str, bool] = {}  # by block
+    wish: bool | str
+    planned: Plan
+    slots: int
+    seconds: Callable[[RunSpec], float]  # of a run as it is, about
+    measure: Callable[[Payload], Gain]
+    say: Callable[[str], None]
+    pays: dict[str, bool] = field(default_factory=dict)  # by block
 
     def __call__(self, run: PlannedRun, payload: Payload) -> bool:
         if self.wish != "auto":
@@ -39,26 +53,20 @@ class Compiling:
         return next(arm for arm in self.planned.on(run.corpus) if arm.name == run.arm)
 
     def paying(self, block: str, payload: Payload) -> bool:
-        from ablate.facts import probe
-        from ablate.spec import RunSpec
-        from ablate.train.compiled import compiled
-
         arm = next(arm for arm in self.planned.on(block) if not routed(arm))
         spec = RunSpec.model_validate(arm.spec)
         share = len(self.planned.study.seeds) / self.slots  # runs of an arm in a slot
-        if probe(spec) * share < ENOUGH:
+        if self.seconds(spec) * share < ENOUGH:
             return False
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found = pool.submit(compiled, {**payload, "spec": arm.spec}).result()
+        found = self.measure({**payload, "spec": arm.spec})
         if found.reason:
             self.say(f"not compiled: {found.reason}")
-        elif found.saves(share * spec.steps) > (WORTH - 1) * found.once:
-            self.say(
-                f"compiled, since a step of {arm.name} takes {1e3 * found.compiled:.0f} ms then, "
-                f"not {1e3 * found.eager:.0f}"
-            )
-            return True
-        return False
+            return False
+        if (found.eager - found.compiled) * spec.steps * share < WORTH * found.once:
+            return False
+        steps = f"{1e3 * found.compiled:.0f} ms then, not {1e3 * found.eager:.0f}"
+        self.say(f"compiled, since a step of {arm.name} takes {steps}")
+        return True
 
 
 def routed(arm: PlannedArm) -> bool:

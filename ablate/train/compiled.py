@@ -32,10 +32,6 @@ class Compiled:
     once: float = 0.0
     reason: str = ""
 
-    def saves(self, steps: float) -> float:
-        """Seconds, of so many steps in one process."""
-        return -self.once if self.reason else (self.eager - self.compiled) * steps - self.once
-
 
 def compiled(payload: dict[str, Any]) -> Compiled:
     """Of the run that the payload asks for."""

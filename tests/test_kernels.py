@@ -73,6 +73,24 @@ def test_a_single_query_of_heads_that_share_keys(kv_heads, acts):
     assert_agree("sdpa", [q[:, :, -1:], k, v], Mask(9 if acts == "window" else None), seen, bias, **sink)
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("acts", ["order", "window", "bias"])
+def test_short_rows_in_bf16_have_the_gradient_of_fp32(acts, autocast):
+    """On a CPU: rounded once, at the end."""
+    mask = Mask(9 if acts == "window" else None)
+    exact = [x.detach().bfloat16().float().requires_grad_() for x in leaves(31)]
+    halved = [x.detach().bfloat16().requires_grad_() for x in exact]
+    found = []
+    for given in (exact, halved):
+        with torch.autocast("cpu", torch.bfloat16, autocast and given is halved):
+            y = attend("sdpa", given, mask, sight(31), alibi.bias if acts == "bias" else None)
+        weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).bfloat16().to(y.dtype)
+        found.append([y, *torch.autograd.grad(y, given, weight)])
+    for x, y in zip(*found, strict=True):
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y, x.bfloat16(), atol=0, rtol=0)
+
+
 def test_a_single_query_behind_a_window_needs_no_mask():
     memory, sdpa = Rolling(5), kernel.build("sdpa")
     memory.look(Call(torch.arange(3)[None]))

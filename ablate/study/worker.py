@@ -100,42 +100,11 @@ def perform(
     What `work` raises becomes the record of a crashed run. `begun` is called just before the work function,
     `lost` from another thread when the lease is gone.
     """
-    lease = take(store.folder(job.id))
-    if lease is None:
-        return Report(job.id, "elsewhere")
-    began = time.monotonic()
-    try:
-        if store.finished(job.id, job.code):
-            return Report(job.id, "done")
-        with beating(lease, lost, every):
-            begun()
-            missing = _attempt(job, work, lease)
-        if missing is not None:
-            missing.save(lease.outbox)
-        record = store.commit(lease)
-        if missing is not None:  # an older outcome may have been kept
-            record = missing
-        return Report(job.id, record.status, record.reason, time.monotonic() - began, record.code)
-    except (LeaseLost, FileNotFoundError):
-        if lease.held():
-            raise
-        return Report(job.id, "lost", "another process has taken the run over", time.monotonic() - began)
-    finally:
-        lease.release()
-
-
-def _attempt(job: Job, work: Work, lease: Lease) -> RunRecord | None:
-    """Call the work function. Returns the record to be stored where it left none."""
-    status: Literal["crashed", "interrupted"] = "crashed"
-    try:
-        work({**job.payload, "outbox": str(lease.outbox)})
-        reason = "the work function returned and left no record in payload['outbox']"
-    except (KeyboardInterrupt, SystemExit) as error:
-        status, reason = "interrupted", str(error) or type(error).__name__
-    except Exception as error:  # whatever it is, it is this run's alone
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
-    return _left(job, lease, status, reason)
+    reports: list[Report] = []
+    perform_together(
+        store, [job], lambda payloads, _: work(payloads[0]), reports.append, lambda _: begun(), lost, every
+    )
+    return reports[0]
 
 
 def _left(job: Job, lease: Lease, status: Literal["crashed", "interrupted"], reason: str) -> RunRecord | None:

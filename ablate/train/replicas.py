@@ -21,6 +21,7 @@ from ablate.registry import load_parts
 from ablate.spec import RunSpec, digest
 from ablate.train import fit
 from ablate.train.interrupt import Interrupt
+from ablate.train.pages import keep_pages
 from ablate.train.progress import Quiet
 from ablate.train.settings import Settings, devices
 from ablate.train.stack import Seat, Stack
@@ -158,6 +159,8 @@ def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: Non
         torch.set_num_threads(settings.threads)
     with hushed():
         lightning = trainer(runs[0].spec, settings, [])
+        if lightning.strategy.root_device.type == "cpu":
+            keep_pages()
         living = [Replica(run, lightning) for run in runs]
         stack = Stack([replica.task for replica in living])
         stack.prove()

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class SDPA(Kernel):
                 q.reshape(B, K, H // K, D), k, v, mask, dropout, scale=scores.scale
             )
             return y[..., :width].reshape(B, H, 1, width)
-        y = attention(v)(
+        y = attention(v, mask)(
             q,
             k,
             v,
@@ -76,22 +77,37 @@ class SDPA(Kernel):
         return y[..., :width]
 
 
-def attention(v: Tensor) -> Callable[..., Tensor]:
-    """torch's function, or the way around what it does slowly."""
+def attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
+    """torch's function, or the way around what it does slowly in training on a CPU."""
     if stacked(v):
         return attend
-    short = v.shape[-2] * v.shape[-1] <= SHORT
-    halved = v.dtype == torch.bfloat16 and v.device.type == "cpu" and torch.is_grad_enabled()
-    return in_fp32 if halved and short else F.scaled_dot_product_attention
+    if v.device.type == "cpu" and torch.is_grad_enabled():
+        if mask is not None and mask.requires_grad:
+            return partial(in_fp32, written_out)
+        if v.dtype == torch.bfloat16 and v.shape[-2] * v.shape[-1] <= SHORT:
+            return partial(in_fp32, F.scaled_dot_product_attention)
+    return F.scaled_dot_product_attention
 
 
-def in_fp32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> Tensor:
-    """On a CPU torch's gradient in bf16 spends some 0.3 ms on each head, which in fp32 it does not."""
+def in_fp32(
+    attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any
+) -> Tensor:
+    """torch's gradient in bf16 spends some 0.3 ms on each head, which in fp32 it does not."""
+    wide = torch.promote_types(v.dtype, torch.float32)
     if mask is not None and mask.dtype != torch.bool:
-        mask = mask.float()
+        mask = mask.to(wide)
     with torch.autocast("cpu", enabled=False):
-        y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, **options)
-    return y.to(v.dtype)
+        return attend(q.to(wide), k.to(wide), v.to(wide), mask, **options).to(v.dtype)
+
+
+def written_out(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout_p: float, scale: float, **options: Any
+) -> Tensor:
+    """No fused kernel has a gradient for a learned bias. torch writes out the scores, too, and searches them
+    for queries that see nothing; here each sees itself."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = (q * scale) @ k.mT
+    return F.dropout(scores.add_(mask).softmax(-1), dropout_p) @ v
 
 
 def _with_sink(mask: Tensor | None, causal: bool, sink: Tensor, T: int, S: int, dtype: torch.dtype) -> Tensor:

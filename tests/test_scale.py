@@ -10,13 +10,14 @@ from report_world import finished, planned, seeded, world
 from study_fakes import study
 
 from ablate.study import tables, wording
+from ablate.study.dashboard import paragraphs
 from ablate.study.design import HOME, StudyMistaken
 from ablate.study.evidence import judgements
 from ablate.study.freeze import NAME as PLAN
 from ablate.study.intervals import paired
 from ablate.study.judged import headlines, judge_results
 from ablate.study.outlook import outlook
-from ablate.study.report import report
+from ablate.study.report import answer, report
 from ablate.study.results import Results
 from ablate.study.runs import PlannedRun
 from ablate.study.scale import SCALE, Scale, judge_scale, slope
@@ -213,6 +214,8 @@ def test_claims_on_the_slope_are_judged_once(sized: tuple[Path, Results]) -> Non
         ("C16", "small", "pass"), ("C16", "middle", "pass"), ("C16", "large", "pass"),
         ("C17", "all sizes", "pass"), ("L", "all sizes", "pass"),
     ]  # fmt: skip
+    page = "\n".join(paragraphs(results, blocks))
+    assert answer(results, blocks, [scale]) in page.replace("\\", "") and "| C17 | all sizes |" in page
     assert list(judgements(folder)) == []  # not frozen: no evidence
     (folder / PLAN).touch()
     found = {(said.claim, said.corpus) for said in judgements(folder)}

@@ -17,8 +17,9 @@ from ablate.record import atomic
 from ablate.study import wording
 from ablate.study.figures import ranked
 from ablate.study.judged import Judged, judge_results
-from ablate.study.report import banners, fenced, markdown
+from ablate.study.report import answer, banners, fenced, markdown
 from ablate.study.results import Results, read
+from ablate.study.scale import judge_scale
 from ablate.study.tables import Table, claim_table, verdict_table
 
 if TYPE_CHECKING:
@@ -159,15 +160,14 @@ def title(results: Results) -> str:
 def paragraphs(results: Results, judged: Sequence[Judged]) -> list[str]:
     """What the Report says, as Markdown in which no text of a configuration is trusted: the answer and the
     verdicts first, then paired differences, claims and the command."""
-    study = results.kept.said()
-    placebo = results.kept.placebo
+    study, scales = results.kept.said(), judge_scale(results, judged)
     opening = [f"**Question.** {markdown(study.question)}"]
-    opening += [f"**Answer.** {markdown(wording.answer(judged, placebo))}"]
-    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(study, judged)]
+    opening += [f"**Answer.** {markdown(answer(results, judged, scales))}"]
+    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(study, judged, scales)]
     many = len(judged) > 1
     opening += [table(verdict_table(corpus), "Verdicts", corpus.corpus * many) for corpus in judged]
     rest = [table(paired(corpus), "Paired differences", corpus.corpus * many) for corpus in judged]
-    claims = claim_table(judged)
+    claims = claim_table([*judged, *scales])
     if claims is not None:
         rest.append(linked(table(claims, "Claims")))
     command = shlex.join(["python", "sweep.py", f"experiment={results.kept.name}"])

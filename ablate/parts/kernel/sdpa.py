@@ -49,12 +49,13 @@ class SDPA(Kernel):
     ) -> Tensor:
         mask, causal = prepared
         width = v.shape[-1]
+        if width < k.shape[-1]:
+            padded = F.pad(v, (0, k.shape[-1] - width))
+            return self(q, k, padded, prepared, scores, dropout)[..., :width]
         if scores.sink is not None:
             mask = _with_sink(mask, causal, scores.sink, q.shape[2], k.shape[2], q.dtype)
             causal = False
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        if width < k.shape[-1]:
-            v = F.pad(v, (0, k.shape[-1] - width))
         if q.shape[2] == 1 and k.shape[1] < q.shape[1]:
             B, H, _, D = q.shape
             K = k.shape[1]
@@ -63,8 +64,8 @@ class SDPA(Kernel):
             y = F.scaled_dot_product_attention(
                 q.reshape(B, K, H // K, D), k, v, mask, dropout, scale=scores.scale
             )
-            return y[..., :width].reshape(B, H, 1, width)
-        y = attention(v, mask)(
+            return y.reshape(B, H, 1, D)
+        return attention(v, mask)(
             q,
             k,
             v,
@@ -74,7 +75,6 @@ class SDPA(Kernel):
             scale=scores.scale,
             enable_gqa=k.shape[1] != q.shape[1],
         )
-        return y[..., :width]
 
 
 def attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:

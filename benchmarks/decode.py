@@ -20,7 +20,7 @@ from rivals import SIZES, spec
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
 from ablate.model.hf import export_folder
-from ablate.model.packed import Layout, packable, packed
+from ablate.model.packed import Packed, packable, packed
 
 SIZE = SIZES["7M"]
 NEW = 128
@@ -99,7 +99,7 @@ def limits(now: Clock, rounds: int) -> list[list[Cell]]:
     layers = [m.weight for m in decoder.modules() if isinstance(m, torch.nn.Linear)]
     matrices = [w.detach() for w in (*layers, decoder.head.weight) if w is not None]
     rows = {w.shape[1]: torch.randn(1, w.shape[1]) for w in matrices}
-    laid_out = [Layout([w], None) for w in matrices]
+    laid_out = [Packed([w], None) for w in matrices]
     whole = torch.cat([w.flatten() for w in matrices])
     given = prompts(1, 16)
 

@@ -5,8 +5,10 @@ import torch
 from cases import CASES, model
 
 from ablate.model import generate as generating
+from ablate.model import packed as packing
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
+from ablate.model.memory import Rolling
 from ablate.model.packed import Joined, Packed, packable, packed
 from ablate.parts.base import Call
 from ablate.parts.linear import Linear
@@ -15,26 +17,61 @@ PROMPT = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
-def logits(reader: Decoder, decoder: Decoder) -> torch.Tensor:
+def logits(reader: Decoder, decoder: Decoder, rows: int = 2) -> torch.Tensor:
     """Of a prompt and of two tokens behind it, through a cache."""
-    memories = decoder.memories(8)
-    prefix = torch.tensor([5, 5]) if any(group.mask.prefix for group in decoder.groups) else None
-    found = [reader(PROMPT, Call(torch.arange(5)[None], None, prefix, memories))]
+    memories, tokens = decoder.memories(8), PROMPT[:rows]
+    prefix = torch.tensor([5] * rows) if any(group.mask.prefix for group in decoder.groups) else None
+    found = [reader(tokens, Call(torch.arange(5)[None], None, prefix, memories))]
     found += [
-        reader(PROMPT[:, n : n + 1], Call(torch.tensor([[5 + n]]), None, prefix, memories)) for n in (0, 1)
+        reader(tokens[:, n : n + 1], Call(torch.tensor([[5 + n]]), None, prefix, memories)) for n in (0, 1)
     ]
     return torch.cat(found, 1)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("name", CASES)
 @torch.inference_mode()
-def test_it_says_the_same(name):
+def test_it_says_the_same(name, rows):
     decoder = model(CASES[name], dtype=torch.float32)
     assert packable(decoder)
     twin = packed(decoder)
     assert not any(isinstance(m, Linear) for m in twin.modules())
     assert any(isinstance(m, Joined) for m in twin.modules())
-    torch.testing.assert_close(logits(twin, decoder), logits(decoder, decoder), rtol=1e-4, atol=1e-4)
+    said = logits(decoder, decoder, rows)
+    torch.testing.assert_close(logits(twin, decoder, rows), said, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("intel", [True, False])
+@pytest.mark.parametrize("rows", [1, 2])
+@torch.inference_mode()
+def test_every_layout_is_the_same_product(intel, rows, monkeypatch):
+    monkeypatch.setattr(packing, "INTEL", intel)
+    layers = [Linear(24, 16, bias=True), Linear(24, 8, bias=True)]
+    joined, x = Joined(layers), torch.randn(rows, 1, 24)
+    for made, layer in zip(joined.all(x), layers, strict=True):
+        torch.testing.assert_close(made, layer(x))
+        torch.testing.assert_close(Packed([layer.weight], layer.bias)(x), layer(x))
+
+
+def test_a_lone_matrix_of_a_single_row_is_not_copied_on_intel(monkeypatch):
+    monkeypatch.setattr(packing, "INTEL", True)
+    layer = Linear(24, 16)
+    assert Packed([layer.weight], None).rows.data_ptr() == layer.weight.data_ptr()
+
+
+@torch.inference_mode()
+def test_a_restarting_memory_turns_the_keys_as_it_reads_them():
+    decoder = model({"position": "rope", "attention": {"name": "softmax", "window": 4}}, dtype=torch.float32)
+    said = []
+    for reader in (decoder, packed(decoder)):
+        memories = [Rolling(4, restart=True) for _ in decoder.groups]
+        said.append(
+            [
+                reader(PROMPT[:, n % 5, None], Call(torch.tensor([[n]]), memories=memories))[:, -1]
+                for n in range(12)
+            ]
+        )
+    torch.testing.assert_close(said[1], said[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_decoder_is_left_as_it_was_and_shares_what_is_no_matrix():

@@ -1,14 +1,16 @@
 """A decoder laid out for decoding on a CPU, where a step is the reading of all weights and the calling of
 some hundred small operators.
 
-In torch's own layout the weights stream at half the speed on some processors (benchmarks/decode.py). For a
-single row they are stored by column, for several as the library likes them, and matrices that are given the
-same input are joined. The layout is made by the first call and pays after a few; prompts, which are long, are
-read by the model itself. Parts are called without hooks, and those that can do with fewer operators do
-(`LEAN`). Parts do not know of it: twins stand in their places.
+In torch's own layout the weights stream at half the speed on some processors (benchmarks/decode.py). There a
+single row finds them stored by column, several rows as the library likes them (`Packed`); matrices that are
+given the same input are joined. The layout is made by the first call and pays after a few; prompts, which are
+long, are read by the model itself. Between two products stands little but calls, so parts are called without
+hooks, and those that can do with fewer operators do (`LEAN`). Parts do not know of it: twins stand in their
+places.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -18,7 +20,10 @@ from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.model.head import Head
+from ablate.model.residual import Residual
 from ablate.parts.attention.softmax import Softmax
+from ablate.parts.base import Kernel, LayerPosition, Scores, View
+from ablate.parts.ffn.glu import GLU
 from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, reorder
 from ablate.parts.norm.rmsnorm import RMSNorm
 from ablate.parts.position.rope import Rope
@@ -53,7 +58,7 @@ def _twin(module: Any) -> Any:
             joined = Joined([linear.pop(name) for name in names])
             slices = (Slice(joined, n) for n in range(1, len(names)))
             children |= zip(names, (joined, *slices), strict=True)
-    children |= {name: Packed(child.weight, child.bias) for name, child in linear.items()}
+    children |= {name: Packed([child.weight], child.bias) for name, child in linear.items()}
     twin = module.__new__(type(module))
     vars(twin).update(vars(module), _modules=dict.fromkeys(module._modules))  # in their order
     return _place(twin, children)
@@ -87,21 +92,37 @@ IDENTITY = nn.Identity()
 # ---------------------------------------------------------------------------------------- matrices
 
 
-class Layout:
-    """y = x W' + b, W the rows of all `weights`. Laid out by the first use."""
+class Reader(nn.Module):
+    """Sets its attributes as any object does: `nn.Module` looks for parameters, at some microseconds each."""
+
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
+
+
+class Packed(Reader):
+    """y = x W' + b, W the rows of all `weights`, laid out by the first use. Intel's processors read torch's
+    own layout at full speed for a single row, so a lone matrix is not copied."""
 
     def __init__(self, weights: Sequence[Tensor], bias: Tensor | None):
+        super().__init__()
         self.weights, self.bias = [weight.detach() for weight in weights], bias
+        self.width = weights[0].shape[1]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if INTEL or x.numel() == x.shape[-1]:
-            return F.linear(x, self.columns, self.bias)
-        return onednn(x, self.blocks, self.bias)
+    def product(self, x: Tensor) -> Tensor:
+        alone = x.numel() == self.width
+        if INTEL:
+            return F.linear(x, self.rows if alone else self.columns, self.bias)
+        return F.linear(x, self.columns, self.bias) if alone else onednn(x, self.blocks, self.bias)
+
+    forward = product
+
+    @cached_property
+    def rows(self) -> Tensor:
+        return torch.cat(self.weights) if len(self.weights) > 1 else self.weights[0]
 
     @cached_property
     def columns(self) -> Tensor:
-        width, sizes = self.weights[0].shape[1], [len(weight) for weight in self.weights]
-        columns = self.weights[0].new_empty(width, sum(sizes))
+        sizes = [len(weight) for weight in self.weights]
+        columns = self.weights[0].new_empty(self.width, sum(sizes))
         for part, weight in zip(columns.split(sizes, 1), self.weights, strict=True):
             part.copy_(weight.t())
         return columns.t()
@@ -111,39 +132,25 @@ class Layout:
         return reorder(torch.cat(self.weights))
 
 
-class Reader(nn.Module):
-    """Sets its attributes as any object does: `nn.Module` looks for parameters, at some microseconds each."""
-
-    __setattr__ = object.__setattr__  # type: ignore[assignment]
-
-
-class Packed(Reader):
-    """A linear layer."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None):
-        super().__init__()
-        self.layout = Layout([weight], bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layout(x)
-
-
-class Joined(Reader):
+class Joined(Packed):
     """The first of several layers with one input: computes all of them, and gives its own part."""
 
     def __init__(self, layers: list[Linear]):
-        super().__init__()
         bias = None
         if any(layer.bias is not None for layer in layers):
             zero = layers[0].weight.new_zeros
             bias = torch.cat([zero(e.out_features) if e.bias is None else e.bias.detach() for e in layers])
-        self.layout = Layout([layer.weight for layer in layers], bias)
+        super().__init__([layer.weight for layer in layers], bias)
         self.sizes = [layer.out_features for layer in layers]
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
-        self.last[:] = x, self.layout(x).split_with_sizes(self.sizes, -1)
+        self.last[:] = x, self.all(x)
         return self.last[1][0]
+
+    def all(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What each of the layers gives."""
+        return self.product(x).split_with_sizes(self.sizes, -1)
 
 
 class Slice(Reader):
@@ -164,7 +171,7 @@ class PackedHead(Reader):
 
     def __init__(self, head: Head, embedding: Tensor):
         super().__init__()
-        self.packed = Packed(embedding if head.weight is None else head.weight, head.bias)
+        self.packed = Packed([embedding if head.weight is None else head.weight], head.bias)
         self.cap = head.cap
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -175,47 +182,116 @@ class PackedHead(Reader):
 
 
 class LeanSoftmax(Softmax):
-    """Queries, keys and values are cut from their product by head, not first from each other."""
+    """Queries, keys and values are cut from their product by head, not first from each other. Without norms,
+    queries and keys are turned before they are cut, by one product."""
 
     q: Any  # Joined
+
+    def forward(self, x: Tensor, view: View, n: int, position: LayerPosition, kernel: Kernel) -> Tensor:
+        where = view.where
+        if not (self.bare and isinstance(position, LeanRope) and where.new is where.query):
+            return super().forward(x, view, n, position, kernel)
+        H, K = self.heads, self.kv_heads
+        both, v = self.by_head(x).split_with_sizes((H + K, K), 1)
+        q, k = position.rotate(both, where.query).split_with_sizes((H, K), 1)
+        k, v = view.memory.extend(n, k, v, _turned, where)
+        y = kernel(q, k, v, view.prepared, self.scores, 0.0)
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width
         if self.normed != (D, D) or not isinstance(self.q, Joined):
             return super().project(x)
-        heads = self.q.layout(x).view(*x.shape[:2], H + 2 * K, D).transpose(1, 2)
-        q, k, v = heads.split_with_sizes((H, K, K), 1)
+        q, k, v = self.by_head(x).split_with_sizes((H, K, K), 1)
         return self.q_norm(q), self.k_norm(k), v
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(B, H + 2 K, T, D)."""
+        return self.q.product(x).view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
+
+    @cached_property
+    def bare(self) -> bool:
+        return isinstance(self.q, Joined) and self.q_norm is self.k_norm is IDENTITY
+
+    @cached_property
+    def scores(self) -> Scores:
+        return Scores(self.scale, self.softcap, self.sink)
+
+
+def _turned(k: Tensor, where: Any) -> Tensor:
+    """How a memory turns keys that are turned already."""
+    return k
+
+
+class LeanResidual(Residual):
+    """x + f(inside(x)) at once, where nothing else stands around the branch."""
+
+    def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + f(self.inside(x)) if self.bare else super().forward(x, f)
+
+    @cached_property
+    def bare(self) -> bool:
+        others = (self.skip, self.branch, self.stream, self.dropout)
+        return all(other is IDENTITY for other in others)
+
+
+class LeanGLU(GLU):
+    """Gate and up are taken from their product at once."""
+
+    gate: Any  # Joined
+
+    def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
+        if not isinstance(self.gate, Joined):
+            return super().forward(x, ledger)
+        gate, up = self.gate.all(x)
+        return self.down(self.activation(gate) * up)
 
 
 class LeanRMSNorm(RMSNorm):
-    """y = w sqrt(C) x / sqrt(|x|^2 + C eps): four operators, where torch takes eight."""
+    """y = w sqrt(C) x / sqrt(|x|^2 + C eps): four operators, where torch takes eight. The length of a single
+    row is a plain number, which leaves two."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32:
             return super().forward(x)
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.hypot(size, self.least) * self.scaled
+        if x.numel() == self.width:
+            length = math.hypot(torch.linalg.vector_norm(x).item(), self.least)
+            return torch.addcmul(self.zero, x, self.scaled, value=1 / length)
+        lengths = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least_of_rows)
+        return x / lengths * self.scaled
 
     @cached_property
-    def least(self) -> Tensor:
-        return self.weight.new_tensor((len(self.weight) * self.eps) ** 0.5)
+    def width(self) -> int:
+        return len(self.weight)
+
+    @cached_property
+    def least(self) -> float:
+        return (self.width * self.eps) ** 0.5
+
+    @cached_property
+    def least_of_rows(self) -> Tensor:
+        return self.weight.new_tensor(self.least)
+
+    @cached_property
+    def zero(self) -> Tensor:
+        return torch.zeros_like(self.weight)
 
     @cached_property
     def scaled(self) -> Tensor:
         weight = 1 + self.weight if self.offset else self.weight
-        return weight.detach() * len(weight) ** 0.5
+        return weight.detach() * self.width**0.5
 
 
 class LeanRope(Rope):
     """Turns by a product with the matrix of the rotation (eq. 15), made once for all layers."""
 
     def locate(self, at: Tensor) -> Any:
-        where = super().locate(at)
         if at.shape[1] > 1:
-            return where
-        turn = super().rotate(self.unit.expand(len(at), -1, -1, -1), where).transpose(1, 2)  # (1|B, 1, D, D)
-        return turn[0, 0] if len(turn) == 1 else turn
+            return super().locate(at)
+        speeds, straight, crossed = self.plan
+        angle = at[..., None] * speeds  # (1|B, 1, D)
+        turn = torch.addcmul(straight * angle.cos(), crossed, angle.sin())  # (1|B, D, D)
+        return turn[0] if len(turn) == 1 else turn[:, None]
 
     def rotate(self, x: Tensor, where: Any) -> Tensor:
         if not isinstance(where, Tensor):
@@ -223,16 +299,23 @@ class LeanRope(Rope):
         turn = where if where.dtype == x.dtype else where.to(x.dtype)
         return x @ turn if turn.ndim == 2 else (x.transpose(1, 2) @ turn).transpose(1, 2)
 
-    def scaled(self, device: torch.device) -> tuple[Tensor, float]:
-        return self.of_pairs
-
     @cached_property
-    def of_pairs(self) -> tuple[Tensor, float]:
-        return super().scaled(torch.device("cpu"))
+    def plan(self) -> tuple[Tensor, Tensor, Tensor]:
+        """How fast each channel turns, and the matrices of what it keeps (times the cosine) and of what it
+        gets from the other of its pair (times the sine). Channels that stay turn by 0."""
+        frequency, gain = self.scaled(torch.device("cpu"))
+        gains = torch.full_like(frequency, gain)
+        unit, none = torch.eye(self.width)[None, None], torch.zeros(self.turned)
+        straight = super().rotate(unit, (self.spread(gains, gains), none))
+        crossed = super().rotate(unit, (none, self.spread(-gains, gains)))
+        speeds = F.pad(self.spread(frequency, frequency), (0, self.width - self.turned))
+        return speeds, straight[0, 0], crossed[0, 0]
 
-    @cached_property
-    def unit(self) -> Tensor:
-        return torch.eye(self.width)[None, :, None]
 
-
-LEAN: dict[type, type] = {Softmax: LeanSoftmax, RMSNorm: LeanRMSNorm, Rope: LeanRope}
+LEAN: dict[type, type] = {
+    Softmax: LeanSoftmax,
+    GLU: LeanGLU,
+    Residual: LeanResidual,
+    RMSNorm: LeanRMSNorm,
+    Rope: LeanRope,
+}

@@ -38,9 +38,11 @@ class Rope(Position):
         frequency, gain = self.scaled(at.device)
         angle = at[:, None, :, None] * frequency  # (1|B, 1, T, turned/2)
         cos, sin = angle.cos() * gain, angle.sin() * gain
-        if self.interleaved:
-            return cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
-        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        return self.spread(cos, cos), self.spread(-sin, sin)
+
+    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+        """A number for each channel, from one for the first of each pair and one for the second."""
+        return torch.stack((u, v), -1).flatten(-2) if self.interleaved else torch.cat((u, v), -1)
 
     def scaled(self, device: torch.device) -> tuple[Tensor, float]:
         """What a position turns each pair by, and the gain of the turned, after the scaling."""

@@ -40,7 +40,7 @@ def base(cache: Path, seconds: float) -> list[str]:
     """Overrides for runs of about so many seconds in one thread."""
     one = 1024
     spec = Composer(str(cache)).job([*BASE, f"budget.tokens={100 * one}"]).spec
-    steps = max(20, round(100 * seconds / probe(spec)))
+    steps = max(20, round(100 * seconds / min(probe(spec) for _ in range(5))))
     return [*BASE, f"budget.tokens={steps * one}"]
 
 
@@ -99,20 +99,23 @@ def loop(
     """(seconds of the runs one after the other, those of the first by way of training it)."""
     todo = [[*overrides, *arm, f"seed={seed}"] for seed in range(seeds) for arm in ARMS.values()]
 
-    def run(arm: list[str], how: list[str]) -> float:
-        place = [f"runs={folder / '-'.join(how)}", f"cache={cache}", *how]
+    ways = [
+        (f"trainer.threads={threads}", f"trainer.compile={compiled}")
+        for threads in range(1, cores + 1)
+        for compiled in ("false", "true")
+    ]
+
+    def run(arm: list[str], how: tuple[str, str]) -> float:
+        place = [f"runs={folder / str(ways.index(how))}", f"cache={cache}", *how]
         return timed(["train.py", *arm, *place, "trainer.progress=false", "sample.tokens=0"])[0]
 
     first = {}
-    for threads in range(1, cores + 1):
-        for compiled in ("false", "true"):
-            how = (f"trainer.threads={threads}", f"trainer.compile={compiled}")
-            if compiled == "true":
-                for arm in ARMS.values():
-                    run([*overrides, *arm, "budget.tokens=20480", "seed=100"], list(how))
-            first[how] = run(todo[0], list(how))
+    for how in ways:
+        for arm in ARMS.values() if "trainer.compile=true" in how else ():
+            run([*overrides, *arm, "budget.tokens=20480", "seed=100"], how)  # compiled before it counts
+        first[how] = run(todo[0], how)
     best = min(first, key=lambda how: first[how])
-    whole = first[best] + sum(run(arm, list(best)) for arm in todo[1:])
+    whole = first[best] + sum(run(arm, best) for arm in todo[1:])
     return whole, {" ".join(how): seconds for how, seconds in first.items()}
 
 

@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 import yaml
 from report_world import finished, world
+from torch._dynamo.exc import TorchDynamoException
 from training import QUIET, prepared_for, run_spec, write_text
 
 from ablate.facts import checker
+from ablate.model.decoder import Decoder
+from ablate.record import RunRecord
 from ablate.study import compiling
 from ablate.study.compiling import Compiling
 from ablate.study.design import read
@@ -15,7 +18,7 @@ from ablate.study.plan import Plan, plan
 from ablate.study.runs import PlannedRun
 from ablate.study_command import Composer
 from ablate.train.compiled import Compiled, measured
-from ablate.train.fit import Run
+from ablate.train.fit import Run, work
 
 CPU = {"settings": {"accelerator": "cpu"}}
 STUDY = """
@@ -100,6 +103,24 @@ def test_the_command_of_a_compiled_run_says_so(tmp_path):
     results = world(tmp_path, lambda run: {**finished(run), "compile": run.arm == "alibi"}, seeds=2)
     says_so = results.runs["command"].str.endswith(" trainer.compile=true")
     assert says_so.any() and (says_so == (results.runs["arm"] == "alibi")).all()
+
+
+def test_what_the_compiler_fails_on_is_trained_as_it_is(tmp_path, monkeypatch):
+    def fail(self: Decoder) -> None:
+        raise TorchDynamoException("no")
+
+    monkeypatch.setattr(Decoder, "compile", fail)
+    spec = run_spec(write_text(tmp_path))
+    payload = {
+        "spec": spec.model_dump(mode="json"),
+        "settings": {"accelerator": "cpu", "compile": True},
+        "runs": str(tmp_path / "runs"),
+        "cache": str(tmp_path / "cache"),
+    }
+    work(payload)
+    (folder,) = (tmp_path / "runs").iterdir()
+    record = RunRecord.load(folder)
+    assert record.status == "finished" and record.provenance["settings"]["compile"] is False
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
@@ -270,8 +271,13 @@ def perform(payload: dict[str, Any]) -> RunRecord:
 
 def work(payload: dict[str, Any]) -> None:
     """What a worker process does with a job: the same, quietly. The record says how it ended; an exception is
-    raised again behind it."""
-    perform({**payload, "settings": {**payload["settings"], "progress": False}})
+    raised again behind it. What the compiler fails on is trained as it is."""
+    settings = {**payload["settings"], "progress": False}
+    try:
+        perform({**payload, "settings": settings})
+    except TorchDynamoException:
+        log.warning("the compiler failed, so the run is trained without it:", exc_info=True)
+        perform({**payload, "settings": {**settings, "compile": False}})
 
 
 def out_of_memory(error: BaseException) -> bool:

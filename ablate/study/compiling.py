@@ -8,7 +8,7 @@ from ablate.spec import RunSpec
 from ablate.study.plan import Plan, PlannedArm
 from ablate.study.runs import PlannedRun
 
-ENOUGH = 60.0  # seconds of an arm's runs in a slot: below, the compiler takes longer than it can save
+ENOUGH = 600.0  # seconds of a block's runs in a slot: the measurement takes the better part of a minute of it
 WORTH = 2.0  # times the compiler's time must be saved: validation is compiled, too
 
 Payload = dict[str, Any]
@@ -53,10 +53,10 @@ class Compiling:
         return next(arm for arm in self.planned.on(run.corpus) if arm.name == run.arm)
 
     def paying(self, block: str, payload: Payload) -> bool:
-        arm = next(arm for arm in self.planned.on(block) if not routed(arm))
-        spec = RunSpec.model_validate(arm.spec)
+        arms = [arm for arm in self.planned.on(block) if not routed(arm)]
+        arm, spec = arms[0], RunSpec.model_validate(arms[0].spec)
         share = len(self.planned.study.seeds) / self.slots  # runs of an arm in a slot
-        if self.seconds(spec) * share < ENOUGH:
+        if self.seconds(spec) * share * len(arms) < ENOUGH:
             return False
         found = self.measure({**payload, "spec": arm.spec})
         if found.reason:

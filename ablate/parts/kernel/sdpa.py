@@ -79,13 +79,14 @@ class SDPA(Kernel):
 
 def attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
     """torch's function, or the way around what it does slowly in training on a CPU."""
+    trained = v.device.type == "cpu" and torch.is_grad_enabled()
+    # vmap hides whether a mask has a gradient; of several models each has a mask of its own, if it is learned
+    if trained and mask is not None and mask.is_floating_point() and (mask.requires_grad or stacked(mask)):
+        return partial(in_fp32, written_out)
     if stacked(v):
         return attend
-    if v.device.type == "cpu" and torch.is_grad_enabled():
-        if mask is not None and mask.requires_grad:
-            return partial(in_fp32, written_out)
-        if v.dtype == torch.bfloat16 and v.shape[-2] * v.shape[-1] <= SHORT:
-            return partial(in_fp32, F.scaled_dot_product_attention)
+    if trained and v.dtype == torch.bfloat16 and v.shape[-2] * v.shape[-1] <= SHORT:
+        return partial(in_fp32, F.scaled_dot_product_attention)
     return F.scaled_dot_product_attention
 
 

@@ -8,7 +8,7 @@ help:
 	@echo "make quickstart   a small real study on the embedded data: verdicts and a report in minutes"
 	@echo "make test         lint, types, layers, tests (about 8 minutes on two cores)"
 	@echo "make test-slow    the longer tests"
-	@echo "make bench        the benchmarks, side by side with their peers (about a quarter of an hour)"
+	@echo "make bench        the benchmarks, side by side with their peers (the better part of an hour)"
 	@echo "make bench-study  a whole study against its ideal and a shell loop (about half an hour, idle machine)"
 
 .venv/ready: pyproject.toml

@@ -10,7 +10,6 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from clock import arguments, clock
@@ -45,7 +44,7 @@ def main() -> None:
         settings = {"accelerator": "cpu", "threads": given.threads, "progress": False}
         payload = {"spec": spec, "settings": settings, "runs": "runs", "cache": "cache"}
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder))
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             each = []
             for _ in range(given.rounds):
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:

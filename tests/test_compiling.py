@@ -86,9 +86,8 @@ def test_what_saves_none_is_not(measured, said, real):
 
 def test_short_studies_and_gpus_are_not_measured(real):
     fast = Compiled(eager=0.030, compiled=0.020, once=1.0)
-    short = chosen(
-        real, fast, run_seconds=compiling.ENOUGH / 6 - 1
-    )  # 3 arms with the placebo, 4 seeds, 2 slots
+    runs = 3 * 4 / 2  # in a slot: the placebo is the third arm
+    short = chosen(real, fast, run_seconds=compiling.ENOUGH / runs - 1)
     gpu = chosen(real, fast, payload={"settings": {"accelerator": "gpu"}})
     assert not short["asked"] and not gpu["asked"]
     assert not (short["dense"] or gpu["dense"])

@@ -43,14 +43,11 @@ class Compiling:
     def __call__(self, run: PlannedRun, payload: Payload) -> bool:
         if self.wish != "auto":
             return bool(self.wish)
-        if payload["settings"]["accelerator"] == "gpu" or routed(self.arm(run)):
+        if payload["settings"]["accelerator"] == "gpu" or routed(self.planned.arm(run.corpus, run.arm)):
             return False
         if run.corpus not in self.pays:
             self.pays[run.corpus] = self.paying(run.corpus, payload)
         return self.pays[run.corpus]
-
-    def arm(self, run: PlannedRun) -> PlannedArm:
-        return next(arm for arm in self.planned.on(run.corpus) if arm.name == run.arm)
 
     def paying(self, block: str, payload: Payload) -> bool:
         arms = [arm for arm in self.planned.on(block) if not routed(arm)]

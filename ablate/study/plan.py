@@ -89,6 +89,9 @@ class Plan:
     def on(self, corpus: str) -> tuple[PlannedArm, ...]:
         return tuple(arm for arm in self.arms if arm.corpus == corpus)
 
+    def arm(self, corpus: str, name: str) -> PlannedArm:
+        return next(arm for arm in self.on(corpus) if arm.name == name)
+
 
 def plan(study: Study, compose: Compose, check: Check) -> Plan:
     """Plan a study. Raises StudyMistaken with all that is wrong with its arms."""

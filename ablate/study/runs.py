@@ -180,7 +180,7 @@ class _Identities:
 
 def typed(plan: Plan, run: PlannedRun) -> list[str]:
     """What a person would type to train.py to get this run."""
-    arm = next(arm for arm in plan.on(run.corpus) if arm.name == run.arm)
+    arm = plan.arm(run.corpus, run.arm)
     rate = [] if run.rate is None or plan.study.tune is None else [f"{plan.study.tune.path}={run.rate!r}"]
     seed = f"seed={run.seed}"
     if arm.redraw:

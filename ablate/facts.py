@@ -38,7 +38,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
     """Built on the meta device for the counts, and started once for a small forward pass."""
     documents = spec.data.documents == "masked"
     try:
-        ghost = blueprint(spec.model, device, documents)
+        ghost = blueprint(spec.model, device, documents, spec.precision)
     except Refused as refusal:
         return Facts(refusals=(str(refusal),))
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
@@ -53,7 +53,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         },
         flops_per_token=costs.training_flops,
         kv_bytes_per_token=costs.kv_bytes,
-        memory_bytes=costs.training_bytes(spec.budget.batch_tokens),
+        memory_bytes=costs.training_bytes(spec.budget.batch_tokens, device),
         kernel=ghost.kernel.name,
         kernels=tuple(name for name in candidates if serves(spec, name, device, documents)),
         tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
@@ -65,7 +65,8 @@ def serves(spec: RunSpec, name: str, device: str, documents: bool) -> bool:
     if name not in kernel:
         return False
     try:
-        blueprint(spec.model.model_copy(update={"kernel": kernel.parse(name)}), device, documents)
+        model = spec.model.model_copy(update={"kernel": kernel.parse(name)})
+        blueprint(model, device, documents, spec.precision)
     except Refused:
         return False
     return True

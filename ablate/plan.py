@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ablate.model.measure import Costs, blueprint, count
+from ablate.parts.base import DTYPES
 from ablate.spec import RunSpec
 
 UTILISATION = 0.5  # of the matrix-product rate, a cautious guess for the time of a training step
@@ -24,11 +25,11 @@ class Plan:
 
 def plan(spec: RunSpec, *, device: str = "cpu", micro_rows: int | None = None) -> Plan:
     """Raises Refused where the parts cannot work together or the named kernel cannot serve."""
-    decoder = blueprint(spec.model, device, documents=spec.data.documents == "masked")
+    decoder = blueprint(spec.model, device, spec.data.documents == "masked", spec.precision)
     width = {"fp32": 4, "bf16": 2}[spec.precision]
     costs = count(decoder, value_bytes=width)
     rows = min(micro_rows or spec.rows, spec.rows)
-    memory = costs.training_bytes(rows * spec.model.context)
+    memory = costs.training_bytes(rows * spec.model.context, device)
     seconds = spec.steps * spec.budget.batch_tokens * costs.training_flops
     seconds /= UTILISATION * product_rate(device, spec.precision)
     return Plan(spec, costs, decoder.kernel.name, memory, seconds)
@@ -36,7 +37,7 @@ def plan(spec: RunSpec, *, device: str = "cpu", micro_rows: int | None = None) -
 
 def product_rate(device: str, precision: str, size: int = 768) -> float:
     """FLOPs per second of a matrix product, measured for about 0.1 s."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    dtype = DTYPES[precision]
     size = size if device == "cpu" else 8 * size
     a = torch.randn(size, size, device=device, dtype=dtype)
     a @ a

@@ -6,10 +6,14 @@ A rival makes one optimizer step of each of N runs (batches, forward, backward, 
 turns in one process. What a study does without stacks is one run after the other in each of its slots, so
 the ratio is what a slot gains. Alone, products go through oneDNN where MKL is slow (`ablate.parts.linear`),
 and in a stack through MKL everywhere: the second ratio is what stacking gains.
+
+With `--device gpu` the rivals are a step of one run and a step of the stack, each as it is, captured as a
+CUDA graph, and compiled besides.
 """
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -35,9 +39,14 @@ NOTE = """A step of one run has 512 tokens in the two smaller sizes, 1,024 in th
 faster than one run after the other in the same slot."""
 
 
-def seats(size: str, number: int, device: str) -> list[Seat]:
+GPU_NOTE = """In fp32, for in bf16 the order of additions shows. The last ratio is what a stack takes of the
+time of one run, both compiled and captured."""
+WAYS = {"as it is": (False, False), "captured": (False, True), "compiled and captured": (True, True)}
+
+
+def seats(size: str, number: int, device: str, more: Sequence[str] = ()) -> list[Seat]:
     """Tasks of one architecture, each with its seed and rate, at their beginning."""
-    overrides = ["data/tokenizer=bytes", "budget.tokens=10000000", f"trainer.accelerator={device}"]
+    overrides = ["data/tokenizer=bytes", "budget.tokens=10000000", f"trainer.accelerator={device}", *more]
     overrides += [*SIZES[size], f"budget.batch_tokens={TOKENS[size]}"]
     compose = Composer("cache")
     found = []
@@ -51,23 +60,17 @@ def seats(size: str, number: int, device: str) -> list[Seat]:
     return found
 
 
-def steps(size: str, number: int, device: str) -> dict[str, Callable[[], None]]:
-    lone, stacked = seats(size, number, device), seats(size, number, device)
+def steps(size: str, number: int) -> dict[str, Callable[[], None]]:
+    lone, stacked = seats(size, number, "cpu"), seats(size, number, "cpu")
     stack = Stack(stacked)
     stack.prove()
 
     def alone() -> None:
         for task in lone:
             task.training_step(task.steps.done, 0)
-        wait()
 
     def together() -> None:
         stack.step(stacked[0].steps.done)
-        wait()
-
-    def wait() -> None:
-        if device == "gpu":
-            torch.cuda.synchronize()
 
     def through_mkl() -> None:
         linear.BY_HAND, before = False, linear.BY_HAND
@@ -77,11 +80,54 @@ def steps(size: str, number: int, device: str) -> dict[str, Callable[[], None]]:
     return {"alone": alone, "through MKL": through_mkl, "together": together}
 
 
-def measured(size: str, number: int, rounds: int, device: str, time: Clock) -> list[Cell]:
-    took = race(steps(size, number, device), rounds, {"0.01M": 8, "0.05M": 5, "0.2M": 2, "1M": 1}[size], time)
+def measured(size: str, number: int, rounds: int, time: Clock) -> list[Cell]:
+    took = race(steps(size, number), rounds, {"0.01M": 8, "0.05M": 5, "0.2M": 2, "1M": 1}[size], time)
     ms = {name: [1000 * second for second in seconds] for name, seconds in took.items()}
     gains = [ratios(took[name], took["together"]) for name in ("alone", "through MKL")]
     return [size, number, *ms.values(), *gains]
+
+
+def steps_on_gpu(size: str, number: int) -> dict[str, Callable[[], None]]:
+    """A step of one run, and one of a stack, in each way."""
+    found = {}
+    for way, (compiled, captured) in WAYS.items():
+        more = [f"trainer.compile={compiled}", f"trainer.capture={captured}"]
+        lone = seats(size, 1, "gpu", more)[0]
+        stacked = seats(size, number, "gpu", [more[1]])
+        stack = Stack(stacked, compiled)
+        stack.prove()
+
+        def alone(task: Seat = lone) -> None:
+            task.training_step(task.steps.done, 0)
+
+        def together(stack: Stack = stack, first: Seat = stacked[0]) -> None:
+            stack.step(first.steps.done)
+
+        found |= {f"one, {way}": alone, f"stack, {way}": together}
+    return {name: synchronised(call) for name, call in found.items()}
+
+
+def synchronised(call: Callable[[], None], times: int = 10) -> Callable[[], None]:
+    """So many calls, and the wait for the device."""
+
+    def calls() -> None:
+        for _ in range(times):
+            call()
+        torch.cuda.synchronize()
+
+    return calls
+
+
+def measured_on_gpu(size: str, number: int, rounds: int, time: Clock) -> list[Cell]:
+    took = race(steps_on_gpu(size, number), rounds, 2, time)
+    ms = [[1000 * second / 10 for second in seconds] for seconds in took.values()]
+    best = list(WAYS)[-1]
+    return [size, number, *ms, ratios(took[f"stack, {best}"], took[f"one, {best}"])]
+
+
+def gpu_columns() -> list[str]:
+    ways = [f"{what}, {way}, ms" for way in WAYS for what in ("one", "stack")]
+    return ["model", "runs", *ways, "stack / one"]
 
 
 def main() -> None:
@@ -90,18 +136,20 @@ def main() -> None:
     parser.add_argument("--numbers", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     given = parser.parse_args()
-    time = clock(given.threads)
+    gpu = given.device == "gpu"
+    time = clock(os.cpu_count() or 1) if gpu else clock(given.threads)
     rows = []
     for size in given.sizes:
         for number in given.numbers:
-            rows.append(measured(size, number, given.rounds, given.device, time))
+            measure = measured_on_gpu if gpu else measured
+            rows.append(measure(size, number, given.rounds, time))
             print(rows[-1], flush=True)
     columns = ["model", "runs", "one after the other, ms", "the same through MKL, ms", "as a stack, ms"]
     columns += ["alone / stack", "through MKL / stack"]
     title = f"One step of each of N runs, on a {given.device.upper()}"
-    name = "replicas" if given.device == "cpu" else "replicas_gpu"
-    command = " ".join(["python", *sys.argv])
-    save(name, command, [Table(title, columns, rows, NOTE)], clock=time.name)
+    table = Table(title, gpu_columns() if gpu else columns, rows, GPU_NOTE if gpu else NOTE)
+    name = "replicas_gpu" if gpu else "replicas"
+    save(name, " ".join(["python", *sys.argv]), [table], clock=time.name)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Peers are optional (`pip install -e '.[bench]'`): one that is absent is left out
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ SIZES = {
 }
 
 
-def spec(size: Size) -> ModelSpec:
+def spec(size: Size, changes: dict[str, Any] | None = None) -> ModelSpec:
     return ModelSpec.model_validate(
         {
             "width": size.width,
@@ -62,13 +62,16 @@ def spec(size: Size) -> ModelSpec:
             "head": {"tied": False},
             "init": "gpt2",
             "kernel": "auto",
+            **(changes or {}),
         }
     )
 
 
-def ablate(size: Size) -> tuple[nn.Module, Loss]:
-    model = Decoder(spec(size)).start(0).train()
-    return model, lambda tokens, targets: model(tokens, None, targets).nll.mean()
+def ablate(size: Size, device: str = "cpu", changes: dict[str, Any] | None = None) -> tuple[nn.Module, Loss]:
+    """As it is trained: on a GPU in bf16."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model = Decoder(spec(size, changes), device, dtype=dtype).start(0).train()
+    return model, lambda tokens, targets: model(tokens, None, targets, summed=True).objective / size.tokens
 
 
 def transformers(size: Size) -> tuple[nn.Module, Loss]:
@@ -142,7 +145,7 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
 
-MAKERS = {
+MAKERS: dict[str, Any] = {
     "ablate": ablate,
     "transformers": transformers,
     "litgpt": litgpt,
@@ -167,16 +170,18 @@ def built(size: Size) -> Iterator[tuple[str, nn.Module, Loss]]:
         yield name, model, loss
 
 
-def step(model: nn.Module, loss: Loss, size: Size, bf16: bool = False) -> Callable[[], None]:
+def step(
+    model: nn.Module, loss: Loss, size: Size, bf16: bool = False, device: str = "cpu"
+) -> Callable[[], None]:
     """Forward, backward and fused AdamW on the same batch."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     drawn = torch.randint(
         size.vocab, (size.rows, size.context + 1), generator=torch.Generator().manual_seed(0)
     )
-    tokens, targets = drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
+    tokens, targets = (x.contiguous().to(device) for x in (drawn[:, :-1], drawn[:, 1:]))
 
     def once() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             value = loss(tokens, targets)
         value.backward()
         optimizer.step()

@@ -140,3 +140,18 @@ def test_small_logits_are_not_cut():
     assert loss.slice_of(64 * 1024, 256) == 64 * 1024
     assert loss.slice_of(64 * 1024, 32_000) == 524
     assert loss.slice_of(1, 10**9) == 1
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.bfloat16, 0.01)])
+def test_what_the_compiler_is_given_is_what_is_computed_in_place(dtype, close, softcap, z_loss):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, V, generator=generator, dtype=torch.float64).to(dtype)
+    y = torch.randint(V, (9, 1), generator=generator)
+    y[3] = y[7] = -100
+    one = loss.joined(logits, y, softcap, z_loss)
+    other = loss.in_place(logits.clone(), y, softcap, z_loss)
+    for x, z in zip(one, other, strict=True):
+        torch.testing.assert_close(x.double(), z.double(), rtol=close, atol=close)
+    assert one[2].dtype == dtype and (one[2][3] == 0).all()

@@ -35,7 +35,7 @@ class Head(nn.Module):
         """x (B,T,C), targets (B,T) -> the loss of each token, in fp32 at least. Large logits come in slices,
         and once more in the backward pass."""
         rows, y = x.flatten(0, 1), targets.flatten()
-        size = slice_of(len(rows), len(embedding))
+        size = slice_of(len(rows), len(embedding), x.device.type)
         of_slice = self.whole
         if size < len(rows) and torch.is_grad_enabled():
             of_slice = partial(checkpoint, of_slice, use_reentrant=False, preserve_rng_state=False)
@@ -48,7 +48,7 @@ class Head(nn.Module):
     def sums(self, x: Tensor, embedding: Tensor, targets: Tensor) -> Sums:
         """As `loss`, summed. Large logits come in slices, and once."""
         rows = x.flatten(0, 1)
-        if slice_of(len(rows), len(embedding)) < len(rows) and torch.is_grad_enabled():
+        if slice_of(len(rows), len(embedding), x.device.type) < len(rows) and torch.is_grad_enabled():
             weight = embedding if self.weight is None else self.weight
             return in_slices(rows, weight, self.bias, targets.flatten(), self.softcap, self.z_loss)
         each = self.loss(x, embedding, targets)

@@ -11,19 +11,26 @@ et al. 2024, Liger Kernel). That needs a loss that is a sum. torch's own `F.line
 neither the cap nor z, nor autocast; on an Intel CPU it is the faster (benchmarks/loss.py).
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ablate.parts.compiler import keep_graphs
 from ablate.parts.linear import product
 
 SLICE = 64 * 2**20  # bytes of logits in fp32: up to here there is one slice
+ON_CUDA = 8  # times as large on a GPU, which a slice must fill
 
 
-def slice_of(tokens: int, vocab: int) -> int:
+def slice_bytes(device: str) -> int:
+    return SLICE * (ON_CUDA if device == "cuda" else 1)
+
+
+def slice_of(tokens: int, vocab: int, device: str = "cpu") -> int:
     """How many tokens are a slice."""
-    return max(1, min(tokens, SLICE // (4 * vocab)))
+    return max(1, min(tokens, slice_bytes(device) // (4 * vocab)))
 
 
 class Sums(NamedTuple):
@@ -72,33 +79,68 @@ def _in_slices(
     dx = torch.empty_like(x)
     dw = x.new_zeros(weight.t().shape, dtype=wide)  # transposed: of the two products the faster
     db = x.new_zeros(0 if bias is None else len(bias), dtype=wide)
-    size = slice_of(len(x), len(weight))
+    slices = -(-len(x) // slice_of(len(x), len(weight), x.device.type))
+    size = -(-len(x) // slices)  # all of one size: for another the compiler would be called again
+    of_logits = compiled() if x.is_cuda else in_place
     with torch.autocast(x.device.type, enabled=False):
         for rows, y, to in zip(x.to(dtype).split(size), targets.split(size), dx.split(size), strict=True):
-            has, y = (y >= 0).to(wide)[:, None], y.clamp(min=0)[:, None]
             logits = product(rows, w, b)
-            slope = None
-            if softcap is not None:
-                logits.div_(softcap).tanh_()
-                slope = 1 - logits.to(wide).square()
-                logits.mul_(softcap)
-            logits = logits.to(wide)
-            top, of_target = logits.amax(-1, keepdim=True), logits.gather(-1, y)
-            p = logits.sub_(top).exp_()  # in place, from here on: there is one tensor of this size
-            total = p.sum(-1, keepdim=True)
-            s = total.log() + top
-            loss = has * (s - of_target)
-            nll += loss.sum()
-            objective += (loss + z_loss * has * s.square()).sum()
-            dl = p.mul_(has * (1 + 2 * z_loss * s) / total).scatter_add_(-1, y, -has)
-            if slope is not None:
-                dl.mul_(slope)
+            more, loss, dl = of_logits(logits, y[:, None], softcap, z_loss)
+            objective += more
+            nll += loss
             if bias is not None:
-                db += dl.sum(0)
+                db += dl.sum(0, dtype=wide)
             dl = dl.to(dtype)
             to.copy_(product(dl, w.t()))
             dw += product(rows.t(), dl.t())
     return objective, nll, dx, dw.to(weight.dtype).t().contiguous(), db.to(weight.dtype)
+
+
+def in_place(
+    logits: Tensor, y: Tensor, softcap: float | None, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits W x + b (N,V), which are overwritten, and targets (N,1) -> the sums, objective first, and dl in
+    fp32 at least. There is one tensor of this size, or two with a cap."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    has, y = (y >= 0).to(wide), y.clamp(min=0)
+    slope = None
+    if softcap is not None:
+        logits.div_(softcap).tanh_()
+        slope = 1 - logits.to(wide).square()
+        logits.mul_(softcap)
+    logits = logits.to(wide)
+    top, of_target = logits.amax(-1, keepdim=True), logits.gather(-1, y)
+    p = logits.sub_(top).exp_()
+    total = p.sum(-1, keepdim=True)
+    s = total.log() + top
+    nll = has * (s - of_target)
+    dl = p.mul_(has * (1 + 2 * z_loss * s) / total).scatter_add_(-1, y, -has)
+    if slope is not None:
+        dl.mul_(slope)
+    return (nll + z_loss * has * s.square()).sum(), nll.sum(), dl
+
+
+def joined(logits: Tensor, y: Tensor, softcap: float | None, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """As `in_place`, as the compiler joins it best: the logits are read twice, and dl is written once, in
+    their own precision."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    has = (y >= 0).to(wide)
+    values = logits.to(wide)
+    slope = torch.ones((), device=y.device)
+    if softcap is not None:
+        bounded = torch.tanh(values / softcap)
+        values, slope = softcap * bounded, 1 - bounded.square()
+    s = values.logsumexp(-1, keepdim=True)
+    hit = torch.arange(logits.shape[1], device=y.device) == y
+    nll = has * (s - torch.where(hit, values, 0.0).sum(-1, keepdim=True))
+    dl = slope * has * ((1 + 2 * z_loss * s) * (values - s).exp() - hit.to(wide))
+    return (nll + z_loss * has * s.square()).sum(), nll.sum(), dl.to(logits.dtype)
+
+
+@lru_cache
+def compiled() -> Any:
+    keep_graphs()
+    return torch.compile(joined, dynamic=False)
 
 
 # The compiler must not look inside: it would unroll the slices, and might make them all at once.

@@ -11,15 +11,15 @@ count that a token meets: k of E.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from ablate.model.decoder import Decoder
-from ablate.model.loss import SLICE
+from ablate.model.loss import slice_bytes
 from ablate.model.memory import Cache, Rolling
-from ablate.parts.base import Mask, Memory, Need
+from ablate.parts.base import DTYPES, Mask, Memory, Need
 from ablate.spec import ModelSpec
 
 
@@ -44,9 +44,9 @@ class Costs:
     activation_bytes: int  # training, for each token: an estimate for fused attention, nothing recomputed
     logit_bytes: int  # training, for each token whose logits are in memory: they and their softmax, in fp32
 
-    def training_bytes(self, tokens: int) -> int:
+    def training_bytes(self, tokens: int, device: str = "cpu") -> int:
         """The peak of training with so many tokens in one pass: of the logits, one slice is in memory."""
-        logits = min(tokens * self.logit_bytes, 2 * SLICE)
+        logits = min(tokens * self.logit_bytes, 2 * slice_bytes(device))
         return self.state_bytes + tokens * self.activation_bytes + logits
 
 
@@ -58,10 +58,16 @@ class Routed(Protocol):
     k: int
 
 
-def blueprint(spec: ModelSpec, device: str = "cpu", documents: bool = False) -> Decoder:
-    """The decoder without storage. `device` is where it is to run: it decides the kernel. Raises Refused."""
+def blueprint(
+    spec: ModelSpec,
+    device: str = "cpu",
+    documents: bool = False,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Decoder:
+    """The decoder without storage. `device` and `precision` are those of its training: they decide the
+    kernel. Raises Refused."""
     with torch.device("meta"):
-        return Decoder(spec, device, documents)
+        return Decoder(spec, device, documents, dtype=DTYPES[precision])
 
 
 def measure(

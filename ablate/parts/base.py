@@ -92,6 +92,9 @@ class Scores(NamedTuple):
     sink: Tensor | None = None  # (H,)
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of attention, by the precision of a run
+
+
 @dataclass(frozen=True)
 class Need:
     """What a layer asks of a kernel; made once, when the model is built."""

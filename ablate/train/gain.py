@@ -15,7 +15,7 @@ import torch
 from ablate.parts.base import Refused
 from ablate.train.fit import Run, out_of_memory
 from ablate.train.replicas import family, opened
-from ablate.train.stack import Seat, Stack
+from ablate.train.stack import Seat, Stack, seat
 from ablate.train.timing import clock, kept, key
 from ablate.train.trainer import hushed, trainer
 
@@ -48,10 +48,9 @@ def measured(runs: list[Run]) -> Gain:
     try:
         with hushed():
             lightning = trainer(runs[0].spec, settings, [])
-        lone, *seats = (
-            Seat(run.spec, run.stream(), run.settings).take_seat(lightning) for run in [runs[0], *runs]
-        )
-        stack = Stack(seats)
+        first = runs[0]
+        lone = Seat(first.spec, first.stream(), settings).take_seat(lightning)
+        stack = Stack([seat(run, lightning) for run in runs], settings.compile)
         stack.prove()
     except Refused as refusal:
         return Gain(0.0, str(refusal))

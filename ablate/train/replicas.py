@@ -23,8 +23,8 @@ from ablate.train import fit
 from ablate.train.interrupt import Interrupt
 from ablate.train.pages import keep_pages
 from ablate.train.progress import Quiet
-from ablate.train.settings import Settings, devices
-from ablate.train.stack import Seat, Stack
+from ablate.train.settings import Settings, accelerator, devices
+from ablate.train.stack import Stack, seat
 from ablate.train.trainer import hushed, trainer
 from ablate.train.watch import Diverged
 
@@ -82,8 +82,10 @@ def refusal(spec: RunSpec, settings: Settings) -> str | None:
         return "it starts from the weights of another run"
     if devices(settings) * settings.nodes > 1:
         return "it takes several devices"
-    if settings.compile or settings.recompute:
-        return "compile and recompute are for lone runs"
+    if settings.recompute:
+        return "recompute is for lone runs"
+    if settings.compile and accelerator(settings) == "cpu":
+        return "on a CPU compile is for lone runs"
     if settings.keep == "all":
         return "a stack keeps no checkpoints; keep must be weights or none"
     if settings.logger.name == "wandb":
@@ -103,7 +105,7 @@ class Replica:
     def __init__(self, run: fit.Run, lightning: Trainer):
         self.run, self.lightning = run, lightning
         run.folder.mkdir(parents=True, exist_ok=True)
-        self.task = Seat(run.spec, run.stream(), run.settings).take_seat(lightning)
+        self.task = seat(run, lightning)
         self.watch = run.watch(Interrupt(), Quiet())  # signals end the stack, not a run
 
     def begin(self) -> None:
@@ -162,7 +164,7 @@ def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: Non
         if lightning.strategy.root_device.type == "cpu":
             keep_pages()
         living = [Replica(run, lightning) for run in runs]
-        stack = Stack([replica.task for replica in living])
+        stack = Stack([replica.task for replica in living], settings.compile)
         stack.prove()
         try:
             for replica in living:
@@ -178,7 +180,7 @@ def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: Non
                 if not living:
                     break
                 if len(living) < len(stack.tasks):
-                    stack = Stack([replica.task for replica in living])
+                    stack = Stack([replica.task for replica in living], settings.compile)
                 for replica in living:
                     replica.resume_clock()
         finally:

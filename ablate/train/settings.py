@@ -30,6 +30,7 @@ class Settings(Strict):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: ddp where there are several devices
     micro_rows: int | None = Field(None, gt=0)  # rows of one forward pass on one device; null: all at once
     compile: bool = False
+    capture: bool | Literal["auto"] = "auto"  # a step as one CUDA graph; auto: of small models on a GPU
     recompute: bool = False  # activations again in the backward pass, for memory
     threads: int | None = Field(None, gt=0)  # null: as torch finds best
     progress: bool | Literal["auto"] = "auto"  # auto: a bar in a terminal, a line for each tenth elsewhere

@@ -16,6 +16,9 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from ablate.data.stream import Batch
 from ablate.parts.base import Refused
+from ablate.parts.compiler import keep_graphs
+from ablate.train.capture import Captured
+from ablate.train.fit import Run
 from ablate.train.task import Task
 
 # What rounding may differ by: parts of the loss, of a gradient's largest entry, and of the largest of all
@@ -31,7 +34,7 @@ class Seat(Task):
         self.trainer = lightning
         self.configure_model()
         self.to(lightning.strategy.root_device)
-        self.chosen = self.configure_optimizers()
+        self.configure_optimizers()
         return self
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
@@ -46,11 +49,22 @@ class Seat(Task):
         return nll, objective
 
 
+def seat(run: Run, lightning: Trainer) -> Seat:
+    """That of a run in a stack, which is compiled as a whole."""
+    settings = run.settings.model_copy(update={"compile": False})
+    return Seat(run.spec, run.stream(), settings).take_seat(lightning)
+
+
 class Stack:
     """The models of N tasks, whose parameters become slices of the stacked ones. Raises Refused."""
 
-    def __init__(self, tasks: Sequence[Seat]):
+    def __init__(self, tasks: Sequence[Seat], compile: bool = False):
         self.tasks = tasks
+        if compile:
+            keep_graphs()
+        self.forward = torch.compile(self.together) if compile else self.together
+        captured = all(task.captured is not None for task in tasks)
+        self.captured = Captured(self.work) if captured else None
         first = dict(tasks[0].decoder.named_buffers())
         for task in tasks[1:]:
             for name, buffer in task.decoder.named_buffers():
@@ -64,21 +78,41 @@ class Stack:
 
     def step(self, step: int) -> None:
         """One optimizer step of each."""
-        losses = self.gradients(step)
+        for task in self.tasks:
+            task.turn(step)
+        passes, counts = self.passes(step)
+        if self.captured is not None:
+            losses = self.captured(*passes[0], counts)
+        else:
+            losses = self.gradients(passes, counts)
+            self.update()
         for task, loss in zip(self.tasks, losses.unbind(), strict=True):
-            task.step_optimizers(step)
             task.made(step, loss)
 
-    def gradients(self, step: int) -> Tensor:
-        """The losses (N,); every parameter of every task has its gradient."""
+    def work(self, *given: Any) -> Tensor:
+        """A step of one pass, of tensors alone: the fields of its batch and the counts -> the losses."""
+        *batch, counts = given
+        losses = self.gradients([Batch(*batch)], counts)
+        self.update()
+        return losses
+
+    def update(self) -> None:
+        for task in self.tasks:
+            task.update()
+
+    def passes(self, step: int) -> tuple[list[Batch], Tensor]:
+        """The passes of the step, each for all models, and of each model the targets of the step (N,)."""
         of_each = [task.passes(step) for task in self.tasks]
         counts = torch.stack([task.count(p) for task, p in zip(self.tasks, of_each, strict=True)])
+        return [stacked(batches) for batches in zip(*of_each, strict=True)], counts
+
+    def gradients(self, passes: list[Batch], counts: Tensor) -> Tensor:
+        """The losses (N,); every parameter of every task has its gradient."""
         for whole in self.parameters.values():
             whole.grad = None
         losses = torch.zeros(len(self.tasks), device=counts.device)
-        for batches in zip(*of_each, strict=True):
-            batch, dims = together(batches)
-            nll, objective = vmap(self.forward, in_dims=(0, dims, 0))(self.parameters, batch, counts)
+        for batch in passes:
+            nll, objective = self.forward(self.parameters, batch, counts)
             objective.sum().backward()
             losses += nll
         for name, whole in self.parameters.items():
@@ -87,7 +121,14 @@ class Stack:
                 p.grad = gradient
         return losses
 
-    def forward(self, parameters: dict[str, Tensor], batch: Batch, count: Tensor) -> tuple[Tensor, Tensor]:
+    def together(self, parameters: dict[str, Tensor], batch: Batch, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses (N,), and what to differentiate of each."""
+        found: tuple[Tensor, Tensor] = vmap(self.alone, in_dims=(0, dimensions(batch), 0))(
+            parameters, batch, counts
+        )
+        return found
+
+    def alone(self, parameters: dict[str, Tensor], batch: Batch, count: Tensor) -> tuple[Tensor, Tensor]:
         named = {f"decoder.{name}": p for name, p in parameters.items()}
         found: tuple[Tensor, Tensor] = functional_call(
             self.tasks[0], named, (batch, count), tie_weights=False
@@ -112,7 +153,7 @@ class Stack:
             loss += nll
         alone = {name: p.grad for name, p in task.decoder.named_parameters()}
         try:
-            losses = self.gradients(0)
+            losses = self.gradients(*self.passes(0))
         except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -135,17 +176,19 @@ def near(found: Tensor | None, alone: Tensor | None, part: float, floor: float =
     return bool((found - alone).abs().max() <= max(floor, part * float(alone.abs().max())))
 
 
-def together(batches: Sequence[Batch]) -> tuple[Batch, Any]:
-    """One batch of stacked tensors, and where their dimension of models stands; positions that are the same
-    for all stay one."""
+def stacked(batches: Sequence[Batch]) -> Batch:
+    """One batch for all models; positions that are the same for all stay one."""
     first = batches[0]
-    restarts = first.document is not None
-    batch = Batch(
+    return Batch(
         torch.stack([each.tokens for each in batches]),
         torch.stack([each.targets for each in batches]),
-        torch.stack([each.at for each in batches]) if restarts else first.at,
+        first.at if first.document is None else torch.stack([each.at for each in batches]),
         None if first.document is None else torch.stack([each.document for each in batches]),  # type: ignore[misc]
         None if first.prefix is None else torch.stack([each.prefix for each in batches]),  # type: ignore[misc]
     )
-    of_models = (0, 0, 0 if restarts else None, 0 if restarts else None, None if first.prefix is None else 0)
-    return batch, Batch(*of_models)  # type: ignore[arg-type]
+
+
+def dimensions(batch: Batch) -> Any:
+    """Where the fields of a stacked batch have their dimension of models."""
+    restarts = 0 if batch.document is not None else None
+    return Batch(0, 0, restarts, restarts, None if batch.prefix is None else 0)  # type: ignore[arg-type]

@@ -13,15 +13,14 @@ from torch.optim import Optimizer
 
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call, Ledger
+from ablate.parts.base import DTYPES, Call, Ledger
+from ablate.parts.compiler import keep_graphs
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
+from ablate.train.capture import Captured, places, set_rate, wanted
 from ablate.train.evaluate import on_device
 from ablate.train.schedule import factor
 from ablate.train.settings import Settings
-
-# Graphs that torch may keep: a warm worker compiles each arm it meets, and beyond torch's 8 none would be.
-GRAPHS = 10_000
 
 
 class Steps:
@@ -66,6 +65,7 @@ class Task(LightningModule):
         self.reports: bool | None = None  # whether some layer reports a load; None: not known yet
         self.loads: list[Tensor] | None = None  # of the last step, by layer with experts
         self.norm: Tensor | None = None  # of the last gradient
+        self.captured: Captured | None = None  # a step as a graph
         self.rate = 0.0  # of the first group of parameters, at the last step
         self.total: Tensor | None = None  # losses of this rank's shares since `take` was last called
         self.summed = 0
@@ -83,6 +83,7 @@ class Task(LightningModule):
                 self.spec.model,
                 device=device.type,
                 documents=self.spec.data.documents == "masked",
+                dtype=DTYPES[self.spec.precision],
             )
         if self.settings.recompute:
             decoder.recompute()
@@ -96,13 +97,17 @@ class Task(LightningModule):
             load(decoder, self.weights)
         self.decoder = decoder.train()
         if self.settings.compile:
-            torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = GRAPHS
+            keep_graphs()
             self.decoder.compile()
         self.built = True
 
     def configure_optimizers(self) -> list[Optimizer]:
         chosen: list[Optimizer] = optimizer.build(self.spec.optim, list(self.decoder.named_parameters()))
         self.peaks = [[float(group["lr"]) for group in o.param_groups] for o in chosen]
+        captured = wanted(self.spec, self.settings, self.decoder, chosen)
+        self.places = [places(o, captured) for o in chosen]
+        self.captured = Captured(self.work) if captured else None
+        self.chosen = chosen
         return chosen
 
     def train_dataloader(self) -> Steps:
@@ -115,6 +120,10 @@ class Task(LightningModule):
             return
         passes = self.passes(step)
         count = self.count(passes)
+        self.turn(step)
+        if self.captured is not None:
+            self.made(step, self.captured(*passes[0], count))
+            return
         loads = self.loads_ahead(passes, step) if len(passes) > 1 else None
         loss = torch.zeros((), device=self.device)
         for n, batch in enumerate(passes):
@@ -125,11 +134,19 @@ class Task(LightningModule):
             else:
                 self.manual_backward(objective)
             loss += nll
-        self.step_optimizers(step)
+        self.update()
         if loads is not None:
             self.loads = loads
             self.after_step(loads)
         self.made(step, loss)
+
+    def work(self, *given: Any) -> Tensor:
+        """A step of one pass, of tensors alone: the fields of its batch and the count -> the loss."""
+        *batch, count = given
+        nll, objective, _ = self.objective(Batch(*batch), count, None)
+        self.manual_backward(objective)
+        self.update()
+        return nll
 
     def made(self, step: int, loss: Tensor) -> None:
         """Step `step` is made; `loss` is that of this rank's share."""
@@ -170,19 +187,23 @@ class Task(LightningModule):
     def call(self, batch: Batch) -> Call:
         return Call(batch.at, batch.document, batch.prefix, ledger=self.decoder.ledger())
 
-    def step_optimizers(self, step: int) -> None:
+    def turn(self, step: int) -> None:
+        """Set the rates of the step."""
+        share = factor(self.spec.schedule, step, self.spec.steps)
+        self.rate = self.peaks[0][0] * share
+        for o, peaks, at in zip(self.chosen, self.peaks, self.places, strict=True):
+            for group, peak, place in zip(o.param_groups, peaks, at, strict=True):
+                set_rate(group, peak * share, place)
+
+    def update(self) -> None:
+        """Clip the gradients and step the optimizers, with the rates as they are set."""
         parameters = list(self.decoder.parameters())
         if self.spec.clip is not None:
             self.norm = torch.nn.utils.clip_grad_norm_(parameters, self.spec.clip)
         else:
             self.norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        share = factor(self.spec.schedule, step, self.spec.steps)
-        self.rate = self.peaks[0][0] * share
         optimizers = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        for o, peaks in zip(optimizers, self.peaks, strict=True):
-            for group, peak in zip(o.param_groups, peaks, strict=True):
-                group["lr"] = peak * share
+        for o in optimizers if isinstance(optimizers, list) else [optimizers]:
             o.step()
             o.zero_grad(set_to_none=True)
 

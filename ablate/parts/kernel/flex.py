@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.parts.compiler import keep_graphs
 from ablate.registry import kernel
 
 NARROWEST = 16  # channels of a head that the CUDA kernel can do
@@ -103,4 +104,7 @@ def at(x: Tensor, b: Tensor, n: Tensor) -> Tensor:
 def attend(compiled: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    keep_graphs()
+    return torch.compile(flex_attention)

@@ -83,7 +83,7 @@ def attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
     # vmap hides whether a mask has a gradient; of several models each has a mask of its own, if it is learned
     if trained and mask is not None and mask.is_floating_point() and (mask.requires_grad or stacked(mask)):
         return partial(in_fp32, written_out)
-    if stacked(v):
+    if stacked(v) and not torch.compiler.is_compiling():
         return attend
     if trained and v.dtype == torch.bfloat16 and v.shape[-2] * v.shape[-1] <= SHORT:
         return partial(in_fp32, F.scaled_dot_product_attention)

@@ -1,0 +1,462 @@
+"""Training steps on a GPU: against the peers, of the parts against each other, and memory against rows.
+
+    python benchmarks/gpu.py [--rounds 5] [--sections peers parts memory kernels] [--sizes 125M 350M]
+
+LLaMA-shaped models in bf16 (autocast, parameters in fp32), compiled; forward, backward and fused AdamW of
+16,384 tokens. Every rival has a process of its own: those of one size are compiled at the same time and then
+take turns, so that no two compute at once.
+"""
+
+import os
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+from clock import arguments, ratios
+from record import Cell, Table, save
+from rivals import MAKERS, Size, spec, step
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ablate.model.measure import measure
+from ablate.parts.base import Call, Fresh, Mask, Need, Scores
+from ablate.registry import kernel, position
+from ablate.spec import Shape
+
+PEAK = 989e12  # FLOP/s of an H100 or H200 (SXM) in bf16, by its datasheet
+TOKENS = 16_384  # of a step
+CONTEXTS = (1024, 4096)
+STEPS = 5  # of one turn
+ALIVE = {"125M": 9, "350M": 4}  # processes that take turns
+AT_ONCE = {"125M": 6, "350M": 3}  # of them, that are compiled: the activations of so many find room
+COMPILERS = "3"  # processes of each
+WINDOW = {1024: 256, 4096: 1024}
+SHAPES = {"125M": (25_600, 768, 12, 12, 2048), "350M": (25_600, 1024, 24, 16, 2736)}
+PARTS: dict[str, dict[str, Any]] = {
+    "rope": {"kernel": "sdpa"},
+    "rope, flash": {"kernel": "flash"},
+    "alibi, flex": {"position": "alibi", "kernel": "flex"},
+    "alibi, flash": {"position": "alibi", "kernel": "flash"},
+    "window, flex": {"attention": {"window": WINDOW}, "kernel": "flex"},
+    "window, flash": {"attention": {"window": WINDOW}, "kernel": "flash"},
+    "t5, flex": {"position": "t5", "kernel": "flex"},
+    "t5, sdpa": {"position": "t5", "kernel": "sdpa"},
+    "gqa": {"attention": {"kv_heads": 4}, "kernel": "sdpa"},
+}
+
+
+class Case(NamedTuple):
+    rival: str
+    size: str
+    context: int
+    part: str = "rope"
+
+    @property
+    def shape(self) -> Size:
+        return Size(self.size, *SHAPES[self.size], self.context, TOKENS // self.context)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Of the specification."""
+        changes = dict(PARTS[self.part])
+        if "attention" in changes:
+            options = {"name": "softmax", **changes["attention"]}
+            if "window" in options:
+                options["window"] = WINDOW[self.context]
+            changes["attention"] = options
+        return changes
+
+
+# ------------------------------------------------------------------------------------------ a rival
+
+
+def serve(case: Case, pipe: Connection, room: Any, profile: bool) -> None:
+    """Compile, say what it took; then answer each call with the seconds of a step and the peak of memory."""
+    try:
+        with room:
+            begin = time.perf_counter()
+            once = built(case)
+            for _ in range(3):
+                once()
+            finish()
+            torch.cuda.empty_cache()
+        pipe.send(time.perf_counter() - begin)
+        while pipe.recv():
+            once()
+            finish()
+            torch.cuda.reset_peak_memory_stats()
+            begin = time.perf_counter()
+            for _ in range(STEPS):
+                once()
+            finish()
+            pipe.send(((time.perf_counter() - begin) / STEPS, torch.cuda.max_memory_allocated()))
+            torch.cuda.empty_cache()
+        if profile:
+            show(case, once)
+    except Exception:
+        pipe.send(traceback.format_exc())
+
+
+def built(case: Case) -> Callable[[], None]:
+    torch.manual_seed(0)
+    if case.rival == "ablate":
+        model, loss = MAKERS["ablate"](case.shape, "cuda", case.changes)
+    else:
+        model, loss = MAKERS[case.rival](case.shape)
+    model.to("cuda").compile()
+    return step(model, loss, case.shape, bf16=True, device="cuda")
+
+
+def finish() -> None:
+    torch.cuda.synchronize()
+
+
+def show(case: Case, once: Callable[[], None]) -> None:
+    """Where the time of three steps goes."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    with profiled(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(3):
+            once()
+        finish()
+    print(case, found.key_averages().table(sort_by="cuda_time_total", row_limit=22, max_name_column_width=70))
+
+
+class Rival:
+    def __init__(self, case: Case, room: Any, profile: bool):
+        self.case = case
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(case, theirs, room, profile), daemon=True)
+        self.process.start()
+
+    def hear(self) -> Any:
+        """What it says. Raises RuntimeError where it failed."""
+        said = self.pipe.recv()
+        if isinstance(said, str):
+            raise RuntimeError(said)
+        return said
+
+    def turn(self) -> tuple[float, int]:
+        self.pipe.send(True)
+        found: tuple[float, int] = self.hear()
+        return found
+
+    def end(self) -> None:
+        self.pipe.send(False)
+        self.process.join(60)
+
+
+@contextmanager
+def rivals(cases: Sequence[Case], profile: str) -> Iterator[list[Rival]]:
+    """Those that could be compiled."""
+    room = get_context("spawn").Semaphore(AT_ONCE[cases[0].size])
+    started = [
+        Rival(case, room, case.rival == "ablate" and case.part in profile.split("+")) for case in cases
+    ]
+    ready = []
+    for rival in started:
+        try:
+            print(rival.case, f"compiled in {rival.hear():.0f} s", flush=True)
+            ready.append(rival)
+        except (RuntimeError, EOFError) as error:
+            print(rival.case, "failed:", error, flush=True)
+    yield ready
+    for rival in ready:
+        rival.end()
+
+
+Found = dict[Case, list[tuple[float, int]]]  # seconds of a step, and peak of memory in bytes, by round
+
+
+def compete(cases: Sequence[Case], rounds: int, profile: str) -> Found:
+    with rivals(cases, profile) as ready:
+        found: Found = {rival.case: [] for rival in ready}
+        for n in range(rounds):
+            for rival in ready[:: -1 if n % 2 else 1]:
+                found[rival.case].append(rival.turn())
+    for case, all_rounds in found.items():
+        print(case, f"{statistics.median(t for t, _ in all_rounds) * 1e3:.1f} ms", flush=True)
+    return found
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def seconds(found: Found, case: Case) -> list[float]:
+    return [t for t, _ in found[case]]
+
+
+def flops(case: Case) -> float:
+    """Of a step."""
+    return measure(spec(case.shape, case.changes)).training_flops * TOKENS
+
+
+def row(found: Found, case: Case, rate: float) -> list[Cell]:
+    times = seconds(found, case)
+    speed = [flops(case) / t for t in times]
+    memory = max(peak for _, peak in found[case]) / 2**30
+    return [
+        [TOKENS / t for t in times],
+        [100 * s / PEAK for s in speed],
+        [s / rate for s in speed],
+        round(memory, 2),
+    ]
+
+
+MEASURES = ["tokens/s", "MFU, %", "share of the products' rate", "peak, GiB"]
+
+
+def of_peers(found: Found, rate: float) -> list[Table]:
+    every: list[list[Cell]] = []
+    best: list[list[Cell]] = []
+    for size in SHAPES:
+        for context in CONTEXTS:
+            here = [c for c in found if (c.size, c.context, c.part) == (size, context, "rope")]
+            ours = Case("ablate", size, context)
+            if ours not in here:
+                continue
+            for case in here:
+                lead = ratios(seconds(found, case), seconds(found, ours))
+                every.append([f"{size}, {context}", case.rival, *row(found, case, rate), lead])
+            peers = [case for case in here if case.rival != "ablate"]
+            if peers:
+                peer = min(peers, key=lambda c: statistics.median(seconds(found, c)))
+                lead = ratios(seconds(found, peer), seconds(found, ours))
+                best.append([f"{size}, {context}", peer.rival, lead])
+    note = f"""MFU: FLOPs of `ablate.model.measure` (matrix products and causal attention, three times the
+forward pass) over {PEAK / 1e12:.0f} TFLOP/s. The products' rate is that of 8,192-square matrices in bf16 on
+this card, in this run: {rate / 1e12:.0f} TFLOP/s. A step has {TOKENS:,} tokens."""
+    return [
+        Table("Against the best peer", ["model, context", "the best peer", "ablate / it"], best),
+        Table("All", ["model, context", "rival", *MEASURES, "ablate / it"], every, note),
+    ]
+
+
+def of_parts(found: Found, rate: float) -> Table:
+    rows: list[list[Cell]] = []
+    for case in found:
+        if case.rival == "ablate" and case.size == "125M":
+            base = Case("ablate", "125M", case.context)
+            share = ratios(seconds(found, base), seconds(found, case)) if base in found else None
+            used = measured_kernel(case)
+            rows.append([case.context, case.part, used, *row(found, case, rate), share])
+    windows = ", ".join(f"{w} of {context}" for context, w in WINDOW.items())
+    return Table(
+        "Parts, 125M",
+        ["context", "part", "kernel", *MEASURES, "tokens/s over rope's"],
+        rows,
+        f"The windows are {windows}.",
+    )
+
+
+def measured_kernel(case: Case) -> str:
+    from ablate.model.measure import blueprint
+
+    return blueprint(spec(case.shape, case.changes), "cuda", precision="bf16").kernel.name
+
+
+def limits() -> tuple[float, float]:
+    """(FLOP/s of a large product in bf16, bytes/s of a copy, read and written)."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    x = torch.randn(2**29, device="cuda")
+    y = torch.empty_like(x)
+    return 2 * 8192**3 / timed(lambda: a @ b), 2 * x.numel() * 4 / timed(lambda: y.copy_(x))
+
+
+def timed(call: Callable[[], object], times: int = 10) -> float:
+    """Seconds of one call: the median of five turns."""
+    for _ in range(3):
+        call()
+    found = []
+    for _ in range(5):
+        finish()
+        begin = time.perf_counter()
+        for _ in range(times):
+            call()
+        finish()
+        found.append((time.perf_counter() - begin) / times)
+    return statistics.median(found)
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def memory() -> Table:
+    """Peaks of eager steps of 125M at context 1024, by rows. Large vocabularies make the difference."""
+    rows_of_step = (4, 8, 16, 32)
+    table: list[list[Cell]] = []
+    for name, make in MAKERS.items():
+        cells: list[Cell] = []
+        for rows in rows_of_step:
+            size = Size("125M", *SHAPES["125M"], 1024, rows)
+            try:
+                model, loss = make(size, "cuda") if name == "ablate" else make(size)
+                once = step(model.to("cuda"), loss, size, bf16=True, device="cuda")
+                once()
+                torch.cuda.reset_peak_memory_stats()
+                once()
+                finish()
+                cells.append(round(torch.cuda.max_memory_allocated() / 2**30, 2))
+                cells.append(rows * 1024 / timed(once, 1))
+            except torch.OutOfMemoryError:
+                cells += [None, None]
+            del model, loss, once
+            torch.cuda.empty_cache()
+        table.append([name, *cells])
+        print(table[-1], flush=True)
+    columns = ["rival", *(f"{what}, {rows} rows" for rows in rows_of_step for what in ("GiB", "tokens/s"))]
+    return Table("Memory and speed of eager steps, by rows: 125M, context 1024", columns, table)
+
+
+# ------------------------------------------------------------------------------------------ kernels
+
+KERNELS = ("sdpa", "cuDNN", "flex", "flash")
+NEEDS: dict[str, dict[str, Any]] = {
+    "order": {},
+    "window": {"window": True},
+    "alibi": {"bias": "alibi"},
+    "t5": {"bias": "t5"},
+    "soft-cap": {"softcap": 20.0},
+    "sink": {"sink": True},
+    "documents": {"documents": True},
+}
+
+
+def kernels() -> Table:
+    """Forward and backward pass of attention alone, by kernel and what acts on the scores."""
+    with get_context("spawn").Pool(len(NEEDS)) as pool:
+        compiled = pool.map(warm, NEEDS)
+    rows = [row for name in compiled for row in timed_kernels(name)]
+    columns = ["context", "acts", "kernel", "ms", "TFLOP/s"]
+    note = "16,384 tokens, 12 heads of 64 channels, bf16; FLOPs are those of what is seen."
+    return Table("Kernels: attention alone, forward and backward", columns, rows, note)
+
+
+def warm(name: str) -> str:
+    """Compiles what `timed_kernels` then finds in the compiler's cache."""
+    timed_kernels(name, times=1)
+    return name
+
+
+def timed_kernels(name: str, times: int = 10) -> list[list[Cell]]:
+    found: list[list[Cell]] = []
+    for context in CONTEXTS:
+        for which in KERNELS:
+            try:
+                call, work = attention(name, which, context)
+                ms = 1e3 * timed(call, times)
+            except Exception as error:
+                first = str(error).splitlines() or [""]
+                print(name, which, context, type(error).__name__, first[0], flush=True)
+                continue
+            found.append([context, name, which, round(ms, 3), round(work / ms / 1e9, 1)])
+            if times > 1:
+                print(found[-1], flush=True)
+    return found
+
+
+def attention(name: str, which: str, context: int) -> tuple[Callable[[], None], float]:
+    """(forward and backward pass, their FLOPs). Raises Refused."""
+    acts, B, H, D = NEEDS[name], TOKENS // context, 12, 64
+    mask = Mask(WINDOW[context] if acts.get("window") else None)
+    scheme = position.build(acts.get("bias", "none"), Shape(H * D, 1, H, D, context, 256)).to("cuda")
+    learned = list(scheme.parameters())
+    if learned:
+        torch.nn.init.normal_(learned[0])
+    need = Need(
+        heads=H,
+        kv_heads=H,
+        key_width=D,
+        value_width=D,
+        mask=mask,
+        bias=scheme.bias is not None,
+        learned_bias=bool(learned),
+        slopes=scheme.slopes is not None,
+        softcap="softcap" in acts,
+        sink="sink" in acts,
+        documents="documents" in acts,
+        context=context,
+        device="cuda",
+        dtype=torch.bfloat16,
+    )
+    chosen = kernel.build("sdpa" if which == "cuDNN" else which).settle([need])
+    backends = [SDPBackend.CUDNN_ATTENTION] if which == "cuDNN" else None
+    at, document = torch.arange(context, device="cuda")[None], None
+    if "documents" in acts:
+        document = (at // (context // 4)).expand(B, -1)
+        at = (at % (context // 4)).expand(B, -1)
+    sight = Fresh().look(Call(at, document)).sight
+    sink = torch.zeros(H, device="cuda", requires_grad=True) if "sink" in acts else None
+    q, k, v = (
+        torch.randn(B, H, context, D, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "qkv"
+    )
+    weight = torch.randn_like(q)
+    leaves = [q, k, v, *learned, *([] if sink is None else [sink])]
+    scores = Scores(D**-0.5, acts.get("softcap"), sink)
+
+    def call() -> None:
+        with nullcontext() if backends is None else sdpa_kernel(backends):
+            prepared = chosen.prepare(mask, sight, scheme.bias, H, torch.bfloat16)
+            y = chosen(q, k, v, prepared, scores, 0.0)
+            torch.autograd.grad(y, leaves, weight)
+
+    i = torch.arange(context)
+    seen = float((mask.dense(Fresh().look(Call(i[None])).sight)).sum())
+    if "documents" in acts:
+        seen /= 4
+    return call, 3 * 4 * seen * B * H * D
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=5)
+    sections = ("peers", "parts", "memory", "kernels")
+    parser.add_argument("--sections", nargs="+", default=list(sections), choices=sections)
+    parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--contexts", nargs="+", type=int, default=list(CONTEXTS), choices=CONTEXTS)
+    parser.add_argument("--rivals", nargs="+", default=list(MAKERS), choices=list(MAKERS))
+    parser.add_argument(
+        "--profile", default="", help="parts of ablate's whose kernels are printed, as rope+t5"
+    )
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("there is no GPU here")
+    rate, bandwidth = limits()
+    print(f"{rate / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
+    tables = [
+        Table(
+            "Limits",
+            ["what", "measured"],
+            [["products in bf16, TFLOP/s", rate / 1e12], ["copy, TB/s", bandwidth / 1e12]],
+        )
+    ]
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = COMPILERS
+    if "peers" in given.sections:
+        found: Found = {}
+        for size in given.sizes:
+            cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
+            for n in range(0, len(cases), ALIVE[size]):
+                found |= compete(cases[n : n + ALIVE[size]], given.rounds, given.profile)
+        tables += of_peers(found, rate)
+    if "parts" in given.sections:
+        found = {}
+        for context in given.contexts:
+            cases = [Case("ablate", "125M", context, part) for part in PARTS]
+            found |= compete(cases, given.rounds, given.profile)
+        tables.append(of_parts(found, rate))
+    if "memory" in given.sections:
+        tables.append(memory())
+    if "kernels" in given.sections:
+        tables.append(kernels())
+    save("gpu", " ".join(["python", *sys.argv]), tables, clock="wall-clock, the device waited for")
+
+
+if __name__ == "__main__":
+    main()

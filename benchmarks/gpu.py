@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
@@ -32,6 +33,7 @@ from ablate.spec import Shape
 PEAK = 989e12  # FLOP/s of an H100 or H200 (SXM) in bf16, by its datasheet
 TOKENS = 16_384  # of a step
 CONTEXTS = (1024, 4096)
+CLOCK = "wall-clock, the device waited for"
 STEPS = 5  # of one turn
 ALIVE = {"125M": 9, "350M": 4}  # processes that take turns
 AT_ONCE = {"125M": 6, "350M": 3}  # of them, that are compiled: the activations of so many find room
@@ -417,8 +419,7 @@ def attention(name: str, which: str, context: int) -> tuple[Callable[[], None], 
 
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
-    sections = ("peers", "parts", "memory", "kernels")
-    parser.add_argument("--sections", nargs="+", default=list(sections), choices=sections)
+    parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--contexts", nargs="+", type=int, default=list(CONTEXTS), choices=CONTEXTS)
     parser.add_argument("--rivals", nargs="+", default=list(MAKERS), choices=list(MAKERS))
@@ -428,34 +429,37 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here")
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = COMPILERS
     rate, bandwidth = limits()
     print(f"{rate / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
-    tables = [
-        Table(
-            "Limits",
-            ["what", "measured"],
-            [["products in bf16, TFLOP/s", rate / 1e12], ["copy, TB/s", bandwidth / 1e12]],
-        )
-    ]
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = COMPILERS
-    if "peers" in given.sections:
-        found: Found = {}
-        for size in given.sizes:
-            cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
-            for n in range(0, len(cases), ALIVE[size]):
-                found |= compete(cases[n : n + ALIVE[size]], given.rounds, given.profile)
-        tables += of_peers(found, rate)
-    if "parts" in given.sections:
-        found = {}
-        for context in given.contexts:
-            cases = [Case("ablate", "125M", context, part) for part in PARTS]
-            found |= compete(cases, given.rounds, given.profile)
-        tables.append(of_parts(found, rate))
-    if "memory" in given.sections:
-        tables.append(memory())
-    if "kernels" in given.sections:
-        tables.append(kernels())
-    save("gpu", " ".join(["python", *sys.argv]), tables, clock="wall-clock, the device waited for")
+    for section in given.sections:
+        tables = SECTIONS[section](given, rate)
+        save(f"gpu_{section}", " ".join(["python", *sys.argv]), tables, clock=CLOCK)
+
+
+def peers(given: Namespace, rate: float) -> list[Table]:
+    found: Found = {}
+    for size in given.sizes:
+        cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
+        for n in range(0, len(cases), ALIVE[size]):
+            found |= compete(cases[n : n + ALIVE[size]], given.rounds, given.profile)
+    return of_peers(found, rate)
+
+
+def parts(given: Namespace, rate: float) -> list[Table]:
+    found: Found = {}
+    for context in given.contexts:
+        cases = [Case("ablate", "125M", context, part) for part in PARTS]
+        found |= compete(cases, given.rounds, given.profile)
+    return [of_parts(found, rate)]
+
+
+SECTIONS: dict[str, Callable[[Namespace, float], list[Table]]] = {
+    "peers": peers,
+    "parts": parts,
+    "kernels": lambda given, rate: [kernels()],
+    "memory": lambda given, rate: [memory()],
+}
 
 
 if __name__ == "__main__":

@@ -398,3 +398,17 @@ def test_a_start_has_the_papers_spread(case, expected):
     assert found == {
         n: pytest.approx(expected(n), rel=0.03) for n in found
     }  # 16384 draws: 3% is 5 deviations
+
+
+def test_t5_on_a_gpu_looks_up_the_same_with_the_same_gradient(monkeypatch):
+    """The way of a GPU, on a CPU."""
+    from ablate.parts.position import t5
+
+    monkeypatch.setattr(t5, "SLICE", 50)
+    weight = torch.randn(5, 3, dtype=torch.double).requires_grad_()
+    bucket = torch.randint(5, (2, 7, 11))
+    assert torch.equal(t5.looked_up(weight, bucket), weight.T[:, bucket])
+    assert torch.autograd.gradcheck(lambda w: t5.looked_up(w, bucket), weight)
+    stacked = torch.stack([weight, 2 * weight])
+    both = torch.func.vmap(t5.looked_up, (0, None))(stacked, bucket)
+    assert torch.equal(both[1], 2 * both[0])

@@ -93,8 +93,9 @@ def key(seed: int, name: str) -> int:
 
 
 def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
-    generator = torch.Generator().manual_seed(key(seed, name))
-    return torch.empty(shape).normal_(0, std, generator=generator)
+    """On the CPU, whatever the default device is (Lightning makes it the GPU while a model is built)."""
+    generator = torch.Generator("cpu").manual_seed(key(seed, name))
+    return torch.empty(shape, device="cpu").normal_(0, std, generator=generator)
 
 
 @torch.no_grad()

@@ -77,11 +77,13 @@ def measure(
     value_bytes: int = 2,
     device: str = "cpu",
     documents: bool = False,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Costs:
     """Count the decoder of `spec` for rows of `context` tokens (null: those of the spec), keys, values and
     activations of `value_bytes` each. Raises Refused where it cannot be built, ValueError without a
     vocabulary."""
-    return count(blueprint(spec, device, documents), context=context, value_bytes=value_bytes)
+    decoder = blueprint(spec, device, documents, precision)
+    return count(decoder, context=context, value_bytes=value_bytes)
 
 
 def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2) -> Costs:

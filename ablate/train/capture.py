@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ablate.model.decoder import Decoder
@@ -59,29 +59,40 @@ def refusal(
     return None
 
 
-def drawn(module: Any) -> bool:
-    return bool(getattr(module, "p", 0.0) or getattr(module, "dropout", 0.0))
+def drawn(module: nn.Module) -> bool:
+    """Whether it drops, as a module of torch's or as a part with a rate of its own."""
+    rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0.0)
+    return isinstance(rate, float) and rate > 0
 
 
 class Captured:
-    """`work` of tensors, always of the same shapes (or None), that returns a tensor."""
+    """`work` of tensors, always of the same shapes (or None), that returns a tensor. What cannot be captured
+    after all, since a part waits for the GPU, is an error where it must be (`must`), else done without."""
 
-    def __init__(self, work: Callable[..., Tensor]):
-        self.work, self.done = work, 0
+    def __init__(self, work: Callable[..., Tensor], must: bool):
+        self.work, self.must, self.done = work, must, 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream()
 
     def __call__(self, *given: Tensor | None) -> Tensor:
-        if self.done < WARM:
-            self.done += 1
-            return self.warm(*given)
+        self.done += 1
+        if self.done == WARM + 1:
+            self.try_capture(*given)
         if self.graph is None:
-            self.graph = self.capture(*given)
+            return self.warm(*given)
         for place, x in zip(self.places, given, strict=True):
             if place is not None and x is not None:
                 place.copy_(x, non_blocking=True)
         self.graph.replay()
         return self.found.clone()
+
+    def try_capture(self, *given: Tensor | None) -> None:
+        try:
+            self.graph = self.capture(*given)
+        except RuntimeError as error:
+            if self.must or isinstance(error, torch.OutOfMemoryError):
+                raise
+            log.warning("steps are not captured as a CUDA graph: %s", next(iter(str(error).splitlines()), ""))
 
     def warm(self, *given: Tensor | None) -> Tensor:
         """On a stream of its own, as a capture is."""

@@ -94,12 +94,20 @@ class Run:
         on_progress: Callable[[Progress], None] | None,
     ):
         self.spec, self.prepared, self.settings, self.runs, self.start = spec, prepared, settings, runs, start
-        self.counts = asdict(measure(spec.model)) if counts is None else dict(counts)
+        self.device = "cuda" if accelerator(settings) == "gpu" else "cpu"
+        self.counts = self.measured() if counts is None else dict(counts)
         self.outbox, self.on_progress = outbox, on_progress
         self.id, self.code = spec.id(prepared.fingerprint), code(spec)
         self.folder = runs / self.id
         self.checkpoints = Checkpoints(self.folder, self.code)
         self.began = datetime.now(UTC)
+
+    def measured(self) -> dict[str, float]:
+        documents = self.spec.data.documents == "masked"
+        costs = measure(
+            self.spec.model, device=self.device, documents=documents, precision=self.spec.precision
+        )
+        return asdict(costs)
 
     def known(self) -> RunRecord | None:
         """The record of this run, if it has an outcome and is of these sources."""
@@ -140,10 +148,9 @@ class Run:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
-        device = "cuda" if accelerator(settings) == "gpu" else "cpu"
-        if device == "cpu":
+        if self.device == "cpu":
             keep_pages()
-        memory = Memory(device)
+        memory = Memory(self.device)
         task = Task(spec, self.stream(), settings, self.start / FILE if self.start else None)
         resume = self.checkpoints.newest()
         main = ranks.main()
@@ -223,7 +230,6 @@ class Run:
             watch.mirror.close(status, {**watch.outcome.metrics, **pace})
 
     def record(self, status: Status, reason: str, **found: Any) -> RunRecord:
-        device = "cuda" if accelerator(self.settings) == "gpu" else "cpu"
         world = devices(self.settings) * self.settings.nodes
         return RunRecord(
             id=self.id,
@@ -234,7 +240,7 @@ class Run:
             fingerprint=self.prepared.fingerprint,
             counts=self.counts,
             provenance={
-                **provenance(device, world, self.settings.strategy),
+                **provenance(self.device, world, self.settings.strategy),
                 "began": self.began.isoformat(timespec="seconds"),
                 "ended": datetime.now(UTC).isoformat(timespec="seconds"),
                 "data": self.prepared.files,

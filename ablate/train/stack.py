@@ -63,8 +63,8 @@ class Stack:
         if compile:
             keep_graphs()
         self.forward = torch.compile(self.together) if compile else self.together
-        captured = all(task.captured is not None for task in tasks)
-        self.captured = Captured(self.work) if captured else None
+        alone = tasks[0].captured
+        self.captured = Captured(self.work, alone.must) if alone is not None else None
         first = dict(tasks[0].decoder.named_buffers())
         for task in tasks[1:]:
             for name, buffer in task.decoder.named_buffers():

@@ -106,7 +106,7 @@ class Task(LightningModule):
         self.peaks = [[float(group["lr"]) for group in o.param_groups] for o in chosen]
         captured = wanted(self.spec, self.settings, self.decoder, chosen)
         self.places = [places(o, captured) for o in chosen]
-        self.captured = Captured(self.work) if captured else None
+        self.captured = Captured(self.work, self.settings.capture is True) if captured else None
         self.chosen = chosen
         return chosen
 
@@ -143,6 +143,7 @@ class Task(LightningModule):
     def work(self, *given: Any) -> Tensor:
         """A step of one pass, of tensors alone: the fields of its batch and the count -> the loss."""
         *batch, count = given
+        self.decoder.zero_grad()  # of a capture that failed
         nll, objective, _ = self.objective(Batch(*batch), count, None)
         self.manual_backward(objective)
         self.update()

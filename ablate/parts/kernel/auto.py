@@ -2,6 +2,7 @@ from ablate.parts.base import Kernel, Mask, Need, Refused
 from ablate.registry import kernel
 
 CUDA = ["flash", "flex", "sdpa", "reference"]
+LEARNED_ON_CUDA = ["sdpa", "flex", "reference"]  # flex adds the gradients of a table one by one
 PLAIN_ON_CUDA = ["flash", "sdpa", "flex", "reference"]  # without a mask, sdpa is itself a fused kernel
 ELSEWHERE = ["chunked", "sdpa", "reference"]
 
@@ -28,6 +29,8 @@ class Auto(Kernel):
 def preference(needs: list[Need]) -> list[str]:
     if not needs[0].device.startswith("cuda"):
         return ELSEWHERE
+    if any(need.learned_bias for need in needs):
+        return LEARNED_ON_CUDA
     return PLAIN_ON_CUDA if all(plain(need) for need in needs) else CUDA
 
 

@@ -9,6 +9,8 @@ from ablate.parts.compiler import keep_graphs
 from ablate.registry import kernel
 
 NARROWEST = 16  # channels of a head that the CUDA kernel can do
+# With a table to read for each score, torch's choice asks for more shared memory than there is.
+NARROW: Any = {"num_stages": 1}
 
 
 class Prepared(NamedTuple):
@@ -67,7 +69,7 @@ class Flex(Kernel):
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scores: Scores, dropout: float
     ) -> Tensor:
-        from torch.nn.attention.flex_attention import AuxRequest
+        from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
         blocks, sight, bias = prepared
         i, j, softcap = sight.i, sight.j, scores.softcap
@@ -79,7 +81,8 @@ class Flex(Kernel):
                 score = score + bias(h, at(i, b, q), at(j, b, k))
             return score
 
-        out = attend(q.is_cuda)(
+        attend = compiled() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+        out = attend(
             q.to(v.dtype),
             k.to(v.dtype),
             v,
@@ -87,6 +90,7 @@ class Flex(Kernel):
             block_mask=blocks,
             scale=scores.scale,
             enable_gqa=q.shape[1] != k.shape[1],
+            kernel_options=NARROW if bias is not None else None,
             return_aux=None if scores.sink is None else AuxRequest(lse=True),
         )
         if scores.sink is None:
@@ -101,10 +105,8 @@ def at(x: Tensor, b: Tensor, n: Tensor) -> Tensor:
 
 
 @lru_cache
-def attend(compiled: bool) -> Any:
+def compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    if not compiled:
-        return flex_attention
     keep_graphs()
     return torch.compile(flex_attention)

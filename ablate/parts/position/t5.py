@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from ablate.parts.base import Position
 from ablate.registry import position
 from ablate.spec import LayerSpec, ModelSpec, Shape
+
+SLICE = 2**22  # scores whose one-hot rows are in memory at once
 
 
 @position("t5", paper="arXiv:1910.10683")
@@ -29,6 +32,8 @@ class T5(Position):
     def bias(self, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if h.dim() == 0:  # a kernel asks for one score at a time
             return self.table.weight[self.bucket(i - j), h]
+        if h.is_cuda:
+            return looked_up(self.table.weight, self.bucket(i - j).squeeze(-3)).movedim(0, -3)
         # The same, with a faster gradient: distances beyond `furthest` share a bucket, so few differ.
         every = torch.arange(self.furthest + 1, device=h.device)
         of_distance = self.table.weight[self.bucket(every)].T  # (H, furthest + 1)
@@ -50,3 +55,33 @@ class T5(Position):
                 f"furthest {options.furthest} must be beyond the exact buckets ({options.buckets // 2})"
             )
         return wrong
+
+
+class _LookedUp(torch.autograd.Function):
+    """weight[bucket]. Its gradient is the product of the scores' with the one-hot rows of their buckets: a
+    GPU would add them one by one, and most are in one bucket."""
+
+    generate_vmap_rule = True  # for several models at once
+
+    @staticmethod
+    def forward(weight: Tensor, bucket: Tensor) -> Tensor:  # type: ignore[override]
+        return weight.T[:, bucket]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        weight, bucket = inputs
+        ctx.save_for_backward(bucket)
+        ctx.buckets = len(weight)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (bucket,) = ctx.saved_tensors
+        every = torch.arange(ctx.buckets, device=dy.device)[:, None]
+        total = dy.new_zeros(ctx.buckets, len(dy))
+        for some, of_some in zip(bucket.flatten().split(SLICE), dy.flatten(1).split(SLICE, 1), strict=True):
+            total = total + (every == some).to(dy.dtype) @ of_some.T
+        return total, None
+
+
+# (buckets, H), (...) -> (H, ...)
+looked_up: Callable[[Tensor, Tensor], Tensor] = _LookedUp.apply  # type: ignore[assignment]

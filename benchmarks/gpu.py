@@ -1,6 +1,6 @@
 """Training steps on a GPU: against the peers, of the parts against each other, and memory against rows.
 
-    python benchmarks/gpu.py [--rounds 5] [--sections peers parts memory kernels] [--sizes 125M 350M]
+    python benchmarks/gpu.py [--rounds 5] [--sections steps kernels memory] [--sizes 125M 350M]
 
 LLaMA-shaped models in bf16 (autocast, parameters in fp32), compiled; forward, backward and fused AdamW of
 16,384 tokens. Every rival has a process of its own: those of one size are compiled at the same time and then
@@ -34,22 +34,18 @@ PEAK = 989e12  # FLOP/s of an H100 or H200 (SXM) in bf16, by its datasheet
 TOKENS = 16_384  # of a step
 CONTEXTS = (1024, 4096)
 CLOCK = "wall-clock, the device waited for"
-STEPS = 5  # of one turn
-ALIVE = {"125M": 9, "350M": 4}  # processes that take turns
-AT_ONCE = {"125M": 5, "350M": 2}  # of them, that are compiled: the activations of so many find room
+STEPS = 8  # of one turn, or as many as take a second
+PATIENCE = 60  # seconds, in which a process whose memory others hold tries again
 COMPILERS = "3"  # processes of each
 WINDOW = {1024: 256, 4096: 1024}
 SHAPES = {"125M": (25_600, 768, 12, 12, 2048), "350M": (25_600, 1024, 24, 16, 2736)}
 PARTS: dict[str, dict[str, Any]] = {
     "rope": {"kernel": "sdpa"},
-    "rope, flash": {"kernel": "flash"},
     "alibi, flex": {"position": "alibi", "kernel": "flex"},
     "alibi, flash": {"position": "alibi", "kernel": "flash"},
     "window, flex": {"attention": {"window": WINDOW}, "kernel": "flex"},
     "window, flash": {"attention": {"window": WINDOW}, "kernel": "flash"},
-    "t5, flex": {"position": "t5", "kernel": "flex"},
     "t5, sdpa": {"position": "t5", "kernel": "sdpa"},
-    "gqa": {"attention": {"kv_heads": 4}, "kernel": "sdpa"},
 }
 
 
@@ -78,31 +74,41 @@ class Case(NamedTuple):
 # ------------------------------------------------------------------------------------------ a rival
 
 
-def serve(case: Case, pipe: Connection, room: Any, profile: bool) -> None:
+def serve(case: Case, pipe: Connection, profile: bool) -> None:
     """Compile, say what it took; then answer each call with the seconds of a step and the peak of memory."""
     try:
-        with room:
-            begin = time.perf_counter()
-            once = built(case)
-            for _ in range(3):
-                once()
-            finish()
-            torch.cuda.empty_cache()
+        begin = time.perf_counter()
+        once = patiently(lambda: built(case))
+        for _ in range(3):
+            patiently(once)
         pipe.send(time.perf_counter() - begin)
         while pipe.recv():
-            once()
-            finish()
             torch.cuda.reset_peak_memory_stats()
-            begin = time.perf_counter()
-            for _ in range(STEPS):
-                once()
-            finish()
-            pipe.send(((time.perf_counter() - begin) / STEPS, torch.cuda.max_memory_allocated()))
+            first = lap(once, 1)
+            times = max(1, min(STEPS, int(1 / first)))
+            pipe.send((lap(once, times), torch.cuda.max_memory_allocated()))
             torch.cuda.empty_cache()
         if profile:
             show(case, once)
     except Exception:
         pipe.send(traceback.format_exc())
+
+
+def patiently(call: Callable[[], Any]) -> Any:
+    """All processes are compiled at the same time, and not always is there room for the steps of all."""
+    end = time.perf_counter() + PATIENCE
+    while True:
+        try:
+            found = call()
+            finish()
+            torch.cuda.empty_cache()
+            return found
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+            if not full or time.perf_counter() > end:
+                raise
+        torch.cuda.empty_cache()
+        time.sleep(1)
 
 
 def built(case: Case) -> Callable[[], None]:
@@ -113,6 +119,16 @@ def built(case: Case) -> Callable[[], None]:
         model, loss = MAKERS[case.rival](case.shape)
     model.to("cuda").compile()
     return step(model, loss, case.shape, bf16=True, device="cuda")
+
+
+def lap(call: Callable[[], object], times: int) -> float:
+    """Seconds of one call."""
+    finish()
+    begin = time.perf_counter()
+    for _ in range(times):
+        call()
+    finish()
+    return (time.perf_counter() - begin) / times
 
 
 def finish() -> None:
@@ -132,11 +148,11 @@ def show(case: Case, once: Callable[[], None]) -> None:
 
 
 class Rival:
-    def __init__(self, case: Case, room: Any, profile: bool):
+    def __init__(self, case: Case, profile: bool):
         self.case = case
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(case, theirs, room, profile), daemon=True)
+        self.process = context.Process(target=serve, args=(case, theirs, profile), daemon=True)
         self.process.start()
 
     def hear(self) -> Any:
@@ -159,10 +175,7 @@ class Rival:
 @contextmanager
 def rivals(cases: Sequence[Case], profile: str) -> Iterator[list[Rival]]:
     """Those that could be compiled."""
-    room = get_context("spawn").Semaphore(AT_ONCE[cases[0].size])
-    started = [
-        Rival(case, room, case.rival == "ablate" and case.part in profile.split("+")) for case in cases
-    ]
+    started = [Rival(case, case.rival == "ablate" and case.part in profile.split("+")) for case in cases]
     ready = []
     for rival in started:
         try:
@@ -277,15 +290,7 @@ def timed(call: Callable[[], object], times: int = 10) -> float:
     """Seconds of one call: the median of five turns."""
     for _ in range(3):
         call()
-    found = []
-    for _ in range(5):
-        finish()
-        begin = time.perf_counter()
-        for _ in range(times):
-            call()
-        finish()
-        found.append((time.perf_counter() - begin) / times)
-    return statistics.median(found)
+    return statistics.median(lap(call, times) for _ in range(5))
 
 
 # ------------------------------------------------------------------------------------------- memory
@@ -453,29 +458,24 @@ def main() -> None:
     print(f"{rate / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for section in given.sections:
         tables = SECTIONS[section](given, rate)
-        save(f"gpu_{section}", " ".join(["python", *sys.argv]), tables, clock=CLOCK)
+        sizes = given.sizes if section == "steps" else []
+        save("_".join(["gpu", section, *sizes]), " ".join(["python", *sys.argv]), tables, clock=CLOCK)
 
 
-def peers(given: Namespace, rate: float) -> list[Table]:
+def steps(given: Namespace, rate: float) -> list[Table]:
+    """Of the peers by size and context, and of the parts at 125M."""
     found: Found = {}
     for size in given.sizes:
         cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
-        for n in range(0, len(cases), ALIVE[size]):
-            found |= compete(cases[n : n + ALIVE[size]], given.rounds, given.profile)
-    return of_peers(found, rate)
-
-
-def parts(given: Namespace, rate: float) -> list[Table]:
-    found: Found = {}
-    for context in given.contexts:
-        cases = [Case("ablate", "125M", context, part) for part in PARTS]
-        found |= compete(cases, given.rounds, given.profile)
-    return [of_parts(found, rate)]
+        if size == "125M":
+            cases += [Case("ablate", size, given.contexts[-1], part) for part in PARTS]
+        found |= compete(list(dict.fromkeys(cases)), given.rounds, given.profile)
+    tables = of_peers(found, rate)
+    return [*tables, of_parts(found, rate)] if "125M" in given.sizes else tables
 
 
 SECTIONS: dict[str, Callable[[Namespace, float], list[Table]]] = {
-    "peers": peers,
-    "parts": parts,
+    "steps": steps,
     "kernels": lambda given, rate: [kernels()],
     "memory": lambda given, rate: [memory()],
 }

@@ -96,6 +96,7 @@ def steps_on_gpu(size: str, number: int) -> dict[str, Callable[[], None]]:
         stacked = seats(size, number, "gpu", [more[1]])
         stack = Stack(stacked, compiled)
         stack.prove()
+        print(way, "proved", flush=True)
 
         def alone(task: Seat = lone) -> None:
             task.training_step(task.steps.done, 0)

@@ -1,5 +1,7 @@
 """Models trained as one are the models that are trained alone."""
 
+import functools
+
 import pytest
 import torch
 from cases import CASES
@@ -150,3 +152,24 @@ def test_near_is_relative_to_the_largest_entry():
     assert near(x + 0.001, x, 1e-4) and not near(x + 0.02, x, 1e-4)
     assert near(x + 0.02, x, 1e-4, floor=0.1)
     assert near(None, None, 0.0) and not near(None, x, 1.0)
+
+
+@pytest.mark.parametrize(
+    "case", [{}, {"position": "t5"}, {"attention": {"name": "softmax", "window": 5}}], ids=str
+)
+def test_a_stack_can_be_compiled_as_a_whole(case, text, monkeypatch):
+    """Traced to one graph, which here is run as it is; what a compiler makes of it is seen on a GPU."""
+    whole = functools.partial(torch.compile, fullgraph=True, backend="eager")
+    monkeypatch.setattr("ablate.train.stack.torch.compile", whole)
+    Stack(seats(replicas(text, {**case, "kernel": "sdpa"}), text), compile=True).prove()
+
+
+def test_a_captured_step_is_the_step(text):
+    """A graph calls `work` with the tensors of each step; here it is called by hand."""
+    (spec,) = replicas(text, {})[:1]
+    captured, plain = seats([spec, spec], text)
+    captured.captured = captured.work
+    for step in range(STEPS):
+        captured.training_step(step, step)
+        plain.training_step(step, step)
+    assert_the_same([captured], [plain], far=0)

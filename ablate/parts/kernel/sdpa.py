@@ -83,8 +83,8 @@ def attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
     # vmap hides whether a mask has a gradient; of several models each has a mask of its own, if it is learned
     if trained and mask is not None and mask.is_floating_point() and (mask.requires_grad or stacked(mask)):
         return partial(in_fp32, written_out)
-    if stacked(v) and not torch.compiler.is_compiling():
-        return attend
+    if stacked(v):
+        return written_out if torch.compiler.is_compiling() else attend
     if trained and v.dtype == torch.bfloat16 and v.shape[-2] * v.shape[-1] <= SHORT:
         return partial(in_fp32, F.scaled_dot_product_attention)
     return F.scaled_dot_product_attention
@@ -102,13 +102,25 @@ def in_fp32(
 
 
 def written_out(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout_p: float, scale: float, **options: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    scale: float,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """No fused kernel has a gradient for a learned bias. torch writes out the scores, too, and searches them
-    for queries that see nothing; here each sees itself."""
+    """For a learned bias, of which no fused kernel of the CPU has a gradient: torch writes out the scores,
+    too, and searches them for queries that see nothing; here each sees itself. And for what the compiler
+    makes of several models, in which the fused kernels of a GPU fail."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = (q * scale) @ k.mT
-    return F.dropout(scores.add_(mask).softmax(-1), dropout_p) @ v
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+    return F.dropout(scores.softmax(-1), dropout_p) @ v
 
 
 def _with_sink(mask: Tensor | None, causal: bool, sink: Tensor, T: int, S: int, dtype: torch.dtype) -> Tensor:

@@ -18,6 +18,7 @@ from ablate.data.stream import Batch
 from ablate.parts.base import Refused
 from ablate.parts.compiler import keep_graphs
 from ablate.train.capture import Captured
+from ablate.train.evaluate import on_device
 from ablate.train.fit import Run
 from ablate.train.task import Task
 
@@ -102,9 +103,11 @@ class Stack:
 
     def passes(self, step: int) -> tuple[list[Batch], Tensor]:
         """The passes of the step, each for all models, and of each model the targets of the step (N,)."""
-        of_each = [task.passes(step) for task in self.tasks]
+        of_each = [task.on_host(step) for task in self.tasks]
         counts = torch.stack([task.count(p) for task, p in zip(self.tasks, of_each, strict=True)])
-        return [stacked(batches) for batches in zip(*of_each, strict=True)], counts
+        device = self.tasks[0].device
+        passes = [on_device(stacked(batches), device) for batches in zip(*of_each, strict=True)]
+        return passes, counts.to(device)
 
     def gradients(self, passes: list[Batch], counts: Tensor) -> Tensor:
         """The losses (N,); every parameter of every task has its gradient."""

@@ -157,10 +157,14 @@ class Task(LightningModule):
 
     def passes(self, step: int) -> list[Batch]:
         """This rank's rows of the step, in passes of at most `micro_rows`."""
+        return [on_device(batch, self.device) for batch in self.on_host(step)]
+
+    def on_host(self, step: int) -> list[Batch]:
+        """The same, where they were made."""
         batch = self.stream.batch(step, self.spec.rows, (self.global_rank, self.trainer.world_size))
         rows = len(batch.tokens)
         size = min(rows, self.settings.micro_rows or rows)
-        return [on_device(part(batch, n, n + size), self.device) for n in range(0, rows, size)]
+        return [part(batch, n, n + size) for n in range(0, rows, size)]
 
     def count(self, passes: list[Batch]) -> Tensor:
         """The targets of the global batch."""

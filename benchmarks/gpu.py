@@ -1,6 +1,6 @@
 """Training steps on a GPU: against the peers, of the parts against each other, and memory against rows.
 
-    python benchmarks/gpu.py [--rounds 5] [--sections steps kernels memory] [--sizes 125M 350M]
+    python benchmarks/gpu.py [--rounds 5] [--sections peers parts kernels memory] [--sizes 125M 350M]
 
 LLaMA-shaped models in bf16 (autocast, parameters in fp32), compiled; forward, backward and fused AdamW of
 16,384 tokens. Every rival has a process of its own: those of one size are compiled at the same time and then
@@ -197,8 +197,7 @@ def compete(cases: Sequence[Case], rounds: int, profile: str) -> Found:
         for n in range(rounds):
             for rival in ready[:: -1 if n % 2 else 1]:
                 found[rival.case].append(rival.turn())
-    for case, all_rounds in found.items():
-        print(case, f"{statistics.median(t for t, _ in all_rounds) * 1e3:.1f} ms", flush=True)
+                print(rival.case, f"{1e3 * found[rival.case][-1][0]:.1f} ms", flush=True)
     return found
 
 
@@ -250,7 +249,7 @@ def of_peers(found: Found, rate: float) -> list[Table]:
 forward pass) over {PEAK / 1e12:.0f} TFLOP/s. The products' rate is that of 8,192-square matrices in bf16 on
 this card, in this run: {rate / 1e12:.0f} TFLOP/s. A step has {TOKENS:,} tokens."""
     return [
-        Table("Against the best peer", ["model, context", "the best peer", "ablate / it"], best),
+        Table("Against the best peer on this card", ["model, context", "the best peer", "ablate / it"], best),
         Table("All", ["model, context", "rival", *MEASURES, "ablate / it"], every, note),
     ]
 
@@ -458,24 +457,25 @@ def main() -> None:
     print(f"{rate / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for section in given.sections:
         tables = SECTIONS[section](given, rate)
-        sizes = given.sizes if section == "steps" else []
-        save("_".join(["gpu", section, *sizes]), " ".join(["python", *sys.argv]), tables, clock=CLOCK)
+        save(f"gpu_{section}", " ".join(["python", *sys.argv]), tables, clock=CLOCK)
 
 
-def steps(given: Namespace, rate: float) -> list[Table]:
-    """Of the peers by size and context, and of the parts at 125M."""
+def peers(given: Namespace, rate: float) -> list[Table]:
     found: Found = {}
     for size in given.sizes:
         cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
-        if size == "125M":
-            cases += [Case("ablate", size, given.contexts[-1], part) for part in PARTS]
-        found |= compete(list(dict.fromkeys(cases)), given.rounds, given.profile)
-    tables = of_peers(found, rate)
-    return [*tables, of_parts(found, rate)] if "125M" in given.sizes else tables
+        found |= compete(cases, given.rounds, given.profile)
+    return of_peers(found, rate)
+
+
+def parts(given: Namespace, rate: float) -> list[Table]:
+    cases = [Case("ablate", "125M", context, part) for context in given.contexts for part in PARTS]
+    return [of_parts(compete(cases, given.rounds, given.profile), rate)]
 
 
 SECTIONS: dict[str, Callable[[Namespace, float], list[Table]]] = {
-    "steps": steps,
+    "peers": peers,
+    "parts": parts,
     "kernels": lambda given, rate: [kernels()],
     "memory": lambda given, rate: [memory()],
 }

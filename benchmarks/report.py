@@ -54,7 +54,7 @@ def section(found: dict[str, Any]) -> str:
     settings = " ".join(f"`{k}={v}`" for k, v in found["settings"].items())
     facts = [found["date"][:10], where, found["clock"], f"{found['threads']} threads", with_what, settings]
     said = "; ".join(fact for fact in facts if fact)
-    tables = "\n".join(map(table, found["tables"]))
+    tables = "\n".join(table(each) for each in found["tables"] if each["rows"])
     return f"## {found['name']}\n\n{about}`{found['command']}`: {said}.\n\n{tables}"
 
 

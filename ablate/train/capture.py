@@ -8,7 +8,8 @@ libraries and the compiler choose their kernels.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +24,11 @@ from ablate.train.settings import Settings, devices
 
 log = logging.getLogger("ablate.train")
 
+ON = "cuda"
 WARM = 3  # steps before the capture
+Found = tuple[Tensor, ...]
+PROOFS = 2  # steps by the graph that are proved: from one to the next batch and rate change
+CLOSE = 0.05  # of the change that a step makes: so far off may the graph's be
 SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
 
 
@@ -42,7 +47,7 @@ def refusal(
     spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequence[Optimizer]
 ) -> str | None:
     """Why the steps of a run cannot be captured; None if nothing speaks against it."""
-    if decoder.embedding.weight.device.type != "cuda":
+    if decoder.embedding.weight.device.type != ON:
         return "there are CUDA graphs only on a GPU"
     if devices(settings) * settings.nodes > 1:
         return "it takes several devices"
@@ -66,50 +71,113 @@ def drawn(module: nn.Module) -> bool:
 
 
 class Captured:
-    """`work` of tensors, always of the same shapes (or None), that returns a tensor. What cannot be captured
-    after all, since a part waits for the GPU, is an error where it must be (`must`), else done without."""
+    """`work` of tensors, always of the same shapes (or None), that returns tensors and changes what `state`
+    gives.
 
-    def __init__(self, work: Callable[..., Tensor], must: bool):
-        self.work, self.must, self.done = work, must, 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream = torch.cuda.Stream()
+    The first steps by the graph are made without it, too, and must change the state alike. Where they do not,
+    or a part of the model waits for the GPU and cannot be captured, that is an error if the steps must be
+    captured (`must`), and else they are made without.
+    """
 
-    def __call__(self, *given: Tensor | None) -> Tensor:
+    def __init__(self, work: Callable[..., Found], state: Callable[[], list[Tensor]], must: bool):
+        self.work, self.state, self.must, self.done = work, state, must, 0
+        self.replay: Callable[[], None] | None = None
+        self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+
+    def __call__(self, *given: Tensor | None) -> Found:
         self.done += 1
         if self.done == WARM + 1:
-            self.try_capture(*given)
-        if self.graph is None:
-            return self.warm(*given)
-        for place, x in zip(self.places, given, strict=True):
-            if place is not None and x is not None:
-                place.copy_(x, non_blocking=True)
-        self.graph.replay()
-        return self.found.clone()
+            self.begin(*given)
+        if self.replay is None:
+            return self.plainly(*given)
+        if self.done <= WARM + PROOFS:
+            return self.proved(*given)
+        return self.replayed(*given)
 
-    def try_capture(self, *given: Tensor | None) -> None:
+    def begin(self, *given: Tensor | None) -> None:
         try:
-            self.graph = self.capture(*given)
+            self.replay = self.capture(*given)
         except RuntimeError as error:
-            if self.must or isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.OutOfMemoryError):
                 raise
-            log.warning("steps are not captured as a CUDA graph: %s", next(iter(str(error).splitlines()), ""))
+            self.give_up(next(iter(str(error).splitlines()), ""))
 
-    def warm(self, *given: Tensor | None) -> Tensor:
-        """On a stream of its own, as a capture is."""
-        here = torch.cuda.current_stream()
-        self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
-            found = self.work(*given)
-        here.wait_stream(self.stream)
-        return found
+    def give_up(self, reason: str) -> None:
+        if self.must:
+            raise Refused(f"trainer.capture=true: {reason}")
+        log.warning("steps are not captured as a CUDA graph: %s", reason)
+        self.replay = None
 
-    def capture(self, *given: Tensor | None) -> torch.cuda.CUDAGraph:
-        """Computes nothing."""
+    def plainly(self, *given: Tensor | None) -> Found:
+        """On the stream of the capture, as libraries prepare for each."""
+        with on(self.stream):
+            return self.work(*given)
+
+    def capture(self, *given: Tensor | None) -> Callable[[], None]:
+        """Computes nothing; gives what does."""
         self.places = [None if x is None else x.clone() for x in given]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             self.found = self.work(*self.places)
-        return graph
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def replayed(self, *given: Tensor | None) -> Found:
+        for place, x in zip(self.places, given, strict=True):
+            if place is not None and x is not None:
+                place.copy_(x, non_blocking=True)
+        assert self.replay is not None
+        self.replay()
+        return tuple(x.clone() for x in self.found)
+
+    @torch.no_grad()
+    def proved(self, *given: Tensor | None) -> Found:
+        """The step, both ways; what remains is that without the graph."""
+        before = [x.clone() for x in self.state()]
+        with torch.enable_grad():
+            plain = self.plainly(*given)
+        after = [x.clone() for x in self.state()]
+        put(self.state(), before)
+        found = self.replayed(*given)
+        off = distance([*self.state(), *flat(found)], [*after, *flat(plain)])
+        put(self.state(), after)
+        if not off <= CLOSE * distance(after, before):
+            self.give_up("a step by the graph is not the step without it")
+        return plain
+
+
+@contextmanager
+def on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """What is behind waits for the stream, which waits for what is before."""
+    if stream is None:
+        yield
+        return
+    here = torch.cuda.current_stream()
+    stream.wait_stream(here)
+    with torch.cuda.stream(stream):
+        yield
+    here.wait_stream(stream)
+
+
+def put(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for x, value in zip(state, values, strict=True):
+        x.copy_(value)
+
+
+def flat(found: Found) -> list[Tensor]:
+    return [x.reshape(-1) for x in found]
+
+
+def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """The norm of the difference of all but counters."""
+    each = [(x.double() - y.double()).norm() for x, y in zip(a, b, strict=True) if x.ndim]
+    return float(torch.stack(each).norm())
+
+
+def changed(decoder: nn.Module, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    """What a step changes: parameters, and what the optimizers keep of each."""
+    kept = [x for o in optimizers for state in o.state.values() for x in state.values()]
+    return [*decoder.parameters(), *(x for x in kept if isinstance(x, Tensor))]
 
 
 def places(optimizer: Optimizer, captured: bool) -> list[Tensor | None]:

@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from ablate.data.stream import Batch
 from ablate.parts.base import Refused
 from ablate.parts.compiler import keep_graphs
-from ablate.train.capture import Captured
+from ablate.train.capture import Captured, changed
 from ablate.train.evaluate import on_device
 from ablate.train.fit import Run
 from ablate.train.task import Task
@@ -65,7 +65,7 @@ class Stack:
             keep_graphs()
         self.forward = torch.compile(self.together) if compile else self.together
         alone = tasks[0].captured
-        self.captured = Captured(self.work, alone.must) if alone is not None else None
+        self.captured = None if alone is None else Captured(self.work, self.changed, alone.must)
         first = dict(tasks[0].decoder.named_buffers())
         for task in tasks[1:]:
             for name, buffer in task.decoder.named_buffers():
@@ -83,23 +83,24 @@ class Stack:
             task.turn(step)
         passes, counts = self.passes(step)
         if self.captured is not None:
-            losses = self.captured(*passes[0], counts)
+            losses, norms = self.captured(*passes[0], counts)
         else:
-            losses = self.gradients(passes, counts)
-            self.update()
-        for task, loss in zip(self.tasks, losses.unbind(), strict=True):
+            losses, norms = self.gradients(passes, counts), self.update()
+        for task, loss, norm in zip(self.tasks, losses.unbind(), norms.unbind(), strict=True):
+            task.norm = norm
             task.made(step, loss)
 
-    def work(self, *given: Any) -> Tensor:
-        """A step of one pass, of tensors alone: the fields of its batch and the counts -> the losses."""
+    def work(self, *given: Any) -> tuple[Tensor, Tensor]:
+        """A step of one pass, of tensors alone: the fields of its batch and the counts -> the losses and the
+        norms of the gradients."""
         *batch, counts = given
-        losses = self.gradients([Batch(*batch)], counts)
-        self.update()
-        return losses
+        return self.gradients([Batch(*batch)], counts), self.update()
 
-    def update(self) -> None:
-        for task in self.tasks:
-            task.update()
+    def changed(self) -> list[Tensor]:
+        return [x for task in self.tasks for x in changed(task.decoder, task.chosen)]
+
+    def update(self) -> Tensor:
+        return torch.stack([task.update() for task in self.tasks])
 
     def passes(self, step: int) -> tuple[list[Batch], Tensor]:
         """The passes of the step, each for all models, and of each model the targets of the step (N,)."""

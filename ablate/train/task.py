@@ -17,7 +17,7 @@ from ablate.parts.base import DTYPES, Call, Ledger
 from ablate.parts.compiler import keep_graphs
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
-from ablate.train.capture import Captured, places, set_rate, wanted
+from ablate.train.capture import Captured, changed, places, set_rate, wanted
 from ablate.train.evaluate import on_device
 from ablate.train.schedule import factor
 from ablate.train.settings import Settings
@@ -106,7 +106,9 @@ class Task(LightningModule):
         self.peaks = [[float(group["lr"]) for group in o.param_groups] for o in chosen]
         captured = wanted(self.spec, self.settings, self.decoder, chosen)
         self.places = [places(o, captured) for o in chosen]
-        self.captured = Captured(self.work, self.settings.capture is True) if captured else None
+        if captured:
+            must = self.settings.capture is True
+            self.captured = Captured(self.work, lambda: changed(self.decoder, chosen), must)
         self.chosen = chosen
         return chosen
 
@@ -122,7 +124,8 @@ class Task(LightningModule):
         count = self.count(passes)
         self.turn(step)
         if self.captured is not None:
-            self.made(step, self.captured(*passes[0], count))
+            loss, self.norm = self.captured(*passes[0], count)
+            self.made(step, loss)
             return
         loads = self.loads_ahead(passes, step) if len(passes) > 1 else None
         loss = torch.zeros((), device=self.device)
@@ -134,20 +137,20 @@ class Task(LightningModule):
             else:
                 self.manual_backward(objective)
             loss += nll
-        self.update()
+        self.norm = self.update()
         if loads is not None:
             self.loads = loads
             self.after_step(loads)
         self.made(step, loss)
 
-    def work(self, *given: Any) -> Tensor:
-        """A step of one pass, of tensors alone: the fields of its batch and the count -> the loss."""
+    def work(self, *given: Any) -> tuple[Tensor, Tensor]:
+        """A step of one pass, of tensors alone: the fields of its batch and the count -> the loss and the
+        norm of the gradient."""
         *batch, count = given
         self.decoder.zero_grad()  # of a capture that failed
         nll, objective, _ = self.objective(Batch(*batch), count, None)
         self.manual_backward(objective)
-        self.update()
-        return nll
+        return nll, self.update()
 
     def made(self, step: int, loss: Tensor) -> None:
         """Step `step` is made; `loss` is that of this rank's share."""
@@ -200,17 +203,19 @@ class Task(LightningModule):
             for group, peak, place in zip(o.param_groups, peaks, at, strict=True):
                 set_rate(group, peak * share, place)
 
-    def update(self) -> None:
-        """Clip the gradients and step the optimizers, with the rates as they are set."""
+    def update(self) -> Tensor:
+        """Clip the gradients and step the optimizers, with the rates as they are set. Gives the norm before
+        clipping."""
         parameters = list(self.decoder.parameters())
         if self.spec.clip is not None:
-            self.norm = torch.nn.utils.clip_grad_norm_(parameters, self.spec.clip)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.spec.clip)
         else:
-            self.norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         optimizers = self.optimizers()
         for o in optimizers if isinstance(optimizers, list) else [optimizers]:
             o.step()
             o.zero_grad(set_to_none=True)
+        return norm
 
     # ---------------------------------------------------------------------------------- experts
 

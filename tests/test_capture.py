@@ -1,0 +1,173 @@
+"""Steps as graphs, by hand on a CPU: a graph here runs `work` on its own places. test_gpu.py has the rest."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from training import QUIET, prepared_for, run_spec, write_text
+
+from ablate.parts.base import Refused
+from ablate.train import capture
+from ablate.train.capture import Captured, changed
+from ablate.train.fit import Run, fit
+from ablate.train.stack import Seat, Stack
+from ablate.train.trainer import hushed, trainer
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+def seats(text, number: int, **options: Any) -> list[Seat]:
+    specs = [run_spec(text, seed=n, **options) for n in range(number)]
+    prepared = prepared_for(specs[0], text.parent)
+    with hushed():
+        lightning = trainer(specs[0], QUIET, [])
+    runs = [Run(spec, prepared, QUIET, text.parent, None, {}, None, None) for spec in specs]
+    return [Seat(run.spec, run.stream(), QUIET).take_seat(lightning) for run in runs]
+
+
+class ByHand(Captured):
+    """Counts the steps that the graph made."""
+
+    made = 0
+
+    def capture(self, *given: Any) -> Callable[[], None]:
+        self.places = [None if x is None else x.clone() for x in given]
+        self.found = self.work(*self.places)  # a capture computes nothing, so it is undone
+        return self.again
+
+    def again(self) -> None:
+        with torch.enable_grad():
+            self.found = self.work(*self.places)
+        self.made += 1
+
+
+class Undone(ByHand):
+    def capture(self, *given: Any) -> Callable[[], None]:
+        before = [x.clone() for x in self.state()]
+        replay = super().capture(*given)
+        with torch.no_grad():
+            capture.put(self.state(), before)
+        return replay
+
+
+class Deaf(Undone):
+    """Its graph reads the batch that it was captured with."""
+
+    def replayed(self, *given: Any) -> tuple[torch.Tensor, ...]:
+        return super().replayed(*self.places)
+
+
+class Waiting(Captured):
+    def capture(self, *given: Any) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def captured(task: Seat, how: type[Captured], must: bool = False) -> Captured:
+    made = how(task.work, lambda: changed(task.decoder, task.chosen), must)
+    task.captured = made
+    return made
+
+
+def train(task: Seat) -> list[float]:
+    """The norm of each step's gradient."""
+    norms = []
+    for step in range(STEPS):
+        task.training_step(step, step)
+        norms.append(task.gradient_norm())
+    return norms
+
+
+def assert_same(one: Seat, other: Seat) -> None:
+    assert one.take(False) == other.take(False)
+    for p, q in zip(one.decoder.parameters(), other.decoder.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_steps_by_a_graph_are_the_steps(text):
+    (mine,), (plain,) = seats(text, 1), seats(text, 1)
+    graph = captured(mine, Undone)
+    assert train(mine) == train(plain)
+    assert isinstance(graph, Undone) and graph.made == STEPS - capture.WARM
+    assert_same(mine, plain)
+
+
+@pytest.mark.parametrize(("how", "said"), [(Deaf, "is not the step without it"), (Waiting, "not permitted")])
+def test_what_a_graph_gets_wrong_is_found_and_made_without(how, said, text, caplog):
+    (mine,), (plain,) = seats(text, 1), seats(text, 1)
+    graph = captured(mine, how)
+    with caplog.at_level(logging.WARNING, "ablate.train"):
+        assert train(mine) == train(plain)
+    assert graph.replay is None and said in caplog.text and "and more" not in caplog.text
+    assert_same(mine, plain)
+
+
+def test_where_steps_must_be_captured_that_is_an_error(text):
+    for how in (Deaf, Waiting):
+        (mine,) = seats(text, 1)
+        captured(mine, how, must=True)
+        with pytest.raises(Refused, match=r"trainer\.capture=true: "):
+            train(mine)
+
+
+def test_a_stack_by_a_graph(text):
+    mine, plain = Stack(seats(text, 2)), Stack(seats(text, 2))
+    mine.captured = Undone(mine.work, mine.changed, False)
+    for step in range(STEPS):
+        mine.step(step)
+        plain.step(step)
+    for one, other in zip(mine.tasks, plain.tasks, strict=True):
+        assert one.gradient_norm() == other.gradient_norm()
+        assert_same(one, other)
+
+
+def test_rates_lie_where_a_graph_reads_them(text):
+    """And a checkpoint, which brings its own, does not move them."""
+    (task,) = seats(text, 1)
+    (optimizer,) = task.chosen
+    task.places = [capture.places(optimizer, captured=True)]
+    task.turn(0)
+    places = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(optimizer.state_dict())
+    task.turn(3)
+    for group, place in zip(optimizer.param_groups, places, strict=True):
+        assert group["lr"] is place and float(place) == pytest.approx(task.rate)
+
+
+def test_on_a_cpu_it_is_refused_with_the_reason(text, tmp_path):
+    spec = run_spec(text)
+    settings = QUIET.model_copy(update={"capture": True})
+    record = fit(spec, prepared_for(spec, text.parent), settings, tmp_path)
+    assert record.status == "refused" and "only on a GPU" in record.reason
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "settings", "reason"),
+    [
+        ({"dropout": 0.1}, {}, {}, "dropout"),
+        ({"attention": {"name": "softmax", "dropout": 0.1}}, {}, {}, "dropout"),
+        ({"ffn": {"name": "moe", "experts": 4}}, {}, {}, "expert"),
+        ({}, {"optim": "sgd"}, {}, "only adamw"),
+        ({}, {}, {"micro_rows": 2}, "several passes"),
+        ({}, {}, {"recompute": True}, "again"),
+        ({}, {}, {"devices": 2}, "several devices"),
+        ({}, {}, {}, None),
+    ],
+)
+def test_what_cannot_be_captured(model, options, settings, reason, text, monkeypatch):
+    """As on a GPU, whose device alone is feigned."""
+    from ablate.model.measure import blueprint
+    from ablate.registry import optimizer
+
+    spec = run_spec(text, model, **options)
+    decoder = blueprint(spec.model)
+    optimizers = optimizer.build(spec.optim, list(decoder.to_empty(device="cpu").named_parameters()))
+    monkeypatch.setattr(capture, "ON", "cpu")
+    said = capture.refusal(spec, QUIET.model_copy(update=settings), decoder, optimizers)
+    assert said is None if reason is None else reason in str(said)

@@ -204,7 +204,7 @@ class Sweep:
                 self.console.print(Text(note))
             self.notes += stage.notes
             called += stage.runs
-            self.launch(stage, compiling)
+            self.launch(planned, stage, compiling)
             self.score(planned, [run for run in stage.runs if run.role != "tuning"])
         return called
 
@@ -216,20 +216,22 @@ class Sweep:
         wish = False if wish == "auto" and self.replicas > 1 else wish
         return Compiling(wish, planned, self.slots(), probe, compiling_gain, self.console.print)
 
-    def launch(self, stage: runs.Stage, compiling: Compiling) -> None:
-        jobs = {run.id: self.job(run, compiling) for run in stage.runs if not self.has_outcome(run)}
+    def launch(self, planned: Plan, stage: runs.Stage, compiling: Compiling) -> None:
+        measures = self.measures(planned.study)
+        todo = [run for run in stage.runs if not self.has_outcome(run)]
+        jobs = {run.id: self.job(run, compiling, measures) for run in todo}
         if not jobs:
             return
         names = {run.id: f"{run.corpus} {run.arm} seed {run.seed}" + rate(run) for run in stage.runs}
         self.console.print(f"{stage.name}: {len(jobs)} runs to do")
         places = self.places()
-        todo, most = self.grouped(list(jobs.values()), len(places))
+        grouped, most = self.grouped(list(jobs.values()), len(places))
         view = live.View(
             len(jobs), len(places), name=lambda id: names.get(id, id), ranking=self.ranking(stage)
         )
         with view:
             launch.launch(
-                todo,
+                grouped,
                 places,
                 "ablate.train.fit:work",
                 view,
@@ -237,6 +239,7 @@ class Sweep:
                 retries=self.node["retries"],
                 together="ablate.train.replicas:work",
                 most=most,
+                after="ablate.train.score:after",
             )
 
     def grouped(self, jobs: list[worker.Job], slots: int) -> tuple[list[worker.Job], int]:
@@ -275,7 +278,7 @@ class Sweep:
                     )
         return found
 
-    def job(self, run: runs.PlannedRun, compiling: Compiling) -> worker.Job:
+    def job(self, run: runs.PlannedRun, compiling: Compiling, measures: list[str]) -> worker.Job:
         from ablate.data.prepare import prepare
 
         spec = RunSpec.model_validate(run.spec)
@@ -295,6 +298,7 @@ class Sweep:
             "runs": self.node["store"],
             "cache": self.node["cache"],
             "parts": self.composer.parts,
+            "measures": [] if run.role == "tuning" else measures,
         }
         settings["compile"] = compiling(run, payload)
         return worker.Job(
@@ -354,7 +358,8 @@ class Sweep:
         return list(dict.fromkeys(name for name in wanted if name in measure))
 
     def score(self, planned: Plan, done: Iterable[runs.PlannedRun]) -> None:
-        """Compute what is missing from the stored weights, several runs side by side."""
+        """Compute what is missing from the stored weights, several runs side by side: of runs of earlier
+        studies, or of stacks; those trained alone were scored where they were trained."""
         from ablate.train.score import missing, work
 
         names = self.measures(planned.study)

@@ -68,3 +68,13 @@ def together(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> No
         note(payload["log"], f"together-{len(payloads)}", payload["id"])
         work(payload)
         ended(payload["id"])
+
+
+def after(folder: Path, payload: dict[str, Any]) -> None:
+    """A note beside the record, which is stored; or a failure as `payload` asks for."""
+    assert RunRecord.load(folder).status == "finished"
+    note(payload["log"], "after", payload["id"])
+    if payload.get("after") == "raise":
+        raise ArithmeticError("as asked")
+    if payload.get("after") == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)

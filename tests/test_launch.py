@@ -263,3 +263,15 @@ def test_gpu_slots_and_their_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ValueError, match="no GPU"):
         gpu_slots()
+
+
+def test_what_comes_after_a_run_is_no_outcome_of_it(tmp_path):
+    jobs = [job(tmp_path, n, way="diverged" if n == 3 else "") for n in range(4)]
+    for n, how in enumerate(("", "raise", "kill")):
+        jobs[n].payload["after"] = how
+    events = run(tmp_path, jobs, after="store_work:after")
+    assert statuses(tmp_path) == {"r0": "finished", "r1": "finished", "r2": "finished", "r3": "diverged"}
+    assert count(tmp_path, "begin") == Counter(["r0", "r1", "r2", "r3"]), "no run is done again"
+    assert count(tmp_path, "after") == Counter(["r0", "r1", "r2"])
+    assert Counter(event.id for event in events if event.kind == "ended") == Counter(["r0", "r1", "r2", "r3"])
+    assert "as asked" in (tmp_path / "runs" / "r1" / "log").read_text()

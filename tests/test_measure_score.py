@@ -7,7 +7,7 @@ from training import QUIET, prepared_for, run_spec, write_text
 
 from ablate.record import RunRecord
 from ablate.train.fit import fit
-from ablate.train.score import missing, score
+from ablate.train.score import after, missing, score
 
 NAMES = ("length", "stability", "cost")
 
@@ -36,3 +36,14 @@ def test_measures_join_the_record_and_a_sealed_split_counts_as_a_look(run, monke
     assert record.metrics["stability/clipped_loss"] == before.metrics["validation/loss"]
     assert len(record.vectors["length/by_position/8x"]) == 64
     assert all(name.split("/")[0] in NAMES for name in set(record.metrics) - set(before.metrics))
+
+
+def test_the_worker_that_trained_a_run_scores_it_if_the_job_says_so(run):
+    folder, cache = run
+    known = RunRecord.load(folder)
+    payload = {"cache": str(cache), "parts": []}
+    after(folder, payload)
+    after(folder, {**payload, "measures": []})
+    assert RunRecord.load(folder) == known
+    after(folder, {**payload, "measures": ["heldout"]})
+    assert RunRecord.load(folder) == score(folder, cache, ["heldout"]) != known

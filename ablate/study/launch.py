@@ -110,6 +110,7 @@ def launch(
     check: float = 1.0,
     together: str | None = None,
     most: int = 8,
+    after: str | None = None,
 ) -> None:
     """Do all runs that have no outcome yet; return when each has one, or has failed too often.
 
@@ -124,10 +125,13 @@ def launch(
     calls with the id of each whose record is saved; up to `most` of them are done so in one slot, and no more
     than leaves runs for the other slots. A run that is tried again is done alone.
 
+    `after` is `module:function`, a function of the folder and the payload of a run that finished alone,
+    called in the same worker once the record is stored. What becomes of it is no outcome of the run.
+
     Raises ValueError for a job that needs more devices than there are, RuntimeError where workers cannot
     start, and KeyboardInterrupt or SystemExit(143) once everything has stopped on a signal.
     """
-    start = {"work": work, "together": together}
+    start = {"work": work, "together": together, "after": after}
     Engine(list(jobs), slots, start, on_event, store, retries, grace, recycle, memory, check, most).run()
 
 

@@ -5,7 +5,7 @@
 `launch` starts. They talk in lines of JSON:
 
     to the worker      {"path": [...], "work": "module:function", "together": "module:function" or null,
-                        "store": "runs", "grace": 30.0}
+                        "after": "module:function" or null, "store": "runs", "grace": 30.0}
                        {"jobs": [{...}], "sent": time}     until the pipe is closed; several: together
     from the worker    {"ready": seconds} or {"failed": traceback}
                        {"begun": id, "late": seconds}      the work function is about to be called
@@ -34,6 +34,7 @@ from ablate.study.store import Store
 
 Payload = dict[str, Any]
 Work = Callable[[Payload], None]
+After = Callable[[Path, Payload], None]  # of the folder of a finished run; its record is stored
 Together = Callable[[list[Payload], Callable[[str], None]], None]  # calls with each id that has its record
 
 STOPPED = "told to stop, or the engine is gone"
@@ -236,6 +237,7 @@ class Process:
         try:
             work: Work = function(start["work"])
             together: Together | None = function(start["together"]) if start["together"] else None
+            self.after: After | None = function(start["after"]) if start["after"] else None
         except Exception:
             self.say(failed=traceback.format_exc())
             return
@@ -257,6 +259,11 @@ class Process:
 
         with _log(store.folder(job.id) / "log"):
             report = perform(store, job, stoppable, lambda: self.begun(job.id, sent), self.terminate)
+            if self.after is not None and report.status == "finished" and not self.stopping:
+                try:
+                    self.after(store.folder(job.id), job.payload)
+                except Exception:  # no outcome of the run, which has one
+                    traceback.print_exc()
         self.report(report)
 
     def do_together(self, store: Store, jobs: list[Job], together: Together, sent: float) -> None:

@@ -48,6 +48,14 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     return record
 
 
+def after(folder: Path, payload: dict[str, Any]) -> None:
+    """What the worker that trained a run does with it then, if the job names measures. Where it cannot, the
+    study tries again and says why."""
+    if payload.get("measures"):
+        load_parts(payload["parts"])
+        score(folder, Path(payload["cache"]), payload["measures"])
+
+
 def work(payload: dict[str, Any]) -> str:
     """What a scoring process does with one run: the reason why it could not, or nothing."""
     torch.set_num_threads(1)

@@ -21,15 +21,17 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = (1 + self.weight if self.offset else self.weight).to(x.dtype)
-        if trained_on_cpu(x):
-            return _Normalised.apply(x, weight, self.eps)[0]  # type: ignore[no-untyped-call]
-        return F.rms_norm(x, weight.shape, weight, self.eps)
+        if not by_hand(x):
+            return F.rms_norm(x, weight.shape, weight, self.eps)
+        if not torch.is_grad_enabled():
+            return _Normalised.forward(x, weight, self.eps)[0]
+        return _Normalised.apply(x, weight, self.eps)[0]  # type: ignore[no-untyped-call]
 
 
-def trained_on_cpu(x: Tensor) -> bool:
-    """Where torch has no kernel for the gradient and takes it operator by operator."""
+def by_hand(x: Tensor) -> bool:
+    """Where torch has no kernel, and takes value and gradient operator by operator."""
     wide = x.dtype in (torch.float32, torch.float64)
-    return wide and x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return wide and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class _Normalised(torch.autograd.Function):

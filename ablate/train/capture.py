@@ -24,9 +24,10 @@ from ablate.train.settings import Settings, devices
 
 log = logging.getLogger("ablate.train")
 
-ON = "cuda"
-WARM = 3  # steps before the capture
 Found = tuple[Tensor, ...]
+
+ON = "cuda"  # the type of device that has graphs
+WARM = 3  # steps before the capture
 PROOFS = 2  # steps by the graph that are proved: from one to the next batch and rate change
 CLOSE = 0.05  # of the change that a step makes: so far off may the graph's be
 SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
@@ -34,13 +35,14 @@ SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
 
 def wanted(spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequence[Optimizer]) -> bool:
     """Whether the steps of a run are captured. Raises Refused where they must be and cannot."""
+    if not settings.capture:
+        return False
     reason = refusal(spec, settings, decoder, optimizers)
     if settings.capture == "auto":
-        small = count(decoder).training_flops * spec.budget.batch_tokens < SMALL
-        return reason is None and small
-    if settings.capture and reason is not None:
+        return reason is None and count(decoder).training_flops * spec.budget.batch_tokens < SMALL
+    if reason is not None:
         raise Refused(f"trainer.capture=true: {reason}")
-    return settings.capture
+    return True
 
 
 def refusal(

@@ -317,3 +317,12 @@ def test_flash_says_how_it_is_installed(monkeypatch):
 def test_auto_takes_the_first_that_serves(asked, chosen, monkeypatch):
     install(monkeypatch, "nothing", None)
     assert kernel.build("auto").settle([replace(GPU, **asked)]).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [({}, "sdpa"), ({"mask": Mask(5)}, "flash"), ({"bias": True, "learned_bias": True}, "sdpa")],
+)
+def test_where_flash_is_installed_auto_takes_it_for_what_sdpa_does_slowly(asked, chosen, monkeypatch):
+    install(monkeypatch, "flash_attn", written_out)
+    assert kernel.build("auto").settle([replace(GPU, **asked)]).name == chosen

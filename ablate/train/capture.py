@@ -29,6 +29,7 @@ Found = tuple[Tensor, ...]
 ON = "cuda"  # the type of device that has graphs
 WARM = 3  # steps before the capture
 PROOFS = 2  # steps by the graph that are proved: from one to the next batch and rate change
+SETTLED = WARM + PROOFS + 1  # steps until one costs what all others will
 CLOSE = 0.05  # of the change that a step makes: so far off may the graph's be
 SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
 

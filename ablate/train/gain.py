@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ablate.parts.base import Refused
+from ablate.train.capture import SETTLED
 from ablate.train.fit import Run, out_of_memory
 from ablate.train.replicas import family, opened
 from ablate.train.stack import Seat, Stack, seat
@@ -66,11 +67,12 @@ def measured(runs: list[Run]) -> Gain:
     def together(n: int) -> None:
         stack.step(n % steps)
 
-    for _ in range(2):  # the first is always slow
+    ready = 2 if lone.captured is None else SETTLED  # the first is always slow
+    for _ in range(ready):
         one = seconds(alone, 1)
     if one > LONG:
         return Gain(0.0, f"a step takes {one:.1f} s alone")
-    seconds(together, 2)
+    seconds(together, ready)
     each = max(1, round(SHARE / one))
     ratios = [len(runs) * seconds(alone, each) / seconds(together, each) for _ in range(ROUNDS)]
     return Gain(statistics.median(ratios))

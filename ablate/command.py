@@ -22,7 +22,7 @@ from ablate.show import show_plan, show_record
 from ablate.study import worker
 from ablate.study.store import MISSING, Store
 from ablate.train.code import code
-from ablate.train.settings import accelerator
+from ablate.train.settings import torch_device
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -90,8 +90,7 @@ def trained(todo: Job, made: Plan, outbox: Path) -> None:
 
 
 def planned(todo: Job) -> Plan:
-    device = "cuda" if accelerator(todo.settings) == "gpu" else "cpu"
-    return plan(todo.spec, device=device, micro_rows=todo.settings.micro_rows)
+    return plan(todo.spec, device=torch_device(todo.settings), micro_rows=todo.settings.micro_rows)
 
 
 def prepare(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from ablate.data.prepare import prepare
 from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
-from ablate.model.measure import blueprint, count
-from ablate.parts.base import Call, Refused
+from ablate.model.measure import count, of_run
+from ablate.parts.base import DTYPES, Call, Refused
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
@@ -36,14 +36,13 @@ def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
 
 def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
     """Built on the meta device for the counts, and started once for a small forward pass."""
-    documents = spec.data.documents == "masked"
     try:
-        ghost = blueprint(spec.model, device, documents, spec.precision)
+        ghost = of_run(spec, device)
     except Refused as refusal:
         return Facts(refusals=(str(refusal),))
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
     candidates = CUDA if device == "cuda" else ELSEWHERE
-    costs = count(ghost, value_bytes={"fp32": 4, "bf16": 2}[spec.precision])
+    costs = count(ghost, value_bytes=DTYPES[spec.precision].itemsize)
     return Facts(
         id=spec.id(prepare(spec.data, cache).fingerprint),
         parameters={
@@ -55,18 +54,18 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         kv_bytes_per_token=costs.kv_bytes,
         memory_bytes=costs.training_bytes(spec.budget.batch_tokens, device),
         kernel=ghost.kernel.name,
-        kernels=tuple(name for name in candidates if serves(spec, name, device, documents)),
+        kernels=tuple(name for name in candidates if serves(spec, name, device)),
         tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
         output=output(spec),
     )
 
 
-def serves(spec: RunSpec, name: str, device: str, documents: bool) -> bool:
+def serves(spec: RunSpec, name: str, device: str) -> bool:
     if name not in kernel:
         return False
     try:
         model = spec.model.model_copy(update={"kernel": kernel.parse(name)})
-        blueprint(model, device, documents, spec.precision)
+        of_run(spec.model_copy(update={"model": model}), device)
     except Refused:
         return False
     return True

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ablate.model.measure import Costs, blueprint, count
+from ablate.model.measure import Costs, count, of_run
 from ablate.parts.base import DTYPES
 from ablate.spec import RunSpec
 
@@ -25,9 +25,8 @@ class Plan:
 
 def plan(spec: RunSpec, *, device: str = "cpu", micro_rows: int | None = None) -> Plan:
     """Raises Refused where the parts cannot work together or the named kernel cannot serve."""
-    decoder = blueprint(spec.model, device, spec.data.documents == "masked", spec.precision)
-    width = {"fp32": 4, "bf16": 2}[spec.precision]
-    costs = count(decoder, value_bytes=width)
+    decoder = of_run(spec, device)
+    costs = count(decoder, value_bytes=DTYPES[spec.precision].itemsize)
     rows = min(micro_rows or spec.rows, spec.rows)
     memory = costs.training_bytes(rows * spec.model.context, device)
     seconds = spec.steps * spec.budget.batch_tokens * costs.training_flops

@@ -25,7 +25,7 @@ from record import Cell, Table, save
 from rivals import MAKERS, Size, spec, step
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ablate.model.measure import measure
+from ablate.model.measure import blueprint, measure
 from ablate.parts.base import Call, Fresh, Mask, Need, Scores
 from ablate.registry import kernel, position
 from ablate.spec import Shape
@@ -39,12 +39,12 @@ PATIENCE = 60  # seconds, in which a process whose memory others hold tries agai
 COMPILERS = "3"  # processes of each
 WINDOW = {1024: 256, 4096: 1024}
 SHAPES = {"125M": (25_600, 768, 12, 12, 2048), "350M": (25_600, 1024, 24, 16, 2736)}
-PARTS: dict[str, dict[str, Any]] = {
+PARTS = {
     "rope": {"kernel": "sdpa"},
     "alibi, flex": {"position": "alibi", "kernel": "flex"},
     "alibi, flash": {"position": "alibi", "kernel": "flash"},
-    "window, flex": {"attention": {"window": WINDOW}, "kernel": "flex"},
-    "window, flash": {"attention": {"window": WINDOW}, "kernel": "flash"},
+    "window, flex": {"kernel": "flex"},
+    "window, flash": {"kernel": "flash"},
     "t5, sdpa": {"position": "t5", "kernel": "sdpa"},
 }
 
@@ -62,13 +62,8 @@ class Case(NamedTuple):
     @property
     def changes(self) -> dict[str, Any]:
         """Of the specification."""
-        changes = dict(PARTS[self.part])
-        if "attention" in changes:
-            options = {"name": "softmax", **changes["attention"]}
-            if "window" in options:
-                options["window"] = WINDOW[self.context]
-            changes["attention"] = options
-        return changes
+        window = WINDOW[self.context] if self.part.startswith("window") else None
+        return {"attention": {"name": "softmax", "window": window}, **PARTS[self.part]}
 
 
 # ------------------------------------------------------------------------------------------ a rival
@@ -103,7 +98,7 @@ def patiently(call: Callable[[], Any]) -> Any:
             finish()
             torch.cuda.empty_cache()
             return found
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
             if not full or time.perf_counter() > end:
                 raise
@@ -113,12 +108,17 @@ def patiently(call: Callable[[], Any]) -> Any:
 
 def built(case: Case) -> Callable[[], None]:
     torch.manual_seed(0)
-    if case.rival == "ablate":
-        model, loss = MAKERS["ablate"](case.shape, "cuda", case.changes)
-    else:
-        model, loss = MAKERS[case.rival](case.shape)
-    model.to("cuda").compile()
-    return step(model, loss, case.shape, bf16=True, device="cuda")
+    return stepping(case.rival, case.shape, case.changes, compiled=True)
+
+
+def stepping(
+    rival: str, size: Size, changes: dict[str, Any] | None = None, compiled: bool = False
+) -> Callable[[], None]:
+    model, loss = MAKERS["ablate"](size, "cuda", changes) if rival == "ablate" else MAKERS[rival](size)
+    model.to("cuda")
+    if compiled:
+        model.compile()
+    return step(model, loss, size, bf16=True, device="cuda")
 
 
 def lap(call: Callable[[], object], times: int) -> float:
@@ -257,11 +257,10 @@ this card, in this run: {rate / 1e12:.0f} TFLOP/s. A step has {TOKENS:,} tokens.
 def of_parts(found: Found, rate: float) -> Table:
     rows: list[list[Cell]] = []
     for case in found:
-        if case.rival == "ablate" and case.size == "125M":
-            base = Case("ablate", "125M", case.context)
-            share = ratios(seconds(found, base), seconds(found, case)) if base in found else None
-            used = measured_kernel(case)
-            rows.append([case.context, case.part, used, *row(found, case, rate), share])
+        base = case._replace(part="rope")
+        share = ratios(seconds(found, base), seconds(found, case)) if base in found else None
+        used = blueprint(spec(case.shape, case.changes), "cuda", precision="bf16").kernel.name
+        rows.append([case.context, case.part, used, *row(found, case, rate), share])
     windows = ", ".join(f"{w} of {context}" for context, w in WINDOW.items())
     return Table(
         "Parts, 125M",
@@ -269,12 +268,6 @@ def of_parts(found: Found, rate: float) -> Table:
         rows,
         f"The windows are {windows}.",
     )
-
-
-def measured_kernel(case: Case) -> str:
-    from ablate.model.measure import blueprint
-
-    return blueprint(spec(case.shape, case.changes), "cuda", precision="bf16").kernel.name
 
 
 def limits() -> tuple[float, float]:
@@ -299,27 +292,25 @@ def memory() -> Table:
     """Peaks of eager steps of 125M at context 1024, by rows. Large vocabularies make the difference."""
     rows_of_step = (4, 8, 16, 32)
     table: list[list[Cell]] = []
-    for name, make in MAKERS.items():
-        cells: list[Cell] = []
-        for rows in rows_of_step:
-            size = Size("125M", *SHAPES["125M"], 1024, rows)
-            try:
-                model, loss = make(size, "cuda") if name == "ablate" else make(size)
-                once = step(model.to("cuda"), loss, size, bf16=True, device="cuda")
-                once()
-                torch.cuda.reset_peak_memory_stats()
-                once()
-                finish()
-                cells.append(round(torch.cuda.max_memory_allocated() / 2**30, 2))
-                cells.append(rows * 1024 / timed(once, 1))
-            except torch.OutOfMemoryError:
-                cells += [None, None]
-            del model, loss, once
-            torch.cuda.empty_cache()
-        table.append([name, *cells])
+    for name in MAKERS:
+        table.append([name, *(cell for rows in rows_of_step for cell in peak_and_speed(name, rows))])
         print(table[-1], flush=True)
     columns = ["rival", *(f"{what}, {rows} rows" for rows in rows_of_step for what in ("GiB", "tokens/s"))]
     return Table("Memory and speed of eager steps, by rows: 125M, context 1024", columns, table)
+
+
+def peak_and_speed(rival: str, rows: int) -> list[Cell]:
+    """GiB and tokens/s; nothing where there is no room."""
+    torch.cuda.empty_cache()  # of the one before
+    try:
+        once = stepping(rival, Size("125M", *SHAPES["125M"], 1024, rows))
+        once()
+        torch.cuda.reset_peak_memory_stats()
+        once()
+        finish()
+        return [round(torch.cuda.max_memory_allocated() / 2**30, 2), rows * 1024 / timed(once, 1)]
+    except torch.OutOfMemoryError:
+        return [None, None]
 
 
 # ------------------------------------------------------------------------------------------ kernels

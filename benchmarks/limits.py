@@ -13,9 +13,9 @@ from clock import arguments, clock, race
 from record import Cell, Table, save
 from rivals import SIZES
 
+from ablate.parts.base import DTYPES
 from ablate.parts.linear import ONEDNN, onednn
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LARGE = 2048
 BYTES = 2**28  # far more than the caches hold
 NOTE = """FLOPs of a product are 2 m k n. `read` is the sum of 256 MiB; `copy` reads and writes as many

@@ -20,7 +20,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.loss import slice_bytes
 from ablate.model.memory import Cache, Rolling
 from ablate.parts.base import DTYPES, Mask, Memory, Need
-from ablate.spec import ModelSpec
+from ablate.spec import ModelSpec, RunSpec
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ def blueprint(
         return Decoder(spec, device, documents, dtype=DTYPES[precision])
 
 
+def of_run(spec: RunSpec, device: str) -> Decoder:
+    """The blueprint of what a run trains. Raises Refused."""
+    return blueprint(spec.model, device, spec.data.documents == "masked", spec.precision)
+
+
 def measure(
     spec: ModelSpec,
     *,
@@ -77,13 +82,11 @@ def measure(
     value_bytes: int = 2,
     device: str = "cpu",
     documents: bool = False,
-    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Costs:
     """Count the decoder of `spec` for rows of `context` tokens (null: those of the spec), keys, values and
     activations of `value_bytes` each. Raises Refused where it cannot be built, ValueError without a
     vocabulary."""
-    decoder = blueprint(spec, device, documents, precision)
-    return count(decoder, context=context, value_bytes=value_bytes)
+    return count(blueprint(spec, device, documents), context=context, value_bytes=value_bytes)
 
 
 def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2) -> Costs:

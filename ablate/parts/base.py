@@ -92,7 +92,7 @@ class Scores(NamedTuple):
     sink: Tensor | None = None  # (H,)
 
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of attention, by the precision of a run
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # by the precision of a run
 
 
 @dataclass(frozen=True)

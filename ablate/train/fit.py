@@ -12,7 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
-from ablate.model.measure import measure
+from ablate.model.measure import count, of_run
 from ablate.parts.base import Refused
 from ablate.record import RunRecord, Status
 from ablate.registry import load_parts
@@ -25,10 +25,10 @@ from ablate.train.mirror import Mirror
 from ablate.train.pages import keep_pages
 from ablate.train.progress import Display, Progress, display
 from ablate.train.recorder import Curve, Memory, provenance
-from ablate.train.settings import Settings
+from ablate.train.settings import Settings, devices, torch_device
 from ablate.train.start import started
 from ablate.train.task import Task
-from ablate.train.trainer import accelerator, devices, hushed, trainer
+from ablate.train.trainer import hushed, trainer
 from ablate.train.watch import Diverged, Watch
 from ablate.train.weights import FILE
 
@@ -94,20 +94,13 @@ class Run:
         on_progress: Callable[[Progress], None] | None,
     ):
         self.spec, self.prepared, self.settings, self.runs, self.start = spec, prepared, settings, runs, start
-        self.device = "cuda" if accelerator(settings) == "gpu" else "cpu"
-        self.counts = self.measured() if counts is None else dict(counts)
+        self.device = torch_device(settings)
+        self.counts = asdict(count(of_run(spec, self.device))) if counts is None else dict(counts)
         self.outbox, self.on_progress = outbox, on_progress
         self.id, self.code = spec.id(prepared.fingerprint), code(spec)
         self.folder = runs / self.id
         self.checkpoints = Checkpoints(self.folder, self.code)
         self.began = datetime.now(UTC)
-
-    def measured(self) -> dict[str, float]:
-        documents = self.spec.data.documents == "masked"
-        costs = measure(
-            self.spec.model, device=self.device, documents=documents, precision=self.spec.precision
-        )
-        return asdict(costs)
 
     def known(self) -> RunRecord | None:
         """The record of this run, if it has an outcome and is of these sources."""

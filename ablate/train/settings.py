@@ -49,6 +49,11 @@ def accelerator(settings: Settings) -> str:
     return settings.accelerator
 
 
+def torch_device(settings: Settings) -> str:
+    """The accelerator as torch calls it."""
+    return "cuda" if accelerator(settings) == "gpu" else "cpu"
+
+
 def devices(settings: Settings) -> int:
     """On this machine."""
     if settings.devices != "auto":

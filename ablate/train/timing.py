@@ -14,7 +14,7 @@ from ablate.record import atomic
 from ablate.spec import digest
 from ablate.train.fit import Run
 from ablate.train.recorder import provenance
-from ablate.train.settings import accelerator
+from ablate.train.settings import torch_device
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def kept(file: Path, kind: Callable[..., T], measure: Callable[[], T]) -> T:
 def key(run: Run, *more: Any) -> str:
     """The same for the same sources, number of threads, device and `more`."""
     settings = run.settings
-    origin = provenance("cuda" if accelerator(settings) == "gpu" else "cpu", 1, settings.strategy)
+    origin = provenance(torch_device(settings), 1, settings.strategy)
     device = {name: origin[name] for name in ("device_kind", "torch", "cores")}
     return digest([*more, run.code, settings.threads, device])
 

@@ -3,12 +3,13 @@
 import glob
 import logging
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -34,6 +35,8 @@ from ablate.study.store import MISSING, Store
 
 CONF = Path(__file__).parent.parent / "conf"
 log = logging.getLogger(__name__)
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 AT_ONCE = 8  # runs of a stack, where a study does not say
 WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be
 
@@ -264,18 +267,15 @@ class Sweep:
 
     def paying(self, families: dict[str, list[worker.Job]], most: int) -> dict[str, list[worker.Job]]:
         """Those whose stacks are faster than their runs one after the other, by a few steps of each."""
-        from ablate.train.gain import gain
+        from ablate.train.gain import Gain, gain
 
         found = {}
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            for name, alike in families.items():
-                stack = alike[:most]
-                gained = pool.submit(gain, [job.payload for job in stack]).result()
-                if gained.ratio >= WORTH:
-                    found[name] = alike
-                    self.console.print(
-                        f"{len(stack)} runs trained as one are {gained.ratio:.1f} times as fast"
-                    )
+        stacks = [[job.payload for job in alike[:most]] for alike in families.values()]
+        gains = apart(gain, stacks, lambda reason: Gain(0.0, reason))
+        for (name, alike), stack, gained in zip(families.items(), stacks, gains, strict=True):
+            if gained.ratio >= WORTH:
+                found[name] = alike
+                self.console.print(f"{len(stack)} runs trained as one are {gained.ratio:.1f} times as fast")
         return found
 
     def job(self, run: runs.PlannedRun, compiling: Compiling, measures: list[str]) -> worker.Job:
@@ -441,11 +441,22 @@ class Sweep:
 
 
 def compiling_gain(payload: dict[str, Any]) -> Any:
-    """Measured in a process of its own, which the compiler's state and memory leave with."""
-    from ablate.train.compiled import compiled
+    from ablate.train.compiled import Compiled, compiled
 
+    (found,) = apart(compiled, [payload], lambda reason: Compiled(reason=reason))
+    return found
+
+
+def apart(
+    measure: Callable[[Given], Found], given: Iterable[Given], failed: Callable[[str], Found]
+) -> Iterator[Found]:
+    """Measured in a process of its own, which the compiler's state and memory leave with."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(compiled, payload).result()
+        for each in given:
+            try:
+                yield pool.submit(measure, each).result()
+            except BrokenProcessPool:
+                yield failed("the process that measured was killed")
 
 
 def at_once(wish: Any) -> int:

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from training import QUIET, prepared_for, run_spec, write_text
+from training import QUIET, prepared_for, run_spec, seats, write_text
 
 from ablate.parts.base import Refused
 from ablate.train import capture
 from ablate.train.capture import Captured, changed
-from ablate.train.fit import Run, fit
+from ablate.train.fit import fit
 from ablate.train.stack import Seat, Stack
-from ablate.train.trainer import hushed, trainer
 
 STEPS = 12
 
@@ -23,13 +22,8 @@ def text(tmp_path_factory):
     return write_text(tmp_path_factory.mktemp("text"))
 
 
-def seats(text, number: int, **options: Any) -> list[Seat]:
-    specs = [run_spec(text, seed=n, **options) for n in range(number)]
-    prepared = prepared_for(specs[0], text.parent)
-    with hushed():
-        lightning = trainer(specs[0], QUIET, [])
-    runs = [Run(spec, prepared, QUIET, text.parent, None, {}, None, None) for spec in specs]
-    return [Seat(run.spec, run.stream(), QUIET).take_seat(lightning) for run in runs]
+def begun(text, number: int) -> list[Seat]:
+    return seats([run_spec(text, seed=n) for n in range(number)], text.parent)
 
 
 class ByHand(Captured):
@@ -91,7 +85,7 @@ def assert_same(one: Seat, other: Seat) -> None:
 
 
 def test_steps_by_a_graph_are_the_steps(text):
-    (mine,), (plain,) = seats(text, 1), seats(text, 1)
+    (mine,), (plain,) = begun(text, 1), begun(text, 1)
     graph = captured(mine, Undone)
     assert train(mine) == train(plain)
     assert isinstance(graph, Undone) and graph.made == STEPS - capture.WARM
@@ -100,7 +94,7 @@ def test_steps_by_a_graph_are_the_steps(text):
 
 @pytest.mark.parametrize(("how", "said"), [(Deaf, "is not the step without it"), (Waiting, "not permitted")])
 def test_what_a_graph_gets_wrong_is_found_and_made_without(how, said, text, caplog):
-    (mine,), (plain,) = seats(text, 1), seats(text, 1)
+    (mine,), (plain,) = begun(text, 1), begun(text, 1)
     graph = captured(mine, how)
     with caplog.at_level(logging.WARNING, "ablate.train"):
         assert train(mine) == train(plain)
@@ -110,14 +104,14 @@ def test_what_a_graph_gets_wrong_is_found_and_made_without(how, said, text, capl
 
 def test_where_steps_must_be_captured_that_is_an_error(text):
     for how in (Deaf, Waiting):
-        (mine,) = seats(text, 1)
+        (mine,) = begun(text, 1)
         captured(mine, how, must=True)
         with pytest.raises(Refused, match=r"trainer\.capture=true: "):
             train(mine)
 
 
 def test_a_stack_by_a_graph(text):
-    mine, plain = Stack(seats(text, 2)), Stack(seats(text, 2))
+    mine, plain = Stack(begun(text, 2)), Stack(begun(text, 2))
     mine.captured = Undone(mine.work, mine.changed, False)
     for step in range(STEPS):
         mine.step(step)
@@ -129,7 +123,7 @@ def test_a_stack_by_a_graph(text):
 
 def test_rates_lie_where_a_graph_reads_them(text):
     """And a checkpoint, which brings its own, does not move them."""
-    (task,) = seats(text, 1)
+    (task,) = begun(text, 1)
     (optimizer,) = task.chosen
     task.places = [capture.places(optimizer, captured=True)]
     task.turn(0)

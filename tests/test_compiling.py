@@ -1,5 +1,6 @@
 """Which runs of a study are compiled, and that compiled runs are what their command says."""
 
+import os
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from ablate.study.compiling import Compiling
 from ablate.study.design import read
 from ablate.study.plan import Plan, plan
 from ablate.study.runs import PlannedRun
-from ablate.study_command import Composer
-from ablate.train.compiled import Compiled, measured
+from ablate.study_command import Composer, apart
+from ablate.train.compiled import Compiled, compiled, measured
 from ablate.train.fit import Run, work
 
 CPU = {"settings": {"accelerator": "cpu"}}
@@ -122,6 +123,30 @@ def test_what_the_compiler_fails_on_is_trained_as_it_is(tmp_path, monkeypatch):
     (folder,) = (tmp_path / "runs").iterdir()
     record = RunRecord.load(folder)
     assert record.status == "finished" and record.provenance["settings"]["compile"] is False
+
+
+def test_a_measurement_that_failed_is_tried_again_and_one_that_did_not_is_kept(tmp_path, monkeypatch):
+    payload = {
+        "spec": run_spec(write_text(tmp_path)).model_dump(mode="json"),
+        "settings": {"accelerator": "cpu"},
+        "runs": str(tmp_path / "runs"),
+        "cache": str(tmp_path / "cache"),
+    }
+
+    def fail(run: Run) -> Compiled:
+        raise OSError("disk full\nand more")
+
+    took = Compiled(0.2, 0.1, 3.0)
+    monkeypatch.setattr("ablate.train.compiled.measured", fail)
+    assert compiled(payload) == Compiled(reason="OSError: disk full")
+    monkeypatch.setattr("ablate.train.compiled.measured", lambda run: took)
+    assert compiled(payload) == took
+    monkeypatch.setattr("ablate.train.compiled.measured", fail)
+    assert compiled(payload) == took
+
+
+def test_a_measurement_that_is_killed_ends_no_study():
+    assert list(apart(os._exit, [1, 1], str)) == ["the process that measured was killed"] * 2
 
 
 @pytest.mark.slow

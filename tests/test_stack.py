@@ -5,13 +5,11 @@ import functools
 import pytest
 import torch
 from cases import CASES
-from training import MOE, QUIET, prepared_for, run_spec, write_text
+from training import MOE, QUIET, run_spec, seats, write_text
 
 from ablate.parts.base import Refused
 from ablate.spec import RunSpec
-from ablate.train.fit import Run
 from ablate.train.stack import Seat, Stack, near
-from ablate.train.trainer import hushed, trainer
 
 STEPS = 20
 # What decides how a model computes, once: init, scaling and activation are functions of what is here.
@@ -22,16 +20,6 @@ STACKED = [name for name in WALKED if "moe" not in name]
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     return write_text(tmp_path_factory.mktemp("text"))
-
-
-def seats(specs: list[RunSpec], text) -> list[Seat]:
-    """Each at its beginning."""
-    with hushed():
-        lightning = trainer(specs[0], QUIET, [])
-    runs = [
-        Run(spec, prepared_for(spec, text.parent), QUIET, text.parent, None, {}, None, None) for spec in specs
-    ]
-    return [Seat(run.spec, run.stream(), QUIET).take_seat(lightning) for run in runs]
 
 
 def replicas(text, case: dict, steps: int = STEPS, **options) -> list[RunSpec]:
@@ -57,7 +45,7 @@ def assert_the_same(together: list[Seat], alone: list[Seat], but: str = "nothing
 
 
 def compare(specs: list[RunSpec], text, far: float = 1e-5) -> None:
-    together, alone = seats(specs, text), seats(specs, text)
+    together, alone = seats(specs, text.parent), seats(specs, text.parent)
     stack = Stack(together)
     stack.prove()
     for step in range(specs[0].steps):
@@ -75,7 +63,7 @@ def test_parameters_and_losses_are_those_of_lone_training(name, text):
 def test_a_bias_on_keys_whose_gradient_is_rounding_refuses_nothing(text):
     """As in GPT-2: it shifts all scores of a query alike, so Adam's steps along the noise act on nothing."""
     case = {"attention": {"name": "softmax", "bias": ["q", "k", "v", "out"]}, "position": "learned"}
-    together, alone = seats(replicas(text, case), text), seats(replicas(text, case), text)
+    together, alone = seats(replicas(text, case), text.parent), seats(replicas(text, case), text.parent)
     stack = Stack(together)
     stack.prove()
     for step in range(STEPS):
@@ -93,7 +81,7 @@ def test_every_optimizer_is_the_one_it_is_alone(optim, far, text):
 
 
 def test_clipping_acts_in_these_runs_and_parameters_move(text):
-    tasks = seats(replicas(text, {}), text)
+    tasks = seats(replicas(text, {}), text.parent)
     before = [task.decoder.embedding.weight.clone() for task in tasks]
     Stack(tasks).step(0)
     assert tasks[0].gradient_norm() > 0.1
@@ -107,7 +95,7 @@ def test_documents_passes_and_a_tail_of_the_loss(text):
     data = {"source": {"name": "text", "files": [str(text)]}, "tokenizer": "bytes", "documents": "masked"}
     head = {"z_loss": 0.01, "tied": False}
     specs = [run_spec(text, {"head": head}, STEPS, seed=seed, data=data) for seed in range(2)]
-    together, alone = seats(specs, text), seats(specs, text)
+    together, alone = seats(specs, text.parent), seats(specs, text.parent)
     for task in [*together, *alone]:
         task.settings = QUIET.model_copy(update={"micro_rows": 4})
     stack = Stack(together)
@@ -119,13 +107,13 @@ def test_documents_passes_and_a_tail_of_the_loss(text):
 
 
 def test_experts_are_refused_with_the_reason(text):
-    tasks = seats([run_spec(text, {"ffn": MOE}, seed=seed) for seed in range(2)], text)
+    tasks = seats([run_spec(text, {"ffn": MOE}, seed=seed) for seed in range(2)], text.parent)
     with pytest.raises(Refused, match="experts cannot be stacked: how many tokens one gets"):
         Stack(tasks).prove()
 
 
 def test_a_part_that_looks_at_values_is_refused(text, monkeypatch):
-    tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text)
+    tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text.parent)
     stack = Stack(tasks)
     real = tasks[0].decoder.leave.forward
     monkeypatch.setattr(tasks[0].decoder.leave, "forward", lambda x: real(x) if x.sum().item() else x)
@@ -135,7 +123,7 @@ def test_a_part_that_looks_at_values_is_refused(text, monkeypatch):
 
 def test_a_part_that_computes_otherwise_is_refused(text, monkeypatch):
     """Its output grows from call to call, as that of a part with a state of its own would."""
-    tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text)
+    tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text.parent)
     stack = Stack(tasks)
     real, calls = tasks[0].decoder.leave.forward, []
     monkeypatch.setattr(
@@ -161,13 +149,13 @@ def test_a_stack_can_be_compiled_as_a_whole(case, text, monkeypatch):
     """Traced to one graph, which here is run as it is; what a compiler makes of it is seen on a GPU."""
     whole = functools.partial(torch.compile, fullgraph=True, backend="eager")
     monkeypatch.setattr("ablate.train.stack.torch.compile", whole)
-    Stack(seats(replicas(text, {**case, "kernel": "sdpa"}), text), compile=True).prove()
+    Stack(seats(replicas(text, {**case, "kernel": "sdpa"}), text.parent), compile=True).prove()
 
 
 def test_a_captured_step_is_the_step(text):
     """A graph calls `work` with the tensors of each step; here it is called by hand."""
     (spec,) = replicas(text, {})[:1]
-    captured, plain = seats([spec, spec], text)
+    captured, plain = seats([spec, spec], text.parent)
     captured.captured = captured.work
     for step in range(STEPS):
         captured.training_step(step, step)

@@ -9,7 +9,10 @@ from conftest import SMALL
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.spec import RunSpec
+from ablate.train.fit import Run
 from ablate.train.settings import Settings
+from ablate.train.stack import Seat
+from ablate.train.trainer import hushed, trainer
 
 CONTEXT, ROWS = SMALL["context"], 8
 MOE = {"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}}
@@ -41,6 +44,14 @@ def run_spec(file: Path, model: dict[str, Any] | None = None, steps: int = 12, *
 
 def prepared_for(spec: RunSpec, folder: Path) -> Prepared:
     return prepare(spec.data, folder / "cache")
+
+
+def seats(specs: list[RunSpec], folder: Path) -> list[Seat]:
+    """Each at its beginning."""
+    with hushed():
+        lightning = trainer(specs[0], QUIET, [])
+    runs = [Run(spec, prepared_for(spec, folder), QUIET, folder, None, {}, None, None) for spec in specs]
+    return [Seat(run.spec, run.stream(), QUIET).take_seat(lightning) for run in runs]
 
 
 def curve(folder: Path) -> pd.DataFrame:

@@ -34,7 +34,7 @@ class Compiled:
 
 
 def compiled(payload: dict[str, Any]) -> Compiled:
-    """Of the run that the payload asks for."""
+    """Of the run that the payload asks for. What fails may succeed another time, so that is not kept."""
     run = opened(payload)
     shape = [
         run.spec.model.model_dump(mode="json"),
@@ -43,7 +43,10 @@ def compiled(payload: dict[str, Any]) -> Compiled:
         run.spec.data.documents,
     ]
     file = Path(payload["cache"]) / "compiled" / f"{key(run, shape)}.json"
-    return kept(file, Compiled, lambda: measured(run))
+    try:
+        return kept(file, Compiled, lambda: measured(run))
+    except Exception as error:
+        return Compiled(reason=f"{type(error).__name__}: {first_line(error)}")
 
 
 def measured(run: Run) -> Compiled:
@@ -65,10 +68,7 @@ def measured(run: Run) -> Compiled:
     with half:
         step(plain)
         begin = time.perf_counter()
-        try:
-            step(joined)
-        except Exception as error:
-            return Compiled(reason=f"{type(error).__name__}: {first_line(error)}")
+        step(joined)
         once = time.perf_counter() - begin
         step(joined)
         each = [(step(plain), step(joined)) for _ in range(ROUNDS)]

@@ -14,7 +14,7 @@ import torch
 
 from ablate.parts.base import Refused
 from ablate.train.capture import SETTLED
-from ablate.train.fit import Run, out_of_memory
+from ablate.train.fit import Run, first_line
 from ablate.train.replicas import family, opened
 from ablate.train.stack import Seat, Stack, seat
 from ablate.train.timing import clock, kept, key
@@ -35,10 +35,15 @@ class Gain:
 
 
 def gain(payloads: list[dict[str, Any]]) -> Gain:
-    """Of the stack of the runs that the payloads ask for."""
+    """Of the stack of the runs that the payloads ask for. What fails may succeed another time, so that is not
+    kept."""
     runs = [opened(payload) for payload in payloads]
     name = key(runs[0], family(runs[0].spec), len(runs))
-    return kept(Path(payloads[0]["cache"]) / "replicas" / f"{name}.json", Gain, lambda: measured(runs))
+    file = Path(payloads[0]["cache"]) / "replicas" / f"{name}.json"
+    try:
+        return kept(file, Gain, lambda: measured(runs))
+    except Exception as error:
+        return Gain(0.0, f"{type(error).__name__}: {first_line(error)}")
 
 
 def measured(runs: list[Run]) -> Gain:
@@ -55,10 +60,6 @@ def measured(runs: list[Run]) -> Gain:
         stack.prove()
     except Refused as refusal:
         return Gain(0.0, str(refusal))
-    except Exception as error:
-        if out_of_memory(error):
-            return Gain(0.0, f"the stack is too large: {error}")
-        raise
     seconds = clock(lone.device)
 
     def alone(n: int) -> None:

@@ -5,6 +5,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from ablate.parts.base import Position
+from ablate.parts.waves import cos_sin
 from ablate.registry import Factory, Part, position, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -37,8 +38,7 @@ class Rope(Position):
         """The cosine and the signed sine that each channel is multiplied with, both (1|B, 1, T, turned)."""
         frequency, gain = self.scaled(at.device)
         angle = at[:, None, :, None] * frequency  # (1|B, 1, T, turned/2)
-        cos, sin = cos_sin(angle) if torch.compiler.is_compiling() else (angle.cos(), angle.sin())
-        cos, sin = cos * gain, sin * gain
+        cos, sin = (wave * gain for wave in cos_sin(angle))
         return self.spread(cos, cos), self.spread(-sin, sin)
 
     def spread(self, u: Tensor, v: Tensor) -> Tensor:
@@ -75,19 +75,3 @@ class Rope(Position):
         if turned < 2 or turned % 2:
             return [f"turns pairs, but {turned} channels of each head are to turn (head width x fraction)"]
         return super().check(options, layer, model)
-
-
-# The compiler must not look inside: it would compute them again for each number that they multiply.
-@torch.library.custom_op("ablate::cos_sin", mutates_args=())
-def cos_sin(angle: Tensor) -> tuple[Tensor, Tensor]:
-    return angle.cos(), angle.sin()
-
-
-@cos_sin.register_fake
-def _(angle: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(angle), torch.empty_like(angle)
-
-
-@cos_sin.register_vmap
-def _(info: Any, in_dims: Any, angle: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    return cos_sin(angle), (in_dims[0], in_dims[0])

@@ -5,6 +5,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from ablate.parts.base import Position
+from ablate.parts.waves import cos_sin
 from ablate.registry import position
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -28,9 +29,8 @@ class Sinusoidal(Position):
     def embed(self, x: Tensor, at: Tensor) -> Tensor:
         C = x.shape[-1]
         exponent = torch.arange(0, C, 2, device=x.device, dtype=torch.float32) / C
-        angle = at[..., None] * self.base**-exponent  # (1|B, T, C/2)
-        waves = angle.sin(), angle.cos()
-        code = torch.cat(waves, -1) if self.halves else torch.stack(waves, -1).flatten(-2)
+        cos, sin = cos_sin(at[..., None] * self.base**-exponent)  # (1|B, T, C/2)
+        code = torch.cat((sin, cos), -1) if self.halves else torch.stack((sin, cos), -1).flatten(-2)
         return x + code.to(x.dtype)
 
     @classmethod

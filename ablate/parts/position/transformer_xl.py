@@ -5,6 +5,7 @@ from annotated_types import Gt, MultipleOf
 from torch import Tensor, nn
 
 from ablate.parts.base import Position
+from ablate.parts.waves import cos_sin
 from ablate.registry import position
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -42,8 +43,7 @@ class TransformerXL(Position):
 
     def locate(self, at: Tensor) -> tuple[Tensor, Tensor]:
         exponent = torch.arange(0, self.widens, 2, device=at.device, dtype=torch.float32) / self.widens
-        angle = at[:, None, :, None] * self.base**-exponent
-        return angle.cos(), angle.sin()
+        return cos_sin(at[:, None, :, None] * self.base**-exponent)
 
     def layer(self, n: int) -> "Distance":
         return Distance(self.u, self.v, self.projection[n])

@@ -46,9 +46,10 @@ class Head(nn.Module):
         )
 
     def sums(self, x: Tensor, embedding: Tensor, targets: Tensor) -> Sums:
-        """As `loss`, summed. Large logits come in slices, and once."""
+        """As `loss`, summed. On a CPU, and where the logits are large, with the gradients at once."""
         rows = x.flatten(0, 1)
-        if slice_of(len(rows), len(embedding), x.device.type) < len(rows) and torch.is_grad_enabled():
+        large = slice_of(len(rows), len(embedding), x.device.type) < len(rows)
+        if (large or x.is_cpu) and torch.is_grad_enabled():
             weight = embedding if self.weight is None else self.weight
             return in_slices(rows, weight, self.bias, targets.flatten(), self.softcap, self.z_loss)
         each = self.loss(x, embedding, targets)

@@ -1,4 +1,4 @@
-"""The cross-entropy of a large vocabulary, a slice of tokens at a time: never are all logits in memory.
+"""The cross-entropy, a slice of tokens at a time: never are all logits of a large vocabulary in memory.
 
 Of a token with input x and target y, where w is the weight of the z-loss:
 
@@ -46,21 +46,8 @@ def in_slices(
     """x (N,C), weight (V,C), bias (V,), targets (N,), -100 where there is none. Differentiable once."""
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    return Sums(*_InSlices.apply(x, weight, bias, targets, softcap, z_loss, dtype))  # type: ignore[no-untyped-call]
-
-
-class _InSlices(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
-        objective, nll, *gradients = _sums(*given)
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(nll)
-        return objective, nll
-
-    @staticmethod
-    def backward(ctx: Any, d: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        dx, dweight, dbias = ctx.saved_tensors
-        return dx * d, dweight * d, dbias * d if ctx.needs_input_grad[2] else None, None, None, None, None
+    objective, nll, *_ = _sums(x, weight, bias, targets, softcap, z_loss, dtype)
+    return Sums(objective, nll.detach())
 
 
 def _in_slices(
@@ -76,14 +63,14 @@ def _in_slices(
     wide = torch.promote_types(dtype, torch.float32)
     w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
     objective, nll = x.new_zeros((), dtype=wide), x.new_zeros((), dtype=wide)
-    dx = torch.empty_like(x)
+    dx = []
     dw = x.new_zeros(weight.t().shape, dtype=wide)  # transposed: of the two products the faster
     db = x.new_zeros(0 if bias is None else len(bias), dtype=wide)
     slices = -(-len(x) // slice_of(len(x), len(weight), x.device.type))
     size = -(-len(x) // slices)  # all of one size: for another the compiler would be called again
     of_logits = compiled() if x.is_cuda else in_place
     with torch.autocast(x.device.type, enabled=False):
-        for rows, y, to in zip(x.to(dtype).split(size), targets.split(size), dx.split(size), strict=True):
+        for rows, y in zip(x.to(dtype).split(size), targets.split(size), strict=True):
             logits = product(rows, w, b)
             more, loss, dl = of_logits(logits, y[:, None], softcap, z_loss)
             objective += more
@@ -91,9 +78,9 @@ def _in_slices(
             if bias is not None:
                 db += dl.sum(0, dtype=wide)
             dl = dl.to(dtype)
-            to.copy_(product(dl, w.t()))
+            dx.append(product(dl, w.t()).to(x.dtype))
             dw += product(rows.t(), dl.t())
-    return objective, nll, dx, dw.to(weight.dtype).t().contiguous(), db.to(weight.dtype)
+    return objective, nll, torch.cat(dx), dw.to(weight.dtype).t().contiguous(), db.to(weight.dtype)
 
 
 def in_place(
@@ -152,3 +139,26 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *given: A
     wide = torch.promote_types(given[-1], torch.float32)
     db = weight.new_empty(0 if bias is None else len(bias))
     return x.new_empty((), dtype=wide), x.new_empty((), dtype=wide), *map(torch.empty_like, (x, weight)), db
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*output[2:])
+
+
+def _backward(ctx: Any, d: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dweight, dbias = ctx.saved_tensors
+    return dx * d, dweight * d, dbias * d if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+_sums.register_autograd(_backward, setup_context=_keep)
+
+
+@_sums.register_vmap
+def _(info: Any, dims: Any, *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Of several models, one after the other."""
+    models = [
+        _sums(*[x if dim is None else x.select(dim, n) for x, dim in zip(given, dims, strict=True)])
+        for n in range(info.batch_size)
+    ]
+    found = tuple(torch.stack(each) for each in zip(*models, strict=True))
+    return found, (0,) * len(found)

@@ -225,7 +225,7 @@ class Sweep:
         jobs = {run.id: self.job(run, compiling, measures) for run in todo}
         if not jobs:
             return
-        names = {run.id: f"{run.corpus} {run.arm} seed {run.seed}" + rate(run) for run in stage.runs}
+        names = {run.id: f"{run.corpus} {run.arm} seed {run.seed}" + told(run) for run in stage.runs}
         self.console.print(f"{stage.name}: {len(jobs)} runs to do")
         places = self.places()
         grouped, most = self.grouped(list(jobs.values()), len(places))
@@ -335,7 +335,7 @@ class Sweep:
 
         def ranked() -> list[tuple[str, str]]:
             frame = self.outcomes(stage.runs)
-            frame = frame[frame["status"] == "finished"]
+            frame = frame[(frame["status"] == "finished") & (frame["role"] != "budget")]
             if "validation/loss" not in frame.columns or frame.empty:
                 return []
             means = frame.groupby("arm")["validation/loss"].mean().sort_values()
@@ -470,8 +470,10 @@ def at_once(wish: Any) -> int:
     raise Mistaken([f"replicas: auto, off, or the most runs to be trained as one (2 or more), not {wish!r}"])
 
 
-def rate(run: runs.PlannedRun) -> str:
-    return "" if run.rate is None else f" rate {run.rate:g}"
+def told(run: runs.PlannedRun) -> str:
+    """The rate and the budget of a run, where they are of the study's making."""
+    rate = "" if run.rate is None else f" rate {run.rate:g}"
+    return rate if run.budget == 1 else f"{rate} budget x{run.budget:g}"
 
 
 def compare_loose(node: dict[str, Any], console: Console) -> None:
@@ -538,7 +540,7 @@ def print_outlook(console: Console, said: dict[str, Any]) -> None:
         counts.add_row(role, *(str(row[c]) for c in ("planned", "finished", "missing")))
     console.print(counts)
     if said["hours"] is not None:
-        console.print(f"about {said['hours']:.2f} hours")
+        console.print(f"about {live.duration(3600 * said['hours'])}")
     for power in said["power"]:
         if power["detectable"] is not None:
             effect, noise = f"{power['detectable']:.4f}", f"{power['noise']:.4f}"

@@ -609,18 +609,18 @@ def test_the_effect_in_tokens_is_blank_until_the_budgets_are_run(tmp_path: Path)
     (judged,) = judge_results(results)
     assert judged.tokens("alibi") is None
 
-    store = Store(tmp_path / "runs")
-    budgets: dict[float, list[PlannedRun]] = {}
-    for multiple in (0.5, 2.0):
-        spent = planned(arms=ARMS, seeds=4, base=[f"budget.tokens={int(8000 * multiple)}"])
-        budgets[multiple] = [r for r in judged_runs(spent, identify)[0] if r.arm == "rope"]
-        for run in budgets[multiple]:
-            save(store, run, {"status": "finished", "value": loss(run, 0.001) - 0.1 * np.log2(multiple)})
-    made = planned(arms=ARMS, seeds=4, placebo=True, margin=0.02)
-    (judged,) = judge_results(collect(made, judged_runs(made, identify)[0], store, name="x", budgets=budgets))
+    def by_budget(run: PlannedRun) -> dict[str, Any]:
+        return {"status": "finished", "value": loss(run, 0.001) - 0.1 * np.log2(run.budget)}
+
+    results = world(tmp_path, by_budget, arms=ARMS, seeds=4, effect_in_tokens=True)
+    spent = results.runs[results.runs["role"] == "budget"]
+    assert sorted(spent["budget"]) == [0.5] * 4 + [2.0] * 4 and set(spent["arm"]) == {"rope"}
+    assert set(spent["command"].str.extract(r"budget.tokens=(\d+)")[0]) == {"4000", "16000"}
+    (judged,) = judge_results(results)
     effect = judged.tokens("alibi")
     assert effect is not None and effect.multiple is not None and 1.1 < effect.multiple < 2
-    assert tables.verdict_cells(judged, "alibi")["tokens"] == f"{effect.multiple:.2f}×"
+    shown = f"{effect.multiple:.2f}× [{effect.low:.2f}, {effect.high:.2f}]"
+    assert tables.verdict_cells(judged, "alibi")["tokens"].startswith(shown)
     table = tables.verdict_table(judged)
     assert table is not None and "tokens" in table.columns
 

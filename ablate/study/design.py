@@ -230,6 +230,7 @@ class Study(Strict):
     margin: float | None = Field(None, gt=0)  # the least difference that matters
     variance: Literal["paired", "pooled"] = "paired"
     alpha: float = Field(0.05, gt=0, lt=1)
+    effect_in_tokens: bool = False  # the baseline at half and at twice its budget, too
     claims: tuple[Claim, ...] = ()
     measures: tuple[str, ...] = ()  # described beside the metric, never decided on
     corpora: dict[Name, Overrides] = {}  # the whole study is run on each

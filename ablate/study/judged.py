@@ -13,7 +13,7 @@ from ablate.study.design import Block, Study, under
 from ablate.study.factorial import Factorial, Ingredient, factorial, one_at_a_time
 from ablate.study.outcomes import Role
 from ablate.study.raced import judge_race
-from ablate.study.results import BUDGET, KeptArm, Results
+from ablate.study.results import KeptArm, Results
 from ablate.study.solved import Verdicts, declared, in_words, judge_solved
 from ablate.study.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
 from ablate.study.tuned import Sensitivities, failed_tuning, judge_sensitivity, sensitivities
@@ -105,8 +105,8 @@ class _Corpus:
         self.results, self.kept = results, results.kept
         self.study, self.block, self.corpus = study, block, block.name
         frame = results.runs[results.runs["corpus"] == block.name].reset_index(drop=True)
-        self.budgets = frame[frame["role"] == BUDGET]
-        self.frame = self.complete(frame[frame["role"] != BUDGET])
+        self.budgets = frame[frame["role"] == "budget"]
+        self.frame = self.complete(frame[frame["role"] != "budget"])
         self.problems: list[str] = []
         self.documents = results.documents
 

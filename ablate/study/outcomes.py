@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ablate.record import Status
 
-Role = Literal["test", "tuning", "fixed"]
+Role = Literal["test", "tuning", "fixed", "budget"]
 COLUMNS = ("arm", "seed", "status", "role")
 
 

@@ -12,7 +12,7 @@ from ablate.study.claims import SCALE, Claim, extra
 from ablate.study.design import Study
 from ablate.study.plan import Plan, PlannedArm, held
 from ablate.study.power import detectable, seeds_for_equivalence, warn_undetectable
-from ablate.study.runs import PlannedRun
+from ablate.study.runs import BUDGETS, PlannedRun
 from ablate.study.solved import declared, fewest_seeds
 
 if TYPE_CHECKING:
@@ -101,13 +101,17 @@ def count(plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]) -> 
 
 def _expected(plan: Plan) -> dict[str, int]:
     study, arms = plan.study, len(plan.arms)
+    budgets = (
+        {"budget": len(BUDGETS) * len(plan.corpora) * len(study.seeds)} if study.effect_in_tokens else {}
+    )
     if study.tune is None:
-        return {"test": arms * len(study.seeds)}
+        return {"test": arms * len(study.seeds), **budgets}
     others = arms - len(plan.corpora)
     return {
         "tuning": arms * len(study.tune.rates) * len(study.tune.seeds),
         "test": arms * len(study.seeds) * (2 if study.tune.nested else 1),
         "fixed": others * len(study.seeds),
+        **budgets,
     }
 
 
@@ -127,7 +131,7 @@ def _hours(
     left = 0.0
     missing = {run.id: run for run in runs if run.id not in finished}
     for run in missing.values():
-        left += each.get((run.corpus, run.arm), mean)
+        left += run.budget * each.get((run.corpus, run.arm), mean)
     known = {run.role for run in runs}
     per_arm = sum(each.get((arm.corpus, arm.name), mean) for arm in plan.arms) / len(plan.arms)
     left += sum(planned for role, planned in _expected(plan).items() if role not in known) * per_arm

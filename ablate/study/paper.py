@@ -164,6 +164,7 @@ def _verdicts(judged: Judged) -> list[dict[str, Any]]:
         row["documents_difference"] = documents.difference if documents else None
         row["documents_error"] = documents.error if documents else None
         row["tokens_multiple"] = effect.multiple if effect else None
+        row["tokens_low"], row["tokens_high"] = (effect.low, effect.high) if effect else (None, None)
         row["stability"] = verdict.stability.word
         row["baseline"], row["metric"] = comparison.baseline, comparison.metric
         row["margin"], row["alpha"] = comparison.margin, comparison.alpha_spent

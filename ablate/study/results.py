@@ -9,7 +9,7 @@ experiments/NAME/results/documents.parquet  held-out loss by document, where it 
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,6 @@ POINTS = 100  # of a curve
 CURVES = 16  # of one arm on one corpus: more seeds make no other picture
 DOCUMENTS = "by_document"  # vectors `heldout/by_document`: sums of loss (nats) ...
 DOCUMENT_TOKENS = "document_tokens"  # ... and `heldout/document_tokens`: how many tokens each has
-BUDGET = "budget"  # the role of the baseline's runs at other budgets
 RUN_COLUMNS = (
     "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "code", "stale", "kernel",
     "precision", "device_kind", "looks", "command",
@@ -138,15 +137,13 @@ def collect(
     amendments: Sequence[Amendment] = (),
     notes: Sequence[str] = (),
     code: Callable[[PlannedRun], str] | None = None,
-    budgets: Mapping[float, Sequence[PlannedRun]] | None = None,
     earlier: Results | None = None,
 ) -> Results:
-    """Gather what the store knows of these runs (tuning, test and fixed).
+    """Gather what the store knows of these runs.
 
     `name` is the experiment's. `amendments` are those of `ablate.study.freeze.amendments`. `code` gives the
     hash of the sources as they are now, asked once for each arm: a record from others is marked stale.
-    `budgets` are the baseline's runs at 0.5 and 2 times the budget, for the effect in tokens. Curves that
-    `earlier` results hold are not read again.
+    Curves that `earlier` results hold are not read again.
     """
     import pandas as pd
 
@@ -162,11 +159,6 @@ def collect(
         }
         for run in runs
     ]
-    for multiple, more in (budgets or {}).items():
-        rows += [
-            {**_place(run), **_row(found(run.id), ""), "role": BUDGET, "budget": multiple, "command": ""}
-            for run in more
-        ]
     frame = pd.DataFrame(rows)
     for column in RUN_COLUMNS:
         if column not in frame.columns:
@@ -248,7 +240,8 @@ class _Commands:
 
 
 def _place(run: PlannedRun) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in ("id", "corpus", "arm", "role", "seed", "rate")}
+    named = {name: getattr(run, name) for name in ("id", "corpus", "arm", "role", "seed", "rate")}
+    return {**named, "budget": run.budget if run.role == "budget" else None}
 
 
 def _row(record: RunRecord | None, now: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from ablate.study.tuning import Tuning, tune
 if TYPE_CHECKING:
     import pandas
 
+BUDGETS = (0.5, 2.0)  # times the study's, at which the baseline is trained for the effect in tokens
+TOKENS = "budget.tokens"
 WIDENINGS = 3  # how often a grid whose edge wins is extended before a person must look at it
 
 Identify = Callable[[Spec], dict[str, Any]]
@@ -39,6 +41,7 @@ class PlannedRun:
     look: int | None  # the number of seeds at which it is first judged; None for tuning
     spec: Spec
     factors: Mapping[str, str] = field(default_factory=dict)
+    budget: float = 1.0  # times the study's
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ def tuning_runs(plan: Plan, identify: Identify, grids: Grids | None = None) -> t
 def judged_runs(
     plan: Plan, identify: Identify, tunings: Mapping[str, Tuning] | None = None
 ) -> tuple[tuple[PlannedRun, ...], tuple[str, ...]]:
-    """The test runs and the fixed-rate contrast, and notes on arms that had no rate of their own.
+    """The test runs, the fixed-rate contrast and the baseline at other budgets, there at the rate of its own;
+    and notes on arms that had none.
 
     In the order of looks, then seeds: arms of one seed stand together, so that pairs are complete early.
     `tunings` (by corpus) must be settled. An arm that failed at every rate is tested at the baseline's,
@@ -128,6 +132,8 @@ def judged_runs(
             runs += [identities.run(arm, "test", seed, rate, look) for rate in tests]
             if plan.study.tune:
                 runs.append(identities.run(arm, "fixed", seed, fixed, look))
+            if plan.study.effect_in_tokens and arm.name == plan.baseline:
+                runs += [identities.run(arm, "budget", seed, fixed, look, budget) for budget in BUDGETS]
     return tuple(runs), tuple(notes)
 
 
@@ -150,17 +156,26 @@ def _rates(
 
 
 class _Identities:
-    """Ids of runs: the canonical form of each arm and rate is made once, and only its seed changes."""
+    """Ids of runs: the canonical form of an arm, rate and budget is made once; only its seed changes."""
 
     def __init__(self, plan: Plan, identify: Identify) -> None:
         self.path = plan.study.tune.path if plan.study.tune else ""
         self.identify = identify
-        self.known: dict[tuple[str, str, float | None], tuple[Spec, dict[str, Any]]] = {}
+        self.known: dict[tuple[str, str, float | None, float], tuple[Spec, dict[str, Any]]] = {}
 
-    def run(self, arm: PlannedArm, role: Role, seed: int, rate: float | None, look: int | None) -> PlannedRun:
-        key = (arm.corpus, arm.name, rate)
+    def run(
+        self,
+        arm: PlannedArm,
+        role: Role,
+        seed: int,
+        rate: float | None,
+        look: int | None,
+        budget: float = 1.0,
+    ) -> PlannedRun:
+        key = (arm.corpus, arm.name, rate, budget)
         if key not in self.known:
             spec = arm.spec if rate is None else put(arm.spec, self.path, rate)
+            spec = spec if budget == 1 else put(spec, TOKENS, tokens_of(arm, budget))
             self.known[key] = spec, self.identify(spec)
         spec, canonical = self.known[key]
         said: dict[str, Any] = {"init": seed, "data": seed, "dropout": seed}
@@ -175,7 +190,12 @@ class _Identities:
             look=look,
             spec=seeded(spec, seed, arm.redraw),
             factors=arm.factors,
+            budget=budget,
         )
+
+
+def tokens_of(arm: PlannedArm, budget: float) -> int:
+    return int(arm.spec["budget"]["tokens"] * budget)
 
 
 def typed(plan: Plan, run: PlannedRun) -> list[str]:
@@ -186,7 +206,8 @@ def typed(plan: Plan, run: PlannedRun) -> list[str]:
     if arm.redraw:
         patterns = ", ".join(f'"{pattern}"' for pattern in arm.redraw)
         seed = f"seed={{init: {run.seed}, data: {run.seed}, dropout: {run.seed}, redraw: [{patterns}]}}"
-    return [*arm.overrides, *rate, seed]
+    tokens = [] if run.budget == 1 else [f"{TOKENS}={tokens_of(arm, run.budget)}"]
+    return [*arm.overrides, *rate, *tokens, seed]
 
 
 def tidy(runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | None]) -> "pandas.DataFrame":

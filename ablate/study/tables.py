@@ -14,6 +14,7 @@ from ablate.study.judged import Judged, Told, headlines
 from ablate.study.results import Results
 from ablate.study.scale import Scale, Size, Trend
 from ablate.study.solved import Verdicts, declared
+from ablate.study.tokens import TokenEffect
 from ablate.study.tuned import STARTS
 from ablate.study.wording import (
     MINUS,
@@ -83,6 +84,14 @@ def verdict_table(judged: Judged) -> Table | None:
     return Table("", tuple(columns), tuple(rows), note, tuple(range(2, len(columns))))
 
 
+def worth(effect: TokenEffect) -> str:
+    """1.30x [1.10, 1.60]; nothing where it is blank."""
+    if effect.multiple is None:
+        return ""
+    ends = interval(effect.low, effect.high, 2, signed=False)
+    return f"{effect.multiple:.2f}{TIMES} {ends}" + (f" ({effect.reason})" if effect.reason else "")
+
+
 def verdict_cells(judged: Judged, arm: str) -> dict[str, str]:
     """What is shown of an arm, by column. All empty but the mean for the baseline."""
     comparison = judged.comparison
@@ -108,7 +117,7 @@ def verdict_cells(judged: Judged, arm: str) -> dict[str, str]:
         "other text": ""
         if documents is None
         else f"{number(documents.difference, places, True)} {PM} {number(documents.error, places)}",
-        "tokens": "" if effect is None or effect.multiple is None else f"{effect.multiple:.2f}{TIMES}",
+        "tokens": "" if effect is None else worth(effect),
         "note": notes_on(verdict, comparison),
     }
 

@@ -9,6 +9,7 @@ help:
 	@echo "make test         lint, types, layers, tests (about 8 minutes on two cores)"
 	@echo "make test-slow    the longer tests"
 	@echo "make bench        the benchmarks, side by side with their peers (the better part of an hour)"
+	@echo "make clean        remove the environment and the caches; runs stay"
 	@echo "make bench-study  a whole study against its ideal and a shell loop (about half an hour, idle machine)"
 
 .venv/ready: pyproject.toml
@@ -43,4 +44,4 @@ bench-study: .venv/ready
 	$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf .venv runs cache
+	rm -rf .venv cache

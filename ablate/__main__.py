@@ -175,10 +175,14 @@ def export(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ablate.show import show_record
+    from ablate.show import show_record, table
     from ablate.train.score import score
 
-    show_record(Console(highlight=False), score(options.folder, options.cache, options.measures))
+    console = Console(highlight=False)
+    record = score(options.folder, options.cache, options.measures)
+    show_record(console, record)
+    found = {n: v for n, v in sorted(record.metrics.items()) if n.split("/")[0] in options.measures}
+    console.print(table("Measured", [(name, f"{value:.6g}") for name, value in found.items()]))
 
 
 def evidence(options: argparse.Namespace) -> None:

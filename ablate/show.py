@@ -87,7 +87,7 @@ def parts(layer: LayerSpec) -> str:
 
 
 def show_record(console: Console, record: RunRecord) -> None:
-    """The outcome; held-out stays sealed."""
+    """The outcome; what was measured on held-out text is not shown."""
     metrics, rows = (
         record.metrics,
         [("status", record.status + (f": {record.reason}" if record.reason else ""))],
@@ -111,5 +111,5 @@ def show_record(console: Console, record: RunRecord) -> None:
     if "seconds" in record.speed:
         rows.append(("time", duration(record.speed["seconds"])))
     rows.append(("kernel", record.kernel))
-    rows.append(("held-out", "sealed; a study's scoring looks at it"))
+    rows.append(("held-out", f"looks: {record.looks}" if record.looks else "sealed; scoring looks at it"))
     console.print(table(f"Run {record.id}", rows))

@@ -233,8 +233,8 @@ class RunSpec(Strict):
 
     def canonical(self, fingerprint: Mapping[str, str]) -> dict[str, Any]:
         """What identity hashes: options at their default left out (so that an option added later, whose
-        default is what there was before, changes no id), layers spelled out, text and tokenizer by
-        content (`fingerprint`, from `ablate.data`)."""
+        default is what there was before, changes no id; but options that are parts are always named), layers
+        spelled out, text and tokenizer by content (`fingerprint`, from `ablate.data`)."""
         spec: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
         model = spec["model"]
         if model.pop("pattern", None):

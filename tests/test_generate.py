@@ -169,6 +169,12 @@ def test_what_cannot_be_done_is_said_before_the_first_step(decoder, given, said)
         generate(decoder, **{"prompts": [[1]], "max_tokens": 3, **given})
 
 
+def test_what_restarts_counts_no_position_into_the_embedding():
+    m = model({"position": "sinusoidal", "attention": {"name": "softmax", "window": 6, "keep_first": 2}})
+    with pytest.raises(Refused, match="act on the embedding"):
+        generate(m, [[1] * 20], 60, restart=True)
+
+
 def test_a_table_of_positions_ends_where_it_ends():
     m = model({"position": "learned"})  # context 24
     assert len(complete(m, [[1] * 20], 5)[0]) == 5  # the last one is not read

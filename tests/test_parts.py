@@ -163,6 +163,7 @@ def test_each_projection_has_the_bias_it_is_given(bias):
         (4096, None, 8 / 3, 1.3, 1024, 14336),  # Llama-3-8B
         (8192, None, 8 / 3, 1.3, 4096, 28672),  # Llama-3-70B
         (4096, 14336, 4.0, 1.0, 1, 14336),  # Mistral-7B
+        (8192, None, 2.0004, 1.0, 1, 16387),  # floor(16387.2768)
     ],
 )
 def test_published_widths(width, given, ratio, multiplier, multiple_of, hidden):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from report_world import world
 from training import CONTEXT, MOE, run_spec, write_text
 
@@ -12,7 +13,7 @@ from ablate.study import race as kept_race
 from ablate.study.claims import Claim, kinds
 from ablate.study.raced import judge_race
 from ablate.study.results import Results, read, write
-from ablate.train.measure.race import TRAINING, Lap, race
+from ablate.train.measure.race import TRAINING, Lap, _Runner, race
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,15 @@ def laps(tmp_path_factory) -> list[list[Lap]]:
         "moe": run_spec(file, {"ffn": MOE}),
     }
     return list(race(specs, rounds=2, contexts=(4, 2 * CONTEXT), batches=(1, 2), new=3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_is_timed_in_the_precision_of_the_runs(precision, tmp_path):
+    runner = _Runner(run_spec(write_text(tmp_path), precision=precision), "cpu")
+    seen = []
+    runner.decoder.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    runner.train()
+    assert seen == [precision == "bf16"]
 
 
 @pytest.fixture

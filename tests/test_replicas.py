@@ -1,6 +1,7 @@
 """Runs trained as one leave the records of lone runs, and none falls with another."""
 
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from ablate.parts.base import Refused
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train import replicas
+from ablate.train.evaluate import Evaluation, evaluate
 from ablate.train.fit import Run, fit
 from ablate.train.gain import gain
 from ablate.train.settings import LoggerSpec, Settings
@@ -58,6 +60,24 @@ def test_the_records_are_those_of_lone_runs(both):
         assert mine.speed.keys() == theirs.speed.keys()
         assert mine.provenance.keys() - theirs.provenance.keys() == {"replicas"}
         assert mine.provenance["replicas"] == 3
+
+
+def test_the_looks_of_the_others_are_no_time_of_training(text, tmp_path, monkeypatch):
+    now = [0.0]
+
+    def tick() -> float:
+        now[0] += 1e-3
+        return now[0]
+
+    def look(*given: Any, **options: Any) -> Evaluation:
+        now[0] += 1000.0
+        return evaluate(*given, **options)
+
+    monkeypatch.setattr("time.perf_counter", tick)
+    monkeypatch.setattr("ablate.train.watch.evaluate", look)
+    runs = [opened(spec, tmp_path, text) for spec in specs(text)]
+    replicas.train(runs)
+    assert all(0 < RunRecord.load(run.folder).speed["seconds"] < 1 for run in runs)
 
 
 def test_what_lies_beside_the_records_is_what_lone_runs_leave(both):

@@ -37,7 +37,8 @@ def generate(
     Prompts may differ in length. What a row gets does not depend on the other rows: each draws from a
     generator of its own, made from `seed` and its number, or from its own seed if `seed` is a sequence. A
     prefix decoder reads the prompt as its prefix. `restart` counts positions inside of what a window
-    remembers (StreamingLLM), so that they never grow beyond it; every layer must have a window.
+    remembers (StreamingLLM), so that they never grow beyond it; every layer must have a window, and no
+    position may act on the embedding.
 
     Raises ValueError for wrong arguments, and Refused where positions would leave what the model can name;
     both at once, before the first step.
@@ -47,6 +48,8 @@ def generate(
     longest = max(map(len, prompts))
     memories = decoder.memories(longest + max_tokens)
     if restart:
+        if any(scheme.at_input for scheme in decoder.positions):
+            raise Refused("restart counts positions inside a window, and this model's act on the embedding")
         memories = [_restarting(memory) for memory in memories]
     return _steps(decoder, prompts, max_tokens, sampler, frozenset(stop), memories)
 

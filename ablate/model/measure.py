@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.model.loss import slice_bytes
@@ -164,14 +164,15 @@ def _share(decoder: Decoder, name: str) -> float:
     return share
 
 
+def is_matrix(p: Tensor) -> bool:
+    """Not a vector, nor one for each head, (H,1,D)."""
+    return p.ndim >= 2 and min(p.shape[-2:]) > 1
+
+
 def _products(decoder: Decoder, active: dict[str, float]) -> float:
     """Multiply-adds of one token with the parameters: each number of a matrix once. A tied table, too."""
     looked_up = {f"{path}.weight" for path, m in decoder.named_modules() if isinstance(m, nn.Embedding)}
-    matrices = {
-        name
-        for name, p in decoder.named_parameters()
-        if name not in looked_up and p.ndim >= 2 and min(p.shape[-2:]) > 1
-    }
+    matrices = {name for name, p in decoder.named_parameters() if name not in looked_up and is_matrix(p)}
     tied = decoder.embedding.weight.numel() if decoder.spec.head.tied else 0
     return tied + sum(active[name] for name in matrices)
 

@@ -1,7 +1,7 @@
 """Optimizers. Each takes the named parameters and gives the torch optimizers that step them together.
 
 The rate of each parameter group is its `lr` times the factor of the schedule. Weight decay acts on
-matrices only: not on norms, biases and other vectors.
+matrices only: not on norms, biases and other vectors, those of single heads included.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import nn
 from torch.optim import Optimizer
 
+from ablate.model.measure import is_matrix
 from ablate.registry import Factory, Part, optimizer, use
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -22,8 +23,8 @@ Decay = Annotated[float, Ge(0)]
 
 def groups(named: Named, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay, vectors do not."""
-    matrices = [p for _, p in named if p.ndim >= 2]
-    vectors = [p for _, p in named if p.ndim < 2]
+    matrices = [p for _, p in named if is_matrix(p)]
+    vectors = [p for _, p in named if not is_matrix(p)]
     both = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in both if group["params"]]
 

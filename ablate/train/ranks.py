@@ -102,7 +102,7 @@ def wait(processes: "list[subprocess.Popen[str]]", stop: Interrupt) -> None:
 
 
 def verdict(run: "Run", folder: Path, codes: list[int]) -> RunRecord:
-    """The record of the first rank, or of the one that failed first."""
+    """The record of the rank that fared worst: the others may only have been waiting for it."""
     records: list[RunRecord] = []
     for n in range(len(codes)):
         try:

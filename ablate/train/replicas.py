@@ -120,10 +120,9 @@ class Replica:
             return "diverged", str(error)
         return (self.watch.ended(), "") if step == self.run.spec.steps else None
 
-    def resume_clock(self) -> None:
-        """The looks of the others are no time of training."""
-        if self.watch.row_step == self.task.steps.done:
-            self.watch.row_at = time.perf_counter()
+    def paused(self, seconds: float) -> None:
+        """What the others do at the edge of a step is no time of training."""
+        self.watch.row_at += seconds
 
     def end(self, status: Status, reason: str, size: int) -> None:
         """Leave the record. Its speed is the run's share of a stack of `size`; what of the memory was its
@@ -173,16 +172,18 @@ def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: Non
                 if step < steps:
                     stack.step(step)
                 for replica in list(living):
+                    begin = time.perf_counter()
                     if (outcome := replica.made(step)) is not None:
                         living.remove(replica)
                         replica.end(*outcome, size)
                         ended(replica.run.id)
+                    for other in living:
+                        if other is not replica:
+                            other.paused(time.perf_counter() - begin)
                 if not living:
                     break
                 if len(living) < len(stack.tasks):
                     stack = Stack([replica.task for replica in living], settings.compile)
-                for replica in living:
-                    replica.resume_clock()
         finally:
             for replica in living:
                 replica.run.close(replica.watch, "interrupted")

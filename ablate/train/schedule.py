@@ -45,9 +45,10 @@ def linear(step: int, steps: int, *, warmup: Warmup = 0.02, final: Share = 0.0) 
 
 @schedule("inverse_sqrt", paper="arXiv:1706.03762")
 def inverse_sqrt(step: int, steps: int, *, warmup: Warmup = 0.1) -> float:
-    """sqrt(warmup / step) once warm (Vaswani et al. 2017, section 5.3, scaled so that the peak is 1)."""
-    warm = max(1, length(warmup, steps))
-    return rise(step, warm) if step < warm else math.sqrt(warm / (step + 1))
+    """min(s / warmup, sqrt(warmup / s)) at step s, from 1 (Vaswani et al. 2017, section 5.3, scaled so that
+    the peak is 1)."""
+    s, warm = step + 1, max(1, length(warmup, steps))
+    return min(s / warm, math.sqrt(warm / s))
 
 
 @schedule("wsd", paper="arXiv:2404.06395")

@@ -9,5 +9,10 @@ def hidden_width(width: int, given: int | None, ratio: float, multiplier: float,
     Llama-3's code), of which 4 C is the case ratio 4, and 2/3 of 4 C the case ratio 8/3."""
     if given is not None:
         return given
-    exact = floor(Fraction(ratio).limit_denominator(1000) * width)  # 8/3 is not a float
-    return multiple_of * ceil(floor(Fraction(multiplier).limit_denominator(1000) * exact) / multiple_of)
+    return multiple_of * ceil(floor(exact(multiplier) * floor(exact(ratio) * width)) / multiple_of)
+
+
+def exact(x: float) -> Fraction:
+    """The number that was meant: 8/3 is not a float, and 1.3 is not 1.3 exactly."""
+    near = Fraction(x).limit_denominator(1000)
+    return near if float(near) == x else Fraction(str(x))

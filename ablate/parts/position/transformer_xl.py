@@ -18,7 +18,8 @@ class TransformerXL(Position):
     Dai et al. 2019, section 3.3. u and v are shared by the layers, W is each layer's. Since r is
     sinusoidal, the second term is a dot product of vectors that know only i or only j, so query and key
     widen and every kernel serves: sum_w a sin((i-j)w) + b cos((i-j)w), with (a, b) = W'(q+v), is
-    [a cos iw... ] . [cos jw, sin jw]. Differs from the paper in that segments are not recurrent.
+    [a sin iw + b cos iw, b sin iw - a cos iw] . [cos jw, sin jw]. Differs from the paper in that segments are
+    not recurrent, and that r has `width` channels (by default those of a head) and not the model's.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import torch
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import generate
-from ablate.parts.base import Call
+from ablate.parts.base import DTYPES, Call
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
 from ablate.train.measure.length import reach_of
@@ -73,13 +73,15 @@ class _Runner:
     def __init__(self, spec: RunSpec, device: str):
         self.spec = spec
         documents = spec.data.documents == "masked"
-        self.decoder = Decoder(spec.model, device, documents=documents).start(spec.seed.init).to(device)
+        dtype = DTYPES[spec.precision]
+        self.decoder = Decoder(spec.model, device, documents=documents, dtype=dtype)
+        self.decoder.start(spec.seed.init).to(device)
         self.optimizers = optimizer.build(spec.optim, list(self.decoder.named_parameters()))
         generator = torch.Generator().manual_seed(0)
         shape = (spec.rows, spec.model.context + 1)
         self.tokens = torch.randint(self.decoder.shape.vocab, shape, generator=generator).to(device)
         self.document = torch.zeros_like(self.tokens[:, :-1]) if documents else None
-        self.reader = Decoder(spec.model, device, training=False).to(device).eval()
+        self.reader = Decoder(spec.model, device, training=False).to(device).eval()  # in fp32, as `generate`
         self.reader.load_state_dict(self.decoder.state_dict())
 
     def lap(
@@ -109,7 +111,8 @@ class _Runner:
         tokens, targets = self.tokens[:, :-1], self.tokens[:, 1:].contiguous()
         at = torch.arange(tokens.shape[1], device=tokens.device)[None]
         call = Call(at, self.document, ledger=self.decoder.ledger())
-        found = self.decoder(tokens, call, targets=targets, summed=True)
+        with torch.autocast(tokens.device.type, torch.bfloat16, self.spec.precision == "bf16"):
+            found = self.decoder(tokens, call, targets=targets, summed=True)
         (found.objective / tokens.numel() + self.decoder.auxiliary(call.ledger or [])).backward()
         for each in self.optimizers:
             each.step()

@@ -2,8 +2,9 @@
 
 import glob
 import logging
+import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -20,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablate.command import FAILED, WRONG, fail
+from ablate.command import FAILED, INTERRUPTED, WRONG, fail
 from ablate.compose import Job, Mistaken, job, plain
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.study import launch, live, loose, outlook, runs, worker
-from ablate.study.claims import of_runs
+from ablate.study.claims import OF_SEVERAL, of_runs
 from ablate.study.compare import Comparison, compare
 from ablate.study.compiling import Compiling
 from ablate.study.design import Study, StudyMistaken, load
@@ -37,6 +38,7 @@ CONF = Path(__file__).parent.parent / "conf"
 log = logging.getLogger(__name__)
 Given = TypeVar("Given")
 Found = TypeVar("Found")
+TRAINED = ("validation", "counts", "speed", "memory")  # the numbers of training itself begin so
 AT_ONCE = 8  # runs of a stack, where a study does not say
 WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be
 
@@ -56,6 +58,10 @@ def sweep(config: DictConfig) -> None:
         fail("\n".join(error.mistakes), WRONG)
     except ValueError as error:
         fail(str(error), WRONG)
+    except launch.Stuck as error:
+        fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        fail("stopped; run this again to go on", INTERRUPTED)
 
 
 class Composer:
@@ -66,6 +72,13 @@ class Composer:
         self.parts: list[str] = []
 
     def __call__(self, overrides: list[str]) -> dict[str, Any]:
+        """Raises Mistaken, also for what decides no number: a study would not heed it."""
+        keys = [override.lstrip("+~").split("=")[0] for override in overrides]
+        heeded = {*RunSpec.model_fields, "parts", "start", "experiment"}
+        ignored = [key for key in keys if re.split("[./@]", key)[0] not in heeded]
+        if ignored:
+            how = "decides no number of a run; how runs are done is set for all of them: sweep.py --help"
+            raise Mistaken([f"{key}: {how}" for key in ignored])
         todo = self.job(overrides)
         return todo.spec.model_dump(mode="json")
 
@@ -103,6 +116,7 @@ class Sweep:
         if self.node["report"]:
             self.report()
             return
+        frozen(self.folder)  # raises where it was edited by hand, before anything is run
         study = load(self.file)
         planned = self.planned(study)
         if self.node["plan"]:
@@ -124,7 +138,28 @@ class Sweep:
     def planned(self, study: Study) -> Plan:
         from ablate.facts import checker
 
-        return plan(study, self.composer, checker(Path(self.node["cache"]), self.device))
+        self.check_measures(study)
+        found = plan(study, self.composer, checker(Path(self.node["cache"]), self.device))
+        for arm in found.arms:
+            parent = arm.spec.get("parent")
+            if parent and not (self.store.folder(parent) / "record.json").is_file():
+                raise Mistaken([f"arm {arm.name}: start: {parent} is not in {self.store.root}; see store="])
+        return found
+
+    def check_measures(self, study: Study) -> None:
+        """Every number that is asked for is one of training or of a registered measure."""
+        from ablate.registry import measure
+
+        said = {study.metric, *study.measures, *of_runs(study.claims)}
+        known = {*measure, *TRAINED}
+        wrong = [f"{name}: no measure gives it" for name in sorted(said) if name.split("/")[0] not in known]
+        if wrong:
+            raise Mistaken(
+                [*wrong, f"measures: {', '.join(measure)}; of training itself: {', '.join(TRAINED)}"]
+            )
+        if self.node["keep"] == "none" and self.measures(study):
+            names = ", ".join(self.measures(study))
+            raise Mistaken([f"keep=none: {names} is measured on kept weights; say keep=weights"])
 
     @property
     def device(self) -> str:
@@ -422,7 +457,15 @@ class Sweep:
         self.report()
         waiting = [run for run in called if not self.has_outcome(run)]
         if waiting:
-            fail(f"{len(waiting)} runs are missing; run this again to resume", FAILED)
+            log = self.store.folder(waiting[0].id) / "log"
+            fail(
+                f"{len(waiting)} runs are missing; run this again to resume (one has its log in {log})",
+                FAILED,
+            )
+        metric = planned.study.metric
+        ended = results.runs[(results.runs["role"] == "test") & (results.runs["status"] == "finished")]
+        if metric not in OF_SEVERAL and (metric not in ended or ended[metric].isna().any()):
+            fail(f"runs have finished without {metric}: see above, or name a number that they have", FAILED)
 
     def report(self) -> None:
         """From the results file alone."""
@@ -470,6 +513,11 @@ def at_once(wish: Any) -> int:
     raise Mistaken([f"replicas: auto, off, or the most runs to be trained as one (2 or more), not {wish!r}"])
 
 
+def turned(matched: Mapping[str, Any]) -> str:
+    knob = "as configured" if matched["after"] is None else f"{matched['by']}={matched['after']}"
+    return f"{knob} ({matched['residual']:+.2%})"
+
+
 def told(run: runs.PlannedRun) -> str:
     """The rate and the budget of a run, where they are of the study's making."""
     rate = "" if run.rate is None else f" rate {run.rate:g}"
@@ -480,6 +528,8 @@ def compare_loose(node: dict[str, Any], console: Console) -> None:
     """Any finished runs, compared by the options in which they differ."""
     folders = sorted(Path(p) for p in glob.glob(str(node["runs"])) if (Path(p) / "record.json").is_file())
     records = [RunRecord.load(folder) for folder in folders]
+    if not records:
+        raise Mistaken([f"runs: no folder of {node['runs']} holds a record.json"])
     found = loose.gather(records)
     for warning in found.mixed:
         console.print(Text(f"Mixed: {warning}", style="yellow"))
@@ -529,7 +579,7 @@ def print_outlook(console: Console, said: dict[str, Any]) -> None:
             amount(arm["kv_bytes_per_token"]),
             amount(arm["memory_bytes"], "B"),
             arm["kernel"],
-            "" if matched is None else f"{matched['by']}={matched['after']} ({matched['residual']:+.2%})",
+            "" if matched is None else turned(matched),
         ]
         arms.add_row(*(Text(str(cell)) for cell in cells))
     console.print(arms)

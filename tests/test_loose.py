@@ -40,6 +40,17 @@ def test_a_placebo_is_an_arm_of_its_own():
 
 def test_what_should_be_equal_and_is_not_is_said():
     records = [record("rms", 1e-5, 0, 3.0), record("rms", 1e-5, 1, 3.0).model_copy(update={"code": "other"})]
-    assert gather(records).mixed == ("2 sources: c, other",)
+    assert gather(records).mixed == ("2 sources of one arm: c, other",)
+    apart = [record("rms", 1e-5, 0, 3.0), record("layer", 1e-5, 0, 3.0).model_copy(update={"code": "other"})]
+    assert not gather(apart).mixed, "parts of their own have sources of their own"
     with pytest.raises(ValueError, match="no records"):
         gather([])
+
+
+def test_texts_are_not_compared_and_tokenizers_only_by_the_byte():
+    one, other = record("rms", 1e-5, 0, 3.0), record("layer", 1e-5, 0, 3.0)
+    with pytest.raises(ValueError, match="2 texts"):
+        gather([one, other.model_copy(update={"fingerprint": {"source": "another"}})])
+    assert gather([one, other]).metric.endswith("/loss")
+    apart = other.model_copy(update={"fingerprint": {**other.fingerprint, "tokenizer": "another"}})
+    assert gather([one, apart]).metric.endswith("/bits_per_byte")

@@ -360,7 +360,7 @@ def test_a_duplicated_record_is_no_answer_but_a_reason(tmp_path: Path) -> None:
     twice = replace(results, runs=pd.concat([results.runs, results.runs.tail(1)], ignore_index=True))
     (judged,) = judge_results(twice)
     assert judged.comparison is None and "duplicated record" in judged.reason
-    assert any("duplicated record" in line for line in banners(twice.kept.said(), [judged]))
+    assert any("duplicated record" in line for line in banners(twice.kept, [judged]))
 
 
 def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
 def test_a_mixed_comparison_is_said_loudly(tmp_path: Path, said: dict[str, Any], expected: str) -> None:
     results = world(tmp_path, lambda run: finished(run) | (said if run.seed == 1 else {}), arms=ARMS, seeds=3)
     (judged,) = judge_results(results)
-    assert any(expected in line for line in banners(results.kept.said(), [judged]))
+    assert any(expected in line for line in banners(results.kept, [judged]))
 
 
 def test_runs_of_older_code_are_stale(tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_rates_failed_runs_and_the_fixed_contrast_are_reported(tuned: Path) -> N
     assert float(rates["alibi"][1]) == pytest.approx(judged.tuning.choice("alibi").rate, rel=1e-2)
     assert rates["none"][2] == "0.003"
     assert len(titles["At the baseline's rate"].rows) == 4
-    assert wording.NOT_TUNED not in banners(results.kept.said(), [judged])
+    assert wording.NOT_TUNED not in banners(results.kept, [judged])
 
 
 def test_the_sensitivity_is_reported_and_claimed_on(tuned: Path) -> None:
@@ -761,7 +761,7 @@ def test_the_methods_come_from_the_plan(tuned: Path) -> None:
     ):
         assert said in text
     looks = report_world.study(arms=ARMS, looks=[3, 6], variance="pooled")
-    assert "at 3, 6 seeds" in paper._looks(looks) and "Dunnett" in paper._test(results.kept, looks)
+    assert "at 3, 6 seeds" in paper._looks(looks, None) and "Dunnett" in paper._test(results.kept, looks)
 
 
 def test_every_run_has_the_command_that_makes_it(tuned: Path) -> None:

@@ -163,7 +163,7 @@ def paragraphs(results: Results, judged: Sequence[Judged]) -> list[str]:
     study, scales = results.kept.said(), judge_scale(results, judged)
     opening = [f"**Question.** {markdown(study.question)}"]
     opening += [f"**Answer.** {markdown(answer(results, judged, scales))}"]
-    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(study, judged, scales)]
+    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(results.kept, judged, scales)]
     many = len(judged) > 1
     opening += [table(verdict_table(corpus), "Verdicts", corpus.corpus * many) for corpus in judged]
     rest = [table(paired(corpus), "Paired differences", corpus.corpus * many) for corpus in judged]

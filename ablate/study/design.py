@@ -296,6 +296,9 @@ class Study(Strict):
                 if under(self.tune.path, axis):
                     yield f"tune: {self.tune.path} lies in the axis {axis}; what is asked about is not tuned"
         if self.match:
+            by_steps = STEPS in {self.match.by, *self.match.by_arm.values()}
+            if by_steps and self.match.hold != "train_flops":
+                yield f"match: steps change no {self.match.hold}; hold train_flops, or name another knob"
             for knob in {self.match.by, *self.match.by_arm.values()} - {STEPS}:
                 if knob in self.axis:
                     yield f"match.by: {knob} is the axis itself; what is asked about is not matched away"

@@ -489,8 +489,8 @@ def _scale(results: Results, scale: Scale) -> "Figure | None":
 def arm_costs(judged: Judged) -> "pd.DataFrame":
     """One row for each arm: the mean of the metric where there is a verdict, and each cost of COSTS.
 
-    Speed is the median over the finished test runs, memory their highest peak (of the device where there is
-    one); the sizes are those of the plan.
+    Speed is the median over the finished test runs that were trained alone, memory their highest peak (of the
+    device where there is one); the sizes are those of the plan.
     """
     import pandas as pd
 
@@ -499,7 +499,8 @@ def arm_costs(judged: Judged) -> "pd.DataFrame":
     table["mean"] = pd.Series(means(judged.comparison), dtype=float)
     table["speed"] = table["memory"] = float("nan")
     if "speed/tokens_per_second" in rows.columns:
-        table["speed"] = rows.groupby("arm")["speed/tokens_per_second"].median()
+        alone = rows if "origin/replicas" not in rows else rows[rows["origin/replicas"].isna()]
+        table["speed"] = alone.groupby("arm")["speed/tokens_per_second"].median()
     peaks = [name for name in ("memory/peak_device_bytes", "memory/peak_resident_bytes") if name in rows]
     if peaks:
         table["memory"] = rows[peaks].astype(float).bfill(axis=1).iloc[:, 0].groupby(rows["arm"]).max()

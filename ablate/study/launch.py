@@ -34,6 +34,10 @@ THREADS = (
 )  # libraries that read X_NUM_THREADS
 
 
+class Stuck(RuntimeError):
+    """No run can be done, with the reason."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """Room for one device of a run. `gpu` is as in CUDA_VISIBLE_DEVICES; None is a CPU core."""
@@ -270,7 +274,7 @@ class Engine:
         self.workers: list[Worker] = []
         self.attempts: Counter[str] = Counter()
         self.broken_starts = 0
-        self.failure = ""  # why workers cannot start
+        self.failure = ""  # why no run can be done
         self.ending = False
         self.signal: int | None = None
         self.looked = 0.0
@@ -287,7 +291,7 @@ class Engine:
             finally:
                 self.stop()
         if self.failure:
-            raise RuntimeError(f"workers cannot start: {self.failure}")
+            raise Stuck(self.failure)
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal is not None:
@@ -386,7 +390,7 @@ class Engine:
 
     def hear(self, worker: Worker, message: dict[str, Any]) -> None:
         if "failed" in message:
-            self.failure = message["failed"]
+            self.failure = f"workers cannot start: {message['failed']}"
         if "ready" in message:
             worker.ready = True
             self.broken_starts = 0
@@ -412,7 +416,7 @@ class Engine:
         if not worker.ready:
             self.broken_starts += 1
             if self.broken_starts == 5:
-                self.failure = self.failure or f"{how}\n{worker.last_words()}"
+                self.failure = self.failure or f"workers cannot start: {how}\n{worker.last_words()}"
             self.queue[:0] = worker.jobs.values()
             return
         for job in worker.jobs.values():
@@ -420,9 +424,13 @@ class Engine:
 
     def crash(self, worker: Worker, job: Job, how: str) -> Report:
         seconds = time.monotonic() - worker.begun
-        if self.ending:
-            return record_missing(self.store, job, "interrupted", "stopped, and did not end in time", seconds)
-        return record_missing(self.store, job, "crashed", how, seconds)
+        status: Literal["crashed", "interrupted"] = "interrupted" if self.ending else "crashed"
+        reason = "stopped, and did not end in time" if self.ending else how
+        try:
+            return record_missing(self.store, job, status, reason, seconds)
+        except OSError as error:
+            self.failure = f"{self.store.root} cannot be written: {error.strerror}; run this again to go on"
+            return Report(job.id, status, reason, seconds)
 
     def judge(self, worker: Worker, job: Job, report: Report) -> None:
         """What the end of a run means for the queue."""

@@ -34,6 +34,11 @@ def gather(records: Sequence[RunRecord]) -> Loose:
 
     if not records:
         raise ValueError("no records to compare")
+    texts = {r.fingerprint.get("source", "") for r in records}
+    if len(texts) > 1:
+        raise ValueError(
+            f"the runs are of {len(texts)} texts, whose losses do not compare; take those of one"
+        )
     flat = [{k: _hashable(v) for k, v in flatten(r.spec).items()} for r in records]
     paths = sorted({path for spec in flat for path in spec if path not in SEEDS})
     axes = tuple(p for p in paths if len({spec.get(p) for spec in flat}) > 1)
@@ -41,14 +46,15 @@ def gather(records: Sequence[RunRecord]) -> Loose:
     names = [arm_name(spec, named) for spec in flat]
     seeds = [int(r.spec["seed"]["init"]) for r in records]
     held = all("heldout/loss" in r.metrics for r in records if r.status == "finished")
-    metric = "heldout/loss" if held else "validation/loss"
+    unit = "loss" if len({r.fingerprint.get("tokenizer") for r in records}) == 1 else "bits_per_byte"
+    metric = f"{'heldout' if held else 'validation'}/{unit}"
     rows = [
         {"arm": name, "seed": seed, "status": r.status, "role": "test", "id": r.id, **r.metrics}
         for name, seed, r in zip(names, seeds, records, strict=True)
     ]
     many = Counter(names)
     baseline = min(many, key=lambda name: (-many[name], name))
-    return Loose(pandas.DataFrame(rows), axes, baseline, metric, mixed(records))
+    return Loose(pandas.DataFrame(rows), axes, baseline, metric, mixed(records, names))
 
 
 def telling(specs: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> tuple[str, ...]:
@@ -66,10 +72,13 @@ def arm_name(spec: Mapping[str, Any], axes: Sequence[str]) -> str:
     return ", ".join(f"{axis.removeprefix('model.')}={spec.get(axis)}" for axis in axes) or UNTITLED
 
 
-def mixed(records: Sequence[RunRecord]) -> tuple[str, ...]:
-    """What makes records incomparable, in words."""
+def mixed(records: Sequence[RunRecord], arms: Sequence[str]) -> tuple[str, ...]:
+    """What makes records incomparable, in words. The sources of two arms may differ, as their parts do."""
+    codes: dict[str, set[str]] = {}
+    for record, arm in zip(records, arms, strict=True):
+        codes.setdefault(arm, set()).add(record.code)
     facts = {
-        "sources": {r.code for r in records},
+        "sources of one arm": next((found for found in codes.values() if len(found) > 1), set()),
         "kernels": {r.kernel for r in records if r.kernel},
         "precisions": {str(r.spec.get("precision")) for r in records},
         "kinds of device": {str(r.provenance.get("device_kind", "")) for r in records},

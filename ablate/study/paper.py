@@ -13,7 +13,7 @@ from ablate.study.differences import fetch
 from ablate.study.factorial import Ingredient
 from ablate.study.figures import arm_costs
 from ablate.study.judged import Judged, Told
-from ablate.study.results import Kept, Results
+from ablate.study.results import Kept, KeptPlan, Results
 from ablate.study.scale import Scale, Trend
 from ablate.study.solved import Verdicts
 from ablate.study.tables import Table, verdict_table
@@ -144,9 +144,16 @@ def sheets(
     made["differences"] = [
         pd.DataFrame(
             [
-                {"corpus": arm.corpus, "arm": arm.name, **difference.model_dump()}
+                {
+                    "corpus": arm.corpus,
+                    "arm": arm.name,
+                    "path": d.path,
+                    "baseline": d.baseline,
+                    "value": d.arm,
+                    "reason": d.reason,
+                }
                 for arm in results.kept.arms
-                for difference in arm.differs
+                for d in arm.differs
             ]
         )
     ]
@@ -235,10 +242,13 @@ def _ingredient(found: Ingredient) -> list[dict[str, Any]]:
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
     """Lists as text: a cell of CSV holds one value."""
-    return {
-        key: " ".join(f"{rate:g}" for rate in value) if isinstance(value, dict | tuple) else value
-        for key, value in choice.items()
-    }
+
+    def text(value: Any) -> Any:
+        if isinstance(value, dict):
+            return " ".join(f"{rate:g}={loss:.10g}" for rate, loss in value.items())
+        return " ".join(f"{rate:g}" for rate in value) if isinstance(value, tuple) else value
+
+    return {key: text(value) for key, value in choice.items()}
 
 
 def methods(results: Results) -> str:
@@ -253,7 +263,7 @@ def methods(results: Results) -> str:
         _seeds(study),
         _scoring(study),
         _test(kept, study),
-        _looks(study),
+        _looks(study, results.kept.plan),
         _factors(study),
         _scale(study),
         _claims_on_several(study),
@@ -390,8 +400,17 @@ def _test(kept: Kept, study: Study) -> str:
     )
 
 
-def _looks(study: Study) -> str:
+LOOKED_AT = ("study.seeds", "study.looks")
+
+
+def _looks(study: Study, plan: KeptPlan | None) -> str:
     looks = study.declared_looks
+    moved = [rule for rule in plan.moved_rules if rule.startswith(LOOKED_AT)] if plan else []
+    if moved:
+        return (
+            f"The data were judged at {_counted(len(study.seeds), 'seed')}, which is not what was frozen "
+            f"({'; '.join(moved)}): no level was kept for earlier looks."
+        )
     if len(looks) < 2:
         return f"The data were judged once, at {_counted(len(study.seeds), 'seed')}."
     return (

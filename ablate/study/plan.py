@@ -5,7 +5,7 @@ What needs torch is handed in by the entry point: `compose` (overrides to a spec
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import combinations
@@ -17,6 +17,7 @@ from ablate.study.differences import Difference, differences, fetch, flatten, pu
 from ablate.study.match import Matched, OutOfReach, candidates, setting, solve, turned
 
 Spec = dict[str, Any]
+LOSSES = ("loss", "perplexity", "bits_per_byte")  # the last words of their names
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ class _Planning:
             self.wrong(
                 name,
                 *(f"{d} lies outside the axis ({axis}); set it in base, or widen the axis" for d in outside),
+                *self.incomparable([d.path for d in found]),
             )
             if not found:
                 self.wrong(name, "is a no-op: its specification equals the baseline's")
@@ -254,6 +256,15 @@ class _Planning:
             elif not outside:
                 kept[name] = spec
         return self.distinct(kept)
+
+    def incomparable(self, paths: Sequence[str]) -> Iterator[str]:
+        """Losses on different text do not compare, nor those of a token where tokens differ."""
+        losses = [m for m in (self.study.metric, *self.study.measures) if m.rpartition("/")[2] in LOSSES]
+        by_token = [m for m in losses if not m.endswith("bits_per_byte")]
+        if losses and any(under(path, "data.source") for path in paths):
+            yield f"its text is not the baseline's, so {losses[0]} does not compare; give texts under corpora"
+        elif by_token and any(under(path, "data.tokenizer") for path in paths):
+            yield f"its tokens are not the baseline's, so {by_token[0]} does not compare; take bits_per_byte"
 
     def distinct(self, specs: dict[str, Spec]) -> dict[str, Spec]:
         seen: dict[str, str] = {}

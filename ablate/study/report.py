@@ -16,7 +16,7 @@ from ablate.study import figures, paper, race, tables, wording
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.design import Study
 from ablate.study.judged import Judged, judge_results
-from ablate.study.results import Results, read
+from ablate.study.results import Kept, Results, read
 from ablate.study.scale import Scale, judge_scale
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def show(console: "Console", folder: Path) -> None:
     scales = judge_scale(results, judged)
     study = results.kept.said()
     console.print(Text(study.question, style="bold"))
-    for banner in banners(study, judged, scales):
+    for banner in banners(results.kept, judged, scales):
         console.print(Text(f"! {banner}", style="yellow"))
     for corpus in judged:
         console.print(_terminal(corpus, len(judged) > 1, console.width))
@@ -109,7 +109,7 @@ def _terminal(judged: Judged, many: bool, width: int) -> "RichTable | str":
     return table
 
 
-def banners(study: Study, judged: Sequence[Judged], scales: Sequence[Scale] = ()) -> list[str]:
+def banners(kept: Kept, judged: Sequence[Judged], scales: Sequence[Scale] = ()) -> list[str]:
     """What must be known before a verdict is believed, worst first."""
     said = []
     for corpus in judged:
@@ -128,7 +128,10 @@ def banners(study: Study, judged: Sequence[Judged], scales: Sequence[Scale] = ()
             said.append(f"{scale.corpus}: no slope: {scale.reason}.")
         else:
             said += [f"Slopes on {scale.corpus}: {warning}." for warning in scale.comparison.warnings]
-    if study.tune is None:
+    rules = kept.plan.moved_rules if kept.plan else ()
+    if rules:
+        said.append(f"The rules were changed since the plan was frozen: {'; '.join(rules)}.")
+    if kept.said().tune is None:
         said.append(wording.NOT_TUNED)
     return list(dict.fromkeys(said))
 
@@ -184,7 +187,7 @@ def _page(
         "name": kept.name,
         "question": study.question,
         "answer": answer(results, judged, scales),
-        "banners": banners(study, judged, scales),
+        "banners": banners(results.kept, judged, scales),
         "facts": _facts(results, study, judged),
         "corpora": [
             _corpus(results, corpus, drawn, len(judged) > 1)

@@ -55,6 +55,10 @@ ORIGIN = (
     "platform",
 )
 
+RULES = tuple(
+    f"study.{rule}" for rule in ("seeds", "looks", "margin", "alpha", "metric", "better", "variance")
+)
+
 Columns = dict[str, "np.ndarray"]
 
 
@@ -87,6 +91,11 @@ class KeptPlan(Strict):
     test_runs: int  # that had ended when it was frozen
     amendments: tuple[Amendment, ...]
     exploratory: tuple[str, ...]
+
+    @property
+    def moved_rules(self) -> tuple[str, ...]:
+        """The amendments of what verdicts are read by."""
+        return tuple(str(change) for change in self.amendments if change.path in RULES)
 
 
 class Kept(Strict):

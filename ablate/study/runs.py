@@ -59,16 +59,19 @@ def stages(
 ) -> Iterator[Stage]:
     """Yield what to run, stage by stage. Run (or find finished) the runs of a stage before taking the next.
 
-    `outcomes` gives the tidy frame of runs (`tidy`, from the store). A winner at the edge yields tuning
-    again with a wider grid for every arm. Ends early where a tuning run is still missing: the study waits.
+    `outcomes` gives the tidy frame of runs (`tidy`, from the store). A winner at the edge yields what
+    a wider grid adds, for every arm. Ends early where a tuning run is still missing: the study waits.
     Raises StudyMistaken where the edge still wins after three wider grids, or the baseline has no rate.
     """
     tunings: dict[str, Tuning] = {}
     if plan.study.tune:
         grids: dict[str, list[float]] = {corpus: list(plan.study.tune.rates) for corpus in plan.corpora}
+        there: set[str] = set()
         for widened in range(WIDENINGS + 1):
             runs = tuning_runs(plan, identify, grids)
-            yield Stage("tuning" if not widened else f"tuning, wider {widened}", runs, dict(tunings))
+            new = tuple(run for run in runs if run.id not in there)
+            there |= {run.id for run in new}
+            yield Stage("tuning" if not widened else f"tuning, wider {widened}", new, dict(tunings))
             tunings = _choose(plan, outcomes(runs))
             choices = [choice for tuning in tunings.values() for choice in tuning.choices]
             if any(choice.kind == "waiting" for choice in choices):

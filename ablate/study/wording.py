@@ -136,8 +136,11 @@ def _answer(judged: Judged, placebo: str | None, effects: bool) -> str:
     clauses = []
     for each in ("better", "worse", "equivalent", "undecided", "waiting"):
         mine = [verdict for verdict in verdicts if verdict.word == each]
-        if mine:
-            clauses.append(_clause(each, mine, comparison, effects))
+        lost = [verdict.arm for verdict in mine if each == "undecided" and verdict.mean is None]
+        if found := [verdict for verdict in mine if verdict.arm not in lost]:
+            clauses.append(_clause(each, found, comparison, effects))
+        if lost:
+            clauses.append(f"no run of {several(lost)} finished")
     for verdict in comparison.verdicts:
         if verdict.arm == placebo and verdict.word in ("better", "worse"):
             clauses.append(f"but the placebo came out {verdict.word}, so none of this can be trusted")

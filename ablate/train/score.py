@@ -36,14 +36,23 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     if prepared.fingerprint != record.fingerprint:
         raise Unscored(f"{folder}: the text or the tokenizer is no longer that of the run")
     trained = open_run(folder)
-    metrics, vectors, looks = dict(record.metrics), dict(record.vectors), record.looks
+    metrics: dict[str, float] = {}
+    vectors: dict[str, list[float]] = {}
+    looks = 0
     for name in wanted:
         measured = measure.build(name)
         found = measured(trained, prepared)
         metrics |= found.metrics
         vectors |= found.vectors
         looks += "heldout" in getattr(measured, "opens", ())
-    record = record.model_copy(update={"metrics": metrics, "vectors": vectors, "looks": looks})
+    now = RunRecord.load(folder)  # another process may have scored it meanwhile
+    record = now.model_copy(
+        update={
+            "metrics": {**now.metrics, **metrics},
+            "vectors": {**now.vectors, **vectors},
+            "looks": now.looks + looks,
+        }
+    )
     record.save(folder)
     return record
 

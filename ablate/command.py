@@ -35,7 +35,7 @@ def train(config: DictConfig) -> None:
     """Plan, fit, and show the outcome. Exits with 2 where the configuration is wrong, 1 where the run
     failed, 130 where it was interrupted; in a multirun, raises RunFailed instead."""
     console = Console(highlight=False)
-    with refusals():
+    with refusals(), writing():
         todo = job(config)
         made = planned(todo)
     folder, known = todo.runs / todo.id, Store(todo.runs).find(todo.id)
@@ -47,8 +47,11 @@ def train(config: DictConfig) -> None:
     elif known is not None and known.status not in MISSING and not todo.rest["rerun"]:
         console.print(f"{folder} is {known.status}; rerun=true repeats it.\n")
         show_record(console, known)
+        if known.status != "finished":
+            fail(f"{known.status}: {known.reason}", FAILED)
     else:
-        run(todo, made, console)
+        with writing():
+            run(todo, made, console)
 
 
 def run(todo: Job, made: Plan, console: Console) -> None:
@@ -67,6 +70,8 @@ def run(todo: Job, made: Plan, console: Console) -> None:
         fail(f"{folder}: another process is at this run", FAILED)
     record = store.load(todo.id)
     show_record(console, record)
+    if record.status != report.status:
+        console.print("This is the outcome from before, which stands:")
     if report.status != "finished":
         fail(f"{report.status}: {report.reason}", INTERRUPTED if report.status == "interrupted" else FAILED)
     show_sample(console, folder, todo.rest["sample"])
@@ -141,6 +146,15 @@ def refusals() -> Iterator[None]:
         fail("\n".join(error.mistakes), WRONG)
     except (Refused, BadText, BadTokenizer, NoNetwork) as error:
         fail(str(error), WRONG)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """A folder that cannot be written is no fault of the program."""
+    try:
+        yield
+    except OSError as error:
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}", FAILED)
 
 
 def fail(reason: str, code: int) -> NoReturn:

@@ -1,18 +1,21 @@
-"""From a composed configuration to a run: gates 1 and 2, and the seam between what decides the numbers of a
-run (`RunSpec`) and what does not (`Settings` and where things are kept)."""
+"""From a composed configuration to a run, whose data is prepared: all that is wrong is said before anything
+is built. Here is the seam between what decides the numbers of a run (`RunSpec`) and what does not (`Settings`
+and `Rest`: where things are kept and what is shown)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, StrictBool, ValidationError
 
 from ablate.data.prepare import Prepared, prepare
+from ablate.data.stream import Stream, share
 from ablate.registry import load_parts
-from ablate.spec import DataSpec, RunSpec, explain
-from ablate.train.settings import Settings
+from ablate.spec import DataSpec, RunSpec, Strict, explain
+from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
 from ablate.train.start import started
 
 
@@ -24,6 +27,27 @@ class Mistaken(Exception):
         self.mistakes = mistakes
 
 
+class Sample(Strict):
+    """The text that a run shows when it has ended."""
+
+    prompt: str
+    tokens: int = Field(ge=0)
+    temperature: float = Field(0.0, ge=0)
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+
+class Rest(Strict):
+    parts: list[str]
+    start: str | None
+    plan: StrictBool
+    rerun: StrictBool
+    runs: str
+    cache: str
+    sample: Sample
+
+
 @dataclass(frozen=True)
 class Job:
     """A run that is ready to start."""
@@ -31,7 +55,7 @@ class Job:
     spec: RunSpec
     prepared: Prepared
     settings: Settings
-    rest: dict[str, Any]  # plan, rerun, start, runs, sample, ...
+    rest: dict[str, Any]  # as `Rest`
 
     @property
     def runs(self) -> Path:
@@ -62,36 +86,60 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def job(config: DictConfig | dict[str, Any]) -> Job:
     """Raises Mistaken with all that is wrong, before anything is trained."""
     node = plain(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
-    try:
-        load_parts(node["parts"])
-    except (ImportError, SyntaxError) as error:
-        raise Mistaken([f"parts: {error}"]) from error
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
     chosen = {k: node.pop(k) for k in Settings.model_fields if k in node}
     chosen |= node.pop("trainer")
     mistakes: list[str] = []
+    rest = _validated(Rest, node, mistakes)
+    try:
+        load_parts(rest.parts if rest else [])
+    except (ImportError, SyntaxError) as error:
+        raise Mistaken([f"parts: {error}"]) from error
     settings = _validated(Settings, chosen, mistakes, "trainer")
     data = _validated(DataSpec, decides["data"], mistakes, "data")
-    if settings is None or data is None:
-        _validated(RunSpec, decides, mistakes)
+    spec = _validated(RunSpec, decides, mistakes)
+    if rest is None or settings is None or data is None or spec is None:
         raise Mistaken(list(dict.fromkeys(mistakes)))
-    if _validated(RunSpec, decides, mistakes) is None:
+    mistakes += beside(spec, settings, rest)
+    if mistakes:
         raise Mistaken(mistakes)
-    prepared = prepare(data, Path(node["cache"]))
-    model = decides["model"]
-    if model.get("vocab") is None:
-        model = {**model, "vocab": prepared.vocab}
-    elif model["vocab"] < prepared.vocab:
-        raise Mistaken([f"model.vocab: {model['vocab']} is less than the tokenizer's {prepared.vocab}"])
-    spec = _validated(RunSpec, {**decides, "model": model}, mistakes)
+    prepared = prepare(data, Path(rest.cache))
+    vocab = spec.model.vocab or prepared.vocab
+    if vocab < prepared.vocab:
+        raise Mistaken([f"model.vocab: {vocab} is less than the tokenizer's {prepared.vocab}"])
+    spec = _validated(RunSpec, {**decides, "model": {**decides["model"], "vocab": vocab}}, mistakes)
     if spec is None:
         raise Mistaken(mistakes)
-    if node["start"]:
+    try:
+        for name in ("train", "validation"):
+            Stream(prepared.splits[name], spec.model.context, spec.data.documents, 0, spec.data.prefix)
+    except ValueError as error:
+        raise Mistaken([str(error)]) from None
+    if rest.start:
         try:
-            spec = started(spec, prepared, Path(node["start"]))
+            spec = started(spec, prepared, Path(rest.start))
         except (ValueError, FileNotFoundError) as error:
             raise Mistaken([f"start: {error}"]) from None
-    return Job(spec, prepared, settings, node)
+    return Job(spec, prepared, settings, rest.model_dump())
+
+
+def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
+    """What is wrong with a run that could be done otherwise, or elsewhere."""
+    import torch
+
+    if spec.parent is not None and not rest.start:
+        yield "parent: is set by start; give start=runs/<id>"
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        yield "trainer.accelerator: torch finds no GPU here; say trainer=cpu, or leave it to trainer=auto"
+        return
+    if settings.capture is True and accelerator(settings) == "cpu":
+        yield "trainer.capture: there are CUDA graphs only on a GPU; say auto"
+    if settings.nodes > 1 and not elsewhere_launched():
+        yield f"trainer.nodes: start all ranks of the {settings.nodes} machines with torchrun"
+    try:
+        share(spec.rows, (0, devices(settings) * settings.nodes))
+    except ValueError as error:
+        yield f"trainer.devices: {error}"
 
 
 def _validated(schema: type[Any], node: Any, mistakes: list[str], path: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""Gate 3: what a run would be and cost, from a model without storage. Nothing is trained."""
+"""What a run would be and cost, from a model without storage. Nothing is trained."""
 
 import time
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training import QUIET, prepared_for, run_spec, seats, write_text
 
-from ablate.parts.base import Refused
+from ablate.record import RunRecord
 from ablate.train import capture
 from ablate.train.capture import Captured, changed
 from ablate.train.fit import fit
@@ -106,7 +106,7 @@ def test_where_steps_must_be_captured_that_is_an_error(text):
     for how in (Deaf, Waiting):
         (mine,) = begun(text, 1)
         captured(mine, how, must=True)
-        with pytest.raises(Refused, match=r"trainer\.capture=true: "):
+        with pytest.raises(ValueError, match=r"trainer\.capture=true: "):
             train(mine)
 
 
@@ -134,11 +134,13 @@ def test_rates_lie_where_a_graph_reads_them(text):
         assert group["lr"] is place and float(place) == pytest.approx(task.rate)
 
 
-def test_on_a_cpu_it_is_refused_with_the_reason(text, tmp_path):
+def test_that_a_machine_has_no_graphs_is_no_outcome(text, tmp_path):
     spec = run_spec(text)
     settings = QUIET.model_copy(update={"capture": True})
-    record = fit(spec, prepared_for(spec, text.parent), settings, tmp_path)
-    assert record.status == "refused" and "only on a GPU" in record.reason
+    with pytest.raises(ValueError, match="only on a GPU"):
+        fit(spec, prepared_for(spec, text.parent), settings, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert RunRecord.load(folder).status == "crashed"
 
 
 @pytest.mark.parametrize(

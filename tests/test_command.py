@@ -84,6 +84,15 @@ def test_a_multirun_trains_every_combination(tmp_path, text):
         (["parts=[mine.py]"], ["mine.py"]),
         (["start=runs/none"], ["runs/none"]),
         (["model.vocab=100"], ["model.vocab", "257"]),
+        (["+clipp=3", "rerun=no", "clip=-1"], ["clipp: unknown option", "rerun", "clip"]),
+        (
+            ["parent=abc", "trainer.capture=true", "trainer.nodes=2", "trainer.devices=3"],
+            ["start=runs/<id>", "trainer.capture", "torchrun", "trainer.devices"],
+        ),
+        (
+            ["model.context=2048", "budget.batch_tokens=2048", "budget.tokens=2048"],
+            ["the validation split has"],
+        ),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, text):

@@ -12,6 +12,7 @@ import pytest
 from ablate.record import RunRecord
 from ablate.study.lease import take
 from ablate.study.store import Store
+from ablate.study.worker import Job, perform
 
 
 def record(id: str, status: Any = "finished", code: str = "c", **rest: Any) -> RunRecord:
@@ -119,6 +120,24 @@ def test_missing_data_never_replaces_an_outcome(tmp_path: Path, status: str) -> 
     commit(store, record("a", code="old"))
     assert commit(store, record("a", status, code="new")).status == "finished"
     assert store.load("a").code == "old"
+
+
+@pytest.mark.parametrize("status", ["refused", "out_of_memory"])
+def test_what_a_machine_cannot_do_never_replaces_what_the_same_sources_trained(tmp_path, status: str) -> None:
+    store = Store(tmp_path)
+    assert commit(store, record("a", status)).status == status
+    assert commit(store, record("a")).status == "finished"
+    assert commit(store, record("a", status)).status == "finished"
+    assert commit(store, record("a", status, code="new")).status == status
+
+
+@pytest.mark.parametrize("status", ["interrupted", "crashed", "refused"])
+def test_a_run_done_again_reports_how_it_ended_itself(tmp_path: Path, status: str) -> None:
+    store = Store(tmp_path)
+    commit(store, record("a"))
+    again = Job("a", {})
+    report = perform(store, again, lambda payload: record("a", status).save(Path(payload["outbox"])))
+    assert report.status == status and store.load("a").status == "finished"
 
 
 def test_a_stale_outcome_is_kept_beside_the_new_one(tmp_path: Path) -> None:

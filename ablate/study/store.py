@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MISSING = ("crashed", "interrupted")  # no outcome: the run is done again
+TRAINED = ("finished", "diverged")  # outcomes that any machine would have
 
 
 class Store:
@@ -93,8 +94,9 @@ class Store:
     def commit(self, lease: Lease) -> RunRecord:
         """Put the record in the lease's outbox in its place, and return the record that now stands there.
 
-        A crashed or interrupted run never replaces an outcome. An outcome from other sources is kept beside
-        the new one as `record.<code>.json`. Raises LeaseLost where another holder has taken over.
+        A crashed or interrupted run never replaces an outcome, nor one that the machine stopped (refused, out
+        of memory) what the same sources have trained. An outcome from other sources is kept beside the
+        new one as `record.<code>.json`. Raises LeaseLost where another holder has taken over.
         """
         try:
             record = RunRecord.load(lease.outbox)
@@ -105,7 +107,8 @@ class Store:
         place = lease.folder / "record.json"
         there = self.find(lease.folder.name)
         if there is not None and there.status not in MISSING:
-            if record.status in MISSING:
+            trained = there.status in TRAINED and there.code == record.code
+            if record.status in MISSING or (trained and record.status not in TRAINED):
                 return there
             if there.code != record.code:
                 _keep(place, lease.folder / f"record.{there.code}.json")

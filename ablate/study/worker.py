@@ -156,9 +156,9 @@ def perform_together(
             missing = _left(job, lease, status, reason)
             if missing is not None:
                 missing.save(lease.outbox)
-            record = store.commit(lease)
-            record = record if missing is None else missing
-            ended(Report(id, record.status, record.reason, seconds, record.code))
+            mine = RunRecord.load(lease.outbox)
+            store.commit(lease)
+            ended(Report(id, mine.status, mine.reason, seconds, mine.code))
         except (LeaseLost, FileNotFoundError):
             if lease.held():
                 raise

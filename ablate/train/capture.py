@@ -18,7 +18,6 @@ from torch.optim import AdamW, Optimizer
 
 from ablate.model.decoder import Decoder
 from ablate.model.measure import Routed, count
-from ablate.parts.base import Refused
 from ablate.spec import RunSpec
 from ablate.train.settings import Settings, devices
 
@@ -35,14 +34,15 @@ SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
 
 
 def wanted(spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequence[Optimizer]) -> bool:
-    """Whether the steps of a run are captured. Raises Refused where they must be and cannot."""
+    """Whether the steps of a run are captured. Raises ValueError where they must be and cannot: that is the
+    machine's, and no outcome of the run."""
     if not settings.capture:
         return False
     reason = refusal(spec, settings, decoder, optimizers)
     if settings.capture == "auto":
         return reason is None and count(decoder).training_flops * spec.budget.batch_tokens < SMALL
     if reason is not None:
-        raise Refused(f"trainer.capture=true: {reason}")
+        raise ValueError(f"trainer.capture=true: {reason}")
     return True
 
 
@@ -107,7 +107,7 @@ class Captured:
 
     def give_up(self, reason: str) -> None:
         if self.must:
-            raise Refused(f"trainer.capture=true: {reason}")
+            raise ValueError(f"trainer.capture=true: {reason}")
         log.warning("steps are not captured as a CUDA graph: %s", reason)
         self.replay = None
 

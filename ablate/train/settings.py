@@ -3,6 +3,7 @@
 The same specification under other settings is the same run, so nothing of this is hashed.
 """
 
+import os
 from typing import Literal
 
 from pydantic import Field
@@ -61,3 +62,8 @@ def devices(settings: Settings) -> int:
     import torch
 
     return torch.cuda.device_count() if accelerator(settings) == "gpu" else 1
+
+
+def elsewhere_launched() -> bool:
+    """Started by torchrun, with all its ranks."""
+    return "TORCHELASTIC_RUN_ID" in os.environ

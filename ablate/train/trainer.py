@@ -1,7 +1,6 @@
 """Lightning's Trainer for given settings."""
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from ablate.spec import RunSpec
-from ablate.train.settings import Settings, accelerator, devices
+from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
 
 
 def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback]) -> Trainer:
@@ -46,11 +45,6 @@ def strategy(settings: Settings, world: int) -> Strategy | str:
         # Buffers (the bias of experts) are the same on all ranks by construction.
         return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return "auto"
-
-
-def elsewhere_launched() -> bool:
-    """Started by torchrun, with all its ranks."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager

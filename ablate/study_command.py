@@ -24,7 +24,7 @@ from rich.text import Text
 from ablate.command import FAILED, INTERRUPTED, WRONG, fail
 from ablate.compose import Job, Mistaken, job, plain
 from ablate.record import RunRecord
-from ablate.spec import RunSpec
+from ablate.spec import DataSpec, RunSpec, digest
 from ablate.study import launch, live, loose, outlook, runs, worker
 from ablate.study.claims import OF_SEVERAL, of_runs
 from ablate.study.compare import Comparison, compare
@@ -111,6 +111,7 @@ class Sweep:
             raise Mistaken([f"compile: auto, true or false, not {node['compile']!r}"])
         self.notes: list[str] = []
         self.codes: dict[tuple[str, str], str] = {}
+        self.prints: dict[str, dict[str, str]] = {}
 
     def go(self) -> None:
         if self.node["report"]:
@@ -166,10 +167,17 @@ class Sweep:
         return "cuda" if self.node["gpus"] else "cpu"
 
     def identify(self, spec: dict[str, Any]) -> dict[str, Any]:
+        whole = RunSpec.model_validate(spec)
+        return whole.canonical(self.fingerprint(whole.data))
+
+    def fingerprint(self, data: DataSpec) -> dict[str, str]:
+        """Of the text, which is asked for once: a source on the network answers slowly."""
         from ablate.data.prepare import prepare
 
-        whole = RunSpec.model_validate(spec)
-        return whole.canonical(prepare(whole.data, Path(self.node["cache"])).fingerprint)
+        key = digest(data.model_dump(mode="json"))
+        if key not in self.prints:
+            self.prints[key] = prepare(data, Path(self.node["cache"])).fingerprint
+        return self.prints[key]
 
     def tested(self, planned: Plan) -> int:
         """Test runs that have ended already."""
@@ -314,10 +322,7 @@ class Sweep:
         return found
 
     def job(self, run: runs.PlannedRun, compiling: Compiling, measures: list[str]) -> worker.Job:
-        from ablate.data.prepare import prepare
-
-        spec = RunSpec.model_validate(run.spec)
-        fingerprint = prepare(spec.data, Path(self.node["cache"])).fingerprint
+        fingerprint = self.fingerprint(RunSpec.model_validate(run.spec).data)
         settings = {
             "accelerator": "gpu" if self.node["gpus"] else "cpu",
             "devices": self.node["devices"],

@@ -395,7 +395,6 @@ def attention(name: str, which: str, context: int) -> tuple[Callable[[], None], 
         softcap="softcap" in acts,
         sink="sink" in acts,
         documents="documents" in acts,
-        context=context,
         device="cuda",
         dtype=torch.bfloat16,
     )

@@ -71,7 +71,6 @@ def assert_agree(name: str, acts: str, bias: str, dtype: torch.dtype, close: flo
         softcap=softcap is not None,
         sink=sink,
         documents=acts in ("documents", "all"),
-        context=T,
         device="cuda",
         dtype=dtype,
     )

@@ -80,7 +80,6 @@ class Decoder(nn.Module):
         needs = [
             module.attention.need(
                 self.positions[group.position],
-                spec.context,
                 device=device,
                 documents=documents,
                 training=training,

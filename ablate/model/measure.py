@@ -126,10 +126,7 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
 
 def _needs(decoder: Decoder) -> list[Need]:
     positions = [decoder.positions[decoder.groups[g].position] for g in decoder.group_of]
-    return [
-        layer.attention.need(position, decoder.spec.context)
-        for layer, position in zip(decoder.layers, positions, strict=True)
-    ]
+    return [layer.attention.need(position) for layer, position in zip(decoder.layers, positions, strict=True)]
 
 
 def _room(memory: Memory) -> int:

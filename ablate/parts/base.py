@@ -111,7 +111,6 @@ class Need:
     sink: bool = False
     dropout: float = 0.0
     documents: bool = False
-    context: int = 0
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     training: bool = True

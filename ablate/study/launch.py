@@ -260,10 +260,8 @@ class Engine:
         for job in jobs:
             if job.devices > width:
                 raise ValueError(f"run {job.id} needs {job.devices} devices; the slots have {width}")
-        # Wide runs first, while whole sets of devices are free; then long ones: none is left for the end.
-        self.queue = sorted(
-            {job.id: job for job in jobs}.values(), key=lambda j: (-j.devices, -(j.seconds or 0.0))
-        )
+        # Wide runs first, while whole sets of devices are free; else as given: pairs are complete early.
+        self.queue = sorted({job.id: job for job in jobs}.values(), key=lambda job: -job.devices)
         self.waiting: list[Job] = []
         self.slots, self.on_event, self.store = list(slots), on_event, store
         self.retries, self.grace, self.recycle, self.check = retries, grace, recycle, check

@@ -55,7 +55,6 @@ class Job:
     code: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
-    seconds: float | None = None  # an estimate: long runs begin first
     group: str = ""  # runs of one group may be done together; empty: alone
 
     def missing(self, status: Literal["crashed", "interrupted"], reason: str) -> RunRecord:

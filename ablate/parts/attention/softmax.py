@@ -72,7 +72,7 @@ class Softmax(nn.Module):
         q, k, v = (y.reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
         return q, k, v
 
-    def need(self, position: Position, context: int, **facts: Any) -> Need:
+    def need(self, position: Position, **facts: Any) -> Need:
         """What this layer asks of a kernel."""
         return Need(
             heads=self.heads,
@@ -86,7 +86,6 @@ class Softmax(nn.Module):
             softcap=self.softcap is not None,
             sink=self.sink is not None,
             dropout=self.dropout,
-            context=context,
             **facts,
         )
 

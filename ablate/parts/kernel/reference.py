@@ -26,15 +26,19 @@ class Reference(Kernel):
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Tensor, scores: Scores, dropout: float
     ) -> Tensor:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-        s = (q @ k.mT).to(prepared.dtype) * scores.scale
-        if scores.softcap is not None:
-            s = scores.softcap * torch.tanh(s / scores.softcap)
-        s = s + prepared
+        s = self.scored(q, k, prepared, scores)
         if scores.sink is not None:
             sink = scores.sink.to(s.dtype)[:, None, None].expand(*s.shape[:3], 1)
             s = torch.cat((s, sink), -1)
         p = F.dropout(s.softmax(-1)[..., : k.shape[2]], dropout)
         return p.to(v.dtype) @ v
+
+    def scored(self, q: Tensor, k: Tensor, prepared: Tensor, scores: Scores) -> Tensor:
+        """What enters the softmax, (B,H,T,S), but for the sink."""
+        s = (q @ k.mT).to(prepared.dtype) * scores.scale
+        if scores.softcap is not None:
+            s = scores.softcap * torch.tanh(s / scores.softcap)
+        return s + prepared
 
 
 def added(mask: Mask, sight: Sight, bias: Bias | None, heads: int) -> Tensor:

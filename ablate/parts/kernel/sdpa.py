@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.parts.kernel.reference import added
 from ablate.parts.stacked import attend, stacked
 from ablate.registry import kernel
 
@@ -37,12 +38,9 @@ class SDPA(Kernel):
     ) -> Prepared:
         if bias is None and (mask.causal(sight) or (sight.last and mask.free(sight))):
             return Prepared(None, causal=sight.own)
-        seen = mask.dense(sight)
         if bias is None:
-            return Prepared(seen, causal=False)
-        h = torch.arange(heads, device=seen.device)[None, :, None, None]
-        b = bias(h, sight.i[:, None, :, None], sight.j[:, None, None, :])
-        return Prepared(torch.where(seen, b, -torch.inf).to(dtype), causal=False)
+            return Prepared(mask.dense(sight), causal=False)
+        return Prepared(added(mask, sight, bias, heads).to(dtype), causal=False)
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scores: Scores, dropout: float

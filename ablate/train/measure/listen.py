@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
-from ablate.registry import kernel
+from ablate.parts.base import Scores
+from ablate.parts.kernel.reference import Reference
 
 
 @contextmanager
@@ -56,29 +55,18 @@ def highest_logits(decoder: Decoder) -> Iterator[dict[int, float]]:
             hook.remove()
 
 
-class Listening(Kernel):
+class Listening(Reference):
     """`reference`, which on the way remembers the highest score of each layer."""
 
     name = "listening"
 
     def __init__(self) -> None:
-        self.reference: Kernel = kernel.build("reference")
+        super().__init__()
         self.layer = 0
         self.highest: dict[int, float] = {}
 
-    def refuses(self, need: Need) -> str | None:
-        return self.reference.refuses(need)
-
-    def prepare(self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Tensor:
-        return self.reference.prepare(mask, sight, bias, heads, dtype)
-
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, prepared: Tensor, scores: Scores, dropout: float
-    ) -> Tensor:
-        keys = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-        s = (q @ keys.mT).to(prepared.dtype) * scores.scale
-        if scores.softcap is not None:
-            s = scores.softcap * torch.tanh(s / scores.softcap)
-        highest = float((s + prepared).max())
+    def scored(self, q: Tensor, k: Tensor, prepared: Tensor, scores: Scores) -> Tensor:
+        s = super().scored(q, k, prepared, scores)
+        highest = float(s.max())
         self.highest[self.layer] = max(highest, self.highest.get(self.layer, highest))
-        return self.reference(q, k, v, prepared, scores, dropout)
+        return s

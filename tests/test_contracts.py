@@ -238,6 +238,11 @@ def test_built_on_meta_it_has_the_same_tree(case):
         assert torch.equal(p, q), name
 
 
+def test_a_pattern_that_redraws_nothing_is_refused():
+    with pytest.raises(Refused, match=r"no parameter is called nosuch\*"):
+        Decoder(BASELINE).start(0, ["layers.*", "nosuch*"])
+
+
 @every
 def test_shared_names_start_equal(case):
     """The pairing of arms: a tensor of the same name and shape has the same start, whatever else differs."""

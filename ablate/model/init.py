@@ -16,6 +16,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from ablate.parts.base import Refused
 from ablate.registry import init
 from ablate.spec import Shape
 
@@ -101,7 +102,12 @@ def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 @torch.no_grad()
 def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
     """Set every parameter and persistent buffer in place; a sharded parameter takes its shard. Names that
-    match a pattern of `redraw` get other draws than the seed alone gives."""
+    match a pattern of `redraw` get other draws than the seed alone gives. Raises Refused for one that matches
+    none."""
+    names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    idle = [pattern for pattern in redraw if not any(fnmatch(name, pattern) for name in names)]
+    if idle:
+        raise Refused(f"seed.redraw: no parameter is called {', '.join(idle)}, so nothing would be redrawn")
     for path, module in model.named_modules():
         constants = getattr(module, "constants", {})
         tensors = [*module.named_parameters(path, recurse=False), *module.named_buffers(path, recurse=False)]

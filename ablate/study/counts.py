@@ -6,9 +6,9 @@ claim that one arm has fewer is read off p: it passes or fails where p is at mos
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from ablate.spec import Strict
 from ablate.study.claims import (
     Claim,
     Judgement,
@@ -22,10 +22,6 @@ from ablate.study.claims import (
 from ablate.study.compare import Comparison, Contrast
 from ablate.study.outcomes import join
 from ablate.study.solved import Verdicts, interval
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Count(Strict):

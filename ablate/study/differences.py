@@ -8,9 +8,7 @@ without in `model.attention.window`, however it is written down.
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from ablate.spec import LayerSpec
+from ablate.spec import LayerSpec, Strict
 from ablate.study.design import under
 
 ABSENT = "(absent)"  # shown where one side lacks the path
@@ -18,10 +16,8 @@ ABSENT = "(absent)"  # shown where one side lacks the path
 Reason = Literal["axis", "matched", "tuned", "placebo", "undeclared"]
 
 
-class Difference(BaseModel):
+class Difference(Strict):
     """One path at which an arm differs from the baseline, and what allows it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     baseline: Any

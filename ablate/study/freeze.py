@@ -11,19 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from ablate.record import atomic
-from ablate.spec import digest
+from ablate.spec import Strict, digest
 from ablate.study.design import StudyMistaken, plain
 from ablate.study.differences import ABSENT
 from ablate.study.plan import Plan
 
 NAME = "plan.json"
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Version(Strict):

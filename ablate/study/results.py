@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
 from ablate.record import RunRecord, atomic
+from ablate.spec import Strict
 from ablate.study.design import Study
 from ablate.study.design import read as read_study
 from ablate.study.differences import Difference
@@ -60,10 +59,6 @@ RULES = tuple(
 )
 
 Columns = dict[str, "np.ndarray"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class KeptArm(Strict):

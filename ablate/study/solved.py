@@ -13,18 +13,14 @@ import math
 from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from ablate.spec import Strict
 from ablate.study.compare import Comparison, Verdict, doubts
 from ablate.study.outcomes import Outcomes, Role, read_outcomes
 
 Word = Literal["solves more", "solves less", "undecided", "waiting"]
 LOW = 0.1  # an exact match below this is counted as not having begun to solve the task
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Solved(Strict):

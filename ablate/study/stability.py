@@ -3,19 +3,18 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
+
+from ablate.spec import Strict
 
 StabilityWord = Literal["more stable", "less stable", "no failures", "undecided", "waiting"]
 
 
-class Stability(BaseModel):
+class Stability(Strict):
     """Fisher's exact test on (diverged, finished) of the arm against the baseline.
 
     `p_adjusted` is Holm's over the arms of the study. Runs out of memory are a cost and count in neither.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     word: StabilityWord
     diverged: int
@@ -26,10 +25,8 @@ class Stability(BaseModel):
     p_adjusted: float | None
 
 
-class Counts(BaseModel):
+class Counts(Strict):
     """The outcomes of one arm that tell of stability."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     diverged: int
     finished: int

@@ -11,8 +11,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
+from ablate.spec import Strict
 from ablate.study.claims import (
     Claim,
     Judgement,
@@ -34,10 +34,6 @@ STARTS = {  # the columns that hold l0, the best first -> what they are called
     "curve/first_loss": "the training loss of the first step, before any update",
 }
 METRIC = "validation/loss"  # the sensitivity is one of a loss
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Tuned(Strict):

@@ -23,7 +23,7 @@ from ablate.study.claims import (
     refuse_unknown,
 )
 from ablate.study.compare import Contrast
-from ablate.study.counts import Count, Counted, holm
+from ablate.study.counts import Count, Counted, adjusted
 from ablate.study.sensitivity import Sensitivity, sensitivity, sensitivity_difference
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def failed_tuning(found: Sensitivities, baseline: str) -> Counted:
         measure="tuning/failed",
         baseline=baseline,
         counts=counts,
-        adjusted=holm(counts, baseline, found.alpha),
+        adjusted=adjusted(counts, baseline),
         alpha=found.alpha,
     )
 

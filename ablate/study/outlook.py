@@ -5,6 +5,7 @@ Planning may use the noise seen so far, never the effect.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from statistics import variance
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,8 @@ def _arm(plan: Plan, arm: PlannedArm) -> dict[str, Any]:
         "corpus": arm.corpus,
         "overrides": list(arm.overrides),
         "factors": dict(arm.factors),
-        "differs": [
-            {"path": d.path, "baseline": d.baseline, "arm": d.arm, "reason": d.reason} for d in arm.differs
-        ],
-        "matched": None
-        if arm.matched is None
-        else {name: getattr(arm.matched, name) for name in type(arm.matched).__dataclass_fields__},
+        "differs": [difference.model_dump() for difference in arm.differs],
+        "matched": asdict(arm.matched) if arm.matched else None,
         "held": held(match.hold, arm.spec, facts) if match else None,
         "parameters": dict(facts.parameters),
         "flops_per_token": facts.flops_per_token,

@@ -11,7 +11,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,23 +141,20 @@ def collect(
     amendments: Sequence[Amendment] = (),
     notes: Sequence[str] = (),
     code: Callable[[PlannedRun], str] | None = None,
-    earlier: Results | None = None,
 ) -> Results:
     """Gather what the store knows of these runs.
 
     `name` is the experiment's. `amendments` are those of `ablate.study.freeze.amendments`. `code` gives the
-    hash of the sources as they are now, asked once for each arm: a record from others is marked stale.
-    Curves that `earlier` results hold are not read again.
+    hash of the sources as they are now: a record from others is marked stale.
     """
     import pandas as pd
 
     found = _Found(store)
     commands = _Commands(plan)
-    now = _Codes(code)
     rows = [
         {
             **_place(run),
-            **_row(found(run.id), now(run)),
+            **_row(found(run.id), code(run) if code else ""),
             **_start(run, found, store),
             "command": commands(run, found(run.id)),
         }
@@ -171,7 +168,7 @@ def collect(
     return Results(
         kept=_kept(plan, name, frozen, amendments, notes),
         runs=frame[[*RUN_COLUMNS, *rest]].astype({"rate": float, "budget": float}),
-        curves=_curves(frame, store, earlier),
+        curves=_curves(frame, store),
         documents=_documents(runs, found, plan.study.metric),
     )
 
@@ -213,22 +210,6 @@ class _Found:
         if id not in self.records:
             self.records[id] = self.store.find(id)
         return self.records[id]
-
-
-class _Codes:
-    """The code of an arm's sources as they are now."""
-
-    def __init__(self, code: Callable[[PlannedRun], str] | None) -> None:
-        self.code = code
-        self.known: dict[tuple[str, str], str] = {}
-
-    def __call__(self, run: PlannedRun) -> str:
-        if self.code is None:
-            return ""
-        key = (run.corpus, run.arm)
-        if key not in self.known:
-            self.known[key] = self.code(run)
-        return self.known[key]
 
 
 class _Commands:
@@ -317,16 +298,13 @@ def _kept(
 
 
 def _kept_arm(arm: PlannedArm) -> KeptArm:
-    matched = arm.matched
     return KeptArm(
         name=arm.name,
         corpus=arm.corpus,
         overrides=arm.overrides,
         factors=dict(arm.factors),
         differs=arm.differs,
-        matched={key: getattr(matched, key) for key in type(matched).__dataclass_fields__}
-        if matched
-        else None,
+        matched=asdict(arm.matched) if arm.matched else None,
         redraw=arm.redraw,
         note=arm.note,
         parameters=dict(arm.facts.parameters),
@@ -344,22 +322,16 @@ def say(study: Study) -> dict[str, Any]:
     return said
 
 
-def _curves(frame: "pd.DataFrame", store: Store, earlier: Results | None) -> "pd.DataFrame":
+def _curves(frame: "pd.DataFrame", store: Store) -> "pd.DataFrame":
     """The curves of the test runs that have one, of the first `CURVES` seeds of each arm."""
     import numpy as np
     import pandas as pd
 
     ended = frame[(frame["role"] == "test") & frame["status"].isin(["finished", "diverged"])]
     wanted = ended.groupby(["corpus", "arm"], sort=False).head(CURVES)
-    known: dict[tuple[str, str], Columns] = {}
-    if earlier is not None:
-        known = {
-            (str(id), str(code)): {name: table[name].to_numpy() for name in CURVE_VALUES}
-            for (id, code), table in earlier.curves.groupby(["id", "code"], sort=False)
-        }
     found: list[tuple[str, str, Columns]] = []
     for id, code in dict.fromkeys(zip(wanted["id"], wanted["code"], strict=True)):
-        curve = known.get((id, code)) or _curve(store.folder(id))
+        curve = _curve(store.folder(id))
         if curve:
             found.append((id, code, curve))
     lengths = [len(curve["step"]) for *_, curve in found]

@@ -51,11 +51,6 @@ class Tuning(Strict):
     seeds: tuple[int, ...]
     warnings: tuple[str, ...]
 
-    @property
-    def settled(self) -> bool:
-        """Whether the test runs may start."""
-        return all(choice.kind in ("vertex", "boundary") for choice in self.choices)
-
     def choice(self, arm: str) -> Choice:
         """Raises KeyError, naming the arms there are."""
         for choice in self.choices:

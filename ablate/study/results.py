@@ -232,12 +232,11 @@ def _place(run: PlannedRun) -> dict[str, Any]:
 def _row(record: RunRecord | None, now: str) -> dict[str, Any]:
     if record is None:
         return {"status": None, "reason": "", "code": "", "stale": False, "kernel": "", "looks": 0}
-    row: dict[str, Any] = dict(record.metrics)
-    for group in ("counts", "speed", "memory", "fingerprint"):
-        row |= {f"{group}/{name}": value for name, value in getattr(record, group).items()}
+    row = record.columns()
+    row |= {f"fingerprint/{name}": value for name, value in record.fingerprint.items()}
     row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ORIGIN}
     row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ("began", "ended")}
-    row |= {name: getattr(record, name) for name in ("status", "reason", "code", "kernel", "looks")}
+    row["looks"] = record.looks
     row["stale"] = bool(now) and record.code != now
     row["precision"] = record.spec.get("precision")
     row["device_kind"] = row.pop("origin/device_kind")

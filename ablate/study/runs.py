@@ -239,7 +239,4 @@ def _place(run: PlannedRun) -> dict[str, Any]:
 def _record(record: RunRecord | None) -> dict[str, Any]:
     if record is None:
         return {"status": None, "reason": "", "code": "", "kernel": ""}
-    row = {name: getattr(record, name) for name in ("status", "reason", "code", "kernel")}
-    groups = {group: getattr(record, group) for group in ("counts", "speed", "memory")}
-    row |= {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
-    return row | record.metrics
+    return record.columns()

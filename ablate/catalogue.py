@@ -31,7 +31,6 @@ FOLDERS = {
     "tokenizer": "data/tokenizer",
     "optimizer": "optim",
     "schedule": "schedule",
-    "measure": "measure",
 }
 
 HEADER = """# Parts

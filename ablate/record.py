@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict
 
 Status = Literal["finished", "diverged", "out_of_memory", "crashed", "interrupted", "refused"]
 
+UMASK = os.umask(0)  # asked once, at the import: asking sets it, for all threads
+os.umask(UMASK)
+
 
 class RunRecord(BaseModel):
     """The outcome of one run.
@@ -50,6 +53,14 @@ class RunRecord(BaseModel):
         """Raises FileNotFoundError, or ValueError for a record that is not one."""
         return cls.model_validate_json((folder / "record.json").read_bytes())
 
+    def columns(self) -> dict[str, Any]:
+        """A row of a frame: status, reason, code and kernel, the metrics under their names, and `counts/...`,
+        `speed/...`, `memory/...`."""
+        row = {name: getattr(self, name) for name in ("status", "reason", "code", "kernel")}
+        for group in ("counts", "speed", "memory"):
+            row |= {f"{group}/{name}": value for name, value in getattr(self, group).items()}
+        return row | self.metrics
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
@@ -65,15 +76,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as f:
             yield f
             f.flush()
-            os.fchmod(f.fileno(), 0o666 & ~_umask())  # mkstemp's 0600 would shut colleagues out
+            os.fchmod(f.fileno(), 0o666 & ~UMASK)  # mkstemp's 0600 would shut colleagues out
             os.fsync(f.fileno())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

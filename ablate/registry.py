@@ -118,12 +118,16 @@ class Registry:
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
-        home = importlib.import_module(self.home)
-        for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
-            importlib.import_module(f"{self.home}.{module.name}")
-        for point in entry_points(group=f"ablate.{self.kind}"):
-            point.load()
+        self._loaded = True  # what is imported may ask too
+        try:
+            home = importlib.import_module(self.home)
+            for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
+                importlib.import_module(f"{self.home}.{module.name}")
+            for point in entry_points(group=f"ablate.{self.kind}"):
+                point.load()
+        except BaseException:
+            self._loaded = False
+            raise
 
 
 @dataclass(frozen=True)

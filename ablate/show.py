@@ -4,22 +4,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ablate.amounts import amount, duration
 from ablate.plan import Plan
 from ablate.record import RunRecord
 from ablate.spec import LayerSpec, RunSpec
-
-
-def amount(value: float, unit: str = "") -> str:
-    """1234567 -> '1.23M'."""
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}{unit}"
-    return f"{value:.3g}{unit and ' ' + unit}"
-
-
-def duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
 def table(title: str, rows: list[tuple[str, str]]) -> Table:

@@ -10,7 +10,7 @@ from study_fakes import study
 
 from ablate.study.claims import Claim, Judgement
 from ablate.study.compare import Comparison, compare
-from ablate.study.counts import Count, Counted, failed, holm, judge_counts
+from ablate.study.counts import Count, Counted, adjusted, failed, judge_counts
 from ablate.study.design import StudyMistaken
 
 METRIC = "heldout/loss"
@@ -24,7 +24,7 @@ def counted(alpha: float = 0.05, runs: int = 10, **hits: int) -> Counted:
         measure="stability/failed",
         baseline=baseline,
         counts=counts,
-        adjusted=holm(counts, baseline, alpha),
+        adjusted=adjusted(counts, baseline),
         alpha=alpha,
     )
 

@@ -285,7 +285,7 @@ def test_a_name_that_wandb_cannot_select_by_is_refused(stub, enter, tmp_path):
     assert stub.asked == []
 
 
-def test_runs_that_are_on_disk_only_are_counted(stub, enter, study):
+def test_runs_that_are_on_disk_only_are_counted(enter, study):
     enter(key=False)
     first, second, *_ = sorted(folder.name for folder in (study / "runs").iterdir())
     for id in (first, second):

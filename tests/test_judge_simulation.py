@@ -76,7 +76,7 @@ class Simulation:
             best = tuning.loc[tuning.groupby("arm")[VALIDATION].idxmin()].set_index("arm")["rate"]
             return self.test({arm: (best[arm],) for arm in self.arms})
         choices = tune(tuning, VALIDATION)
-        if not choices.settled:  # the grid would be extended: begin the study again
+        if choices.extend:  # the grid would be extended: begin the study again
             return self.study()
         if self.tuning == "nested":
             return keep_better(self.test({c.arm: c.nested for c in choices.choices}), VALIDATION)[0]

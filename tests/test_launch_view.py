@@ -4,8 +4,9 @@ import io
 
 from rich.console import Console
 
+from ablate.amounts import duration
 from ablate.study.launch import Event
-from ablate.study.live import View, duration
+from ablate.study.live import View
 
 
 def console(terminal: bool) -> Console:

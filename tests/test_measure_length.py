@@ -85,7 +85,7 @@ def test_positions_that_end_give_no_number_beyond(caplog):
     assert found.metrics["length/targets"] == other.metrics["length/targets"]
 
 
-def test_documents_that_do_not_see_each_other(caplog):
+def test_documents_that_do_not_see_each_other():
     """A window of masked documents is as many windows of one document each."""
     run, prepared = trained({"position": "learned"}, documents="masked"), text(document=20)
     found = measure.build({"name": "length", "multiples": (1,), "tokens": 96, "stride": 8})(run, prepared)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call
-from ablate.registry import load_parts, registries
+from ablate.registry import Registry, load_parts, registries
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "kerple.py"
 
@@ -33,3 +33,13 @@ def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImportError, match=r"there is no file .*mine\.py"):
         load_parts([str(tmp_path / "mine.py")])
+
+
+def test_a_home_that_cannot_be_imported_is_named_each_time(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registries, "broken", None)
+    (tmp_path / "broken_home.py").write_text("import not_installed")
+    broken = Registry("broken", "broken_home")
+    for _ in range(2):
+        with pytest.raises(ImportError, match="not_installed"):
+            broken["any"]

@@ -32,7 +32,7 @@ def test_pooling_equal_heads_changes_nothing(case, tokens):
         torch.testing.assert_close(pooled(tokens), m(tokens))
 
 
-def test_a_new_head_is_the_mean(tokens):
+def test_a_new_head_is_the_mean():
     m = model(BIASED)
     _, state = pool_heads(m.state_dict(), m.spec, 1)
     for leaf in ("weight", "bias"):

@@ -44,8 +44,6 @@ def test_outcomes_are_done_and_missing_data_is_not(tmp_path: Path, status: str, 
     record("a", status).save(tmp_path / "a")
     assert store.finished("a", "c") is done
     assert store.finished("a", "other") is False
-    assert store.stale("a", "other") is done
-    assert store.stale("a", "c") is False
     assert store.finished("b", "c") is False
 
 
@@ -91,27 +89,6 @@ def test_folders_without_a_record_and_other_files_are_passed_over(tmp_path: Path
     assert list(store.records()) == []
     assert store.broken == {}
     assert list(Store(tmp_path / "nowhere").records()) == []
-
-
-def test_frame_has_a_row_for_each_record(tmp_path: Path) -> None:
-    made = record(
-        "a",
-        metrics={"validation/loss": 1.5, "heldout/loss": None},
-        counts={"parameters": 7.0},
-        vectors={"heldout/by_document": [1.0]},
-    ).model_copy(update={"spec": {"model": {"position": {"name": "rope"}}, "seed": {"init": 3}}})
-    made.save(tmp_path / "a")
-    record("b", "diverged", reason="loss is NaN").save(tmp_path / "b")
-    frame = Store(tmp_path).frame()
-    assert list(frame.index) == ["a", "b"]
-    row = frame.loc["a"]
-    assert row["spec.model.position.name"] == "rope"
-    assert row["spec.seed.init"] == 3
-    assert row["validation/loss"] == 1.5
-    assert row["counts/parameters"] == 7
-    assert frame.loc["b", "status"] == "diverged"
-    assert frame["validation/loss"].isna().tolist() == [False, True]
-    assert Store(tmp_path / "nowhere").frame().empty
 
 
 @pytest.mark.parametrize("status", ["crashed", "interrupted"])

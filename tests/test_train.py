@@ -297,7 +297,7 @@ def test_rows_that_cannot_be_shared_are_refused_before_anything_starts(text, tmp
 # --------------------------------------------------------------------------------- start from another
 
 
-def test_weights_of_a_parent_under_a_longer_context(plain, text, tmp_path):
+def test_weights_of_a_parent_under_a_longer_context(plain, text):
     _, runs, parent = plain
     longer = run_spec(text, {"context": 48, "position": {"name": "rope", "scaling": "none"}})
     record = train(longer, runs, text, start=runs / parent.id)

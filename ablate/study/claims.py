@@ -19,8 +19,9 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
+from ablate.spec import Strict
 from ablate.study import intervals
 from ablate.study.compare import Comparison, Contrast
 from ablate.study.outcomes import join
@@ -39,10 +40,6 @@ OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
     SCALE: ("ordered", "equivalent"),  # per decade of parameters; a level would be no gap
 }
 RACE = "race/"  # seconds of the arms, timed in turn: ratios alone, for machines differ
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Ordered(Strict):

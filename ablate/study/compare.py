@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from ablate.spec import Strict
 from ablate.study import intervals
 from ablate.study.documents import DocumentError, document_error
 from ablate.study.intervals import Estimate, Variance
@@ -27,10 +28,6 @@ __all__ = ["Comparison", "Contrast", "Verdict", "compare", "document_error"]
 Word = Literal["better", "worse", "equivalent", "undecided", "waiting"]
 Better = Literal["lower", "higher"]
 Method = Literal["paired", "pooled", "welch", "fisher"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Verdict(Strict):
@@ -55,8 +52,8 @@ class Verdict(Strict):
     seeds_needed: int | None = None  # for a half-width equal to the margin, where undecided
     p: float | None = None  # unadjusted
     p_sign_flip: float | None = None  # adjusted over the family: a check on the interval, not the verdict
-    missing: dict[int, str] = {}  # seed -> why
-    baseline_missing: dict[int, str] = {}
+    missing: dict[int, str] = Field({})  # seed -> why
+    baseline_missing: dict[int, str] = Field({})
     stability: Stability
     documents: DocumentError | None = None
 

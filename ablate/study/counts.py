@@ -6,9 +6,7 @@ claim that one arm has fewer is read off p: it passes or fails where p is at mos
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
-from scipy import stats
-
+from ablate.spec import Strict
 from ablate.study.claims import (
     Claim,
     Judgement,
@@ -20,12 +18,9 @@ from ablate.study.claims import (
     refuse_unknown,
 )
 from ablate.study.compare import Comparison, Contrast
+from ablate.study.holm import Cells, fisher, holm
 from ablate.study.outcomes import join
 from ablate.study.solved import Verdicts, interval
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Count(Strict):
@@ -39,6 +34,10 @@ class Count(Strict):
     @property
     def share(self) -> float:
         return self.hits / self.runs
+
+    @property
+    def cells(self) -> Cells:
+        return self.hits, self.runs - self.hits
 
 
 class Counted(Strict):
@@ -85,7 +84,7 @@ def _judge_order(sign: int, contrast: Contrast) -> Result:
 def _contrast(counted: Counted, first: str, second: str, alpha: float) -> Contrast:
     a, b = counted.counts[first], counted.counts[second]
     reason = "; ".join(dict.fromkeys(side.waiting for side in (a, b) if side.waiting))
-    p, how = None if reason else fisher(a, b), "Fisher's p"
+    p, how = None if reason else fisher(a.cells, b.cells), "Fisher's p"
     if counted.baseline in (first, second):
         other = second if first == counted.baseline else first
         p, how, alpha = counted.adjusted[other], "Fisher's p, by Holm over the arms,", counted.alpha
@@ -119,26 +118,15 @@ def _level(count: Count, alpha: float) -> Contrast:
     )
 
 
-def fisher(first: Count, second: Count) -> float:
-    """The two-sided p of Fisher's exact test."""
-    table = [[side.hits, side.runs - side.hits] for side in (first, second)]
-    return float(stats.fisher_exact(table).pvalue)
-
-
-def holm(counts: Mapping[str, Count], baseline: str, alpha: float) -> dict[str, float | None]:
-    """Holm's p of each arm against the baseline; None while it waits, its place in the family kept."""
-    from statsmodels.stats.multitest import multipletests
-
+def adjusted(counts: Mapping[str, Count], baseline: str) -> dict[str, float | None]:
+    """Holm's p of each arm against the baseline; None while it waits."""
     base = counts[baseline]
-    raw = {
-        arm: None if count.waiting or base.waiting else fisher(count, base)
+    others = {
+        arm: None if count.waiting or base.waiting else count.cells
         for arm, count in counts.items()
         if arm != baseline
     }
-    family = [1.0 if p is None else p for p in raw.values()]
-    if len(family) > 1 and min(family) < 1:  # else nothing to adjust: spares a call that collects garbage
-        family = multipletests(family, alpha, method="holm")[1].tolist()
-    return {arm: None if p is None else q for (arm, p), q in zip(raw.items(), family, strict=True)}
+    return {arm: q for arm, (_, q) in holm(others, base.cells).items()}
 
 
 def failed(comparison: Comparison) -> Counted:

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
+from ablate.spec import Strict
 from ablate.study import intervals
 from ablate.study.outcomes import read_outcomes
 
 
-class Description(BaseModel):
+class Description(Strict):
     """One arm on one descriptive metric: arm - baseline with a plain (not simultaneous) interval."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arm: str
     metric: str

@@ -8,18 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from ablate.spec import RunSpec, explain
+from ablate.spec import RunSpec, Strict, explain
 from ablate.study.claims import OF_SEVERAL, RACE, SCALE, Claim, counts, kinds
 from ablate.study.tuning import check_grid
 
@@ -43,10 +34,6 @@ class StudyMistaken(ValueError):
     def __init__(self, mistakes: Iterable[str]):
         self.mistakes = list(dict.fromkeys(mistakes))
         super().__init__("\n".join(self.mistakes))
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _alone(node: Any) -> Any:
@@ -94,7 +81,7 @@ class Design(Strict):
     """
 
     kind: Kind = "arms"
-    factors: dict[Name, dict[Name, Overrides]] = {}
+    factors: dict[Name, dict[Name, Overrides]] = Field({})
     start: dict[str, str] = Field({}, alias="from")  # factor -> level
     end: dict[str, str] = Field({}, alias="to")
 
@@ -187,7 +174,7 @@ class Match(Strict):
 
     hold: Held
     by: Knob
-    by_arm: dict[str, Knob] = {}  # where an arm has another knob, such as model.ffn.expert.width
+    by_arm: dict[str, Knob] = Field({})  # where an arm has another knob, such as model.ffn.expert.width
     tolerance: float = Field(0.005, gt=0, lt=1)  # relative
     multiple: int = Field(1, ge=1)  # the knob takes multiples of this, for the hardware's sake
     also_unmatched: bool | tuple[str, ...] = False  # keep the unmatched arm beside the matched one
@@ -216,10 +203,10 @@ class Study(Strict):
     base: Overrides = ()
     axis: Annotated[tuple[Path_, ...], BeforeValidator(_alone)] = Field(min_length=1)
     baseline: Name | None = None
-    arms: dict[Name, Overrides] = {}
+    arms: dict[Name, Overrides] = Field({})
     design: Design = Field(default_factory=_listed)
-    exclude: dict[str, Annotated[str, Field(min_length=1)]] = {}  # arm -> why it is not run
-    acts: dict[str, Annotated[str, Field(min_length=1)]] = {}  # arm -> why it acts though no output changes
+    exclude: dict[str, Annotated[str, Field(min_length=1)]] = Field({})  # arm -> why it is not run
+    acts: dict[str, Annotated[str, Field(min_length=1)]] = Field({})  # arm -> why, though no output changes
     placebo: bool = True
     seeds: tuple[int, ...] = tuple(range(6))
     looks: tuple[int, ...] = ()  # numbers of seeds at which the study may be judged; default: all
@@ -233,8 +220,8 @@ class Study(Strict):
     effect_in_tokens: bool = False  # the baseline at half and at twice its budget, too
     claims: tuple[Claim, ...] = ()
     measures: tuple[str, ...] = ()  # described beside the metric, never decided on
-    corpora: dict[Name, Overrides] = {}  # the whole study is run on each
-    sizes: dict[Name, Overrides] = {}  # and at each: matched, tuned and judged within the size
+    corpora: dict[Name, Overrides] = Field({})  # the whole study is run on each
+    sizes: dict[Name, Overrides] = Field({})  # and at each: matched, tuned and judged within the size
     notes: str = ""  # on the budget, the scale, the machine
 
     @field_validator("tune", mode="before")

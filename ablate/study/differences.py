@@ -8,9 +8,7 @@ without in `model.attention.window`, however it is written down.
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from ablate.spec import LayerSpec
+from ablate.spec import LayerSpec, Strict
 from ablate.study.design import under
 
 ABSENT = "(absent)"  # shown where one side lacks the path
@@ -18,10 +16,8 @@ ABSENT = "(absent)"  # shown where one side lacks the path
 Reason = Literal["axis", "matched", "tuned", "placebo", "undeclared"]
 
 
-class Difference(BaseModel):
+class Difference(Strict):
     """One path at which an arm differs from the baseline, and what allows it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     baseline: Any
@@ -35,7 +31,7 @@ class Difference(BaseModel):
 def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted path -> value; the layers folded into the common one."""
     flat: dict[str, Any] = {}
-    _walk("", spec, flat)
+    walk("", spec, flat)
     model = spec.get("model")
     if not isinstance(model, Mapping):
         return flat
@@ -50,7 +46,7 @@ def _fold(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
     flats: list[dict[str, Any]] = []
     for layer in layers:
         flats.append({})
-        _walk("model", layer, flats[-1])
+        walk("model", layer, flats[-1])
     folded: dict[str, Any] = {}
     for path in dict.fromkeys(path for flat in flats for path in flat):
         values = [flat.get(path) for flat in flats]
@@ -58,10 +54,11 @@ def _fold(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
     return folded
 
 
-def _walk(path: str, node: Any, into: dict[str, Any]) -> None:
+def walk(path: str, node: Any, into: dict[str, Any]) -> None:
+    """Dotted path -> value, from a node that stands at `path`."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
-            _walk(f"{path}.{key}" if path else str(key), value, into)
+            walk(f"{path}.{key}" if path else str(key), value, into)
     else:
         into[path] = node
 

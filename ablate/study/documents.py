@@ -2,13 +2,12 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
+
+from ablate.spec import Strict
 
 
-class DocumentError(BaseModel):
+class DocumentError(Strict):
     """The paired held-out difference first - second in nats per token, and its error over documents."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     difference: float
     error: float

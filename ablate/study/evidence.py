@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from ablate.record import atomic
+from ablate.spec import Strict
 from ablate.study.design import load, plain
 from ablate.study.freeze import NAME as PLAN
 from ablate.study.judged import Judged, Told, judge_results
@@ -25,10 +26,6 @@ from ablate.study.tables import Table, claim_table, place, verdict_table
 PAGE = "README.md"
 CATALOGUE = "claims.yaml"
 BEGIN, END = "<!-- headline: begin -->", "<!-- headline: end -->"
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Entry(Strict):

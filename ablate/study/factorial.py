@@ -8,15 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from ablate.spec import Strict
 from ablate.study import intervals
 
 LOST = ("diverged", "out_of_memory")
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Effect(Strict):

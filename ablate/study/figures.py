@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ablate.amounts import amount
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.judged import Judged
 from ablate.study.results import Results
 from ablate.study.scale import Scale
 from ablate.study.solved import declared
-from ablate.study.wording import amount, clip, unit
+from ablate.study.wording import clip, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -584,7 +585,4 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
 
 def _amounts(value: float, _: float = 0) -> str:
     """4500000 -> 4.5M, as matplotlib asks for the label of a tick."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
+    return amount(value, digits=6)

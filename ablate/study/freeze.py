@@ -11,19 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from ablate.record import atomic
-from ablate.spec import digest
+from ablate.spec import Strict, digest
 from ablate.study.design import StudyMistaken, plain
-from ablate.study.differences import ABSENT
+from ablate.study.differences import ABSENT, walk
 from ablate.study.plan import Plan
 
 NAME = "plan.json"
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Version(Strict):
@@ -149,17 +145,9 @@ def _changes(before: Version, after: Version, date: str) -> list[Amendment]:
 def _flat(version: Version, within: Collection[str]) -> dict[str, Any]:
     """Path -> value: what study.yaml says, the arms there are, and what those of `within` came to."""
     flat: dict[str, Any] = {}
-    _walk("study", version.study, flat)
+    walk("study", version.study, flat)
     for place, spec in version.arms.items():
         flat[f"arms[{place}]"] = "planned"
         if place in within:
-            _walk(f"arms[{place}]", spec, flat)
+            walk(f"arms[{place}]", spec, flat)
     return flat
-
-
-def _walk(path: str, node: Any, into: dict[str, Any]) -> None:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            _walk(f"{path}.{key}", value, into)
-    else:
-        into[path] = node

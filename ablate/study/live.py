@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ablate.amounts import duration
 from ablate.study.launch import Event
 
 COLOURS = {"finished": "green", "interrupted": "yellow", "out_of_memory": "magenta"}  # else red
@@ -123,12 +124,3 @@ class View:
         for place, (arm, score) in enumerate(self.ranks[:10], 1):
             ranks.add_row(Text(str(place), style="dim"), Text(arm), Text(score))
         return Group(self.summary(), runs, ranks)
-
-
-def duration(seconds: float) -> str:
-    """5 s, 12 min, 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

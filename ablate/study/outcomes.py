@@ -8,27 +8,26 @@ import math
 from typing import Any, Literal, get_args
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from ablate.record import Status
+from ablate.spec import Strict
 
 Role = Literal["test", "tuning", "fixed", "budget"]
 COLUMNS = ("arm", "seed", "status", "role")
 
 
-class Outcomes(BaseModel):
+class Outcomes(Strict):
     """One arm: the value of the metric by seed where the run finished, and the other seeds by what happened.
 
     `missing` says why: crashed, interrupted, refused, not run yet, or finished without this metric.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     arm: str
     values: dict[int, float]
     diverged: tuple[int, ...] = ()
     out_of_memory: tuple[int, ...] = ()
-    missing: dict[int, str] = {}
+    missing: dict[int, str] = Field({})
     refused: bool = False  # every run: the plan's business, the arm leaves the family
 
     @property

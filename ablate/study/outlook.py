@@ -5,6 +5,7 @@ Planning may use the noise seen so far, never the effect.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from statistics import variance
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,15 @@ def outlook(
     plan: Plan,
     runs: Sequence[PlannedRun] = (),
     finished: Collection[str] = frozenset(),
-    seconds: Mapping[tuple[str, str], float] | float | None = None,
+    seconds: Mapping[tuple[str, str], float] | None = None,
     noise: float | None = None,
     slots: int = 1,
 ) -> dict[str, Any]:
     """Plain data for tables.
 
     `runs` are those known so far (test runs are not while rates are being tuned), `finished` the ids with
-    an outcome, `seconds` the time of one run, by (corpus, arm) or for all, `noise` the sd of differences by
-    seed, in the unit of the metric, `slots` the runs at a time.
+    an outcome, `seconds` the time of one run by (corpus, arm), `noise` the sd of differences by seed, in the
+    unit of the metric, `slots` the runs at a time.
     """
     study = plan.study
     return {
@@ -62,12 +63,8 @@ def _arm(plan: Plan, arm: PlannedArm) -> dict[str, Any]:
         "corpus": arm.corpus,
         "overrides": list(arm.overrides),
         "factors": dict(arm.factors),
-        "differs": [
-            {"path": d.path, "baseline": d.baseline, "arm": d.arm, "reason": d.reason} for d in arm.differs
-        ],
-        "matched": None
-        if arm.matched is None
-        else {name: getattr(arm.matched, name) for name in type(arm.matched).__dataclass_fields__},
+        "differs": [difference.model_dump() for difference in arm.differs],
+        "matched": asdict(arm.matched) if arm.matched else None,
         "held": held(match.hold, arm.spec, facts) if match else None,
         "parameters": dict(facts.parameters),
         "flops_per_token": facts.flops_per_token,
@@ -119,21 +116,20 @@ def _hours(
     plan: Plan,
     runs: Sequence[PlannedRun],
     finished: Collection[str],
-    seconds: Mapping[tuple[str, str], float] | float | None,
+    seconds: Mapping[tuple[str, str], float] | None,
     slots: int,
 ) -> float | None:
     """Time until all is done, with every slot busy; None while the time of a run is not known. An arm that
     has not been timed takes the mean of the others."""
-    if seconds is None or (isinstance(seconds, Mapping) and not seconds):
+    if not seconds:
         return None
-    each = dict(seconds) if isinstance(seconds, Mapping) else {}
-    mean = sum(each.values()) / len(each) if each else float(seconds)  # type: ignore[arg-type]
+    mean = sum(seconds.values()) / len(seconds)
     left = 0.0
     missing = {run.id: run for run in runs if run.id not in finished}
     for run in missing.values():
-        left += run.budget * each.get((run.corpus, run.arm), mean)
+        left += run.budget * seconds.get((run.corpus, run.arm), mean)
     known = {run.role for run in runs}
-    per_arm = sum(each.get((arm.corpus, arm.name), mean) for arm in plan.arms) / len(plan.arms)
+    per_arm = sum(seconds.get((arm.corpus, arm.name), mean) for arm in plan.arms) / len(plan.arms)
     left += sum(planned for role, planned in _expected(plan).items() if role not in known) * per_arm
     return left / slots / 3600
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablate.amounts import amount
 from ablate.record import atomic
 from ablate.study.claims import counts
 from ablate.study.design import Study
@@ -17,7 +18,7 @@ from ablate.study.results import Kept, KeptPlan, Results
 from ablate.study.scale import Scale, Trend
 from ablate.study.solved import Verdicts
 from ablate.study.tables import Table, verdict_table
-from ablate.study.wording import MINUS, amount, numbers
+from ablate.study.wording import MINUS, numbers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,15 +15,6 @@ from ablate.study.intervals import Variance, planned_critical_value
 MOST_SEEDS = 100_000  # beyond this no number of seeds is named
 
 
-def power_to_detect(
-    effect: float, seeds: int, arms: int, sd: float, variance: Variance, alpha: float = 0.05, looks: int = 1
-) -> float:
-    """The chance that one arm with this true effect gets an interval that excludes 0 (noncentral t)."""
-    _check(sd, alpha, looks)
-    c, df = planned_critical_value(variance, seeds, arms, alpha / looks)
-    return _beyond(abs(effect) * seeds**0.5 / sd, c, df)
-
-
 def detectable(
     seeds: int,
     arms: int,

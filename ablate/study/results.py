@@ -11,13 +11,12 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
 from ablate.record import RunRecord, atomic
+from ablate.spec import Strict
 from ablate.study.design import Study
 from ablate.study.design import read as read_study
 from ablate.study.differences import Difference
@@ -60,10 +59,6 @@ RULES = tuple(
 )
 
 Columns = dict[str, "np.ndarray"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class KeptArm(Strict):
@@ -146,23 +141,20 @@ def collect(
     amendments: Sequence[Amendment] = (),
     notes: Sequence[str] = (),
     code: Callable[[PlannedRun], str] | None = None,
-    earlier: Results | None = None,
 ) -> Results:
     """Gather what the store knows of these runs.
 
     `name` is the experiment's. `amendments` are those of `ablate.study.freeze.amendments`. `code` gives the
-    hash of the sources as they are now, asked once for each arm: a record from others is marked stale.
-    Curves that `earlier` results hold are not read again.
+    hash of the sources as they are now: a record from others is marked stale.
     """
     import pandas as pd
 
     found = _Found(store)
     commands = _Commands(plan)
-    now = _Codes(code)
     rows = [
         {
             **_place(run),
-            **_row(found(run.id), now(run)),
+            **_row(found(run.id), code(run) if code else ""),
             **_start(run, found, store),
             "command": commands(run, found(run.id)),
         }
@@ -176,7 +168,7 @@ def collect(
     return Results(
         kept=_kept(plan, name, frozen, amendments, notes),
         runs=frame[[*RUN_COLUMNS, *rest]].astype({"rate": float, "budget": float}),
-        curves=_curves(frame, store, earlier),
+        curves=_curves(frame, store),
         documents=_documents(runs, found, plan.study.metric),
     )
 
@@ -220,22 +212,6 @@ class _Found:
         return self.records[id]
 
 
-class _Codes:
-    """The code of an arm's sources as they are now."""
-
-    def __init__(self, code: Callable[[PlannedRun], str] | None) -> None:
-        self.code = code
-        self.known: dict[tuple[str, str], str] = {}
-
-    def __call__(self, run: PlannedRun) -> str:
-        if self.code is None:
-            return ""
-        key = (run.corpus, run.arm)
-        if key not in self.known:
-            self.known[key] = self.code(run)
-        return self.known[key]
-
-
 class _Commands:
     """What a person types to get a run."""
 
@@ -256,12 +232,11 @@ def _place(run: PlannedRun) -> dict[str, Any]:
 def _row(record: RunRecord | None, now: str) -> dict[str, Any]:
     if record is None:
         return {"status": None, "reason": "", "code": "", "stale": False, "kernel": "", "looks": 0}
-    row: dict[str, Any] = dict(record.metrics)
-    for group in ("counts", "speed", "memory", "fingerprint"):
-        row |= {f"{group}/{name}": value for name, value in getattr(record, group).items()}
+    row = record.columns()
+    row |= {f"fingerprint/{name}": value for name, value in record.fingerprint.items()}
     row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ORIGIN}
     row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ("began", "ended")}
-    row |= {name: getattr(record, name) for name in ("status", "reason", "code", "kernel", "looks")}
+    row["looks"] = record.looks
     row["stale"] = bool(now) and record.code != now
     row["precision"] = record.spec.get("precision")
     row["device_kind"] = row.pop("origin/device_kind")
@@ -322,16 +297,13 @@ def _kept(
 
 
 def _kept_arm(arm: PlannedArm) -> KeptArm:
-    matched = arm.matched
     return KeptArm(
         name=arm.name,
         corpus=arm.corpus,
         overrides=arm.overrides,
         factors=dict(arm.factors),
         differs=arm.differs,
-        matched={key: getattr(matched, key) for key in type(matched).__dataclass_fields__}
-        if matched
-        else None,
+        matched=asdict(arm.matched) if arm.matched else None,
         redraw=arm.redraw,
         note=arm.note,
         parameters=dict(arm.facts.parameters),
@@ -349,22 +321,16 @@ def say(study: Study) -> dict[str, Any]:
     return said
 
 
-def _curves(frame: "pd.DataFrame", store: Store, earlier: Results | None) -> "pd.DataFrame":
+def _curves(frame: "pd.DataFrame", store: Store) -> "pd.DataFrame":
     """The curves of the test runs that have one, of the first `CURVES` seeds of each arm."""
     import numpy as np
     import pandas as pd
 
     ended = frame[(frame["role"] == "test") & frame["status"].isin(["finished", "diverged"])]
     wanted = ended.groupby(["corpus", "arm"], sort=False).head(CURVES)
-    known: dict[tuple[str, str], Columns] = {}
-    if earlier is not None:
-        known = {
-            (str(id), str(code)): {name: table[name].to_numpy() for name in CURVE_VALUES}
-            for (id, code), table in earlier.curves.groupby(["id", "code"], sort=False)
-        }
     found: list[tuple[str, str, Columns]] = []
     for id, code in dict.fromkeys(zip(wanted["id"], wanted["code"], strict=True)):
-        curve = known.get((id, code)) or _curve(store.folder(id))
+        curve = _curve(store.folder(id))
         if curve:
             found.append((id, code, curve))
     lengths = [len(curve["step"]) for *_, curve in found]

@@ -46,11 +46,10 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Stage:
-    """Runs to be done before what comes next is known. `tunings` are the choices so far, by corpus."""
+    """Runs to be done before what comes next is known."""
 
     name: str  # tuning, or the look
     runs: tuple[PlannedRun, ...]
-    tunings: Mapping[str, Tuning] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -71,7 +70,7 @@ def stages(
             runs = tuning_runs(plan, identify, grids)
             new = tuple(run for run in runs if run.id not in there)
             there |= {run.id for run in new}
-            yield Stage("tuning" if not widened else f"tuning, wider {widened}", new, dict(tunings))
+            yield Stage("tuning" if not widened else f"tuning, wider {widened}", new)
             tunings = _choose(plan, outcomes(runs))
             choices = [choice for tuning in tunings.values() for choice in tuning.choices]
             if any(choice.kind == "waiting" for choice in choices):
@@ -89,7 +88,7 @@ def stages(
     runs, notes = judged_runs(plan, identify, tunings)
     looks = plan.study.declared_looks or (len(plan.study.seeds),)
     for look in looks:
-        yield Stage(f"look at {look} seeds", tuple(r for r in runs if r.look == look), dict(tunings), notes)
+        yield Stage(f"look at {look} seeds", tuple(r for r in runs if r.look == look), notes)
 
 
 def _choose(plan: Plan, frame: "pandas.DataFrame") -> dict[str, Tuning]:
@@ -240,7 +239,4 @@ def _place(run: PlannedRun) -> dict[str, Any]:
 def _record(record: RunRecord | None) -> dict[str, Any]:
     if record is None:
         return {"status": None, "reason": "", "code": "", "kernel": ""}
-    row = {name: getattr(record, name) for name in ("status", "reason", "code", "kernel")}
-    groups = {group: getattr(record, group) for group in ("counts", "speed", "memory")}
-    row |= {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
-    return row | record.metrics
+    return record.columns()

@@ -5,19 +5,17 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from ablate.spec import Strict
 from ablate.study import intervals
 
 DRAWS = 9_999
 Losses = Mapping[tuple[float, int], float | None]  # by (rate, seed); None: the run failed
 
 
-class Sensitivity(BaseModel):
+class Sensitivity(Strict):
     """The mean over rates of min(l, l0) - l*, in nats, with its interval over seeds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float
     low: float | None  # None with a single seed
@@ -30,10 +28,8 @@ class Sensitivity(BaseModel):
     clipped: int  # runs that ended above l0, the failed among them
 
 
-class SensitivityDifference(BaseModel):
+class SensitivityDifference(Strict):
     """first - second, over the same rates and seeds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float
     low: float | None  # None with a single seed

@@ -13,18 +13,14 @@ import math
 from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
+from ablate.spec import Strict
 from ablate.study.compare import Comparison, Verdict, doubts
+from ablate.study.holm import Cells, holm
 from ablate.study.outcomes import Outcomes, Role, read_outcomes
 
 Word = Literal["solves more", "solves less", "undecided", "waiting"]
 LOW = 0.1  # an exact match below this is counted as not having begun to solve the task
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Solved(Strict):
@@ -138,43 +134,26 @@ def interval(solved: int, runs: int, alpha: float = 0.05) -> tuple[float, float]
 def contrasts(
     outcomes: dict[str, Outcomes], arms: dict[str, Solved], baseline: str, alpha: float
 ) -> dict[str, Contrast]:
-    """An arm that waits for runs keeps its place in the family, so that the others do not change when it
-    arrives."""
-    from statsmodels.stats.multitest import multipletests
-
     base = arms[baseline]
-    others = {name: arm for name, arm in arms.items() if name != baseline}
-    waits = {
-        name: bool(outcomes[name].missing or outcomes[baseline].missing) or not (arm.runs and base.runs)
-        for name, arm in others.items()
-    }
-    p = {
-        name: float(stats.fisher_exact([_table(arm), _table(base)]).pvalue)
-        for name, arm in others.items()
-        if not waits[name]
-    }
-    family = [p.get(name, 1.0) for name in others]
-    if len(family) > 1 and min(family) < 1:  # else nothing to adjust: spares a call that collects garbage
-        family = multipletests(family, alpha, method="holm")[1].tolist()
-    adjusted = dict(zip(others, family, strict=True))
+
+    def cells(name: str, arm: Solved) -> Cells | None:
+        waits = outcomes[name].missing or outcomes[baseline].missing or not (arm.runs and base.runs)
+        return None if waits else _cells(arm)
+
+    others = {name: cells(name, arm) for name, arm in arms.items() if name != baseline}
     made = {}
-    for name, arm in others.items():
-        difference = None if arm.share is None or base.share is None else arm.share - base.share
-        word: Word = "waiting" if waits[name] else "undecided"
-        if not waits[name] and adjusted[name] <= alpha:
+    for name, (p, adjusted) in holm(others, _cells(base)).items():
+        share = arms[name].share
+        difference = None if share is None or base.share is None else share - base.share
+        word: Word = "waiting" if adjusted is None else "undecided"
+        if adjusted is not None and adjusted <= alpha:
             word = "solves more" if (difference or 0) > 0 else "solves less"
-        made[name] = Contrast(
-            arm=name,
-            word=word,
-            difference=difference,
-            p=p.get(name),
-            p_adjusted=adjusted[name] if name in p else None,
-        )
+        made[name] = Contrast(arm=name, word=word, difference=difference, p=p, p_adjusted=adjusted)
     return made
 
 
-def _table(arm: Solved) -> list[int]:
-    return [arm.solved, arm.runs - arm.solved]
+def _cells(arm: Solved) -> Cells:
+    return arm.solved, arm.runs - arm.solved
 
 
 def in_words(comparison: Comparison, solved: Verdicts, placebo: str | None = None) -> Comparison:

@@ -3,19 +3,17 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from ablate.spec import Strict
+from ablate.study.holm import holm
 
 StabilityWord = Literal["more stable", "less stable", "no failures", "undecided", "waiting"]
 
 
-class Stability(BaseModel):
+class Stability(Strict):
     """Fisher's exact test on (diverged, finished) of the arm against the baseline.
 
     `p_adjusted` is Holm's over the arms of the study. Runs out of memory are a cost and count in neither.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     word: StabilityWord
     diverged: int
@@ -26,10 +24,8 @@ class Stability(BaseModel):
     p_adjusted: float | None
 
 
-class Counts(BaseModel):
+class Counts(Strict):
     """The outcomes of one arm that tell of stability."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     diverged: int
     finished: int
@@ -37,35 +33,23 @@ class Counts(BaseModel):
 
 
 def judge_stability(arms: Mapping[str, Counts], baseline: Counts, alpha: float) -> dict[str, Stability]:
-    """One stability verdict for each arm. `alpha` is for all the arms together.
-
-    An arm that waits keeps its place in the family, so that the others do not change when it arrives.
-    """
-    from statsmodels.stats.multitest import multipletests
-
-    waits = {name: arm.waits or baseline.waits for name, arm in arms.items()}
-    p = {
-        name: float(
-            stats.fisher_exact([[arm.diverged, arm.finished], [baseline.diverged, baseline.finished]]).pvalue
-        )
+    """One stability verdict for each arm. `alpha` is for all the arms together."""
+    cells = {
+        name: None if arm.waits or baseline.waits else (arm.diverged, arm.finished)
         for name, arm in arms.items()
-        if not waits[name]
     }
-    family = [p.get(name, 1.0) for name in arms]
-    if any(value < 1 for value in family):  # else nothing to adjust: spares the call, which collects garbage
-        family = multipletests(family, alpha, method="holm")[1].tolist()
-    adjusted = dict(zip(arms, family, strict=True))
+    found = holm(cells, (baseline.diverged, baseline.finished))
     return {
         name: Stability(
-            word="waiting" if waits[name] else _word(arm, baseline, adjusted[name] <= alpha),
-            diverged=arm.diverged,
-            runs=arm.diverged + arm.finished,
+            word="waiting" if adjusted is None else _word(arms[name], baseline, adjusted <= alpha),
+            diverged=arms[name].diverged,
+            runs=arms[name].diverged + arms[name].finished,
             baseline_diverged=baseline.diverged,
             baseline_runs=baseline.diverged + baseline.finished,
-            p=p.get(name),
-            p_adjusted=adjusted[name] if name in p else None,
+            p=p,
+            p_adjusted=adjusted,
         )
-        for name, arm in arms.items()
+        for name, (p, adjusted) in found.items()
     }
 
 

@@ -6,18 +6,14 @@ out of date. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) 
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from ablate.record import RunRecord
 from ablate.study.lease import Lease, LeaseLost
-
-if TYPE_CHECKING:
-    import pandas
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +58,6 @@ class Store:
         record = self.find(id)
         return record is not None and record.code == code and record.status not in MISSING
 
-    def stale(self, id: str, code: str) -> bool:
-        """There is an outcome, but other sources made it."""
-        record = self.find(id)
-        return record is not None and record.code != code and record.status not in MISSING
-
     def records(self) -> Iterator[RunRecord]:
         """Every record, in the order of their ids. Broken ones are left out and reported in `broken`."""
         if not self.root.is_dir():
@@ -77,19 +68,6 @@ class Store:
             record = self.find(id)
             if record is not None:
                 yield record
-
-    def frame(self) -> "pandas.DataFrame":
-        """One row for each record, indexed by id.
-
-        Columns: status, reason, code, kernel, looks; the specification and the fingerprint by dotted path
-        (`spec.model.position.name`, `fingerprint.text`); metrics under their own name (`validation/loss`);
-        counts, speed and memory as `counts/...`, `speed/...`, `memory/...`. Vectors stay in the records.
-        """
-        import pandas
-
-        rows = {record.id: _row(record) for record in self.records()}
-        frame = pandas.DataFrame(list(rows.values()), index=pandas.Index(list(rows), name="id", dtype=str))
-        return frame
 
     def commit(self, lease: Lease) -> RunRecord:
         """Put the record in the lease's outbox in its place, and return the record that now stands there.
@@ -135,21 +113,3 @@ def _explain(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'whole file'}: {first['msg']}"
     return str(error)
-
-
-def _row(record: RunRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {f: getattr(record, f) for f in ("status", "reason", "code", "kernel", "looks")}
-    _flatten("spec", record.spec, row)
-    _flatten("fingerprint", record.fingerprint, row)
-    row.update(record.metrics)
-    for group in ("counts", "speed", "memory"):
-        row.update({f"{group}/{name}": value for name, value in getattr(record, group).items()})
-    return row
-
-
-def _flatten(path: str, node: Any, into: dict[str, Any]) -> None:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            _flatten(f"{path}.{key}", value, into)
-    else:
-        into[path] = node

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from ablate.amounts import amount
 from ablate.study.claims import Judgement, parse
 from ablate.study.compare import Comparison, Verdict
 from ablate.study.figures import COSTS, arm_costs, means, ranked
@@ -18,7 +19,6 @@ from ablate.study.tokens import TokenEffect
 from ablate.study.tuned import STARTS
 from ablate.study.wording import (
     MINUS,
-    amount,
     decimals,
     interval,
     number,

@@ -4,13 +4,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+
+from ablate.spec import Strict
 
 BUDGETS = (0.5, 1.0, 2.0)
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TokenSlope(Strict):

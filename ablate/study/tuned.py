@@ -11,8 +11,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
+from ablate.spec import Strict
 from ablate.study.claims import (
     Claim,
     Judgement,
@@ -23,7 +23,7 @@ from ablate.study.claims import (
     refuse_unknown,
 )
 from ablate.study.compare import Contrast
-from ablate.study.counts import Count, Counted, holm
+from ablate.study.counts import Count, Counted, adjusted
 from ablate.study.sensitivity import Sensitivity, sensitivity, sensitivity_difference
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ STARTS = {  # the columns that hold l0, the best first -> what they are called
     "curve/first_loss": "the training loss of the first step, before any update",
 }
 METRIC = "validation/loss"  # the sensitivity is one of a loss
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Tuned(Strict):
@@ -183,7 +179,7 @@ def failed_tuning(found: Sensitivities, baseline: str) -> Counted:
         measure="tuning/failed",
         baseline=baseline,
         counts=counts,
-        adjusted=holm(counts, baseline, found.alpha),
+        adjusted=adjusted(counts, baseline),
         alpha=found.alpha,
     )
 

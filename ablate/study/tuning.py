@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
+from ablate.spec import Strict
 from ablate.study.outcomes import check_frame
 
 # Half a decade is a factor of 10 ** 0.5 = 3.16. The usual 1, 3, 10 grid is meant too: 1 to 3, 3 to 10.
@@ -23,7 +23,7 @@ FEWEST_RATES = 5
 Kind = Literal["vertex", "boundary", "edge", "waiting", "none"]
 
 
-class Choice(BaseModel):
+class Choice(Strict):
     """The rate chosen for one arm, and how.
 
     vertex    of the parabola through the best point and its neighbours
@@ -32,8 +32,6 @@ class Choice(BaseModel):
     waiting   tuning runs are missing
     none      at every rate some tuning run failed
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arm: str
     kind: Kind
@@ -45,20 +43,13 @@ class Choice(BaseModel):
     reason: str
 
 
-class Tuning(BaseModel):
+class Tuning(Strict):
     """The choices of all arms; `extend` is what the grid of every arm still lacks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     choices: tuple[Choice, ...]
     extend: tuple[float, ...]
     seeds: tuple[int, ...]
     warnings: tuple[str, ...]
-
-    @property
-    def settled(self) -> bool:
-        """Whether the test runs may start."""
-        return all(choice.kind in ("vertex", "boundary") for choice in self.choices)
 
     def choice(self, arm: str) -> Choice:
         """Raises KeyError, naming the arms there are."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -113,14 +114,12 @@ def provenance(device: str, devices: int, strategy: str) -> dict[str, Any]:
     import lightning
     import torch
 
-    import ablate
-
     kind = torch.cuda.get_device_name() if device == "cuda" else processor()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
-        "ablate": getattr(ablate, "__version__", None) or _version(),
+        "ablate": version("ablate"),
         "git": git(),
         "device": device,
         "device_kind": kind,
@@ -131,12 +130,6 @@ def provenance(device: str, devices: int, strategy: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "command": sys.argv,
     }
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("ablate")
 
 
 @lru_cache

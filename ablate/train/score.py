@@ -71,6 +71,6 @@ def work(payload: dict[str, Any]) -> str:
     load_parts(payload["parts"])
     try:
         score(Path(payload["folder"]), Path(payload["cache"]), payload["measures"])
-    except (Unscored, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         return f"{payload['folder']}: {error}"
     return ""

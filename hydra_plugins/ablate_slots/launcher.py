@@ -13,7 +13,6 @@ options, connect it to what is run:
 Every config is prepared, and all refusals are shown, before the first run begins.
 """
 
-import importlib
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
@@ -59,10 +58,10 @@ class SlotsLauncher(Launcher):
         from ablate.study.launch import cpu_slots, gpu_slots, launch
         from ablate.study.live import View
         from ablate.study.store import MISSING, Store
-        from ablate.study.worker import Job
+        from ablate.study.worker import Job, function
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        prepare = _function(self.options.prepare)
+        prepare = function(self.options.prepare)
         jobs: list[Job] = []
         composed: list[DictConfig] = []
         refused: list[str] = []
@@ -123,8 +122,3 @@ class SlotsLauncher(Launcher):
         plain = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
         return config, {str(key): value for key, value in plain.items()}
-
-
-def _function(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -30,7 +30,7 @@ registries: dict[str, "Registry"] = {}
 class Options(BaseModel):
     """The options of one part: its name and what its signature declares."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
     kind: ClassVar[str]
     name: str
 

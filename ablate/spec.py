@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from ablate.registry import Options, Part
 
@@ -44,15 +44,15 @@ class LayerSpec(Strict):
 
 
 class EmbeddingSpec(Strict):
-    scale: Literal["sqrt_width"] | float = 1.0
+    scale: Literal["sqrt_width"] | FiniteFloat = 1.0
     norm: Annotated[Options, Part("norm")]
 
 
 class HeadSpec(Strict):
     tied: bool = True
     bias: bool = False
-    softcap: float | None = Field(None, gt=0)
-    z_loss: float = Field(0.0, ge=0)
+    softcap: FiniteFloat | None = Field(None, gt=0)
+    z_loss: FiniteFloat = Field(0.0, ge=0)
 
 
 class ModelSpec(LayerSpec):
@@ -194,7 +194,7 @@ class RunSpec(Strict):
     data: DataSpec
     optim: Annotated[Options, Part("optimizer")]
     schedule: Annotated[Options, Part("schedule")]
-    clip: float | None = Field(1.0, gt=0)  # norm of the gradient
+    clip: FiniteFloat | None = Field(1.0, gt=0)  # norm of the gradient
     budget: BudgetSpec
     precision: Literal["fp32", "bf16"] = "fp32"
     evaluation: EvaluationSpec

@@ -84,7 +84,10 @@ def test_a_multirun_trains_every_combination(tmp_path, text):
         (["parts=[mine.py]"], ["mine.py"]),
         (["start=runs/none"], ["runs/none"]),
         (["model.vocab=100"], ["model.vocab", "257"]),
-        (["+clipp=3", "rerun=no", "clip=-1"], ["clipp: unknown option", "rerun", "clip"]),
+        (
+            ["+clipp=3", "rerun=no", "clip=inf", "optim.lr=inf"],
+            ["clipp: unknown option", "rerun", "clip", "optim.lr: Input should be a finite number"],
+        ),
         (
             ["parent=abc", "trainer.capture=true", "trainer.nodes=2", "trainer.devices=3"],
             ["start=runs/<id>", "trainer.capture", "torchrun", "trainer.devices"],

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from ablate.data.prepare import Prepared
+from ablate.model.measure import blueprint
 from ablate.record import RunRecord
+from ablate.registry import kernel
 from ablate.spec import RunSpec
-from ablate.train.weights import FILE, Unfit
+from ablate.train.weights import FILE, Unfit, fitting
 
 
 def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
     """The specification with its parent. Raises FileNotFoundError, or Unfit where the run in `start` cannot
-    be gone on from: it is not finished, kept no weights, or spoke in other tokens."""
+    be gone on from: it is not finished, spoke in other tokens, or left weights that are damaged or do not fit
+    this model."""
     record = RunRecord.load(start)
     if record.status != "finished":
         raise Unfit(f"start: the run {record.id} is {record.status}, not finished")
@@ -20,4 +23,7 @@ def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
         raise Unfit(f"start: the run {record.id} was trained on the tokens of another tokenizer")
     if not (start / FILE).is_file():
         raise FileNotFoundError(f"start: {start / FILE} is missing; that run kept no weights (keep=none)")
+    model = spec.model.model_copy(update={"kernel": kernel.parse("auto")})  # it has no weights
+    with fitting(blueprint(model).state_dict(), start / FILE):
+        pass
     return spec.model_copy(update={"parent": record.id})

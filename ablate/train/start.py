@@ -16,13 +16,11 @@ def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
     this model."""
     record = RunRecord.load(start)
     if record.status != "finished":
-        raise Unfit(f"start: the run {record.id} is {record.status}, not finished")
+        raise Unfit(f"the run {record.id} is {record.status}, not finished")
     if spec.parent not in (None, record.id):
-        raise Unfit(f"start: {start} holds the run {record.id}, but parent is {spec.parent}")
+        raise Unfit(f"{start} holds the run {record.id}, but parent is {spec.parent}")
     if record.fingerprint.get("tokenizer") != prepared.fingerprint.get("tokenizer"):
-        raise Unfit(f"start: the run {record.id} was trained on the tokens of another tokenizer")
-    if not (start / FILE).is_file():
-        raise FileNotFoundError(f"start: {start / FILE} is missing; that run kept no weights (keep=none)")
+        raise Unfit(f"the run {record.id} was trained on the tokens of another tokenizer")
     model = spec.model.model_copy(update={"kernel": kernel.parse("auto")})  # it has no weights
     with fitting(blueprint(model).state_dict(), start / FILE):
         pass

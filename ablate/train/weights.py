@@ -12,6 +12,7 @@ from ablate.model.decoder import Decoder
 from ablate.record import atomic
 
 FILE = Path("weights") / "model.safetensors"
+NAMED = 8  # tensors in one message
 
 
 class Unfit(ValueError):
@@ -40,13 +41,11 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
-        raise FileNotFoundError(
-            f"start: there are no weights at {file}; was the run finished with keep=none?"
-        )
+        raise FileNotFoundError(f"{file} is missing; that run kept no weights (keep=none)")
     try:
         opened = safe_open(file, framework="pt")
     except SafetensorError as error:
-        raise Unfit(f"start: {file} is damaged ({error}); train that run again with rerun=true") from None
+        raise Unfit(f"{file} is damaged ({error}); train that run again with rerun=true") from None
     with opened as theirs:
         shapes = {name: tuple(theirs.get_slice(name).get_shape()) for name in theirs.keys()}  # noqa: SIM118
         wrong = [f"{name} is missing in the file" for name in sorted(set(ours) - set(shapes))]
@@ -57,7 +56,8 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
             if shapes[name] != tuple(ours[name].shape)
         ]
         if wrong:
-            raise Unfit(f"start: {file} does not fit the model: " + "; ".join(wrong))
+            more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+            raise Unfit(f"{file} does not fit the model: " + "; ".join(wrong[:NAMED] + more))
         yield theirs
 
 

@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="count positions inside what a window remembers, to go on beyond the context (StreamingLLM)",
     )
-    add.add_argument("--device", default="cpu", help="cpu or cuda")
+    add.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"), help="where it runs")
     own_parts(add)
 
     add = command("parts", parts, "Print the catalogue of parts: formula, source and options of each.")
@@ -124,8 +124,12 @@ def load_own(places: list[str]) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
+    import torch
+
     from ablate.model.generate import continue_texts, open_run, stream_text
 
+    if not getattr(torch, options.device).is_available():
+        raise ValueError(f"--device {options.device}: torch finds none on this machine; use --device cpu")
     if options.stream and len(options.prompt) > 1:
         raise ValueError("--stream prints one text as it comes; give one --prompt")
     chosen = {

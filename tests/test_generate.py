@@ -1,6 +1,7 @@
 """Generation: the cache changes nothing, rows do not meet, and sampling keeps to its support."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,11 @@ def test_temperature_zero_takes_the_largest():
     assert drawn(3, temperature=0.0).tolist() == [0, 0, 0, 0, 0, 1]
 
 
+def test_a_tiny_temperature_takes_the_largest():
+    sampler = Sampler(1e-320, None, None, [0])
+    assert sampler(torch.tensor([[1.0, 3.0, 2.0]])).tolist() == [1]
+
+
 def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="diverged"):
         Sampler(0.0, None, None, [0])(torch.tensor([[1.0, torch.nan]]))
@@ -158,6 +164,8 @@ def test_tokens_come_one_step_at_a_time_and_the_mode_is_left_as_it_was(decoder):
         ({"prompts": [[50]]}, "no token 50; they are 0 to 49"),
         ({"max_tokens": 0}, "max_tokens 0"),
         ({"temperature": -1.0}, "temperature -1.0"),
+        ({"temperature": math.nan}, "temperature nan"),
+        ({"temperature": math.inf}, "temperature inf"),
         ({"temperature": 1.0, "top_k": 0}, "top_k 0"),
         ({"temperature": 1.0, "top_p": 1.5}, "top_p 1.5"),
         ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
@@ -332,6 +340,9 @@ def test_a_run_that_cannot_be_opened_says_why(tmp_path):
         open_run(folder)
     record = json.loads((folder / "record.json").read_text())
     weights.write_bytes(whole)
+    (folder / "record.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    with pytest.raises(Unopened, match="the run is interrupted, not finished"):
+        open_run(folder)
     (folder / "record.json").write_text(json.dumps({**record, "fingerprint": {"tokenizer": "other"}}))
     with pytest.raises(Unopened, match="not the tokenizer"):
         open_run(folder)

@@ -376,6 +376,24 @@ def test_pickles_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", b"[]", "config.json holds no JSON object"),
+        ("config.json", b'{"model_type": ', "config.json is not JSON"),
+        ("config.json", b"\xff", "config.json is not JSON"),
+        ("model.safetensors.index.json", b"{}", "index.json has no weight_map"),
+        ("model.safetensors", None, "model.safetensors is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named(file, content, reason, tmp_path):
+    folder = saved("llama", tmp_path)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / file).write_bytes(whole[:-100] if content is None else content)
+    with pytest.raises(Unreadable, match=reason):
+        import_folder(folder)
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         (

@@ -45,12 +45,21 @@ def test_streaming_prints_the_same(run, capsys):
         (["RUN", "--prompt", "a", "--prompt", "b", "--stream"], "give one --prompt"),
         (["RUN", "--prompt", "a", "--restart"], "a layer of this model has none"),
         (["RUN", "--prompt", "a", "--parts", "absent.py"], "there is no file"),
+        (["RUN", "--prompt", "a", "--temperature", "nan"], "temperature nan: must be"),
+        (["RUN", "--prompt", "a", "--device", "cuda"], "--device cuda: torch finds none"),
     ],
 )
-def test_mistakes_end_with_a_line_and_2(run, given, said, capsys):
+def test_mistakes_end_with_a_line_and_2(run, given, said, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["generate", *(str(run) if x == "RUN" else x for x in given)]) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+def test_a_device_that_torch_does_not_know(run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", str(run), "--prompt", "a", "--device", "foo"])
+    assert "--device: invalid choice: 'foo'" in capsys.readouterr().err
 
 
 def test_weights_go_out_and_come_back(run, tmp_path, capsys):

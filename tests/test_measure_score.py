@@ -7,7 +7,7 @@ from training import QUIET, prepared_for, run_spec, write_text
 
 from ablate.record import RunRecord
 from ablate.train.fit import fit
-from ablate.train.score import after, missing, score
+from ablate.train.score import Unscored, after, missing, score
 
 NAMES = ("length", "stability", "cost")
 
@@ -36,6 +36,17 @@ def test_measures_join_the_record_and_a_sealed_split_counts_as_a_look(run, monke
     assert record.metrics["stability/clipped_loss"] == before.metrics["validation/loss"]
     assert len(record.vectors["length/by_position/8x"]) == 64
     assert all(name.split("/")[0] in NAMES for name in set(record.metrics) - set(before.metrics))
+
+
+def test_what_cannot_be_scored_is_said(run, tmp_path):
+    folder, cache = run
+    record = RunRecord.load(folder)
+    with pytest.raises(Unscored, match=r"no measure is called validation; there are .*heldout"):
+        score(folder, cache, ["heldout", "validation"])  # a name of the record's, but no measure's
+    record.model_copy(update={"status": "diverged"}).save(tmp_path)
+    assert score(tmp_path, cache, []).status == "diverged"
+    with pytest.raises(Unscored, match="is diverged, not finished"):
+        score(tmp_path, cache, ["heldout"])
 
 
 def test_the_worker_that_trained_a_run_scores_it_if_the_job_says_so(run):

@@ -80,6 +80,14 @@ def test_the_looks_of_the_others_are_no_time_of_training(text, tmp_path, monkeyp
     assert all(0 < RunRecord.load(run.folder).speed["seconds"] < 1 for run in runs)
 
 
+def test_a_stack_makes_no_checkpoints_whatever_the_settings(text, tmp_path):
+    settings = QUIET.model_copy(update={"checkpoint_steps": 2})
+    runs = [opened(spec, tmp_path, text, settings) for spec in specs(text)]
+    replicas.train(runs)
+    assert [RunRecord.load(run.folder).status for run in runs] == ["finished"] * 3
+    assert not list(tmp_path.glob("*/checkpoint"))
+
+
 def test_what_lies_beside_the_records_is_what_lone_runs_leave(both):
     for _, together, alone in both:
         files = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*")) for f in (together, alone)]

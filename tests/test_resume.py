@@ -4,18 +4,23 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from cases import HARD
 from safetensors.torch import load_file
+from torch import Tensor
 from training import MOE, QUIET, curve, prepared_for, run_spec, write_text
 
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train import watch
+from ablate.train.checkpoint import Checkpoints
 from ablate.train.fit import fit
 from ablate.train.progress import Progress
+from ablate.train.settings import LoggerSpec
+from ablate.train.task import Task
 
 CASES = {
     "dropout": {"dropout": 0.2},
@@ -205,6 +210,103 @@ def test_stopped_while_it_validates_at_the_end(whole, text, tmp_path, monkeypatc
     assert train(spec, tmp_path, text, on_progress=lambda p: seen.append(p.step)).metrics == record.metrics
     assert seen == []
     assert_same(runs, tmp_path, record)
+
+
+@pytest.fixture(scope="module")
+def rarely(text, tmp_path_factory) -> tuple[RunSpec, Path, RunRecord]:
+    """A run with rows at 5, 10 and 12 alone."""
+    spec = run_spec(text, CASES["dropout"], evaluation={"every": 0, "tokens": 1000})
+    runs = tmp_path_factory.mktemp("rarely")
+    return spec, runs, train(spec, runs, text, settings=RARELY)
+
+
+RARELY = SETTINGS.model_copy(update={"log_every": 5})
+
+
+def made_at(step: int, act: Callable[[], None]) -> Callable[..., None]:
+    """`Task.made` that acts at the step of this number."""
+    real = Task.made
+
+    def made(self: Task, at: int, loss: Tensor) -> None:
+        real(self, at, loss)
+        if at + 1 == step:
+            act()
+
+    return made
+
+
+def test_a_signal_between_rows_stops_there(rarely, text, tmp_path, monkeypatch):
+    spec, runs, record = rarely
+    counted: list[int] = []
+    real = watch.Speed.add
+
+    def add(self: watch.Speed, tokens: int, seconds: float) -> None:
+        counted.append(tokens // spec.budget.batch_tokens)
+        real(self, tokens, seconds)
+
+    monkeypatch.setattr(watch.Speed, "add", add)
+    with monkeypatch.context() as patched:
+        patched.setattr(Task, "made", made_at(7, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        assert train(spec, tmp_path, text, settings=RARELY).status == "interrupted"
+    assert [p.name[-2:] for p in checkpoints(tmp_path)] == ["06", "07"]
+    assert len((tmp_path / record.id / "curve.jsonl").read_text().splitlines()) == 1
+    assert train(spec, tmp_path, text, settings=RARELY).metrics == record.metrics
+    assert counted == [5, 5, 2]
+    assert_same(runs, tmp_path, record)
+
+
+def test_a_crash_between_rows_goes_back_to_the_checkpoint(rarely, text, tmp_path, monkeypatch):
+    spec, runs, record = rarely
+
+    def fall() -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Task, "made", made_at(8, fall))
+        with pytest.raises(OSError, match="No space"):
+            train(spec, tmp_path, text, settings=RARELY)
+    assert [p.name[-2:] for p in checkpoints(tmp_path)] == ["03", "06"]
+    assert train(spec, tmp_path, text, settings=RARELY).metrics == record.metrics
+    assert_same(runs, tmp_path, record)
+
+
+def test_the_time_between_rows_is_not_lost(rarely, text, tmp_path, monkeypatch):
+    """By a clock that only steps move: the time of a checkpoint is none of training."""
+    spec, _, record = rarely
+    now = [0.0]
+
+    def tick() -> None:
+        now[0] += 1.0
+
+    monkeypatch.setattr(watch, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
+    saved = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *given: (now.__setitem__(0, now[0] + 100), saved(*given)))
+    real = Task.made
+
+    def made(self: Task, at: int, loss: Tensor) -> None:
+        real(self, at, loss)
+        tick()
+        if at + 1 == 7 and first:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Task, "made", made)
+    first = True
+    train(spec, tmp_path, text, settings=RARELY)
+    first = False
+    train(spec, tmp_path, text, settings=RARELY)
+    seconds = pd.read_parquet(tmp_path / record.id / "curve.parquet")["seconds"]
+    assert seconds.tolist() == [5.0, 10.0, 12.0]
+
+
+def test_a_csv_mirror_of_a_resumed_run_is_whole(whole, text, tmp_path):
+    spec, _, record = whole
+    settings = SETTINGS.model_copy(update={"logger": LoggerSpec(name="csv", config={})})
+    stop = at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(spec, tmp_path, text, settings=settings, on_progress=stop).status == "interrupted"
+    train(spec, tmp_path, text, settings=settings)
+    rows = pd.read_csv(tmp_path / record.id / "csv" / "metrics.csv").dropna(subset="loss")
+    assert rows["step"].tolist() == list(range(1, 13))
+    assert rows["loss"].tolist() == curve(tmp_path / record.id)["loss"].tolist()
 
 
 def test_a_signal_is_handed_on_to_who_asked_for_it(text, tmp_path):

@@ -30,8 +30,9 @@ from ablate.train.fit import fit, work
 from ablate.train.progress import Lines, Progress
 from ablate.train.recorder import Speed
 from ablate.train.settings import LoggerSpec
+from ablate.train.start import started
 from ablate.train.task import Task
-from ablate.train.weights import Unfit
+from ablate.train.weights import FILE, Unfit
 
 
 @pytest.fixture(scope="module")
@@ -307,12 +308,20 @@ def test_weights_of_a_parent_under_a_longer_context(plain, text):
     assert train(RunSpec.model_validate(record.spec), runs, text) == record  # the parent is found by its id
 
 
-def test_shapes_that_differ_are_named(plain, text):
+def test_shapes_that_differ_are_named_before_a_run_begins(plain, text, tmp_path):
     _, runs, parent = plain
+    there = sorted(runs.iterdir())
     with pytest.raises(Unfit, match=r"layers\.0\.ffn\.gate\.weight is \(40, 32\) in the file and \(48, 32\)"):
         train(run_spec(text, {"ffn": {"name": "glu", "width": 48}}), runs, text, start=runs / parent.id)
     with pytest.raises(Unfit, match=r"positions\.0\.table\.weight is missing in the file"):
         train(run_spec(text, {"position": "learned"}), runs, text, start=runs / parent.id)
+    assert sorted(runs.iterdir()) == there
+    parent.save(tmp_path)
+    (tmp_path / FILE).parent.mkdir()
+    (tmp_path / FILE).write_bytes((runs / parent.id / FILE).read_bytes()[:-100])
+    spec = run_spec(text, {"context": 48, "position": {"name": "rope", "scaling": "none"}})
+    with pytest.raises(Unfit, match=r"model\.safetensors is damaged"):
+        started(spec, prepared_for(spec, text.parent), tmp_path)
 
 
 def test_a_parent_that_is_not_finished_or_of_other_tokens_is_refused(plain, text, tmp_path):

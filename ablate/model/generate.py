@@ -75,8 +75,10 @@ class Sampler:
     """
 
     def __init__(self, temperature: float, top_k: int | None, top_p: float | None, seeds: Sequence[int]):
-        if temperature < 0:
-            raise ValueError(f"temperature {temperature}: must be at least 0 (0 takes the likeliest token)")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(
+                f"temperature {temperature}: must be a number, at least 0 (0 takes the likeliest token)"
+            )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k {top_k}: must be at least 1")
         if top_p is not None and not 0 < top_p <= 1:
@@ -90,7 +92,7 @@ class Sampler:
             raise ValueError("the model gives logits that are not finite: its weights have diverged")
         if self.temperature == 0:
             return logits.argmax(-1)
-        p, token = self.probabilities(logits.double().cpu())
+        p, token = self.probabilities(logits.cpu().double())
         upto = p.cumsum(-1)
         u = torch.stack([torch.rand((), generator=g, dtype=torch.double) for g in self.generators])
         chosen = torch.searchsorted(upto, u[:, None] * upto[:, -1:], right=True)
@@ -100,7 +102,7 @@ class Sampler:
         """(B,V) -> those of the tokens that are left, the likeliest first, and which tokens they are."""
         ordered, token = torch.sort(logits, dim=-1, descending=True, stable=True)
         ordered, token = ordered[:, : self.top_k], token[:, : self.top_k]
-        p = (ordered / self.temperature).softmax(-1)
+        p = ((ordered - ordered[:, :1]) / self.temperature).softmax(-1)  # by a tiny one too
         if self.top_p is not None:
             before = p.cumsum(-1) - p
             inside = int((before < self.top_p).sum(-1).max())
@@ -223,7 +225,8 @@ class Trained(NamedTuple):
 
 def open_run(folder: Path, device: str = "cpu") -> Trained:
     """The model of `runs/<id>` with its weights and its tokenizer. The kernel is chosen anew, for the device
-    and for reading only: it is the same mathematics. Raises Unopened, Refused."""
+    and for reading only: it is the same mathematics. Raises Unopened (for a run that is not finished, too,
+    though older weights may lie there), Refused."""
     from pydantic import ValidationError
 
     from ablate import registry
@@ -235,6 +238,8 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
         raise Unopened(f"{folder}: there is no finished run here (no record.json)") from None
     except ValueError as error:
         raise Unopened(f"{folder / 'record.json'} is not a record: {error}") from None
+    if record.status != "finished":
+        raise Unopened(f"{folder}: the run is {record.status}, not finished; train it to its end")
     try:
         spec = RunSpec.model_validate(record.spec)
     except ValidationError as error:
@@ -242,7 +247,7 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
         raise Unopened(f"{folder}: its specification is not understood; own parts?\n  {said}") from None
     model = spec.model.model_copy(update={"kernel": registry.kernel.parse("auto")})
     decoder = Decoder(model, device, training=False)
-    _fill(decoder, folder, record)
+    _fill(decoder, folder)
     tokenizer = registry.tokenizer.build(spec.data.tokenizer)
     try:
         tokenizer.load(folder / "tokenizer")
@@ -253,16 +258,13 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
     return Trained(decoder.to(device).eval(), tokenizer, record, folder)
 
 
-def _fill(decoder: Decoder, folder: Path, record: RunRecord) -> None:
+def _fill(decoder: Decoder, folder: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = folder / "weights" / "model.safetensors"
     if not file.is_file():
-        raise Unopened(
-            f"{folder}: no weights were kept (the run is {record.status}); "
-            "train it again with keep=weights rerun=true"
-        )
+        raise Unopened(f"{folder}: no weights were kept; train it again with keep=weights rerun=true")
     try:
         decoder.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:

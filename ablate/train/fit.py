@@ -205,6 +205,9 @@ class Run:
         watch.curve = Curve(self.folder, done)
         flops = self.counts.get("training_flops")
         watch.mirror = Mirror(self.settings.logger, self.id, self.folder, self.spec, flops)
+        if self.settings.logger.name == "csv":  # Lightning has deleted the file of the run that is resumed
+            for row in watch.curve.rows:
+                watch.mirror.add(row)
 
     def keep(self, watch: Watch) -> None:
         """What a finished run leaves beside its weights."""

@@ -107,6 +107,8 @@ class Replica:
         run.folder.mkdir(parents=True, exist_ok=True)
         self.task = seat(run, lightning)
         self.watch = run.watch(Interrupt(), Quiet())  # signals end the stack, not a run
+        never = {"checkpoint_steps": None, "checkpoint_minutes": None}
+        self.watch.settings = run.settings.model_copy(update=never)
 
     def begin(self) -> None:
         self.run.open(self.watch)

@@ -26,11 +26,17 @@ def missing(record: RunRecord, names: Sequence[str]) -> list[str]:
 def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     """Add what is missing of the named measures. The record's code stays that of the sources that trained it.
 
-    Raises Unscored where the text is no longer that of the run, Unopened where no weights were kept.
+    Raises Unscored for a name that is no measure's, for a run that is not finished, and where the text is no
+    longer that of the run; Unopened where no weights were kept.
     """
+    unknown = [name for name in names if name not in measure]
+    if unknown:
+        raise Unscored(f"no measure is called {', '.join(unknown)}; there are {', '.join(measure)}")
     record = RunRecord.load(folder)
+    if names and record.status != "finished":
+        raise Unscored(f"{folder}: the run is {record.status}, not finished")
     wanted = missing(record, names)
-    if record.status != "finished" or not wanted:
+    if not wanted:
         return record
     prepared = prepare(DataSpec.model_validate(record.spec["data"]), cache)
     if prepared.fingerprint != record.fingerprint:

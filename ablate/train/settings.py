@@ -36,6 +36,7 @@ class Settings(Strict):
     threads: int | None = Field(None, gt=0)  # null: as torch finds best
     progress: bool | Literal["auto"] = "auto"  # auto: a bar in a terminal, a line for each tenth elsewhere
     log_every: int | None = Field(None, gt=0)  # steps between rows of the curve; null: 1 on a CPU, else 10
+    # With several devices, runs make checkpoints, and stop when told to, at rows of the curve alone.
     checkpoint_steps: int | None = Field(None, gt=0)
     checkpoint_minutes: float | None = Field(10.0, gt=0)
     keep: Literal["none", "weights", "all"] = "weights"

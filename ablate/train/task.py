@@ -217,6 +217,12 @@ class Task(LightningModule):
             o.zero_grad(set_to_none=True)
         return norm
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["untaken"] = (self.total, self.summed)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.total, self.summed = checkpoint["untaken"]
+
     # ---------------------------------------------------------------------------------- experts
 
     def loads_ahead(self, passes: list[Batch], step: int) -> list[Tensor] | None:
@@ -283,6 +289,11 @@ class Task(LightningModule):
         loss /= self.summed
         self.total, self.summed = None, 0
         return loss, flags > 0
+
+    def wait(self) -> None:
+        """Until the device has made the steps."""
+        if self.total is not None:
+            self.total.item()
 
     def expert_load(self) -> dict[str, float]:
         """Of the last step, by layer: the share of the busiest expert as a multiple of an even share, which

@@ -26,6 +26,8 @@ OFTEN = 0.25  # seconds between two reports of progress
 FAR = 1.5  # times the first loss, or that of guessing if it is larger
 LONG = (20, 0.02)  # steps, and share of the run, that a loss above this must last: a spike may pass
 
+STATE = ("seconds", "row_step", "pending", "first", "latest", "high")  # what a resumed run must know
+
 
 class Diverged(Exception):
     """The loss is not finite, or stays far above where it began."""
@@ -62,27 +64,27 @@ class Watch(Callback):
         self.outcome, self.speed = Outcome(), Speed()
         self.curve: Curve | None = None  # on the first rank, as the mirror
         self.mirror: Mirror | None = None
-        self.seconds = 0.0  # of training, over all resumes
+        self.seconds = 0.0  # of training up to the last row, over all resumes
+        self.row_step, self.pending = 0, 0.0  # step of that row, and seconds of training since
         self.first: float | None = None  # the first loss
         self.latest: float | None = None  # validation loss
         self.high = 0  # steps for which the loss has been too high
         self.shown = -math.inf
 
-    # What a resumed run must know.
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "first": self.first, "latest": self.latest, "high": self.high}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self.first, self.latest = state["seconds"], state["first"], state["latest"]
-        self.high = state["high"]
+        for name in STATE:
+            setattr(self, name, state[name])
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         assert isinstance(task, Task)
         self.stop.listen()
         self.every = self.settings.log_every or (1 if task.device.type == "cpu" else 10)
         self.outcome.kernel = task.decoder.kernel.name
-        self.row_at, self.row_step = time.perf_counter(), task.steps.done
-        self.judged = task.steps.done
+        self.row_at = time.perf_counter() - self.pending
+        self.judged = self.row_step
         self.saved_at, self.saved_step = time.monotonic(), task.steps.done
 
     def on_train_batch_end(
@@ -96,6 +98,8 @@ class Watch(Callback):
         last = step == self.spec.steps
         look = bool(self.spec.evaluation.every) and step % self.spec.evaluation.every == 0 and not last
         if not (look or last or step % self.every == 0):
+            if trainer.world_size == 1:  # several ranks ask each other at rows alone
+                self.between_rows(trainer, task, step)
             return
         row, stop = self.row(task, step)
         if look:
@@ -106,6 +110,18 @@ class Watch(Callback):
         if stop or (not last and self.due(trainer, step)):
             self.save(trainer, step)
         self.row_at = time.perf_counter()
+        if stop:
+            self.outcome.stopped = trainer.should_stop = True
+
+    def between_rows(self, trainer: Trainer, task: Task, step: int) -> None:
+        """Stop, or make a checkpoint that is due: without a row, which an undisturbed run has not either."""
+        stop = self.stop.requested
+        if not stop and not self.due(trainer, step):
+            return
+        task.wait()
+        self.pending = time.perf_counter() - self.row_at
+        self.save(trainer, step)
+        self.row_at = time.perf_counter() - self.pending
         if stop:
             self.outcome.stopped = trainer.should_stop = True
 
@@ -148,7 +164,7 @@ class Watch(Callback):
         seconds = now - self.row_at
         self.seconds += seconds
         self.speed.add((step - self.row_step) * self.spec.budget.batch_tokens, seconds)
-        self.row_step = step
+        self.row_step, self.pending = step, 0.0
         if self.first is None:
             self.first = loss
         return {

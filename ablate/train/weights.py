@@ -1,6 +1,9 @@
 """A decoder's weights as one safetensors file, whole and unsharded, under the decoder's own names."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,10 +12,11 @@ from ablate.model.decoder import Decoder
 from ablate.record import atomic
 
 FILE = Path("weights") / "model.safetensors"
+NAMED = 8  # tensors in one message
 
 
 class Unfit(ValueError):
-    """Weights that do not fit the model, with the names of those that do not."""
+    """Weights that do not fit the model, with the names of those that do not, or a damaged file."""
 
 
 def collect(decoder: Decoder) -> dict[str, Tensor]:
@@ -31,18 +35,18 @@ def save(state: dict[str, Tensor], file: Path) -> None:
         f.write(to_bytes({name: tensor.contiguous() for name, tensor in state.items()}))
 
 
-@torch.no_grad()
-def load(decoder: Decoder, file: Path) -> None:
-    """Copy the file's tensors into the decoder, which may be sharded. Raises Unfit, FileNotFoundError."""
-    from safetensors import safe_open
-    from torch.distributed.tensor import DTensor, distribute_tensor
+@contextmanager
+def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
+    """The open file, of whose tensors only the shapes were read. Raises Unfit, FileNotFoundError."""
+    from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
-        raise FileNotFoundError(
-            f"start: there are no weights at {file}; was the run finished with keep=none?"
-        )
-    ours = decoder.state_dict()
-    with safe_open(file, framework="pt") as theirs:
+        raise FileNotFoundError(f"{file} is missing; that run kept no weights (keep=none)")
+    try:
+        opened = safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise Unfit(f"{file} is damaged ({error}); train that run again with rerun=true") from None
+    with opened as theirs:
         shapes = {name: tuple(theirs.get_slice(name).get_shape()) for name in theirs.keys()}  # noqa: SIM118
         wrong = [f"{name} is missing in the file" for name in sorted(set(ours) - set(shapes))]
         wrong += [f"{name} is not in the model" for name in sorted(set(shapes) - set(ours))]
@@ -52,7 +56,18 @@ def load(decoder: Decoder, file: Path) -> None:
             if shapes[name] != tuple(ours[name].shape)
         ]
         if wrong:
-            raise Unfit(f"start: {file} does not fit the model: " + "; ".join(wrong))
+            more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+            raise Unfit(f"{file} does not fit the model: " + "; ".join(wrong[:NAMED] + more))
+        yield theirs
+
+
+@torch.no_grad()
+def load(decoder: Decoder, file: Path) -> None:
+    """Copy the file's tensors into the decoder, which may be sharded. Raises Unfit, FileNotFoundError."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    ours = decoder.state_dict()
+    with fitting(ours, file) as theirs:
         for name, tensor in ours.items():
             whole = theirs.get_tensor(name).to(tensor.dtype)
             if isinstance(tensor, DTensor):  # all ranks read the same file, so no message is sent

@@ -8,9 +8,7 @@ A family is a table (`family.py` says of what); `config.py` reads and writes con
 `weights.py` the tensors.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +21,7 @@ from ablate.model.hf.gpt_neox import GPT_NEOX
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
-from ablate.model.hf.weights import read_weights, write_folder, write_weights
+from ablate.model.hf.weights import read_json, read_weights, write_folder, write_weights
 from ablate.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Inexpressible", "Unreadable", "export_folder", "import_folder"]
@@ -41,10 +39,11 @@ def import_folder(folder: Path | str) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The model of a folder and its state, in the dtype of the files, on the CPU.
 
     Raises Unreadable for a family or an option that is not among ours, for a tensor that is missing,
-    unknown or of another shape, and for pickled weights; FileNotFoundError without a config.json.
+    unknown or of another shape, for a damaged file and for pickled weights; FileNotFoundError without a
+    config.json.
     """
     folder = Path(folder)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise Unreadable(f"{folder}: model_type {kind!r} has no table; there are {', '.join(FAMILIES)}")

@@ -82,6 +82,17 @@ def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor
         raise
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises Unreadable."""
+    try:
+        node = json.loads(file.read_text())
+    except ValueError as error:
+        raise Unreadable(f"{file} is not JSON: {error}") from None
+    if not isinstance(node, dict):
+        raise Unreadable(f"{file} holds no JSON object")
+    return node
+
+
 def _rows(family: Family, model: Decoder) -> list[Row]:
     experts = {int(n) for name in model.state_dict() for n in re.findall(r"\.experts\.(\d+)\.", name)}
     return list(family.expanded(model.spec.depth, len(experts)))
@@ -122,11 +133,14 @@ def _named(tensors: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        where: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        where = read_json(index).get("weight_map")
+        if not isinstance(where, dict):
+            raise Unreadable(f"{index} has no weight_map")
         files = sorted({folder / name for name in where.values()})
     else:
         files = sorted(folder.glob("*.safetensors"))
@@ -144,7 +158,10 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         raise Unreadable(f"{folder}: {', '.join(lost)}, named by {index.name}, is not there")
     tensors: dict[str, Tensor] = {}
     for path in files:
-        tensors |= load_file(path)
+        try:
+            tensors |= load_file(path)
+        except SafetensorError as error:
+            raise Unreadable(f"{path} is damaged: {error}; fetch it again") from None
     lacking = sorted(set(where) - set(tensors))
     if lacking:
         raise Unreadable(f"{folder}: {lacking[0]}, named by {index.name}, is in none of the files")

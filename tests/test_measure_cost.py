@@ -35,7 +35,7 @@ def test_what_training_took_is_passed_on():
 
 
 def test_the_first_token_and_the_others_are_timed_apart(monkeypatch):
-    """A clock that ticks once at each look: looks are at the start, behind the first token, at the end."""
+    """A clock that ticks once at each look: looks are at the start, after the first token, at the end."""
     ticks = itertools.accumulate(itertools.cycle([1.0, 2.0, 8.0]))
     monkeypatch.setattr(cost.time, "perf_counter", lambda: next(ticks))
     found = measure.build(CHOSEN)(trained({}), text()).metrics

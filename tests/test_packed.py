@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 
 def logits(reader: Decoder, decoder: Decoder, rows: int = 2) -> torch.Tensor:
-    """Of a prompt and of two tokens behind it, through a cache."""
+    """Of a prompt and of two tokens after it, through a cache."""
     memories, tokens = decoder.memories(8), PROMPT[:rows]
     prefix = torch.tensor([5] * rows) if any(group.mask.prefix for group in decoder.groups) else None
     found = [reader(tokens, Call(torch.arange(5)[None], None, prefix, memories))]

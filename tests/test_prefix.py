@@ -1,4 +1,4 @@
-"""Prefix decoders from data to loss: the prefix sees itself whole, and only what is behind it is a target."""
+"""Prefix decoders from data to loss: the prefix sees itself whole, and only what follows is a target."""
 
 import numpy as np
 import pytest

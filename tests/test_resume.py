@@ -310,7 +310,7 @@ def test_a_csv_mirror_of_a_resumed_run_is_whole(whole, text, tmp_path):
 
 
 def test_a_signal_is_handed_on_to_who_asked_for_it(text, tmp_path):
-    """As to a worker process, which stops behind the run."""
+    """As to a worker process, which stops after the run."""
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:

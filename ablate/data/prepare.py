@@ -292,7 +292,7 @@ def checked_marks(scored: list[bool], tokens: int, whole: bool, place: str) -> n
 
 def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], bool, bool]]:
     """(text, tokens, is it a document's first piece, its last) in order. Long documents come in pieces; the
-    end token stands behind the last one."""
+    end token stands after the last one."""
     for batch in batches(documents):
         numbers = tokenizer.encode([text for text, _, _ in batch])
         for (text, first, last), ids in zip(batch, numbers, strict=True):
@@ -318,7 +318,7 @@ def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
 
 
 def cut(document: str, at: int) -> int:
-    """Where the piece that begins at `at` ends: behind the last line that fits, where there is one (there, a
+    """Where the piece that begins at `at` ends: after the last line that fits, where there is one (there, a
     tokenizer hardly ever joins what stands on both sides)."""
     if len(document) - at <= PIECE:
         return len(document)

@@ -99,7 +99,7 @@ class Stream:
         """Every token of the split but its first (every answer, of examples) is a target once, in order.
 
         Every batch has `rows` rows over all ranks, so that ranks stay together and shapes stay the same;
-        what lies behind the end of the split has no loss. `by_document` fills in `owner`.
+        what lies after the end of the split has no loss. `by_document` fills in `owner`.
         """
         mine = share(rows, of)
         examples = self.split.scored is not None
@@ -127,7 +127,7 @@ class Stream:
                 torch.from_numpy(tokens), torch.from_numpy(targets), torch.arange(self.context)[None]
             )
         document = np.searchsorted(starts, place, side="right") - 1  # (B, T + 1)
-        document[place >= total] = len(starts)  # what is behind the end is a document of its own
+        document[place >= total] = len(starts)  # what is after the end is a document of its own
         at, seen = torch.arange(self.context)[None], None
         if self.documents == "masked":
             targets[document[:, 1:] != document[:, :-1]] = NO_LOSS
@@ -138,7 +138,7 @@ class Stream:
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), at, seen, owner=owner)
 
     def _examples(self, number: np.ndarray, by_document: bool = False) -> Batch:
-        """The examples of these numbers (B,), one a row; behind the last come rows without targets."""
+        """The examples of these numbers (B,), one a row; after the last come rows without targets."""
         assert self.split.scored is not None
         last = len(self._borders) - 1
         first, end = (self._borders[np.minimum(number + n, last)][:, None] for n in (0, 1))  # (B, 1)
@@ -158,7 +158,7 @@ class Stream:
 
 
 def read_ahead(batch: Batch, length: np.ndarray) -> Batch:
-    """The batch with prefixes of `length` (B,). The first target is the token behind the prefix."""
+    """The batch with prefixes of `length` (B,). The first target is the first token after the prefix."""
     prefix = torch.from_numpy(length)
     inside = torch.arange(batch.tokens.shape[1]) + 1 < prefix[:, None]
     return batch._replace(targets=batch.targets.masked_fill(inside, NO_LOSS), prefix=prefix)

@@ -32,7 +32,7 @@ def generate(
     stop: Collection[int] = (),
     restart: bool = False,
 ) -> Iterator[list[int | None]]:
-    """Yields, step by step, each row's new token: None behind a `stop` token, which is yielded itself.
+    """Yields, step by step, each row's new token: None after a `stop` token, which is yielded itself.
 
     Prompts may differ in length. What a row gets does not depend on the other rows: each draws from a
     generator of its own, made from `seed` and its number, or from its own seed if `seed` is a sequence. A

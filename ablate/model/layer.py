@@ -29,7 +29,7 @@ class Serial(nn.Module):
 
 @topology("parallel", paper="arXiv:2204.02311")
 class Parallel(nn.Module):
-    """x <- x + attention(x) + ffn(x), behind one norm (GPT-J, PaLM, Falcon-7B)."""
+    """x <- x + attention(x) + ffn(x), after one norm (GPT-J, PaLM, Falcon-7B)."""
 
     def __init__(self, attention: nn.Module, ffn: nn.Module, placement: Placement, frame: Frame):
         super().__init__()

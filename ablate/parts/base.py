@@ -33,7 +33,7 @@ class Sight:
     documents: tuple[Tensor, Tensor] | None = None  # (B, T), (B, S): equal numbers see each other
     prefix: Tensor | None = None  # (B,) length of the part that sees itself whole
     own: bool = False  # the keys are the queries' own, in their order
-    last: bool = False  # no key stands after any query: a single token behind all that it remembers
+    last: bool = False  # no key stands after any query: a single token after all that it remembers
     near: bool = False  # no key stands before the window of any query
 
     @property

@@ -37,7 +37,7 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # behind \\\\ a bracket would be an option of it
+    "[": "{[}",  # after \\\\ a bracket would be an option of it
     "]": "{]}",
     "\N{MINUS SIGN}": "$-$",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
@@ -45,7 +45,7 @@ LATEX = {
     "\N{RIGHTWARDS ARROW}": r"$\to$",
     "\n": " ",
 }
-DIGITS = "%.10g"  # the digits behind depend on the machine
+DIGITS = "%.10g"  # further digits depend on the machine
 HELD = {
     "non_embedding_params": "the number of parameters without embeddings",
     "total_params": "the number of parameters",

@@ -151,7 +151,7 @@ class Captured:
 
 @contextmanager
 def on(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """What is behind waits for the stream, which waits for what is before."""
+    """What comes after waits for the stream, which waits for what came before."""
     if stream is None:
         yield
         return

@@ -60,7 +60,7 @@ def evaluate(
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Without gradients or dropout; deterministic. `rows` are those of one pass over all ranks, which must
-    call it together; `tokens` stops behind the first windows that hold so many. `between` is called between
+    call it together; `tokens` stops after the first windows that hold so many. `between` is called between
     batches. The decoder is left in the mode in which it was. Raises ValueError for a split without a target.
     """
     ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -273,7 +273,7 @@ def perform(payload: dict[str, Any]) -> RunRecord:
 
 def work(payload: dict[str, Any]) -> None:
     """What a worker process does with a job: the same, quietly. The record says how it ended; an exception is
-    raised again behind it. What the compiler fails on is trained as it is."""
+    raised again after it. What the compiler fails on is trained as it is."""
     settings = {**payload["settings"], "progress": False}
     try:
         perform({**payload, "settings": settings})

@@ -33,7 +33,7 @@ class Curve:
     most; `curve.parquet` is written whole at the end. A resumed run drops the rows it will make again."""
 
     def __init__(self, folder: Path, done: int = 0):
-        """`done` steps are behind the checkpoint that the run goes on from."""
+        """`done` steps lie before the checkpoint that the run goes on from."""
         self.folder = folder
         self.rows: list[Row] = [row for row in _read(folder / "curve.jsonl") if (row["step"] or 0) <= done]
         with atomic(folder / "curve.jsonl") as f:

@@ -115,7 +115,7 @@ class Replica:
         self.watch.on_train_start(self.lightning, self.task)
 
     def made(self, step: int) -> tuple[Status, str] | None:
-        """What happens at the edge of a step, the last look behind the last; how the run ended, if it did."""
+        """What happens at the edge of a step, the last look after the last; how the run ended, if it did."""
         try:
             self.watch.on_train_batch_end(self.lightning, self.task, None, step, step)
         except Diverged as error:

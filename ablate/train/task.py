@@ -31,7 +31,7 @@ class Steps:
         self.steps, self.done = steps, 0
 
     def __len__(self) -> int:
-        """One more than come: Lightning would not go on from a checkpoint made behind the last."""
+        """One more than come: Lightning would not go on from a checkpoint made after the last."""
         return self.steps + 2
 
     def __iter__(self) -> Iterator[int]:

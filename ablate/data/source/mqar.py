@@ -16,7 +16,7 @@ class Mqar(Generated):
     """Multi-query associative recall: `k1 v1 k2 v2 .. 0 0 k2 =v2 0 0 k1 =v1 0`, each key asked for once.
 
     `shapes` are (tokens, pairs), which take turns. Keys are numbers from 1 below vocab / 2, values those from
-    there; both differ within an example. The query of each pair begins at an even distance 2 g behind the
+    there; both differ within an example. The query of each pair begins at an even distance 2 g after the
     pairs, g drawn without repetition with p(g) ~ (g + 1)^(power_a - 1). `random_filler` puts random tokens,
     but no key of the example, where else 0 stands.
 

@@ -14,7 +14,7 @@ class Tokenizer(ABC):
     """Text to numbers below `vocab` and back. It knows its vocabulary after `learn` or `load`."""
 
     vocab: int
-    end: int | None  # the token that stands behind each document; None: there is none
+    end: int | None  # the token that stands after each document; None: there is none
 
     @abstractmethod
     def recipe(self) -> Any:

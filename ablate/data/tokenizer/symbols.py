@@ -36,7 +36,7 @@ class Symbols(Tokenizer):
             return [[number[word] for word in text.split()] for text in texts]
         except KeyError as error:
             raise BadTokenizer(
-                f"symbols: {error.args[0]!r} is no number of 0..{self.vocab - 1}, nor one behind '{ANSWER}'"
+                f"symbols: {error.args[0]!r} is no number of 0..{self.vocab - 1}, nor one after '{ANSWER}'"
             ) from None
 
     def scored(self, text: str) -> list[bool]:

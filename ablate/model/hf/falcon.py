@@ -1,4 +1,4 @@
-"""Falcon 7B: multi-query attention and a feed-forward side by side behind one norm."""
+"""Falcon 7B: multi-query attention and a feed-forward side by side after one norm."""
 
 from ablate.model.hf.family import SAME, STACKED, Family, Option, Row, linear
 from ablate.model.hf.rotation import read as read_rope

@@ -1,4 +1,4 @@
-"""Phi-1, 1.5 and 2: attention and feed-forward side by side behind one norm, half of each head turns."""
+"""Phi-1, 1.5 and 2: attention and feed-forward side by side after one norm, half of each head turns."""
 
 from ablate.model.hf.family import SAME, Family, Option, Row, linear
 from ablate.model.hf.rotation import read as read_rope

@@ -24,7 +24,7 @@ class Cost:
     """Tokens per second of decoding and seconds to the first token, by batch and context; bytes of keys and
     values and FLOPs of a token (Shazeer 2019 and Pope et al. 2022, arXiv:2211.05102, time these).
 
-    Times are medians over `repeats`, behind one that is not counted. They belong to the machine and its load:
+    Times are medians over `repeats`, after one warm-up. They belong to the machine and its load:
     between models they compare only where both were timed in turn, as `benchmarks/` does. Contexts that the
     positions cannot name get no number.
     """

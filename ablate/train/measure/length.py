@@ -150,7 +150,7 @@ def place_losses(
     precision: Literal["fp32", "bf16"],
     rows: int,
 ) -> Tensor:
-    """Windows of `length`, one behind the other: (2, length), the sum of the losses and the number of targets
+    """Windows of `length`, one after the other: (2, length), the sum of the losses and the number of targets
     at each place of a window."""
     device = decoder.embedding.weight.device
     found = torch.zeros(2, length, dtype=torch.float64)

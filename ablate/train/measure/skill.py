@@ -21,8 +21,8 @@ class Skill:
     """How often the likeliest token is the answer, on held-out examples: of all answers (`accuracy`), and of
     all examples, every answer of each (`exact`). `solved` is 1 where `exact` is at least `threshold`.
 
-    Each answer is asked for behind the right ones before it. An example is exact in this way if and only if
-    greedy generation gives all its answers (where they come one after another).
+    Each answer is predicted with the right ones before it given (teacher forcing). An example is exact in
+    this way if and only if greedy generation gives all its answers (where they come one after another).
 
     Examples may be longer than any of training (`*_beyond`; the others are `*_within`) and than the model's
     context. The vectors have an entry for each kind of example (`tokens` in it and `answers` among them):

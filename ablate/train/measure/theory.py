@@ -23,7 +23,7 @@ class Start(NamedTuple):
 
     gradient: float  # Frobenius norm of the gradient of the batch's mean loss
     token_gradient: float  # the same for the loss of a single token, averaged over tokens (Theorem 1)
-    norms: list[float]  # E |x_l|^2 / d behind layers l = 1..L, over tokens; post-norm: before its last norm
+    norms: list[float]  # E |x_l|^2 / d after layers l = 1..L, over tokens; post-norm: before its last norm
 
 
 Placement = Literal["pre", "post"]
@@ -85,14 +85,14 @@ def batch(model: ModelSpec, seed: int, rows: int) -> Tensor:
 
 
 def squares(model: ModelSpec, heard: list[Tensor], sums: list[Tensor]) -> list[float]:
-    """E |x_l|^2 / d behind each layer: of the stream, or under post-norm of what enters its last norm."""
+    """E |x_l|^2 / d after each layer: of the stream, or under post-norm of what enters its last norm."""
     after = sums if placement.build(model.placement, model.depth).stream else heard[1:]
     return [float(x.double().square().sum(-1).mean()) / model.width for x in after]
 
 
 @contextmanager
 def before_norm(decoder: Decoder) -> Iterator[list[Tensor]]:
-    """Fills the list with what enters the norm behind each layer's feed-forward: the sum of stream and branch
+    """Fills the list with what enters the norm after each layer's feed-forward: the sum of stream and branch
     (x^5 in the paper). Where no norm stands, it is the stream itself."""
     heard: list[Tensor] = []
 

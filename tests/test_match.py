@@ -89,7 +89,7 @@ def test_an_arm_that_agrees_is_left_alone() -> None:
     ("match", "arms", "said"),
     [
         ({"multiple": 64}, {}, "cannot be matched within 0.50% by model.ffn.width: the nearest, 128"),
-        ({"by": "steps"}, {}, "by steps: it does not rise with the knob"),
+        ({"by": "steps"}, {}, "steps change no non_embedding_params; hold train_flops"),
         ({}, {"moe": ["model/ffn=moe"]}, "arm moe: match.by: model.ffn.width: model.ffn has no 'width'"),
         (
             {"by_arm": {"moe": "model.ffn.expert.width"}},

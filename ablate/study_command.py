@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ablate.amounts import amount, duration
 from ablate.command import FAILED, INTERRUPTED, WRONG, fail
 from ablate.compose import Job, Mistaken, job, plain
 from ablate.record import RunRecord
@@ -563,8 +564,6 @@ def print_verdicts(console: Console, comparison: Comparison) -> None:
 
 def print_outlook(console: Console, said: dict[str, Any]) -> None:
     """The tables of `plan=true`."""
-    from ablate.show import amount
-
     console.print(Text(said["question"], style="bold"))
     console.print(Text(f"every arm: {' '.join(said['base'])}"))
     console.print(Text(f"metric {said['metric']}, margin {said['margin']}, seeds {said['seeds']}"))
@@ -595,7 +594,7 @@ def print_outlook(console: Console, said: dict[str, Any]) -> None:
         counts.add_row(role, *(str(row[c]) for c in ("planned", "finished", "missing")))
     console.print(counts)
     if said["hours"] is not None:
-        console.print(f"about {live.duration(3600 * said['hours'])}")
+        console.print(f"about {duration(3600 * said['hours'])}")
     for power in said["power"]:
         if power["detectable"] is not None:
             effect, noise = f"{power['detectable']:.4f}", f"{power['noise']:.4f}"

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from study_fakes import RATES, Fake, study
+from study_fakes import GROUPS, RATES, Fake, study
 
 from ablate.study.design import StudyMistaken
 from ablate.study.differences import differences, fetch, flatten, put
@@ -42,6 +42,25 @@ def test_a_difference_outside_the_axis_is_refused_with_both_values() -> None:
         "arm x: optim.weight_decay: 0.1 -> 0.2 lies outside the axis (model.position); set it in base, "
         "or widen the axis",
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "metric", "said"),
+    [
+        ({"source": "english"}, "heldout/bits_per_byte", "its text is not the baseline's"),
+        ({"source": "stdlib", "tokenizer": "bytes"}, "validation/loss", "take bits_per_byte"),
+        ({"source": "stdlib", "tokenizer": "bytes"}, "heldout/bits_per_byte", None),
+        ({"source": "english"}, "skill/exact", None),
+    ],
+)
+def test_what_does_not_compare_is_refused(data, metric: str, said: str | None, monkeypatch) -> None:
+    monkeypatch.setitem(GROUPS["data"], "other", data)
+    changes = {"axis": ["data"], "arms": {"rope": [], "other": ["data=other"]}, "metric": metric}
+    if said is None:
+        planned(**changes)
+    else:
+        (line,) = refused(**changes)
+        assert line.startswith("arm other: ") and said in line
 
 
 def test_the_refusals_of_all_arms_come_at_once() -> None:

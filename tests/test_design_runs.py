@@ -101,6 +101,7 @@ def test_an_edge_extends_the_grid_of_every_arm() -> None:
     tuned, wider, tests = walk(planned(), trained)
     added = {run.rate for run in wider.runs} - {run.rate for run in tuned.runs}
     assert added and min(added) > 3e-3
+    assert not {run.id for run in tuned.runs} & {run.id for run in wider.runs}, "a run is named once"
     assert {run.arm for run in wider.runs if run.rate in added} == {"rope", "alibi", "none"}
     assert {run.rate for run in tests.runs if run.arm == "alibi" and run.role == "test"} != {3e-3}
 

@@ -6,7 +6,9 @@ import pytest
 from training import QUIET, prepared_for, run_spec, write_text
 
 from ablate.record import RunRecord
+from ablate.registry import measure
 from ablate.train.fit import fit
+from ablate.train.measure import Found
 from ablate.train.score import Unscored, after, missing, score
 
 NAMES = ("length", "stability", "cost")
@@ -36,6 +38,27 @@ def test_measures_join_the_record_and_a_sealed_split_counts_as_a_look(run, monke
     assert record.metrics["stability/clipped_loss"] == before.metrics["validation/loss"]
     assert len(record.vectors["length/by_position/8x"]) == 64
     assert all(name.split("/")[0] in NAMES for name in set(record.metrics) - set(before.metrics))
+
+
+def test_what_another_process_measured_meanwhile_stays(run, monkeypatch):
+    folder, cache = run
+    before = RunRecord.load(folder)
+
+    class Slow:
+        opens = ("heldout",)
+
+        def __call__(self, *given) -> Found:
+            there = RunRecord.load(folder)
+            metrics = {**there.metrics, "other/number": 1.0}
+            there.model_copy(update={"metrics": metrics, "looks": there.looks + 1}).save(folder)
+            return Found({"stability/number": 2.0}, {})
+
+    monkeypatch.setattr("ablate.train.score.missing", lambda record, names: names)
+    monkeypatch.setattr(measure["stability"], "make", Slow)
+    record = score(folder, cache, ["stability"])
+    assert record.metrics["other/number"] == 1 and record.metrics["stability/number"] == 2
+    assert record.looks == before.looks + 2 and record == RunRecord.load(folder)
+    before.save(folder)
 
 
 def test_what_cannot_be_scored_is_said(run, tmp_path):

@@ -20,10 +20,10 @@ from study_fakes import identify
 
 from ablate.study import figures, paper, tables, wording
 from ablate.study.design import read as read_study
-from ablate.study.freeze import amendments, freeze
+from ablate.study.freeze import Amendment, amendments, freeze
 from ablate.study.judged import Judged, judge_results
 from ablate.study.report import banners, bar, fenced, markdown, report, show
-from ablate.study.results import FOLDER, POINTS, Results, collect, read, say, write
+from ablate.study.results import FOLDER, POINTS, KeptPlan, Results, collect, read, say, write
 from ablate.study.runs import PlannedRun, judged_runs, tuning_runs
 from ablate.study.store import Store
 
@@ -336,6 +336,35 @@ def test_a_study_without_any_run_says_so(tmp_path: Path, changes: dict[str, Any]
     assert "than" not in answer
     assert not list((tmp_path / "figures").iterdir())
     assert "not run" in page.text
+
+
+def test_an_arm_of_which_nothing_is_left_is_not_undecided(tmp_path: Path) -> None:
+    def lost(run: PlannedRun) -> dict[str, Any]:
+        return {"status": "diverged"} if run.arm == "none" else finished(run)
+
+    judged = judge_results(world(tmp_path, lost, arms=ARMS, seeds=6))
+    answer = wording.answer(judged, "placebo")
+    assert "no run of none finished" in answer
+    assert "none and" not in answer and "and none" not in answer
+
+
+def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Path) -> None:
+    results = world(tmp_path, arms=ARMS, seeds=6)
+    moved = tuple(
+        Amendment(path=path, frozen=old, now=new)
+        for path, old, new in (("study.seeds", 4, 6), ("study.margin", 0.01, 0.02), ("study.notes", "", "x"))
+    )
+    plan = KeptPlan(hash="h", date="", test_runs=0, amendments=moved, exploratory=())
+    kept = results.kept.model_copy(update={"plan": plan})
+    (said,) = [line for line in banners(kept, judge_results(results)) if "rules were changed" in line]
+    assert "study.seeds: 4 -> 6" in said and "study.margin" in said and "notes" not in said
+    assert "not what was frozen" in paper._looks(kept.said(), plan)
+
+
+def test_tables_name_the_arms_and_hold_the_losses(tuned: Path) -> None:
+    differences = pd.read_csv(tuned / "tables" / "differences.csv")
+    assert set(differences["arm"]) == {arm.name for arm in read(tuned).kept.arms} - {"rope"}
+    assert pd.read_csv(tuned / "tables" / "rates.csv")["means"].str.contains("0.001=").all()
 
 
 def test_runs_that_all_failed_give_no_answer(tmp_path: Path) -> None:

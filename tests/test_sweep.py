@@ -9,6 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+from rich.console import Console
+
+from ablate.compose import Mistaken
+from ablate.study.design import read
+from ablate.study_command import Composer, Sweep
 
 ROOT = Path(__file__).parent.parent
 STUDY = """
@@ -136,6 +142,32 @@ def test_a_wrong_option_is_refused(option, said, place):
     refused = sweep(place, "experiment=small", option)
     assert refused.returncode == 2
     assert said in refused.stderr
+
+
+def test_a_study_says_what_it_would_not_heed(tmp_path):
+    with pytest.raises(Mistaken, match=r"trainer\.log_every: decides no number of a run"):
+        Composer(str(tmp_path))(["model.width=16", "trainer.log_every=4"])
+
+
+@pytest.mark.parametrize(
+    ("change", "node", "said"),
+    [
+        (("heldout/loss", "heldoutt/loss"), {}, "heldoutt/loss: no measure gives it"),
+        (("margin: 0.05", "measures: [stabilty/x]"), {}, "stabilty/x: no measure gives it"),
+        (("", ""), {"keep": "none"}, "keep=none: heldout is measured on kept weights"),
+        (("heldout/loss", "validation/loss"), {"keep": "none"}, None),
+    ],
+)
+def test_every_number_has_something_that_gives_it(change, node, said, place):
+    chosen = {"keep": "weights", "measure": [], "replicas": "off", "compile": False, **node}
+    chosen |= {"experiment": "small", "experiments": place / "experiments", "store": place, "cache": "cache"}
+    asked = Sweep(chosen, Console())
+    study = read(yaml.safe_load(STUDY.format(text="a.txt").replace(*change)))
+    if said is None:
+        asked.check_measures(study)
+    else:
+        with pytest.raises(Mistaken, match=said):
+            asked.check_measures(study)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,7 @@ def _in_slices(
     wide = torch.promote_types(dtype, torch.float32)
     w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
     objective, nll = x.new_zeros((), dtype=wide), x.new_zeros((), dtype=wide)
-    dx = []
-    dw = x.new_zeros(weight.t().shape, dtype=wide)  # transposed: of the two products the faster
+    dx, dw = [], None
     db = x.new_zeros(0 if bias is None else len(bias), dtype=wide)
     slices = -(-len(x) // slice_of(len(x), len(weight), x.device.type))
     size = -(-len(x) // slices)  # all of one size: for another the compiler would be called again
@@ -72,15 +71,17 @@ def _in_slices(
     with torch.autocast(x.device.type, enabled=False):
         for rows, y in zip(x.to(dtype).split(size), targets.split(size), strict=True):
             logits = product(rows, w, b)
-            more, loss, dl = of_logits(logits, y[:, None], softcap, z_loss)
-            objective += more
+            both, loss, dl = of_logits(logits, y[:, None], softcap, z_loss)
+            objective += both
             nll += loss
             if bias is not None:
                 db += dl.sum(0, dtype=wide)
             dl = dl.to(dtype)
             dx.append(product(dl, w.t()).to(x.dtype))
-            dw += product(rows.t(), dl.t())
-    return objective, nll, torch.cat(dx), dw.to(weight.dtype).t().contiguous(), db.to(weight.dtype)
+            more = product(dl.t(), rows.t())
+            dw = more.to(wide) if dw is None else dw.add_(more)
+    assert dw is not None
+    return objective, nll, torch.cat(dx), dw.to(weight.dtype), db.to(weight.dtype)
 
 
 def in_place(

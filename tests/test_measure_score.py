@@ -54,7 +54,7 @@ def test_what_another_process_measured_meanwhile_stays(run, monkeypatch):
             return Found({"stability/number": 2.0}, {})
 
     monkeypatch.setattr("ablate.train.score.missing", lambda record, names: names)
-    monkeypatch.setattr(measure["stability"], "make", Slow)
+    monkeypatch.setattr(measure, "build", lambda name: Slow())
     record = score(folder, cache, ["stability"])
     assert record.metrics["other/number"] == 1 and record.metrics["stability/number"] == 2
     assert record.looks == before.looks + 2 and record == RunRecord.load(folder)

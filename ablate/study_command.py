@@ -75,7 +75,7 @@ class Composer:
     def __call__(self, overrides: list[str]) -> dict[str, Any]:
         """Raises Mistaken, also for what decides no number: a study would not heed it."""
         keys = [override.lstrip("+~").split("=")[0] for override in overrides]
-        heeded = {*RunSpec.model_fields, "parts", "start", "experiment"}
+        heeded = {*RunSpec.model_fields, "parts", "start", "experiment", "debug"}
         ignored = [key for key in keys if re.split("[./@]", key)[0] not in heeded]
         if ignored:
             how = "decides no number of a run; how runs are done is set for all of them: sweep.py --help"

@@ -46,10 +46,12 @@ class Head(nn.Module):
         )
 
     def sums(self, x: Tensor, embedding: Tensor, targets: Tensor) -> Sums:
-        """As `loss`, summed. On a CPU, and where the logits are large, with the gradients at once."""
+        """As `loss`, summed. With the gradients at once where the logits are large, and on a CPU where they
+        are larger than the weight, whose gradient is then scaled once more."""
         rows = x.flatten(0, 1)
         large = slice_of(len(rows), len(embedding), x.device.type) < len(rows)
-        if (large or x.is_cpu) and torch.is_grad_enabled():
+        pays = x.is_cpu and len(rows) > rows.shape[1]
+        if (large or pays) and torch.is_grad_enabled():
             weight = embedding if self.weight is None else self.weight
             return in_slices(rows, weight, self.bias, targets.flatten(), self.softcap, self.z_loss)
         each = self.loss(x, embedding, targets)

@@ -255,7 +255,16 @@ def test_shared_names_start_equal(case):
             assert torch.equal(a[n], b[n]), n
 
 
-@hard
+IN_EVERYTHING = ("t5", "parallel", "sink_logit", "keep_first")  # each takes the compiler some fifteen seconds
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in IN_EVERYTHING else [])
+        for name, case in HARD.items()
+    ],
+)
 def test_one_graph_at_two_lengths_and_in_both_gradient_modes(case, tokens, request):
     if request.node.callspec.id in ROUTED:
         pytest.skip("routed experts: how many tokens an expert gets is data, so the graph breaks there")

@@ -110,7 +110,7 @@ def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
         assert word in loose.stdout.replace("\n", "")
 
 
-@pytest.mark.parametrize("replicas", ["4", "auto"])
+@pytest.mark.parametrize("replicas", [pytest.param("4", marks=pytest.mark.slow), "auto"])
 def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path):
     """Seeds of an arm, and those of the placebo with those of the baseline: the records are found by the same
     ids. With `auto`, the cache keeps what was measured of each architecture."""

@@ -6,11 +6,11 @@ BIN := .venv/bin
 
 help:
 	@echo "make quickstart   a small real study on the embedded data: verdicts and a report in minutes"
-	@echo "make test         lint, types, layers, tests (about 8 minutes on two cores)"
+	@echo "make test         lint, types, layers, tests (about 10 minutes on two cores)"
 	@echo "make test-slow    the longer tests"
 	@echo "make bench        the benchmarks, side by side with their peers (the better part of an hour)"
-	@echo "make clean        remove the environment and the caches; runs stay"
 	@echo "make bench-study  a whole study against its ideal and a shell loop (about half an hour, idle machine)"
+	@echo "make clean        remove the environment and the caches; runs stay"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -69,9 +69,9 @@ def run(todo: Job, made: Plan, console: Console) -> None:
     if report.status in ("elsewhere", "lost"):
         fail(f"{folder}: another process is at this run", FAILED)
     record = store.load(todo.id)
-    show_record(console, record)
     if record.status != report.status:
-        console.print("This is the outcome from before, which stands:")
+        console.print("The outcome from before stands:")
+    show_record(console, record)
     if report.status != "finished":
         fail(f"{report.status}: {report.reason}", INTERRUPTED if report.status == "interrupted" else FAILED)
     show_sample(console, folder, todo.rest["sample"])

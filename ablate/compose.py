@@ -127,13 +127,15 @@ def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
     """What is wrong with a run that could be done otherwise, or elsewhere."""
     import torch
 
+    from ablate.train.capture import NO_GRAPHS
+
     if spec.parent is not None and not rest.start:
         yield "parent: is set by start; give start=runs/<id>"
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         yield "trainer.accelerator: torch finds no GPU here; say trainer=cpu, or leave it to trainer=auto"
         return
     if settings.capture is True and accelerator(settings) == "cpu":
-        yield "trainer.capture: there are CUDA graphs only on a GPU; say auto"
+        yield f"trainer.capture: {NO_GRAPHS}; say auto"
     if settings.nodes > 1 and not elsewhere_launched():
         yield f"trainer.nodes: start all ranks of the {settings.nodes} machines with torchrun"
     try:

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict
 
 Status = Literal["finished", "diverged", "out_of_memory", "crashed", "interrupted", "refused"]
 
+TRAINED = ("finished", "diverged")  # outcomes that training again would only repeat, on any machine
+
 UMASK = os.umask(0)  # asked once, at the import: asking sets it, for all threads
 os.umask(UMASK)
 

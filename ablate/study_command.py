@@ -39,7 +39,7 @@ CONF = Path(__file__).parent.parent / "conf"
 log = logging.getLogger(__name__)
 Given = TypeVar("Given")
 Found = TypeVar("Found")
-TRAINED = ("validation", "counts", "speed", "memory")  # the numbers of training itself begin so
+OF_TRAINING = ("validation", "counts", "speed", "memory")  # the numbers of training itself begin so
 AT_ONCE = 8  # runs of a stack, where a study does not say
 WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be
 
@@ -152,12 +152,14 @@ class Sweep:
         """Every number that is asked for is one of training or of a registered measure."""
         from ablate.registry import measure
 
-        said = {study.metric, *study.measures, *of_runs(study.claims)}
-        known = {*measure, *TRAINED}
-        wrong = [f"{name}: no measure gives it" for name in sorted(said) if name.split("/")[0] not in known]
+        said = asked(study)
+        known = {*measure, *OF_TRAINING}
+        wrong = [
+            f"{name}: no measure gives it" for name in dict.fromkeys(said) if name.split("/")[0] not in known
+        ]
         if wrong:
             raise Mistaken(
-                [*wrong, f"measures: {', '.join(measure)}; of training itself: {', '.join(TRAINED)}"]
+                [*wrong, f"measures: {', '.join(measure)}; of training itself: {', '.join(OF_TRAINING)}"]
             )
         if self.node["keep"] == "none" and self.measures(study):
             names = ", ".join(self.measures(study))
@@ -315,7 +317,7 @@ class Sweep:
 
         found = {}
         stacks = [[job.payload for job in alike[:most]] for alike in families.values()]
-        gains = apart(gain, stacks, lambda reason: Gain(0.0, reason))
+        gains = apart(gain, stacks, lambda reason: Gain(reason=reason))
         for (name, alike), stack, gained in zip(families.items(), stacks, gains, strict=True):
             if gained.ratio >= WORTH:
                 found[name] = alike
@@ -390,9 +392,7 @@ class Sweep:
         """The registered measures that the study speaks of, and those asked for."""
         from ablate.registry import measure
 
-        claimed = of_runs(study.claims)
-        said = [study.metric, *study.measures, *claimed]
-        wanted = [*(name.split("/")[0] for name in said), *self.node["measure"]]
+        wanted = [*(name.split("/")[0] for name in asked(study)), *self.node["measure"]]
         unknown = [name for name in self.node["measure"] if name not in measure]
         if unknown:
             raise Mistaken([f"measure: there is no {', '.join(unknown)}; there are {', '.join(measure)}"])
@@ -487,6 +487,11 @@ class Sweep:
             published = publish(self.folder, wandb["project"], wandb["entity"], Path(self.node["store"]))
             for line in published.said:
                 self.console.print(Text(line), soft_wrap=True)  # an address stays whole
+
+
+def asked(study: Study) -> list[str]:
+    """The numbers of single runs that a study speaks of."""
+    return [study.metric, *study.measures, *of_runs(study.claims)]
 
 
 def compiling_gain(payload: dict[str, Any]) -> Any:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ablate.record import RunRecord
+from ablate.record import TRAINED, RunRecord
 from ablate.study.lease import Lease, LeaseLost
 
 log = logging.getLogger(__name__)
 
 MISSING = ("crashed", "interrupted")  # no outcome: the run is done again
-TRAINED = ("finished", "diverged")  # outcomes that any machine would have
 
 
 class Store:

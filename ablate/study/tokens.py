@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ablate.spec import Strict
+from ablate.study.runs import BUDGETS
 
-BUDGETS = (0.5, 1.0, 2.0)
+ALL_BUDGETS = sorted((1.0, *BUDGETS))
 
 
 class TokenSlope(Strict):
@@ -58,7 +59,7 @@ def token_slope(frame: pd.DataFrame, metric: str, alpha: float = 0.05) -> TokenS
         )
 
     budgets = set(runs["budget"].astype(float))
-    lacking = [f"{budget:g}" for budget in BUDGETS if budget not in budgets]
+    lacking = [f"{budget:g}" for budget in ALL_BUDGETS if budget not in budgets]
     if lacking:
         return blank(f"the baseline has not been trained at {', '.join(lacking)} times the budget")
     twice = runs[runs.duplicated(["budget", "seed"])]

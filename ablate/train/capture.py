@@ -25,6 +25,7 @@ log = logging.getLogger("ablate.train")
 
 Found = tuple[Tensor, ...]
 
+NO_GRAPHS = "there are CUDA graphs only on a GPU"
 ON = "cuda"  # the type of device that has graphs
 WARM = 3  # steps before the capture
 PROOFS = 2  # steps by the graph that are proved: from one to the next batch and rate change
@@ -51,7 +52,7 @@ def refusal(
 ) -> str | None:
     """Why the steps of a run cannot be captured; None if nothing speaks against it."""
     if decoder.embedding.weight.device.type != ON:
-        return "there are CUDA graphs only on a GPU"
+        return NO_GRAPHS
     if devices(settings) * settings.nodes > 1:
         return "it takes several devices"
     if settings.micro_rows is not None and settings.micro_rows < spec.rows:

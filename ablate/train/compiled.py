@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ablate.train.fit import Run, first_line
+from ablate.train.fit import Run
 from ablate.train.replicas import opened
 from ablate.train.stack import Seat
 from ablate.train.timing import clock, kept, key
@@ -34,7 +34,7 @@ class Compiled:
 
 
 def compiled(payload: dict[str, Any]) -> Compiled:
-    """Of the run that the payload asks for. What fails may succeed another time, so that is not kept."""
+    """Of the run that the payload asks for."""
     run = opened(payload)
     shape = [
         run.spec.model.model_dump(mode="json"),
@@ -43,10 +43,7 @@ def compiled(payload: dict[str, Any]) -> Compiled:
         run.spec.data.documents,
     ]
     file = Path(payload["cache"]) / "compiled" / f"{key(run, shape)}.json"
-    try:
-        return kept(file, Compiled, lambda: measured(run))
-    except Exception as error:
-        return Compiled(reason=f"{type(error).__name__}: {first_line(error)}")
+    return kept(file, Compiled, lambda: measured(run))
 
 
 def measured(run: Run) -> Compiled:

@@ -14,7 +14,7 @@ from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
 from ablate.model.measure import count, of_run
 from ablate.parts.base import Refused
-from ablate.record import RunRecord, Status
+from ablate.record import TRAINED, RunRecord, Status
 from ablate.registry import load_parts
 from ablate.spec import RunSpec
 from ablate.train import ranks
@@ -33,8 +33,6 @@ from ablate.train.watch import Diverged, Watch
 from ablate.train.weights import FILE
 
 log = logging.getLogger("ablate.train")
-
-ENDED = ("finished", "diverged")  # what training again would only repeat
 
 
 def fit(
@@ -111,7 +109,7 @@ class Run:
         except ValueError as error:
             log.warning("%s cannot be read (%s); training again", self.folder / "record.json", error)
             return None
-        return record if record.status in ENDED and record.code == self.code else None
+        return record if record.status in TRAINED and record.code == self.code else None
 
     def attempt(self, stop: Interrupt) -> RunRecord:
         """Train in this process, and save the record of how it ended."""
@@ -132,7 +130,7 @@ class Run:
                 self.save(self.record("crashed", f"{type(error).__name__}: {first_line(error)}"))
                 raise
         self.save(record)
-        if record.status in ENDED and self.settings.keep != "all" and ranks.main():
+        if record.status in TRAINED and self.settings.keep != "all" and ranks.main():
             self.checkpoints.drop()
         return record
 
@@ -205,9 +203,7 @@ class Run:
         watch.curve = Curve(self.folder, done)
         flops = self.counts.get("training_flops")
         watch.mirror = Mirror(self.settings.logger, self.id, self.folder, self.spec, flops)
-        if self.settings.logger.name == "csv":  # Lightning has deleted the file of the run that is resumed
-            for row in watch.curve.rows:
-                watch.mirror.add(row)
+        watch.mirror.go_on(watch.curve.rows)
 
     def keep(self, watch: Watch) -> None:
         """What a finished run leaves beside its weights."""

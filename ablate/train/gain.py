@@ -14,7 +14,7 @@ import torch
 
 from ablate.parts.base import Refused
 from ablate.train.capture import SETTLED
-from ablate.train.fit import Run, first_line
+from ablate.train.fit import Run
 from ablate.train.replicas import family, opened
 from ablate.train.stack import Seat, Stack, seat
 from ablate.train.timing import clock, kept, key
@@ -30,20 +30,16 @@ class Gain:
     """`ratio`: the time of the runs one after the other over that of their stack: above 1 the stack is
     faster. 0 where there can be none, for the reason given."""
 
-    ratio: float
+    ratio: float = 0.0
     reason: str = ""
 
 
 def gain(payloads: list[dict[str, Any]]) -> Gain:
-    """Of the stack of the runs that the payloads ask for. What fails may succeed another time, so that is not
-    kept."""
+    """Of the stack of the runs that the payloads ask for."""
     runs = [opened(payload) for payload in payloads]
     name = key(runs[0], family(runs[0].spec), len(runs))
     file = Path(payloads[0]["cache"]) / "replicas" / f"{name}.json"
-    try:
-        return kept(file, Gain, lambda: measured(runs))
-    except Exception as error:
-        return Gain(0.0, f"{type(error).__name__}: {first_line(error)}")
+    return kept(file, Gain, lambda: measured(runs))
 
 
 def measured(runs: list[Run]) -> Gain:
@@ -59,7 +55,7 @@ def measured(runs: list[Run]) -> Gain:
         stack = Stack([seat(run, lightning) for run in runs], settings.compile)
         stack.prove()
     except Refused as refusal:
-        return Gain(0.0, str(refusal))
+        return Gain(reason=str(refusal))
     seconds = clock(lone.device)
 
     def alone(n: int) -> None:

@@ -2,7 +2,7 @@
 its record is whole."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ class Mirror:
                 metrics["flops"] = tokens * self.flops
             at = None if isinstance(logger, WandbLogger) else step  # it would add a column of its own
             self.guard(lambda: logger.log_metrics(metrics, step=at))
+
+    def go_on(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """From these rows of a run that is resumed. Lightning has deleted the CSV file that had them."""
+        if self.name == "csv":
+            for row in rows:
+                self.add(row)
 
     def close(self, status: str, metrics: Mapping[str, float | None]) -> None:
         if self.logger is not None:

@@ -12,7 +12,7 @@ import torch
 
 from ablate.record import atomic
 from ablate.spec import digest
-from ablate.train.fit import Run
+from ablate.train.fit import Run, first_line
 from ablate.train.recorder import provenance
 from ablate.train.settings import torch_device
 
@@ -20,13 +20,17 @@ T = TypeVar("T")
 
 
 def kept(file: Path, kind: Callable[..., T], measure: Callable[[], T]) -> T:
-    """The dataclass `kind` that the file holds; where it holds none, what `measure` finds, kept there."""
+    """The dataclass `kind` that the file holds; where it holds none, what `measure` finds, kept there. What
+    fails may succeed another time: then `kind` has a `reason` alone, and nothing is kept."""
     with suppress(OSError, ValueError, TypeError):
         return kind(**json.loads(file.read_text()))
-    found = measure()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(file) as f:
-        f.write(json.dumps(asdict(found)).encode())  # type: ignore[call-overload]
+    try:
+        found = measure()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(file) as f:
+            f.write(json.dumps(asdict(found)).encode())  # type: ignore[call-overload]
+    except Exception as error:
+        return kind(reason=f"{type(error).__name__}: {first_line(error)}")
     return found
 
 

@@ -126,7 +126,7 @@ def load_own(places: list[str]) -> None:
 def generate(options: argparse.Namespace) -> None:
     import torch
 
-    from ablate.model.generate import continue_texts, open_run, stream_text
+    from ablate.train.trained import continue_texts, open_run, stream_text
 
     if not getattr(torch, options.device).is_available():
         raise ValueError(f"--device {options.device}: torch finds none on this machine; use --device cpu")
@@ -168,8 +168,8 @@ def import_(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from ablate.model.generate import open_run
     from ablate.model.hf import export_folder
+    from ablate.train.trained import open_run
 
     run = open_run(options.folder)
     family = export_folder(run.decoder, options.to, options.family, run.tokenizer.end)

@@ -125,7 +125,7 @@ def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
-    from ablate.model.generate import open_run, sample_text
+    from ablate.train.trained import open_run, sample_text
 
     if not sample["tokens"] or not (folder / "weights").is_dir():
         return

@@ -9,9 +9,9 @@ from cases import model
 from conftest import SMALL
 
 from ablate.data.prepare import Prepared, Split
-from ablate.model.generate import Trained
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
+from ablate.train.trained import Trained
 
 VOCAB = SMALL["vocab"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_generate import a_run
+from test_trained import a_run
 
 from ablate.__main__ import main
-from ablate.model.generate import continue_texts, open_run
+from ablate.train.trained import continue_texts, open_run
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.data.task import Example, split_of
 from ablate.data.tokenizer import BadTokenizer
 from ablate.model.decoder import Decoder
-from ablate.model.generate import Trained, complete
+from ablate.model.generate import complete
 from ablate.record import RunRecord
 from ablate.spec import DataSpec, RunSpec
 from ablate.study.solved import declared, fewest_seeds, interval, judge_solved
@@ -31,6 +31,7 @@ from ablate.train.fit import fit
 from ablate.train.measure.skill import answered, found
 from ablate.train.score import score
 from ablate.train.settings import Settings
+from ablate.train.trained import Trained
 
 FEW = {"train": 60, "validation": 20, "heldout": 40}
 SOURCES: dict[str, dict[str, Any]] = {

@@ -333,7 +333,7 @@ def test_a_parent_that_is_not_finished_or_of_other_tokens_is_refused(plain, text
     with pytest.raises(Unfit, match="diverged, not finished"):
         train(spec, runs, text, start=tmp_path)
     parent.save(tmp_path)
-    with pytest.raises(FileNotFoundError, match="kept no weights"):
+    with pytest.raises(FileNotFoundError, match="no weights were kept"):
         train(spec, runs, text, start=tmp_path)
 
 

@@ -28,6 +28,7 @@ ASIDE = (
     "train/measure",
     "train/score.py",
     "train/timing.py",
+    "train/trained.py",
 )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from ablate.data.prepare import prepare
-from ablate.model.generate import open_run
 from ablate.record import RunRecord
 from ablate.registry import load_parts, measure
 from ablate.spec import DataSpec
+from ablate.train.trained import open_run
 
 
 class Unscored(ValueError):

@@ -41,7 +41,9 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; that run kept no weights (keep=none)")
+        raise FileNotFoundError(
+            f"{file} is missing: no weights were kept; train that run again with keep=weights rerun=true"
+        )
     try:
         opened = safe_open(file, framework="pt")
     except SafetensorError as error:

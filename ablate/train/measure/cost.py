@@ -10,11 +10,12 @@ from annotated_types import Ge
 
 from ablate.data.prepare import Prepared
 from ablate.model.decoder import Decoder
-from ablate.model.generate import Trained, generate
+from ablate.model.generate import generate
 from ablate.model.measure import count
 from ablate.registry import measure
 from ablate.train.measure import Found
 from ablate.train.measure.length import reach_of
+from ablate.train.trained import Trained
 
 log = logging.getLogger("ablate.measure")
 

@@ -1,10 +1,10 @@
 import math
 
 from ablate.data.prepare import Prepared
-from ablate.model.generate import Trained
 from ablate.registry import measure
 from ablate.train.evaluate import evaluate
 from ablate.train.measure import Found
+from ablate.train.trained import Trained
 
 ROWS = 16  # of one forward pass
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from ablate.data.prepare import Prepared, Split
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.model.decoder import Decoder
-from ablate.model.generate import Trained
 from ablate.parts.base import Call
 from ablate.registry import measure
 from ablate.train.evaluate import evaluating
 from ablate.train.measure import Found
 from ablate.train.measure.stretch import stretch
+from ablate.train.trained import Trained
 
 log = logging.getLogger("ablate.measure")
 

@@ -7,11 +7,11 @@ from annotated_types import Gt, Le
 from ablate.data.prepare import Prepared, Split
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.model.decoder import Decoder
-from ablate.model.generate import Trained
 from ablate.parts.base import Call
 from ablate.registry import measure
 from ablate.train.evaluate import evaluating, on_device
 from ablate.train.measure import Found
+from ablate.train.trained import Trained
 
 ROWS = 16  # of one forward pass
 

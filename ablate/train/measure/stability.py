@@ -9,7 +9,6 @@ from annotated_types import Ge, Gt
 from ablate.data.prepare import Prepared
 from ablate.data.stream import Stream
 from ablate.model.decoder import Decoder
-from ablate.model.generate import Trained
 from ablate.parts.base import Call
 from ablate.registry import measure
 from ablate.spec import RunSpec
@@ -18,6 +17,7 @@ from ablate.train.measure import Found
 from ablate.train.measure.curve import read_curve, spike_score
 from ablate.train.measure.listen import highest_logits, streams
 from ablate.train.measure.stretch import stretch
+from ablate.train.trained import Trained
 
 ROWS = 4  # of one forward pass: all scores of a layer are held at once
 

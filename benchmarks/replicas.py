@@ -55,7 +55,7 @@ def seats(size: str, number: int, device: str, more: Sequence[str] = ()) -> list
             todo = compose.job([*overrides, f"seed={n}", f"optim.lr={1e-3 * (1 + n / 4)}"])
             run = Run(todo.spec, todo.prepared, todo.settings, Path("runs"), None, {}, None, None)
             found.append(
-                Seat(run.spec, run.stream(), run.settings).seated(trainer(run.spec, run.settings, []))
+                Seat(run.spec, run.stream(), run.settings).built_for(trainer(run.spec, run.settings, []))
             )
     return found
 

@@ -51,7 +51,7 @@ def seats(specs: list[RunSpec], folder: Path) -> list[Seat]:
     with hushed():
         lightning = trainer(specs[0], QUIET, [])
     runs = [Run(spec, prepared_for(spec, folder), QUIET, folder, None, {}, None, None) for spec in specs]
-    return [Seat(run.spec, run.stream(), QUIET).seated(lightning) for run in runs]
+    return [Seat(run.spec, run.stream(), QUIET).built_for(lightning) for run in runs]
 
 
 def curve(folder: Path) -> pd.DataFrame:

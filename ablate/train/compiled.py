@@ -53,7 +53,7 @@ def measured(run: Run) -> Compiled:
     with hushed():
         lightning = trainer(run.spec, run.settings, [])
     plain, joined = (
-        Seat(run.spec, run.stream(), run.settings.model_copy(update={"compile": wish})).seated(lightning)
+        Seat(run.spec, run.stream(), run.settings.model_copy(update={"compile": wish})).built_for(lightning)
         for wish in (False, True)
     )
     half = torch.autocast(plain.device.type, torch.bfloat16, run.spec.precision == "bf16")

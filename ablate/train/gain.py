@@ -51,7 +51,7 @@ def measured(runs: list[Run]) -> Gain:
         with hushed():
             lightning = trainer(runs[0].spec, settings, [])
         first = runs[0]
-        lone = Seat(first.spec, first.stream(), settings).seated(lightning)
+        lone = Seat(first.spec, first.stream(), settings).built_for(lightning)
         stack = Stack([seat(run, lightning) for run in runs], settings.compile)
         stack.prove()
     except Refused as refusal:

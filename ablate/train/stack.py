@@ -30,7 +30,7 @@ LOSS, GRADIENT, LARGEST = 1e-5, 1e-4, 1e-6
 class Seat(Task):
     """A task that is driven by hand rather than by Lightning."""
 
-    def seated(self, lightning: Trainer) -> "Seat":
+    def built_for(self, lightning: Trainer) -> "Seat":
         """Build the model and its optimizers for the device of `lightning`."""
         self.trainer = lightning
         self.configure_model()
@@ -53,7 +53,7 @@ class Seat(Task):
 def seat(run: Run, lightning: Trainer) -> Seat:
     """That of a run in a stack, which is compiled as a whole."""
     settings = run.settings.model_copy(update={"compile": False})
-    return Seat(run.spec, run.stream(), settings).seated(lightning)
+    return Seat(run.spec, run.stream(), settings).built_for(lightning)
 
 
 class Stack:

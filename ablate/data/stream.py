@@ -13,6 +13,7 @@ from torch import Tensor
 from ablate.data.prepare import Split
 
 ROUNDS = 8  # with 4, the orders of a small epoch are not equally likely (chi-squared)
+AHEAD = 64  # steps whose places in the text are found at once, which costs little more than for one
 NO_LOSS = -100
 ODD = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
@@ -55,7 +56,7 @@ class Stream:
         prefix: bool = False,
     ):
         self.split, self.context, self.documents, self.seed = split, context, documents, seed
-        self.prefix = prefix
+        self.prefix, self._found = prefix, lru_cache(maxsize=1)(self._places)
         if prefix and (split.scored is not None or documents == "masked" or context < 2):
             raise ValueError("data: a prefix needs joined text and a context of at least 2")
         if split.scored is not None:
@@ -80,13 +81,9 @@ class Stream:
     def batch(self, step: int, rows: int, of: tuple[int, int] = (0, 1)) -> Batch:
         """What optimizer step `step` learns from: `rows` sequences over all devices, of which rank r of n
         (`of` = (r, n)) gets its share, in order. Raises ValueError if `rows` cannot be shared equally."""
-        mine = share(rows, of)
-        position = step * rows + np.arange(mine.start, mine.stop)
-        window, shift = np.empty((2, len(position)), dtype=np.int64)
-        for epoch in np.unique(position // self.windows):
-            chosen = position // self.windows == epoch
-            window[chosen] = shuffle(position[chosen] % self.windows, self.windows, self.seed, int(epoch))
-            shift[chosen] = self._shift(int(epoch))
+        mine, first = share(rows, of), step % AHEAD * rows
+        here = slice(first + mine.start, first + mine.stop)
+        position, window, shift = (each[here] for each in self._found(step // AHEAD, rows))
         if self.split.scored is not None:
             return self._examples(window)
         cut = self._cut(window * self.context + shift)
@@ -111,6 +108,16 @@ class Stream:
                 continue
             cut = self._cut(window * self.context, by_document)
             yield read_ahead(cut, np.full(len(window), self.context // 2)) if self.prefix else cut
+
+    def _places(self, block: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the rows of AHEAD steps: their numbers, windows, and the shifts of these."""
+        position = np.arange(block * AHEAD * rows, (block + 1) * AHEAD * rows)
+        window, shift = np.empty((2, len(position)), dtype=np.int64)
+        for epoch in np.unique(position // self.windows):
+            chosen = position // self.windows == epoch
+            window[chosen] = shuffle(position[chosen] % self.windows, self.windows, self.seed, int(epoch))
+            shift[chosen] = self._shift(int(epoch))
+        return position, window, shift
 
     def _shift(self, epoch: int) -> int:
         return int(keys(self.seed, epoch, "shift")[0] % self._shifts)

@@ -97,7 +97,7 @@ def sums(nll: Tensor, targets: Tensor, owner: Tensor | None, size: int) -> tuple
     """Of losses (B,T) and their number: for each document, or (1,) for all."""
     device = nll.device
     if owner is None:
-        return nll.double().sum()[None], (targets != NO_LOSS).sum()[None].to(device)
+        return nll.double().sum()[None], sent((targets != NO_LOSS).sum()[None], device)
     has = (targets != NO_LOSS).flatten()
     index = owner.flatten()[has]  # on the CPU, where the order of addition is fixed
     loss = torch.bincount(index, nll.cpu().double().flatten()[has], minlength=size)
@@ -106,17 +106,14 @@ def sums(nll: Tensor, targets: Tensor, owner: Tensor | None, size: int) -> tuple
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """`owner` stays: it is not for the model."""
-    tokens, targets, at, document, prefix, owner = batch
-    if device.type == "cpu":
-        return batch
-    return Batch(
-        tokens.to(device, non_blocking=True),
-        targets.to(device, non_blocking=True),
-        at.to(device, non_blocking=True),
-        None if document is None else document.to(device, non_blocking=True),
-        None if prefix is None else prefix.to(device, non_blocking=True),
-        owner,
-    )
+    given = (None if x is None else sent(x, device) for x in batch[:-1])
+    return Batch(*given, owner=batch.owner)  # type: ignore[arg-type, misc]
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; through pinned memory, since from other memory a copy may wait for all that
+    the device still does."""
+    return x if device.type == "cpu" else x.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ablate.data.stream import Batch
 from ablate.parts.base import Refused
 from ablate.parts.compiler import keep_graphs
 from ablate.train.capture import Captured, changed
-from ablate.train.evaluate import on_device
+from ablate.train.evaluate import on_device, sent
 from ablate.train.fit import Run
 from ablate.train.task import Task
 
@@ -108,7 +108,7 @@ class Stack:
         counts = torch.stack([task.count(p) for task, p in zip(self.tasks, of_each, strict=True)])
         device = self.tasks[0].device
         passes = [on_device(stacked(batches), device) for batches in zip(*of_each, strict=True)]
-        return passes, counts.to(device)
+        return passes, sent(counts, device)
 
     def gradients(self, passes: list[Batch], counts: Tensor) -> Tensor:
         """The losses (N,); every parameter of every task has its gradient."""

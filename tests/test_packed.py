@@ -125,3 +125,36 @@ def test_generation_goes_on_from_the_plain_prompt(monkeypatch):
     longer = complete(decoder, prompts, generating.PACKING_TOKENS + 4)
     assert used == [1]
     assert [row[: len(plain[0])] for row in longer] == plain
+
+
+class Doubled(Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Halved(torch.nn.Identity):
+    def forward(self, x):
+        return x / 2
+
+
+class Odd(torch.nn.Module):
+    """Calls what others call first second, reads a matrix, and overrides what is known."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.gate, self.up = Linear(shape.width, 40), Linear(shape.width, 40)
+        self.down, self.less = Doubled(40, shape.width), Halved()
+
+    def forward(self, x, ledger):
+        u = self.up(x) + self.gate(x / 3)
+        return self.less(self.down(u)) + u @ self.up.weight
+
+
+@torch.inference_mode()
+def test_a_part_of_ones_own_says_the_same():
+    decoder = model({}, dtype=torch.float32)
+    for layer in decoder.layers:
+        layer.ffn = Odd(decoder.shape)
+    torch.testing.assert_close(
+        logits(packed(decoder), decoder), logits(decoder, decoder), rtol=1e-4, atol=1e-4
+    )

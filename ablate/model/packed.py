@@ -6,7 +6,7 @@ single row finds them stored by column, several rows as the library likes them (
 given the same input are joined. The layout is made by the first call and pays after a few; prompts, which are
 long, are read by the model itself. Between two products stands little but calls, so parts are called without
 hooks, and those that can do with fewer operators do (`LEAN`). Parts do not know of it: twins stand in their
-places.
+places. Of a user's own parts only what is known is replaced: a `Linear` by its product alone.
 """
 
 import math
@@ -25,10 +25,13 @@ from ablate.parts.attention.softmax import Softmax
 from ablate.parts.base import Kernel, LayerPosition, Scores, View
 from ablate.parts.ffn.glu import GLU
 from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, reorder
+from ablate.parts.norm.none import NoNorm
 from ablate.parts.norm.rmsnorm import RMSNorm
 from ablate.parts.position.rope import Rope
 
-JOINED = (("q", "k", "v"), ("gate", "up"))  # layers of a part that are given the same input, in this order
+# Layers of a part that are given the same input, in this order.
+JOINED = {Softmax: ("q", "k", "v"), GLU: ("gate", "up")}
+NOTHING = (nn.Identity, nn.Dropout, NoNorm)  # what does nothing in decoding
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -47,17 +50,17 @@ def packed(decoder: Decoder) -> Decoder:
 def _twin(module: Any) -> Any:
     """The module with twins of its children, and packed matrices for its linear layers. A child with hooks
     stays as it is."""
-    if isinstance(module, nn.Dropout | nn.Identity):
+    if type(module) in NOTHING:
         return IDENTITY
     children = {name: child for name, child in module._modules.items() if child is None or _hooked(child)}
     plain = {name: child for name, child in module._modules.items() if name not in children}
-    linear = {name: child for name, child in plain.items() if isinstance(child, Linear)}
+    linear = {name: child for name, child in plain.items() if type(child) is Linear}
     children |= {name: _twin(child) for name, child in plain.items() if name not in linear}
-    for names in JOINED:
-        if all(name in linear for name in names):
-            joined = Joined([linear.pop(name) for name in names])
-            slices = (Slice(joined, n) for n in range(1, len(names)))
-            children |= zip(names, (joined, *slices), strict=True)
+    names = JOINED.get(type(module), ())
+    if names and all(name in linear for name in names):
+        joined = Joined([linear.pop(name) for name in names])
+        slices = (Slice(joined, n) for n in range(1, len(names)))
+        children |= zip(names, (joined, *slices), strict=True)
     children |= {name: Packed([child.weight], child.bias) for name, child in linear.items()}
     twin = module.__new__(type(module))
     vars(twin).update(vars(module), _modules=dict.fromkeys(module._modules))  # in their order
@@ -105,6 +108,7 @@ class Packed(Reader):
     def __init__(self, weights: Sequence[Tensor], bias: Tensor | None):
         super().__init__()
         self.weights, self.bias = [weight.detach() for weight in weights], bias
+        self.weight = self.weights[0]  # parts may read it
         self.width = weights[0].shape[1]
 
     def product(self, x: Tensor) -> Tensor:

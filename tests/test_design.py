@@ -136,6 +136,11 @@ def test_listed_arms_come_in_order_the_baseline_first() -> None:
     assert found[-1].overrides == found[0].overrides and found[-1].placebo
 
 
+def test_an_arm_may_take_a_part_away() -> None:
+    overrides = ("~model.position", "+model.position.name=kerple")
+    assert study(arms={"rope": [], "own": list(overrides)}).arms["own"] == overrides
+
+
 def test_one_at_a_time_changes_one_factor() -> None:
     first, *rest = expand(factors("one_at_a_time"))
     assert first.name == "baseline" and first.overrides == ()

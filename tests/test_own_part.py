@@ -1,17 +1,21 @@
 """The example of the docs: a part in a user's own file works without a change anywhere else."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import small
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call
 from ablate.registry import Registry, load_parts, registries
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "kerple.py"
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "docs" / "examples" / "kerple.py"
 
 
 def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
@@ -27,6 +31,11 @@ def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
         torch.testing.assert_close(torch.cat(pieces, 1), m(tokens), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValidationError, match="greater than 0"):
         small(position={"name": "kerple", "start": -1})
+    (line,) = [line for line in (ROOT / "docs/interfaces.md").read_text().splitlines() if "=kerple" in line]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        typed = compose("train", [*shlex.split(line)[2:], "+model.position.start=0.5"])
+    chosen = registries["position"].parse(OmegaConf.to_container(typed.model.position))
+    assert chosen == m.spec.position
     del registries["position"]._entries["kerple"]  # other tests walk the registry
 
 

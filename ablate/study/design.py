@@ -44,7 +44,7 @@ def _alone(node: Any) -> Any:
 def _overrides(overrides: tuple[str, ...]) -> tuple[str, ...]:
     for override in overrides:
         key, equals, _ = override.partition("=")
-        if not equals:
+        if not equals and not key.startswith("~"):
             raise ValueError(f"{override!r} is no override; write key=value, as on train.py's command line")
         if key.lstrip("+~").split(".")[0] == "seed":
             raise ValueError(f"{override!r}: the study sets the seeds; say seeds: in study.yaml")

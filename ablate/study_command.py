@@ -140,8 +140,8 @@ class Sweep:
     def planned(self, study: Study) -> Plan:
         from ablate.facts import checker
 
-        self.check_measures(study)
         found = plan(study, self.composer, checker(Path(self.node["cache"]), self.device))
+        self.check_measures(study)  # own ones are known now
         for arm in found.arms:
             parent = arm.spec.get("parent")
             if parent and not (self.store.folder(parent) / "record.json").is_file():

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from rich.console import Console
 
 from ablate.compose import Mistaken
+from ablate.registry import registries
 from ablate.study.design import read
 from ablate.study_command import Composer, Sweep
 
@@ -168,6 +170,18 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
     else:
         with pytest.raises(Mistaken, match=said):
             asked.check_measures(study)
+
+
+def test_a_measure_of_ones_own_is_known_once_the_arms_are_composed(place, monkeypatch):
+    def plan(*_):
+        monkeypatch.setitem(registries["measure"]._entries, "mine", None)
+        return SimpleNamespace(arms=())
+
+    monkeypatch.setattr("ablate.study_command.plan", plan)
+    node = {"experiment": "small", "experiments": place / "experiments", "store": place, "cache": "cache"}
+    node |= {"keep": "weights", "measure": [], "replicas": "off", "compile": False, "gpus": False}
+    study = read(yaml.safe_load(STUDY.format(text="a.txt").replace("heldout/loss", "mine/norm")))
+    Sweep(node, Console()).planned(study)
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,9 @@ def test_a_plan_trains_nothing(tmp_path, text):
 
 
 def test_a_multirun_on_the_slots_engine(tmp_path, text):
+    there = f"runs={tmp_path}/elsewhere/runs"
     done = run(
-        tmp_path, text, "-m", "hydra/launcher=slots", "hydra.launcher.slots=2", "seed=0,1", "keep=none"
+        tmp_path, text, "-m", "hydra/launcher=slots", "hydra.launcher.slots=2", "seed=0,1", "keep=none", there
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [r["status"] for r in records(tmp_path)] == ["finished", "finished"]
+    assert [r["status"] for r in records(tmp_path / "elsewhere")] == ["finished", "finished"]

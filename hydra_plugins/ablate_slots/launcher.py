@@ -36,7 +36,7 @@ class SlotsOptions:
     slots: int | None = None  # runs side by side on the CPU; null: one for each core
     gpus: bool = False  # on all GPUs that are visible instead
     per_gpu: int = 1
-    runs: str = "runs"  # the store
+    runs: str = "${oc.select:runs,runs}"  # the store: where the runs are kept
     retries: int = 1
     grace: float = 30.0
     work: str = "ablate.command:work"

@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 T = TypeVar("T", bound=Callable[..., Any])
 
 registries: dict[str, "Registry"] = {}
+OURS = ("name", "kind", "entry")  # what `Options` itself is asked for
 
 
 class Options(BaseModel):
@@ -160,7 +161,8 @@ def use(name: str, **options: Any) -> Any:
 
 
 def load_parts(places: list[str]) -> list[ModuleType]:
-    """Import a user's own parts: module names, or paths of Python files. Raises ImportError."""
+    """Import a user's own parts: module names, or paths of Python files. Raises ImportError, and ValueError
+    for a part that cannot be registered."""
     return [_load_file(Path(p)) if p.endswith(".py") else importlib.import_module(p) for p in places]
 
 
@@ -170,7 +172,7 @@ def _load_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():
-        raise ImportError(f"parts: there is no file {path}")
+        raise ImportError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -189,7 +191,9 @@ def _schema(kind: str, name: str, make: Callable[..., Any]) -> type[Options]:
     for p in inspect.signature(init).parameters.values():
         if p.kind is p.KEYWORD_ONLY:
             if p.name not in hints:
-                raise TypeError(f"{kind} {name!r}: option {p.name!r} has no annotation")
+                raise ValueError(f"{kind} {name!r}: option {p.name!r} has no annotation")
+            if p.name in OURS:
+                raise ValueError(f"{kind} {name!r}: no option can be called {p.name!r}; give it another name")
             fields[p.name] = (hints[p.name], ... if p.default is p.empty else p.default)
     options = create_model(f"{name}_options", __base__=Options, **fields)
     options.kind = kind

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,14 @@ def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImportError, match=r"there is no file .*mine\.py"):
         load_parts([str(tmp_path / "mine.py")])
+
+
+@pytest.mark.parametrize("option", ["eps=1", "kind: str = 'a'", "name: str = 'a'", "entry: int = 1"])
+def test_an_option_that_cannot_be_one_is_named(option):
+    made: dict[str, Any] = {}
+    exec(f"class Own:\n def __init__(self, width, *, {option}): pass", made)
+    with pytest.raises(ValueError, match=f"norm 'own': .*'{option.split('=')[0].split(':')[0]}'"):
+        registries["norm"]("own", paper="mine")(made["Own"])
 
 
 def test_a_home_that_cannot_be_imported_is_named_each_time(tmp_path, monkeypatch):

@@ -123,6 +123,13 @@ class ModelSpec(LayerSpec):
             return [common] * self.depth
         return [self.variants[self.pattern[n % len(self.pattern)]] for n in range(self.depth)]
 
+    def distinct_positions(self) -> list[Options]:
+        distinct: list[Options] = []
+        for layer in self.layers():
+            if layer.position not in distinct:  # options may hold lists, which have no hash
+                distinct.append(layer.position)
+        return distinct
+
     def distinct_layers(self) -> list[LayerSpec]:
         distinct: list[LayerSpec] = []
         for layer in self.layers():

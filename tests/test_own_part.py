@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import Call, Position
 from ablate.registry import Registry, load_parts, registries
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +38,24 @@ def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
     chosen = registries["position"].parse(OmegaConf.to_container(typed.model.position))
     assert chosen == m.spec.position
     del registries["position"]._entries["kerple"]  # other tests walk the registry
+
+
+def test_an_option_may_be_a_list():
+    class Listed(Position):
+        def __init__(self, shape, *, speeds: list[float]):
+            super().__init__(shape)
+
+    registries["position"]("listed", paper="mine")(Listed)
+    far = {"position": {"name": "listed", "speeds": [2.0]}}
+    m = Decoder(
+        small(
+            position={"name": "listed", "speeds": [1.0]},
+            variants={"near": {}, "far": far},
+            pattern=["near", "far"],
+        )
+    )
+    del registries["position"]._entries["listed"]
+    assert len(m.positions) == 2
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -56,7 +56,7 @@ class Decoder(nn.Module):
             norm.build(spec.norm, C) if placements[0].embed else nn.Identity(),
             nn.Dropout(spec.dropout),
         )
-        distinct = list({layer.position: None for layer in layers})
+        distinct = spec.distinct_positions()
         self.positions = nn.ModuleList(position.build(options, self.shape) for options in distinct)
         self.layers = nn.ModuleList(
             topology.build(

@@ -120,16 +120,13 @@ def _check(decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) 
         if wrong:
             raise ValueError(f"prompt {n}: there is no token {wrong[0]}; they are 0 to {vocab - 1}")
     positions = max(map(len, prompts)) + max_tokens - 1  # the last new token is not read
-    for scheme, options in zip(decoder.positions, _position_names(decoder), strict=True):
+    for scheme, options in zip(decoder.positions, decoder.spec.distinct_positions(), strict=True):
         if scheme.reach is not None and positions > scheme.reach:
             raise Refused(
-                f"position {options} names {scheme.reach} positions; a prompt of {max(map(len, prompts))} "
-                f"tokens and {max_tokens} new ones take {positions}. Shorten the prompt, or ask for fewer"
+                f"position {options.name} names {scheme.reach} positions; a prompt of "
+                f"{max(map(len, prompts))} tokens and {max_tokens} new ones take {positions}. Shorten the "
+                "prompt, or ask for fewer"
             )
-
-
-def _position_names(decoder: Decoder) -> list[str]:
-    return [options.name for options in {layer.position: None for layer in decoder.spec.layers()}]
 
 
 def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:

@@ -37,7 +37,7 @@ def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
 def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
     """Built on the meta device for the counts, and started once for a small forward pass."""
     try:
-        ghost = of_run(spec, device)
+        ghost, seen = of_run(spec, device), output(spec)
     except Refused as refusal:
         return Facts(refusals=(str(refusal),))
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
@@ -56,7 +56,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         kernel=ghost.kernel.name,
         kernels=tuple(name for name in candidates if serves(spec, name, device)),
         tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
-        output=output(spec),
+        output=seen,
     )
 
 

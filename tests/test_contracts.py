@@ -9,7 +9,7 @@ import torch
 from cases import CASES, HARD, LAYERED, model
 from conftest import small
 from safetensors.torch import load_model, save_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call, Refused
@@ -241,6 +241,15 @@ def test_built_on_meta_it_has_the_same_tree(case):
 def test_a_pattern_that_redraws_nothing_is_refused():
     with pytest.raises(Refused, match=r"no parameter is called nosuch\*"):
         Decoder(BASELINE).start(0, ["layers.*", "nosuch*"])
+
+
+@pytest.mark.parametrize("name", ["weight", "table"])
+def test_what_starts_from_nothing_is_refused(name):
+    m = Decoder(BASELINE)
+    m.leave = nn.LayerNorm(32) if name == "weight" else nn.Identity()
+    m.leave.register_buffer("table", torch.ones(4, 4) if name == "table" else None)
+    with pytest.raises(Refused, match=f"leave.{name}: a (vector|buffer) is not drawn; say in `constants`"):
+        m.start(0)
 
 
 @every

@@ -2,8 +2,8 @@
 
 A parameter's values are a function of (seed, name, shape) alone: arms that differ in one part start
 equal in all the others, and a sharded model starts as an unsharded one. Drawn whole on the CPU in
-fp32, then cast and moved. What a part starts with for reasons of its own (a norm's ones) it says in
-`constants`; vectors called `bias` start at zero.
+fp32, then cast and moved. Only matrices are drawn: what vectors and buffers start with (a norm's
+ones) their part says in `constants`; those called `bias` start at zero.
 """
 
 import hashlib
@@ -101,9 +101,9 @@ def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 
 @torch.no_grad()
 def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
-    """Set every parameter and persistent buffer in place; a sharded parameter takes its shard. Names that
-    match a pattern of `redraw` get other draws than the seed alone gives. Raises Refused for one that matches
-    none."""
+    """Set every parameter and buffer in place; a sharded parameter takes its shard. Names that match a
+    pattern of `redraw` get other draws than the seed alone gives. Raises Refused for one that matches none,
+    and for a vector or a buffer whose start is not said."""
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     idle = [pattern for pattern in redraw if not any(fnmatch(name, pattern) for name in names)]
     if idle:
@@ -115,6 +115,12 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
             leaf = name.rpartition(".")[2]
             if leaf in constants or leaf == "bias":
                 tensor.fill_(constants.get(leaf, 0.0))
+            elif tensor.ndim < 2 or not isinstance(tensor, nn.Parameter):
+                what = "vector" if isinstance(tensor, nn.Parameter) else "buffer"
+                raise Refused(
+                    f"{name}: a {what} is not drawn; say in `constants` what number it starts from, or "
+                    "compute it in the call"
+                )
             else:
                 shape = tuple(tensor.shape)
                 drawn = f"redrawn/{name}" if any(fnmatch(name, pattern) for pattern in redraw) else name

@@ -20,7 +20,7 @@ class Kerple(Position):
 
     def __init__(self, shape: Shape, *, start: Annotated[float, Gt(0)] = 1.0):
         super().__init__(shape)
-        self.constants = {"a": start, "c": start}  # what the parameters start from; others are drawn by name
+        self.constants = {"a": start, "c": start}  # what the vectors start from; matrices are drawn
         self.a = nn.Parameter(torch.full((shape.heads,), start))
         self.c = nn.Parameter(torch.full((shape.heads,), start))
 

@@ -61,6 +61,17 @@ def test_what_another_process_measured_meanwhile_stays(run, monkeypatch):
     before.save(folder)
 
 
+def test_a_measure_writes_under_its_own_name(run, monkeypatch):
+    folder, cache = run
+    before = RunRecord.load(folder)
+    monkeypatch.setitem(measure._entries, "mine", None)
+    found = Found({"mine/number": 1.0, "validation/loss": 0.0}, {})
+    monkeypatch.setattr(measure, "build", lambda name: lambda *given: found)
+    with pytest.raises(Unscored, match="measure mine: its numbers begin with mine/, unlike validation/loss"):
+        score(folder, cache, ["mine"])
+    assert RunRecord.load(folder) == before
+
+
 def test_what_cannot_be_scored_is_said(run, tmp_path):
     folder, cache = run
     record = RunRecord.load(folder)

@@ -26,8 +26,9 @@ def missing(record: RunRecord, names: Sequence[str]) -> list[str]:
 def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     """Add what is missing of the named measures. The record's code stays that of the sources that trained it.
 
-    Raises Unscored for a name that is no measure's, for a run that is not finished, and where the text is no
-    longer that of the run; Unopened where no weights were kept.
+    Raises Unscored for a name that is no measure's, for a run that is not finished, where the text is no
+    longer that of the run, and for numbers under another name than the measure's; Unopened where no weights
+    were kept.
     """
     unknown = [name for name in names if name not in measure]
     if unknown:
@@ -48,6 +49,9 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     for name in wanted:
         measured = measure.build(name)
         found = measured(trained, prepared)
+        strange = [n for n in (*found.metrics, *found.vectors) if not n.startswith(f"{name}/")]
+        if strange:
+            raise Unscored(f"measure {name}: its numbers begin with {name}/, unlike {', '.join(strange)}")
         metrics |= found.metrics
         vectors |= found.vectors
         looks += "heldout" in getattr(measured, "opens", ())

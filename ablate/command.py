@@ -105,9 +105,11 @@ def prepare(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         planned(todo)
     except (Mistaken, BadText, BadTokenizer, NoNetwork) as error:
         raise ValueError(str(error)) from error
+    if todo.rest["plan"]:
+        raise ValueError("plan=true trains nothing; it is printed without hydra/launcher=slots")
     return {
         "id": todo.id,
-        "code": code(todo.spec),
+        "code": "" if todo.rest["rerun"] else code(todo.spec),
         "spec": todo.spec.model_dump(mode="json"),
         "fingerprint": todo.prepared.fingerprint,
     }

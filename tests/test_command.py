@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+
+from ablate.command import prepare
+from ablate.compose import plain
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -122,3 +126,13 @@ def test_a_multirun_on_the_slots_engine(tmp_path, text):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [r["status"] for r in records(tmp_path / "elsewhere")] == ["finished", "finished"]
+
+
+def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
+    places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = plain(compose("train", [*TINY, *places]))
+    assert prepare(dict(config), [])["code"]
+    assert prepare({**config, "rerun": True}, [])["code"] == ""
+    with pytest.raises(ValueError, match="plan=true trains nothing"):
+        prepare({**config, "plan": True}, [])

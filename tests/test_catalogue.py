@@ -1,5 +1,6 @@
 """The parts page says what the registries hold."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ PAGE = Path(__file__).parents[1] / "docs/parts.md"
 
 def test_the_page_is_current():
     assert PAGE.read_text() == catalogue(), "python -m ablate parts > docs/parts.md"
+
+
+def test_a_link_goes_to_one_paper():
+    assert not re.findall(r"\(https://arxiv.org/abs/(?!\d{4}\.\d{4,5}\))[^)]*\)", catalogue())
 
 
 @pytest.mark.parametrize("kind", list(registries))

@@ -78,7 +78,7 @@ class Xavier:
 
 @init("deepnorm", paper="arXiv:2203.00555")
 class DeepNormInit(Xavier):
-    """Xavier, with gain beta = (8L)^(-1/4) for values, outputs and the feed-forward (DeepNet, table 2,
+    """Xavier, with gain beta = (8L)^(-1/4) for values, outputs and the feed-forward (DeepNet, figure 2,
     decoder only). The other half of the scheme is `placement=deepnorm`."""
 
     def __init__(self, shape: Shape):

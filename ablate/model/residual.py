@@ -53,7 +53,7 @@ def output(depth: int) -> Placement:
 
 @placement("deepnorm", paper="arXiv:2203.00555")
 def deepnorm(depth: int) -> Placement:
-    """norm(alpha x + f(x)), alpha = (2L)^(1/4) (decoder only; DeepNet, table 2). The other half of the
+    """norm(alpha x + f(x)), alpha = (2L)^(1/4) (decoder only; DeepNet, figure 2). The other half of the
     scheme, beta = (8L)^(-1/4), is `init=deepnorm`."""
     return Placement(stream=True, gain=(2 * depth) ** 0.25)
 

@@ -19,7 +19,7 @@ class ReLU(nn.Module):
 
 @activation("relu2", paper="arXiv:2109.08668")
 class SquaredReLU(nn.Module):
-    """max(x, 0)^2 (Primer; So et al. 2021, section 3.2)."""
+    """max(x, 0)^2 (Primer; So et al. 2021, section 3)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x).square()
@@ -72,7 +72,7 @@ class Sigmoid(nn.Module):
 
 @activation("identity", paper="arXiv:2002.05202")
 class Identity(nn.Module):
-    """x: makes a GLU bilinear (Shazeer 2020, eq. 5)."""
+    """x: makes a GLU bilinear (Shazeer 2020, eq. 4)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x

@@ -11,7 +11,7 @@ from ablate.spec import Shape
 
 @ffn("glu", paper="arXiv:2002.05202")
 class GLU(nn.Module):
-    """down(activation(gate x) * up x) (Shazeer 2020, eq. 5 and 6): GLU with the sigmoid, and by other
+    """down(activation(gate x) * up x) (Shazeer 2020, eq. 4 to 6): GLU with the sigmoid, and by other
     activations ReGLU, GeGLU, SwiGLU (silu) and Bilinear (identity). Three matrices, so the ratio 8/3
     costs what 4 costs an MLP."""
 

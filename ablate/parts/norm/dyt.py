@@ -11,7 +11,7 @@ from ablate.registry import norm
 class DyT(nn.Module):
     """y = w tanh(alpha x) + b, alpha one learned number: no mean, no variance, each token by itself.
 
-    Zhu et al. 2025, eq. 1. For language models the authors also scale the embedding by sqrt(C)
+    Zhu et al. 2025, section 4. For language models the authors also scale the embedding by sqrt(C)
     (`model.embedding.scale=sqrt_width`) and start alpha by the width; here it starts as told.
     """
 

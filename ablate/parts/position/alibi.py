@@ -14,8 +14,8 @@ from ablate.spec import Shape
 class Alibi(Position):
     """Each head fades with distance: b(h,i,j) = -m_h |i - j|, m_h = 2^(-span (h+1)/H).
 
-    Press et al. 2022, section 3. The distance is absolute, which differs from the paper only where a
-    prefix sees ahead.
+    Press et al. 2022, section 3; the slopes of an H that is no power of two are those of the authors' code.
+    The distance is absolute, which differs from the paper only where a prefix sees ahead.
     """
 
     def __init__(self, shape: Shape, *, span: Annotated[float, Gt(0)] = 8.0):

@@ -16,10 +16,11 @@ from ablate.train.trained import Trained
 ROWS = 16  # of one forward pass
 
 
-@measure("skill", paper="arXiv:2312.04927, 2305.19466: exact match on generated examples")
+@measure("skill", paper="arXiv:2312.04927")
 class Skill:
     """How often the likeliest token is the answer, on held-out examples: of all answers (`accuracy`), and of
-    all examples, every answer of each (`exact`). `solved` is 1 where `exact` is at least `threshold`.
+    all examples, every answer of each (`exact`, as in arXiv:2305.19466). `solved` is 1 where `exact` is at
+    least `threshold`.
 
     Each answer is predicted with the right ones before it given (teacher forcing). An example is exact in
     this way if and only if greedy generation gives all its answers (where they come one after another).

@@ -1,5 +1,6 @@
 """The local engine: every run once, failures by class, kills survived, two engines on one store."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ablate.study.launch import Event, Slot, cpu_slots, environment, gpu_slots, launch
+from ablate.study.launch import Event, Slot, Stuck, cpu_slots, environment, gpu_slots, launch
 from ablate.study.lease import taken
 from ablate.study.store import Store
 from ablate.study.worker import Job
@@ -134,6 +135,22 @@ def test_a_failure_is_an_outcome_and_takes_only_its_own_run(
     assert [e.kind for e in again if e.id == "r0"] == (
         ["begun", "ended"] if status == "crashed" else ["skipped"]
     )
+
+
+def test_a_full_disk_stops_the_engine_and_what_was_done_stays(tmp_path, monkeypatch) -> None:
+    jobs = [job(tmp_path, 0), job(tmp_path, 1, way="kill once"), job(tmp_path, 2)]
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ablate.study.launch.record_missing", full)
+        with pytest.raises(Stuck, match=r"written: No space left.*run this again"):
+            run(tmp_path, jobs, slots=1)
+    assert statuses(tmp_path) == {"r0": "finished"}
+    run(tmp_path, jobs, slots=1)
+    assert statuses(tmp_path) == dict.fromkeys(("r0", "r1", "r2"), "finished")
+    assert count(tmp_path, "begin") == {"r0": 1, "r1": 2, "r2": 1}
 
 
 def test_a_broken_record_is_done_again(tmp_path: Path) -> None:

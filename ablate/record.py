@@ -81,6 +81,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             os.fchmod(f.fileno(), 0o666 & ~UMASK)  # mkstemp's 0600 would shut colleagues out
             os.fsync(f.fileno())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # which a full disk does not say
         raise

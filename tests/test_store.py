@@ -1,7 +1,9 @@
 """The store: what counts as done, what a broken record is, and how an outcome is kept."""
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +127,19 @@ def test_a_stale_outcome_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     kept = RunRecord.model_validate_json((tmp_path / "a" / "record.old.json").read_bytes())
     assert kept.looks == 1
     assert [r.code for r in store.records()] == ["new"]
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_one_before(tmp_path: Path, monkeypatch) -> None:
+    record("r0").save(tmp_path)
+    before = (tmp_path / "record.json").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*/record\.json"):
+        record("r0", code="other").save(tmp_path)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
 def test_the_study_wing_leaves_torch_alone() -> None:

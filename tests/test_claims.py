@@ -166,14 +166,18 @@ def test_a_claim_against_the_baseline_uses_the_verdicts_interval() -> None:
 
 def test_exact_ratios() -> None:
     rows = [
-        {"arm": arm, "seed": 0, "status": "finished", "role": "test", "kv_bytes": value}
+        {"arm": arm, "seed": seed, "status": "finished", "role": "test", "kv_bytes": value}
         for arm, value in {"mha": 4096.0, "gqa": 1024.0, "mqa": 256.0}.items()
+        for seed in (0, 1)
     ]
     found = compare(pd.DataFrame(rows), "mha", "kv_bytes", None, "paired")
     assert word("mha/gqa == 4", found) == "pass"
     assert word("mha/gqa == 5", found) == "fail"
     assert word("gqa/mqa > 3", found) == "pass"
     assert word("gqa/mqa < 4", found) == "fail"
+    single = compare(pd.DataFrame(rows[::2]), "mha", "kv_bytes", None, "paired")
+    (judged,) = judge([Claim(id="C", predicate="mha/gqa == 4")], single)
+    assert judged.word == "inconclusive" and "fewer than two seeds" in judged.reason
 
 
 def test_noisy_ratios() -> None:

@@ -423,7 +423,7 @@ def judge_equivalent(margin: float, contrast: Contrast) -> Result:
 
 def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> Contrast:
     """The ratio of the arms, from the paired t interval on the differences of logs; an exact measure, the
-    same at every seed, gives an interval without width (a single seed is enough for that)."""
+    same at every seed, gives one without width. That it is exact is not believed of a single seed."""
     first, second = (comparison.outcomes(arm) for arm in predicate.arms)
     common = sorted(first.values.keys() & second.values.keys())
     missing = sorted({*first.missing, *second.missing})
@@ -452,12 +452,12 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
     b = np.array([second.values[seed] for seed in common])
     if a.min() <= 0 or b.min() <= 0:
         return contrast("a ratio needs positive values")
+    if len(common) < 2:
+        return contrast("fewer than two seeds at which both arms finished")
     ratios = a / b
     if np.ptp(ratios) <= intervals.rounding_of(ratios) and np.ptp(a) <= intervals.rounding_of(a):
         ratio = float(ratios[0])
         return contrast("", (ratio, ratio, ratio, 0.0 if ratio != predicate.value else 1.0))
-    if len(common) < 2:
-        return contrast("fewer than two seeds at which both arms finished")
     estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
     ratio, low, high = (
         float(predicate.value * np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high)
@@ -466,8 +466,7 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
 
 
 def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> Contrast:
-    """The mean of the arm with Student's t interval over its seeds; an exact measure, the same at every seed,
-    gives one without width. That it is exact is not believed of a single seed."""
+    """The mean of the arm with Student's t interval over its seeds; exact measures as for ratios."""
     runs = comparison.outcomes(predicate.arms[0])
     values = np.array([runs.values[seed] for seed in sorted(runs.values)])
     if comparison.look is None:

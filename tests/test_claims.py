@@ -269,6 +269,21 @@ def test_a_level_waits_for_its_own_arm_alone_and_names_failures() -> None:
     assert judged.word == "pass" and "without seeds 1" in judged.reason
 
 
+@pytest.mark.parametrize("predicate", ["b > a", "b > c", "b ~ a within 1", "b/a > 1"])
+def test_a_claim_says_which_seeds_it_is_without(predicate: str) -> None:
+    rows = [
+        {"arm": arm, "seed": seed, "role": "test", METRIC: level + seed**2 / 100, "status": "finished"}
+        for arm, level in {"a": 3, "b": 3.5, "c": 2}.items()
+        for seed in range(6)
+    ]
+    rows[7]["status"], rows[9]["status"] = "diverged", "out_of_memory"
+    rows[8][METRIC] += 1e-3
+    found = compare(pd.DataFrame(rows), "a", METRIC, None, "paired")
+    (judged,) = judge([Claim(id="C", predicate=predicate)], found)
+    assert judged.word == "pass"
+    assert judged.reason.endswith("], among the runs that finished, without seeds 1, 3")
+
+
 def test_a_level_stands_beside_the_published_one() -> None:
     found = comparison({"llama": 0.0, "other": 0.0})
     published = Published(effect=2.5, source="a README")

@@ -23,7 +23,7 @@ from pydantic import field_validator
 
 from ablate.spec import Strict
 from ablate.study import intervals
-from ablate.study.compare import Comparison, Contrast
+from ablate.study.compare import Comparison, Contrast, survivors
 from ablate.study.outcomes import join
 
 JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
@@ -457,12 +457,13 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
     ratios = a / b
     if np.ptp(ratios) <= intervals.rounding_of(ratios) and np.ptp(a) <= intervals.rounding_of(a):
         ratio = float(ratios[0])
-        return contrast("", (ratio, ratio, ratio, 0.0 if ratio != predicate.value else 1.0))
+        p = 0.0 if ratio != predicate.value else 1.0
+        return contrast(survivors(first, second), (ratio, ratio, ratio, p))
     estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
     ratio, low, high = (
         float(predicate.value * np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high)
     )
-    return contrast("", (ratio, low, high, estimate.p))
+    return contrast(survivors(first, second), (ratio, low, high, estimate.p))
 
 
 def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> Contrast:
@@ -491,14 +492,13 @@ def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> C
     if reason:
         return contrast
     found = intervals.paired(values, np.full_like(values, predicate.value), alpha)
-    failed = {*runs.diverged, *runs.out_of_memory}
     return contrast.model_copy(
         update={
             "difference": found.difference + predicate.value,
             "low": found.low + predicate.value,
             "high": found.high + predicate.value,
             "p": found.p,
-            "reason": f"among the runs that finished, without seeds {join(failed)}" if failed else "",
+            "reason": survivors(runs),
         }
     )
 
@@ -538,13 +538,12 @@ def _agrees(predicate: Ratio | Level, value: float) -> bool:
 
 
 def _interval(contrast: Contrast) -> str:
-    if not contrast.second:  # a level, which has no sign of its own
-        said = f"{contrast.first} {contrast.difference:.4g} [{contrast.low:.4g}, {contrast.high:.4g}]"
-        return f"{said}, {contrast.reason}" if contrast.reason else said
-    return (
-        f"{contrast.first} against {contrast.second} {contrast.difference:+.4g} "
-        f"[{contrast.low:+.4g}, {contrast.high:+.4g}]"
+    sign, against = ("+", f" against {contrast.second}") if contrast.second else ("", "")  # a level has none
+    said = (
+        f"{contrast.first}{against} {contrast.difference:{sign}.4g} "
+        f"[{contrast.low:{sign}.4g}, {contrast.high:{sign}.4g}]"
     )
+    return f"{said}, {contrast.reason}" if contrast.reason else said
 
 
 def _beside(published: Published | None, contrasts: list[Contrast], predicate: Predicate) -> Beside | None:

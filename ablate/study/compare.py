@@ -72,7 +72,7 @@ class Contrast(Strict):
     p: float | None
     n: int
     alpha: float  # the interval covers with 1 - alpha; for an arm and the baseline: all such at once
-    reason: str
+    reason: str  # why it waits, or what runs it is without
 
 
 class Comparison(Strict):
@@ -126,13 +126,13 @@ class Comparison(Strict):
                 p=verdict.p,
                 n=verdict.n,
                 alpha=self.alpha_spent,
-                reason=verdict.reason,
+                reason=verdict.reason if verdict.difference is None else survivors(a, b),
             )
         waiting = self._reason_to_wait(a, b)
         estimate = None
         if not waiting:
             estimate = self._estimate(a, b, alpha)
-            waiting = "" if estimate else "fewer than two finished runs to compare"
+            waiting = survivors(a, b) if estimate else "fewer than two finished runs to compare"
         return Contrast(
             first=first,
             second=second,
@@ -500,6 +500,12 @@ def doubts(verdicts: tuple[Verdict, ...], estimates: dict[str, Estimate], placeb
             "distrust every verdict of this study until the reason is known"
         )
     return found
+
+
+def survivors(*arms: Outcomes) -> str:
+    """What must be said of a number that runs which failed are not in; empty where none did."""
+    failed = {seed for arm in arms for seed in (*arm.diverged, *arm.out_of_memory)}
+    return f"among the runs that finished, without seeds {join(failed)}" if failed else ""
 
 
 def _times(sign: int, value: float | None) -> float | None:

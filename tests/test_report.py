@@ -589,6 +589,15 @@ def test_ingredients_are_shown_added_and_left_out(tmp_path: Path) -> None:
     assert all(i.added is not None and i.left_out is None for i in judged.ingredients)
     (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("Each ingredient")]
     assert table.rows[0][1] != "" and table.rows[0][3] == ""
+    assert table.note.endswith("The intervals of this table hold together.")
+
+    def diverging(run: PlannedRun) -> dict[str, Any]:
+        return {"status": "diverged"} if (run.arm, run.seed) == ("baseline", 0) else finished(run)
+
+    results = world(tmp_path / "partly", diverging, design=design, seeds=3, **DESIGNED)
+    (judged,) = judge_results(results)
+    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("Each ingredient")]
+    assert table.rows[0][1] != "" and table.note.endswith("Judged among the runs that finished.")
 
 
 def test_claims_stand_beside_what_was_published(tuned: Path) -> None:

@@ -71,6 +71,7 @@ class Ingredient(Strict):
     factor: str
     added: intervals.Estimate | None  # start with this factor - start
     left_out: intervals.Estimate | None  # end - end without this factor
+    conditional: bool  # runs of the table diverged or ran out of memory: judged among the finished
 
 
 def factorial(
@@ -144,11 +145,13 @@ def one_at_a_time(
         raise ValueError("start and end must name the same factors and differ in one or more")
     _check(frame, {name: (str(start[name]), str(end[name])) for name in names}, metric, exhaustive=False)
     each = alpha / (2 * len(names))
+    lost = bool(frame["status"].isin(LOST).any())
     return tuple(
         Ingredient(
             factor=name,
             added=_paired(frame, {**start, name: end[name]}, start, metric, each),
             left_out=_paired(frame, end, {**end, name: start[name]}, metric, each),
+            conditional=lost,
         )
         for name in names
     )

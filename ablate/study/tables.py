@@ -330,11 +330,13 @@ def _factors(judged: Judged) -> Iterator[Table | None]:
         note = "With minus without, so that both agree where nothing interacts. Blank where runs are missing."
         if first:
             note = f"Added to {first}, and left out of {last}. {note}"
+        note += " The intervals of this table hold together."
+        note += " Judged among the runs that finished." if judged.ingredients[0].conditional else ""
         yield Table(
             "Each ingredient, added alone and left out",
             ("factor", "added", "interval", "left out", "interval"),
             tuple(added),
-            f"{note} The intervals of this table hold together.",
+            note,
             (1, 2, 3, 4),
         )
 

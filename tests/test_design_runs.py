@@ -280,6 +280,11 @@ def test_noise_is_the_sd_of_differences_and_blind_to_the_effect() -> None:
         [frame("tuning", {"alibi": spread}), frame("tuning", {"alibi": [v + 3 for v in spread]}, rate=2e-3)]
     )
     assert seen_noise(found, two_rates) == pytest.approx(sd)
+    nested = pd.concat(  # the better run of each seed is judged
+        [frame("test", {"alibi": [min(v, 0.0) for v in spread]}), frame("test", {"alibi": spread}, rate=2e-3)]
+    )
+    better = float(np.std([min(v, 0.0) for v in spread], ddof=1))
+    assert seen_noise(found, nested) == pytest.approx(better)
     assert seen_noise(found, frame("test", {"alibi": [0.1]})) is None
     assert seen_noise(found, pd.DataFrame()) is None
 

@@ -252,15 +252,17 @@ def seen_noise(plan: Plan, frame: "pandas.DataFrame") -> float | None:
     rate, same seed) while there are no test runs. The mean difference, the effect, is taken out and not
     returned. None while no arm has two pairs.
     """
-    metric = plan.study.metric
+    metric, tune = plan.study.metric, plan.study.tune
     if frame.empty:
         return None
-    for role, by in (("test", metric), ("tuning", plan.study.tune.metric if plan.study.tune else metric)):
+    for role, by in (("test", metric), ("tuning", tune.metric if tune else metric)):
         if by not in frame.columns:
             continue
         rows = frame[(frame["role"] == role) & (frame["status"] == "finished") & frame[by].notna()]
+        if tune is not None and tune.metric in rows.columns:  # nested: the better of a seed's runs is judged
+            rows = rows.sort_values(tune.metric, ascending=tune.better == "lower")
         keys = ["corpus", "seed"] if role == "test" else ["corpus", "rate", "seed"]
-        value = rows.groupby(["arm", *keys], dropna=False)[by].mean().unstack("arm")
+        value = rows.groupby(["arm", *keys], dropna=False)[by].first().unstack("arm")
         if plan.baseline not in value.columns:
             continue
         differences = value.drop(columns=plan.baseline).sub(value[plan.baseline], axis=0)

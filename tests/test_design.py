@@ -72,6 +72,7 @@ def test_all_mistakes_at_once_with_their_paths() -> None:
         ({"exclude": {"alibi": ""}}, "exclude.alibi"),
         ({"looks": [6, 10], "seeds": 8}, "the last look is at all 8 seeds, not at 10"),
         ({"looks": [6, 3], "seeds": 3}, "ascending"),
+        ({"metric": "skill/solved"}, "better: skill/solved counts the runs that solve their task"),
         ({"tune": {"optim.lr": [1e-3, 3e-3]}}, "tune.rates: the grid needs 5 rates"),
         ({"tune": {"optim.lr": RATES, "seeds": [0, 1]}}, "tune.seeds: 0, 1 are test seeds too"),
         ({"tune": {"optim.lr": RATES, "optim.wd": RATES}}, "exactly one path is tuned"),

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, fi
 
 from ablate.spec import RunSpec, Strict, explain
 from ablate.study.claims import OF_SEVERAL, RACE, SCALE, Claim, counts, kinds
+from ablate.study.solved import declared
 from ablate.study.tuning import check_grid
 
 PLACEBO = "placebo"  # the name of the arm
@@ -273,6 +274,8 @@ class Study(Strict):
             yield f"looks: ascending numbers of seeds, two or more each, not {list(self.looks)}"
         elif self.looks and self.looks[-1] != len(self.seeds):
             yield f"looks: the last look is at all {len(self.seeds)} seeds, not at {self.looks[-1]}"
+        if declared(self.metric) and self.better == "lower":
+            yield f"better: {self.metric} counts the runs that solve their task; say better: higher"
         if len(self.sizes) == 1:
             yield "sizes: one size has no slope; give two or more, or put its overrides into base"
         if self.tune:

@@ -249,6 +249,8 @@ def test_a_refused_arm_leaves_the_family() -> None:
     assert found.refused == ("b",) and [v.arm for v in found.verdicts] == ["a"]
     alone = judge(frame({arm: arms[arm] for arm in ("base", "a")}))
     assert found.verdict("a").low == alone.verdict("a").low
+    with pytest.raises(ValueError, match="every arm was refused"):
+        judge(frame(arms, {(arm, seed): "refused" for arm in "ab" for seed in range(6)}))
 
 
 @VARIANCES

@@ -194,6 +194,8 @@ def compare(
     if baseline in refused:
         raise ValueError(f"the baseline {baseline!r} was refused: there is nothing to compare with")
     declared = {arm: runs for arm, runs in everything.items() if arm not in refused}
+    if len(declared) < 2:
+        raise ValueError(f"every arm was refused: there is nothing to compare with {baseline!r}")
     base = declared[baseline]
     unpaired = {arm for arm, o in declared.items() if o.seeds and base.seeds and not o.seeds & base.seeds}
 

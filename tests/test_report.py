@@ -555,6 +555,15 @@ def test_a_factorial_of_two_levels_shows_each_ingredient_too(tmp_path: Path) -> 
     assert "added alone to one end" in paper.methods(results)
 
 
+def test_a_factorial_with_an_excluded_cell_waits_for_nothing(tmp_path: Path) -> None:
+    study = {"design": {"kind": "factorial", "factors": FACTORS}, "exclude": {"rms+learned": "slow"}}
+    results = world(tmp_path, seeds=3, **study, **DESIGNED)
+    (judged,) = judge_results(results)
+    assert judged.factorial is None and judged.ingredients and not judged.problems
+    assert "cannot be fitted" in results.kept.notes[0]
+    assert "interactions" not in paper.methods(results) and "added alone" in paper.methods(results)
+
+
 def test_a_factorial_with_three_levels_has_no_single_way(tmp_path: Path) -> None:
     factors = {**FACTORS, "position": {**FACTORS["position"], "alibi": ["model/position=alibi"]}}
     results = world(tmp_path, design={"kind": "factorial", "factors": factors}, seeds=3, **DESIGNED)

@@ -1,5 +1,6 @@
 """All that the judge says of a study's results, corpus by corpus: what reports and the terminal show."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -318,7 +319,8 @@ class _Corpus:
         try:
             if design.kind == "factorial":
                 levels = {factor: tuple(levels) for factor, levels in design.factors.items()}
-                effects = factorial(table, levels, metric, comparison.alpha_spent)
+                if len(cells) == math.prod(map(len, levels.values())):  # else some are excluded
+                    effects = factorial(table, levels, metric, comparison.alpha_spent)
                 if any(len(each) > 2 for each in levels.values()):
                     return effects, ()  # no single way leads from the first levels to the last
                 start, end = ({name: each[at] for name, each in levels.items()} for at in (0, -1))

@@ -428,13 +428,15 @@ def _factors(study: Study) -> str:
         "each factor was added alone to one end and left out of the other, judged by Student's t on the "
         "differences by seed, Bonferroni over the contrasts"
     )
-    if design.kind != "factorial":
+    binary = all(len(levels) == 2 for levels in design.factors.values())
+    if design.kind != "factorial" or (study.exclude and binary):
         return f"{alone[0].upper()}{alone[1:]}."
+    if study.exclude:
+        return ""
     text = (
         "Main effects and two-way interactions are those of metric ~ (factors)^2 + seed with sum coding, "
         "their intervals simultaneous by Bonferroni"
     )
-    binary = all(len(levels) == 2 for levels in design.factors.values())
     return f"{text}; beside them, {alone}." if binary else f"{text}."
 
 

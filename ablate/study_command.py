@@ -115,6 +115,11 @@ class Sweep:
         self.prints: dict[str, dict[str, str]] = {}
 
     def go(self) -> None:
+        from ablate.study.results import FOLDER
+
+        of_results = [word for word in ("report", "race") if self.node[word]]
+        if of_results and not (self.folder / FOLDER).is_dir():
+            raise Mistaken([f"{of_results[0]}: {self.folder} has no results yet; run the study first"])
         if self.node["report"]:
             self.report()
             return
@@ -141,7 +146,7 @@ class Sweep:
         from ablate.facts import checker
 
         found = plan(study, self.composer, checker(Path(self.node["cache"]), self.device))
-        self.check_measures(study)  # own ones are known now
+        self.check_measures(study)  # among them those of `parts`, which the plan has loaded
         for arm in found.arms:
             parent = arm.spec.get("parent")
             if parent and not (self.store.folder(parent) / "record.json").is_file():
@@ -429,12 +434,9 @@ class Sweep:
         from rich.progress import track
 
         from ablate.study.race import write
-        from ablate.study.results import FOLDER
         from ablate.train.measure.race import ROUNDS, race
         from ablate.train.recorder import provenance
 
-        if not (self.folder / FOLDER).is_dir():
-            raise Mistaken([f"race: {self.folder} has no results yet; run the study first"])
         arms = [arm for arm in planned.on(planned.corpora[0]) if arm.name != planned.placebo]
         specs = {arm.name: RunSpec.model_validate(arm.spec) for arm in arms}
         if self.device == "cpu":

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -172,18 +171,6 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
             asked.check_measures(study)
 
 
-def test_a_measure_of_ones_own_is_known_once_the_arms_are_composed(place, monkeypatch):
-    def plan(*_):
-        monkeypatch.setitem(registries["measure"]._entries, "mine", None)
-        return SimpleNamespace(arms=())
-
-    monkeypatch.setattr("ablate.study_command.plan", plan)
-    node = {"experiment": "small", "experiments": place / "experiments", "store": place, "cache": "cache"}
-    node |= {"keep": "weights", "measure": [], "replicas": "off", "compile": False, "gpus": False}
-    study = read(yaml.safe_load(STUDY.format(text="a.txt").replace("heldout/loss", "mine/norm")))
-    Sweep(node, Console()).planned(study)
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -205,6 +192,34 @@ def test_a_wrong_study_is_refused_before_anything_runs(change, said, place, tmp_
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not records(tmp_path)
+
+
+def test_a_measure_of_ones_own_is_known_by_its_file(place, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("""
+from ablate.registry import measure
+
+
+@measure("mine", paper="ours")
+class Mine:
+    def __init__(self): ...
+""")
+    own = STUDY.format(text=place / "a.txt").replace("margin: 0.05", "margin: 0.05\nmeasures: [mine/size]")
+    node = {"experiment": "small", "experiments": place / "experiments", "store": place, "gpus": False}
+    node |= {"keep": "weights", "measure": [], "replicas": "off", "compile": False, "cache": place / "cache"}
+    study = read(yaml.safe_load(own.replace("- data=text", f"- data=text\n  - parts=[{file}]")))
+    assert Sweep(node, Console()).planned(study).study.measures == ("mine/size",)
+    del registries["measure"]._entries["mine"]
+
+
+@pytest.mark.parametrize("asked", ["report", "race"])
+def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/study.yaml").write_text(STUDY.format(text=place / "a.txt"))
+    node = {"experiment": "new", "experiments": tmp_path, "store": place, "cache": "cache"}
+    node |= {"replicas": "off", "compile": False, "report": False, "race": False, asked: True}
+    with pytest.raises(Mistaken, match=f"{asked}: .* has no results yet"):
+        Sweep(node, Console()).go()
 
 
 def test_a_missing_experiment_names_those_there_are(place):

@@ -271,7 +271,7 @@ def test_without_a_server_the_study_keeps_its_text(mood, stub, enter, study, mon
     assert (made.report, made.workspace) == (None, None)
     (line,) = made.said
     assert ("there is no key" if mood == "no key" else "no answer in 1 s") in line
-    assert "report=true wandb.report=true" in line
+    assert "report=true wandb.report=true wandb.project=ablations" in line
     assert "| alibi | better |" in made.text.read_text()
 
 

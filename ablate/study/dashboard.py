@@ -61,6 +61,7 @@ def publish(folder: Path, project: str, entity: str | None, store: Path = Path("
         f.write(("\n\n".join([f"# {title(results)}", *paragraphs(results, judged)]) + "\n").encode())
     found, trouble = patiently(lambda: save(results, judged, place, project, entity))
     again = ["python", "sweep.py", f"experiment={results.kept.name}", "report=true", "wandb.report=true"]
+    again += [f"wandb.project={project}", *([f"wandb.entity={entity}"] if entity else [])]
     said = [f"W&B {what}: {address}" for what, address in found.items()]
     waiting = on_disk(results, store)
     if waiting:

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from cases import HARD
 from conftest import small
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
+from training import run_spec, write_text
 
+from ablate.facts import checker, looks_ahead
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call, Position
 from ablate.registry import Registry, load_parts, registries
@@ -56,6 +59,23 @@ def test_an_option_may_be_a_list():
     )
     del registries["position"]._entries["listed"]
     assert len(m.positions) == 2
+
+
+@pytest.mark.parametrize("case", HARD.values(), ids=HARD.keys())
+def test_no_part_in_the_box_is_taken_for_one_that_looks_ahead(case):
+    assert not looks_ahead(Decoder(small(**case)).start(0))
+
+
+def test_a_part_that_looks_ahead_is_refused_in_a_study(tmp_path):
+    class Ahead(torch.nn.Identity):
+        def forward(self, x, ledger):
+            return x.roll(-1, 1)
+
+    registries["ffn"]("ahead", paper="mine")(lambda shape: Ahead())
+    spec = run_spec(write_text(tmp_path), model={"ffn": "ahead"})
+    found = checker(tmp_path / "cache", "cpu")(spec.model_dump(mode="json"))
+    del registries["ffn"]._entries["ahead"]
+    assert found.refusals == ("a part looks ahead: what is said of a token depends on those after it",)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -188,7 +188,9 @@ class _Corpus:
         arms = {arm.name for arm in self.kept.on(self.corpus)}
         if runs.empty or not (runs["role"] == role).any():
             return None, "no test run is planned yet: the rates are still being tuned"
-        placebo = self.kept.placebo if self.kept.placebo in arms and role == "test" else None
+        if gone := arms.difference(runs["arm"]):  # without it the family would be smaller than was planned
+            return None, f"the results hold no run of {', '.join(sorted(gone))}"
+        placebo = self.kept.placebo if role == "test" else None
         try:
             found = compare(
                 runs, self.kept.baseline, metric, margin, study.variance, study.alpha,

@@ -120,6 +120,8 @@ def test_an_arm_that_trains_nowhere_failed_everywhere(rng: np.random.Generator) 
     assert post.failed == post.runs == 15
     assert post.sensitivity is not None and post.sensitivity.value == 0  # and no rate is worse than another
     assert counted("pre < post", found).word == "pass"
+    judged = word("post < pre", found)
+    assert (judged.word, judged.reason) == ("inconclusive", "post trains at no rate")
 
 
 def test_rates_that_were_added_count_where_every_arm_has_them(rng: np.random.Generator) -> None:

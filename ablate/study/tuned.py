@@ -212,7 +212,8 @@ def _judge(claim: Claim, found: Sensitivities, alpha: float) -> Judgement:
 
 def _contrast(found: Sensitivities, first: str, second: str, alpha: float) -> Contrast:
     a, b = found.arm(first), found.arm(second)
-    reason = "; ".join(filter(None, (_waiting(a), _waiting(b))))
+    dead = [f"{arm.arm} trains at no rate" for arm in (a, b) if arm.failed == arm.runs]
+    reason = "; ".join(filter(None, (_waiting(a), _waiting(b), *dead)))
     if not reason and len(found.seeds) < 2:
         reason = "one tuning seed: no interval"
     contrast = Contrast(

@@ -246,6 +246,8 @@ def test_exact_levels_need_two_seeds() -> None:
     assert word("mha == 4097", found) == "fail"
     assert word("mha < 4096", found) == "fail"
     assert word("mqa == 0.3", found) == "pass"  # up to rounding
+    tied = compare(pd.DataFrame(rows).assign(kv_bytes=256.0), "mha", "kv_bytes", None, "paired")
+    assert {word(text, tied) for text in ("mqa < mha", "mqa > mha", "mqa/mha < 1")} == {"fail"}
     single = compare(pd.DataFrame(rows[::2]), "mha", "kv_bytes", None, "paired")
     (judged,) = judge([Claim(id="C", predicate="mha == 4096")], single)
     assert judged.word == "inconclusive" and "fewer than two seeds" in judged.reason

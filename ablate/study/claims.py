@@ -402,8 +402,8 @@ def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) ->
     said = _interval(contrast)
     if ends[1] < 0:
         return "pass", said
-    if ends[0] > 0:
-        return "fail", f"the other way round: {said}"
+    if ends[0] >= 0:
+        return "fail", f"the other way round: {said}" if ends[1] > 0 else said
     inside = margin is not None and -margin <= contrast.low and contrast.high <= margin
     if inside and predicate.offset == 0:
         return "fail", f"the two differ by less than the margin {margin:g}: {said}"

@@ -557,6 +557,9 @@ def compare_loose(node: dict[str, Any], console: Console) -> None:
 
 
 def print_verdicts(console: Console, comparison: Comparison) -> None:
+    refused = [f"{arm}: refused before training, so in no comparison" for arm in comparison.refused]
+    for warning in (*comparison.warnings, *refused):
+        console.print(Text(f"! {warning}", style="yellow"))
     table = Table(title=f"{comparison.metric} against {comparison.baseline}", title_justify="left")
     for column in ("arm", "mean", "difference", "interval", "seeds", "verdict"):
         table.add_column(column, overflow="fold")

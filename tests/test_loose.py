@@ -1,10 +1,14 @@
 """Any records become a comparison: what differs names the arms, and nothing is called declared."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from ablate.record import RunRecord
 from ablate.study.compare import compare
 from ablate.study.loose import gather
+from ablate.study_command import print_verdicts
 
 
 def record(norm: str, eps: float, seed: int, loss: float, redraw: tuple[str, ...] = ()) -> RunRecord:
@@ -36,6 +40,17 @@ def test_a_placebo_is_an_arm_of_its_own():
     assert found.axes == ("seed.redraw",)
     verdicts = compare(found.frame, found.baseline, found.metric, None, "paired").verdicts
     assert [v.difference for v in verdicts] == [pytest.approx(0.0)]
+
+
+def test_a_refused_arm_and_seeds_that_do_not_act_are_told():
+    records = [record(norm, 1e-5, s, 3.0) for norm in ("rms", "layer", "none") for s in range(2)]
+    records[4:] = [one.model_copy(update={"status": "refused", "metrics": {}}) for one in records[4:]]
+    found = gather(records)
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_verdicts(console, compare(found.frame, found.baseline, found.metric, None, "paired"))
+    said = console.export_text()
+    assert "! norm.name=none: refused before training" in said
+    assert "! norm.name=rms: the difference is the same at every seed" in said
 
 
 def test_what_should_be_equal_and_is_not_is_said():

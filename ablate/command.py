@@ -35,7 +35,7 @@ def train(config: DictConfig) -> None:
     """Plan, fit, and show the outcome. Exits with 2 where the configuration is wrong, 1 where the run
     failed, 130 where it was interrupted; in a multirun, raises RunFailed instead."""
     console = Console(highlight=False)
-    with refusals(), writing():
+    with writing(), refusals():
         todo = job(config)
         made = planned(todo)
     folder, known = todo.runs / todo.id, Store(todo.runs).find(todo.id)

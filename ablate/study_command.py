@@ -24,6 +24,7 @@ from rich.text import Text
 from ablate.amounts import amount, duration
 from ablate.command import FAILED, INTERRUPTED, WRONG, fail
 from ablate.compose import Job, Mistaken, job, plain
+from ablate.data.source import NoNetwork
 from ablate.record import RunRecord
 from ablate.spec import DataSpec, RunSpec, digest
 from ablate.study import launch, live, loose, outlook, runs, worker
@@ -57,7 +58,7 @@ def sweep(config: DictConfig) -> None:
             raise Mistaken(["experiment: give the name of a folder in experiments/, or runs='runs/*'"])
     except (Mistaken, StudyMistaken) as error:
         fail("\n".join(error.mistakes), WRONG)
-    except ValueError as error:
+    except (ValueError, NoNetwork) as error:
         fail(str(error), WRONG)
     except launch.Stuck as error:
         fail(str(error), FAILED)

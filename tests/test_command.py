@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from ablate.command import prepare
+from ablate.command import prepare, train
 from ablate.compose import plain
+from ablate.data.source import NoNetwork
+from ablate.study_command import sweep
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -117,6 +119,22 @@ def test_a_plan_trains_nothing(tmp_path, text):
     for word in ("parameters", "FLOP", "KV cache", "kernel", "memory", "time"):
         assert word in done.stdout
     assert not records(tmp_path)
+
+
+@pytest.mark.parametrize("command", [train, sweep])
+def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
+    def cut(*_):
+        raise NoNetwork("no network")
+
+    monkeypatch.setattr("ablate.command.job", cut)
+    monkeypatch.setattr("ablate.study_command.job", cut)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(command.__name__)
+    if command is sweep:
+        config.experiment, config.experiments = "llama", str(ROOT / "experiments")
+    with pytest.raises(SystemExit, match="2"):
+        command(config)
+    assert capsys.readouterr().err == "no network\n"
 
 
 def test_a_multirun_on_the_slots_engine(tmp_path, text):

@@ -140,6 +140,7 @@ def test_a_missing_run_waits_and_a_diverged_one_is_left_out(tmp_path: Path) -> N
     assert trends["none"].word == "waiting" and "none seeds 2 (not run yet)" in trends["none"].reason
     assert (trends["alibi"].word, trends["alibi"].n, trends["alibi"].df) == ("grows", 5, 4)
     assert scale.comparison is not None and scale.comparison.verdict("alibi").conditional
+    assert "the seeds that finished at every size" in tables.scale_tables(scale, "heldout/loss", 0.05)[0].note
     by_pair = {(rank.first, rank.second): rank for rank in scale.ranks}
     assert by_pair["small", "middle"].arms == ("rope", "learned", "none")
     assert by_pair["middle", "large"].arms == ("rope", "alibi", "learned")

@@ -448,6 +448,8 @@ def _trends(scale: Scale, metric: str) -> Table | None:
         f"seeds at these sizes, over {decades:.2g} decades; beyond these nothing is known."
     )
     note += " Off the line: how far a mean gap lies from it at most." if bends else ""
+    if any(verdict.conditional for verdict in comparison.verdicts):
+        note += " Judged among the seeds that finished at every size."
     return Table("Gap by size", tuple(columns), tuple(rows), note, tuple(range(2, len(columns))))
 
 

@@ -348,6 +348,16 @@ def test_an_arm_of_which_nothing_is_left_is_not_undecided(tmp_path: Path) -> Non
     assert "none and" not in answer and "and none" not in answer
 
 
+def test_equivalence_among_survivors_is_said_to_be_that(tmp_path: Path) -> None:
+    def partly(run: PlannedRun) -> dict[str, Any]:
+        lost = (run.arm, run.seed) == ("alibi", 1)
+        return {"status": "diverged"} if lost else {"status": "finished", "value": 3 + run.seed / 10}
+
+    judged = judge_results(world(tmp_path, partly, arms={"rope": [], "alibi": ARMS["alibi"]}, seeds=4))
+    answer = wording.answer(judged, "placebo")
+    assert "equivalent" in answer and answer.endswith(", among the runs that finished.")
+
+
 def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Path) -> None:
     results = world(tmp_path, arms=ARMS, seeds=6)
     moved = tuple(

@@ -150,13 +150,13 @@ def _clause(each: str, verdicts: list[Verdict], comparison: Comparison, effects:
     if effects and one and first.difference is not None:
         spread = interval(first.low, first.high, places)
         effect = f" ({number(first.difference, places, True)}{f' {spread}' if spread else ''})"
+    lost = ", among the runs that finished" if any(v.conditional for v in verdicts) else ""
     if each in ("better", "worse"):
         small = " by less than the margin" if one and first.within_margin else ""
-        lost = ", among the runs that finished" if any(v.conditional for v in verdicts) else ""
         return f"{arms} {'is' if one else 'are'} {each} than {baseline}{small}{effect}{lost}"
     if each == "equivalent":
         margin = f"\N{PLUS-MINUS SIGN}{comparison.margin:g}"
-        return f"{arms} and {baseline} are equivalent within {margin}{effect}"
+        return f"{arms} and {baseline} are equivalent within {margin}{effect}{lost}"
     if each == "undecided":
         needed = f"; {seeds_needed(first, comparison)}" if effects and one and first.seeds_needed else ""
         return f"{arms} and {baseline} cannot be told apart{effect}{needed}"

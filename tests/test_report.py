@@ -810,6 +810,9 @@ def test_the_methods_come_from_the_plan(tuned: Path) -> None:
         assert said in text
     looks = report_world.study(arms=ARMS, looks=[3, 6], variance="pooled")
     assert "at 3, 6 seeds" in paper._looks(looks, None) and "Dunnett" in paper._test(results.kept, looks)
+    match = {"hold": "total_params", "by": "depth", "by_arm": {"alibi": "ffn.width"}, "tolerance": 0.0025}
+    said = paper._matching(report_world.study(arms=ARMS, match=match))
+    assert said.endswith("within 0.25% of the baseline's by turning model.depth, of alibi model.ffn.width.")
 
 
 def test_every_run_has_the_command_that_makes_it(tuned: Path) -> None:

@@ -329,9 +329,10 @@ def _matching(study: Study) -> str:
     if match is None:
         return ""
     held = HELD[match.hold]
+    own = "".join(f", of {arm} {knob}" for arm, knob in match.by_arm.items())
     return (
-        f"{held[0].upper()}{held[1:]} was held within {match.tolerance:.1%} of the baseline's by turning "
-        f"{match.by}."
+        f"{held[0].upper()}{held[1:]} was held within {100 * match.tolerance:g}% of the baseline's by "
+        f"turning {match.by}{own}."
     )
 
 

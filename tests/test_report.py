@@ -509,6 +509,8 @@ def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> No
     assert judged.comparison.outcomes("alibi").values == dict(
         zip(test["seed"][best], test["heldout/loss"][best], strict=True)
     )
+    assert not judged.problems and judged.tuning is not None
+    assert all(len(choice.nested) == 2 for choice in judged.tuning.choices)
 
 
 def test_a_study_at_a_fixed_rate_is_called_a_demonstration(tmp_path: Path) -> None:

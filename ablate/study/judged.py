@@ -139,7 +139,7 @@ class _Corpus:
             comparison=comparison,
             reason=reason,
             fixed=fixed,
-            tuning=self.tuning(),
+            tuning=self.tuning(runs),
             sensitivities=self.sensitivities,
             solved=self.solved(runs),
             claims=claims,
@@ -223,11 +223,11 @@ class _Corpus:
                 found.append(self.counted(runs, comparison))
         return tuple(found)
 
-    def tuning(self) -> Tuning | None:
-        if self.study.tune is None or not (self.frame["role"] == "tuning").any():
+    def tuning(self, runs: "pd.DataFrame") -> Tuning | None:
+        if self.study.tune is None or not (runs["role"] == "tuning").any():
             return None
         try:
-            return tune(self.frame, self.study.tune.metric, self.study.tune.better)
+            return tune(runs, self.study.tune.metric, self.study.tune.better)
         except ValueError as error:
             self.problems.append(str(error))
             return None

@@ -510,7 +510,10 @@ def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> No
         zip(test["seed"][best], test["heldout/loss"][best], strict=True)
     )
     assert not judged.problems and judged.tuning is not None
-    assert all(len(choice.nested) == 2 for choice in judged.tuning.choices)
+    (rates,) = [table for table in tables.corpus_tables(results, judged) if table.title == "Rates"]
+    assert {row[3] for row in rates.rows} == {"the better of both at each test seed"}
+    chosen = {row[0]: row[1] for row in rates.rows}["alibi"]
+    assert {float(rate) for rate in chosen.split(", ")} == set(test["rate"])
 
 
 def test_a_study_at_a_fixed_rate_is_called_a_demonstration(tmp_path: Path) -> None:

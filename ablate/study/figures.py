@@ -221,6 +221,7 @@ class _Look:
         self.baseline, self.placebo = results.kept.baseline, results.kept.placebo
         tune = results.kept.said().tune
         self.tuned = tune.metric if tune else ""
+        self.nested = tune is not None and tune.nested
         self.arms = ranked(judged)
         others = [arm for arm in self.arms if arm not in (self.baseline, self.placebo)]
         self.coloured = others[:DRAWN]
@@ -402,9 +403,9 @@ def _rates(look: _Look) -> "Figure | None":
         axes.plot(mine.index, mine["mean"], marker="o", markersize=2.5, label=look.label(choice.arm), **line)
         if look.label(choice.arm) != "_":
             axes.vlines(mine.index, mine["min"], mine["max"], color=line["color"], linewidth=0.8, alpha=0.6)
-        if choice.rate is not None:
-            height = _between(dict(zip(mine.index.tolist(), mine["mean"].tolist(), strict=True)), choice.rate)
-            axes.plot([choice.rate], [height], "o", markersize=7, markerfacecolor="none", color=line["color"])
+        for rate in choice.rates(look.nested):
+            height = _between(dict(zip(mine.index.tolist(), mine["mean"].tolist(), strict=True)), rate)
+            axes.plot([rate], [height], "o", markersize=7, markerfacecolor="none", color=line["color"])
         axes.plot(choice.failed, [top] * len(choice.failed), "x", color=line["color"], markersize=4)
     _rate_axis(axes, sorted({float(rate) for rate in frame["rate"][frame["role"] == "tuning"]}))
     axes.set_ylabel(clip(metric))

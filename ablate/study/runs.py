@@ -154,7 +154,7 @@ def _rates(
     if choice.rate is None:
         notes.append(f"{arm.name} on {arm.corpus}: {choice.reason}; tested at the baseline's rate {fixed:g}")
         return (fixed,), fixed
-    return (choice.nested if nested else (choice.rate,)), fixed
+    return choice.rates(nested), fixed
 
 
 class _Identities:

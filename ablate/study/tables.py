@@ -231,15 +231,18 @@ def _rates(results: Results, judged: Judged) -> Table | None:
     if judged.tuning is None:
         return None
     tune = results.kept.said().tune
-    rows = [
-        (
-            choice.arm,
-            short(choice.rate),
-            ", ".join(f"{rate:g}" for rate in choice.failed),
-            "vertex of a parabola" if choice.kind == "vertex" else choice.reason,
+    rows = []
+    for choice in judged.tuning.choices:
+        chosen = choice.rates(tune is not None and tune.nested)
+        how = "vertex of a parabola" if choice.kind == "vertex" else choice.reason
+        rows.append(
+            (
+                choice.arm,
+                ", ".join(map(short, chosen)),
+                ", ".join(f"{rate:g}" for rate in choice.failed),
+                "the better of both at each test seed" if len(chosen) > 1 else how,
+            )
         )
-        for choice in judged.tuning.choices
-    ]
     seeds = numbers(judged.tuning.seeds)
     grid = sorted({rate for choice in judged.tuning.choices for rate in (*choice.means, *choice.failed)})
     note = (

@@ -42,6 +42,12 @@ class Choice(Strict):
     failed: tuple[float, ...]  # rates at which a tuning run failed: not eligible
     reason: str
 
+    def rates(self, nested: bool) -> tuple[float, ...]:
+        """Those that each test seed is trained at."""
+        if self.rate is None:
+            return ()
+        return self.nested if nested else (self.rate,)
+
 
 class Tuning(Strict):
     """The choices of all arms; `extend` is what the grid of every arm still lacks."""

@@ -112,6 +112,13 @@ def test_failures_wait_for_missing_runs() -> None:
     assert memory.counts["none"].runs == 7  # a cost counts in neither
 
 
+def test_an_arm_of_which_no_run_counts_has_no_share() -> None:
+    rows = [{"arm": a, "seed": s, "role": "test", METRIC: 3.0 + s} for a in ("pre", "post") for s in range(3)]
+    frame = pd.DataFrame(rows).assign(status=["finished"] * 3 + ["out_of_memory"] * 3)
+    judged = said("pre < post", failed(compare(frame, "pre", METRIC, None, "paired")))
+    assert (judged.word, judged.reason) == ("inconclusive", "no run of post finished or diverged")
+
+
 def test_what_counts_do_not_allow_is_refused() -> None:
     found = counted(pre=0, post=9)
     with pytest.raises(ValueError, match="claim C: rope is no arm here"):

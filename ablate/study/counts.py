@@ -87,7 +87,8 @@ def _contrast(counted: Counted, first: str, second: str, alpha: float) -> Contra
     p, how = None if reason else fisher(a.cells, b.cells), "Fisher's p"
     if counted.baseline in (first, second):
         other = second if first == counted.baseline else first
-        p, how, alpha = counted.adjusted[other], "Fisher's p, by Holm over the arms,", counted.alpha
+        p, alpha = None if reason else counted.adjusted[other], counted.alpha
+        how = "Fisher's p, by Holm over the arms,"
     if p is not None:
         reason = f"{first} {a.hits} of {a.runs} against {second} {b.hits} of {b.runs}, {how} {p:.2g}"
     return Contrast(

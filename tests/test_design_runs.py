@@ -107,7 +107,7 @@ def test_an_edge_extends_the_grid_of_every_arm() -> None:
 
 
 def test_an_edge_without_end_is_refused() -> None:
-    with pytest.raises(StudyMistaken, match="best rate of alibi still lies at the edge"):
+    with pytest.raises(StudyMistaken, match="best rate of alibi on base still lies at the edge"):
         walk(planned(), Trained({"alibi": 1e6}, diverge={}))
 
 

@@ -80,7 +80,12 @@ def stages(
             for corpus, tuning in tunings.items():
                 grids[corpus] = sorted({*grids[corpus], *tuning.extend})
         else:
-            edges = ", ".join(choice.arm for choice in choices if choice.kind == "edge")
+            edges = ", ".join(
+                f"{choice.arm} on {corpus}"
+                for corpus, tuning in tunings.items()
+                for choice in tuning.choices
+                if choice.kind == "edge"
+            )
             raise StudyMistaken(
                 [f"tune: the best rate of {edges} still lies at the edge after {WIDENINGS} wider grids; "
                  f"give a grid around it ({plan.study.tune.path})"]

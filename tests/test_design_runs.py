@@ -339,6 +339,17 @@ def test_a_frozen_plan_stands_and_amendments_are_listed(tmp_path: Path) -> None:
     ]
 
 
+def test_an_amended_claim_is_named_by_its_id(tmp_path: Path) -> None:
+    claims = (
+        "claims: [{{id: C1, predicate: rope < alibi}}, {{id: C2, predicate: rope < alibi, predicted: {0}}}]"
+    )
+    text = YAML.replace("SEEDS", "6")
+    assert "claims:" not in text
+    there = freeze(*files(tmp_path, text + claims.format(-0.1)))
+    (changed,) = amendments(there, *files(tmp_path, text + claims.format(0.1)))
+    assert (changed.path, changed.frozen, changed.now) == ("study.claims.C2.predicted", -0.1, 0.1)
+
+
 def test_what_was_not_declared_is_exploratory(tmp_path: Path) -> None:
     file, first = files(tmp_path, YAML.replace("SEEDS", "6"))
     there = freeze(file, first)

@@ -145,7 +145,8 @@ def _changes(before: Version, after: Version, date: str) -> list[Amendment]:
 def _flat(version: Version, within: Collection[str]) -> dict[str, Any]:
     """Path -> value: what study.yaml says, the arms there are, and what those of `within` came to."""
     flat: dict[str, Any] = {}
-    walk("study", version.study, flat)
+    claims = {claim["id"]: claim for claim in version.study.get("claims") or ()}
+    walk("study", {**version.study, "claims": claims}, flat)
     for place, spec in version.arms.items():
         flat[f"arms[{place}]"] = "planned"
         if place in within:

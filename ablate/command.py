@@ -33,24 +33,23 @@ class RunFailed(Exception):
 
 def train(config: DictConfig) -> None:
     """Plan, fit, and show the outcome. Exits with 2 where the configuration is wrong, 1 where the run
-    failed, 130 where it was interrupted; in a multirun, raises RunFailed instead."""
+    failed, 130 where it was interrupted, which ends a multirun too; else that raises RunFailed."""
     console = Console(highlight=False)
     with writing(), refusals():
         todo = job(config)
         made = planned(todo)
-    folder, known = todo.runs / todo.id, Store(todo.runs).find(todo.id)
-    if known is not None and known.code != code(todo.spec):
-        console.print(f"{folder} is stale: {known.status}, but by other sources than these.")
-        known = None
-    if todo.rest["plan"]:
-        show_plan(console, made, todo.id, known.status if known else "not run")
-    elif known is not None and known.status not in MISSING and not todo.rest["rerun"]:
-        console.print(f"{folder} is {known.status}; rerun=true repeats it.\n")
-        show_record(console, known)
-        if known.status != "finished":
-            fail(f"{known.status}: {known.reason}", FAILED)
-    else:
-        with writing():
+        folder, known = todo.runs / todo.id, Store(todo.runs).find(todo.id)
+        if known is not None and known.code != code(todo.spec):
+            console.print(f"{folder} is stale: {known.status}, but by other sources than these.")
+            known = None
+        if todo.rest["plan"]:
+            show_plan(console, made, todo.id, known.status if known else "not run")
+        elif known is not None and known.status not in MISSING and not todo.rest["rerun"]:
+            console.print(f"{folder} is {known.status}; rerun=true repeats it.\n")
+            show_record(console, known)
+            if known.status != "finished":
+                fail(f"{known.status}: {known.reason}", FAILED)
+        else:
             run(todo, made, console)
 
 
@@ -148,6 +147,8 @@ def refusals() -> Iterator[None]:
         fail("\n".join(error.mistakes), WRONG)
     except (Refused, BadText, BadTokenizer, NoNetwork) as error:
         fail(str(error), WRONG)
+    except KeyboardInterrupt:
+        fail("stopped; run this again to go on", INTERRUPTED)
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def writing() -> Iterator[None]:
 
 
 def fail(reason: str, code: int) -> NoReturn:
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if code != INTERRUPTED and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise RunFailed(reason)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         print(reason, file=sys.stderr)

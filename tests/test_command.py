@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from ablate.command import prepare, train
+from ablate.command import FAILED, INTERRUPTED, RunFailed, fail, prepare, train
 from ablate.compose import plain
 from ablate.data.source import NoNetwork
 from ablate.study_command import sweep
@@ -135,6 +139,27 @@ def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         command(config)
     assert capsys.readouterr().err == "no network\n"
+
+
+def test_a_stop_ends_a_multirun_and_a_failure_does_not(monkeypatch):
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN))
+    with pytest.raises(RunFailed):
+        fail("crashed", FAILED)
+    with pytest.raises(SystemExit) as stopped:
+        fail("interrupted", INTERRUPTED)
+    assert stopped.value.code == 130
+
+
+def test_a_stop_before_the_training_is_a_line(monkeypatch, capsys):
+    def tokenising(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ablate.command.job", tokenising)
+    with pytest.raises(SystemExit) as stopped:
+        train(OmegaConf.create())
+    assert stopped.value.code == 130
+    assert "run this again" in capsys.readouterr().err
 
 
 def test_a_multirun_on_the_slots_engine(tmp_path, text):

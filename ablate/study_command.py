@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.amounts import amount, duration
-from ablate.command import FAILED, INTERRUPTED, WRONG, fail
+from ablate.command import FAILED, INTERRUPTED, WRONG, fail, writing
 from ablate.compose import Job, Mistaken, job, plain
 from ablate.data.source import NoNetwork
 from ablate.record import RunRecord
@@ -45,6 +45,7 @@ AT_ONCE = 8  # runs of a stack, where a study does not say
 WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be
 
 
+@writing()
 def sweep(config: DictConfig) -> None:
     """Exits with 2 where the study or an arm is wrong, 1 where runs are missing at the end."""
     console = Console(highlight=False)

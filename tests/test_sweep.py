@@ -1,5 +1,6 @@
 """`python sweep.py`, as a person runs it: a small study end to end, killed and resumed."""
 
+import errno
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from ablate.compose import Mistaken
 from ablate.registry import registries
 from ablate.study.design import read
 from ablate.study_command import Composer, Sweep
+from ablate.study_command import sweep as swept
 
 ROOT = Path(__file__).parent.parent
 STUDY = """
@@ -220,6 +223,17 @@ def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_pa
     node |= {"replicas": "off", "compile": False, "report": False, "race": False, asked: True}
     with pytest.raises(Mistaken, match=f"{asked}: .* has no results yet"):
         Sweep(node, Console()).go()
+
+
+def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
+    def full(node, console):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    monkeypatch.setattr("ablate.study_command.compare_loose", full)
+    with pytest.raises(SystemExit) as ended:
+        swept(OmegaConf.create({"runs": "runs/*"}))
+    assert ended.value.code == 1
+    assert "report.html: No space left" in capsys.readouterr().err
 
 
 def test_a_missing_experiment_names_those_there_are(place):

@@ -63,6 +63,7 @@ def one_rank(rank: int, folder: str, case: dict) -> None:
         results[name] = losses(m, ROWS[2 * rank : 2 * rank + 2], average)
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")
+    dist.barrier()  # neither leaves while the other still talks to it
     dist.destroy_process_group()
 
 

@@ -1,7 +1,7 @@
 """Memory that a step has freed stays with the process, for the next step to take.
 
-glibc hands large blocks back to the system at once, and every step pays for fresh pages (the case "pages kept" of
-benchmarks/step.py).
+glibc hands large blocks back to the system at once, and every step pays for fresh pages (the case "pages
+kept" of benchmarks/step.py).
 """
 
 import ctypes

@@ -157,7 +157,7 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fail(f"{error.filename or 'a file'}: {error.strerror or error}", FAILED)
+        fail(f"{error.filename or 'a file'}: {error.strerror}" if error.strerror else str(error), FAILED)
 
 
 def fail(reason: str, code: int) -> NoReturn:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 Status = Literal["finished", "diverged", "out_of_memory", "crashed", "interrupted", "refused"]
 
@@ -53,7 +53,13 @@ class RunRecord(BaseModel):
     @classmethod
     def load(cls, folder: Path) -> "RunRecord":
         """Raises FileNotFoundError, or ValueError for a record that is not one."""
-        return cls.model_validate_json((folder / "record.json").read_bytes())
+        file = folder / "record.json"
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "whole file"
+            raise ValueError(f"{file} is not a record: {place}: {first['msg']}") from None
 
     def columns(self) -> dict[str, Any]:
         """A row of a frame: status, reason, code and kernel, the metrics under their names, and `counts/...`,

@@ -16,7 +16,9 @@ from rich.console import Console
 
 from ablate.compose import Mistaken
 from ablate.registry import registries
-from ablate.study.design import read
+from ablate.study.design import StudyMistaken, load, read
+from ablate.study.results import FOLDER
+from ablate.study.results import read as results
 from ablate.study_command import Composer, Sweep
 from ablate.study_command import sweep as swept
 
@@ -234,6 +236,17 @@ def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
         swept(OmegaConf.create({"runs": "runs/*"}))
     assert ended.value.code == 1
     assert "report.html: No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_damaged_results_and_studies_are_named(text, tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=r"study\.json is damaged .*; run the study again"):
+        results(tmp_path)
+    (tmp_path / "study.yaml").write_bytes(b"question: D\xe9j\xe0 vu?")
+    with pytest.raises(StudyMistaken, match=r"study\.yaml: 'utf-8'"):
+        load(tmp_path / "study.yaml")
 
 
 def test_a_missing_experiment_names_those_there_are(place):

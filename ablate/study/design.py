@@ -385,7 +385,7 @@ def plain(file: Path) -> dict[str, Any]:
 
     try:
         node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise StudyMistaken([f"{file}: {' '.join(str(error).split())}"]) from None
     if not isinstance(node, dict):
         raise StudyMistaken([f"{file}: a study is a mapping, not a list"])

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from ablate.record import RunRecord, atomic
 from ablate.spec import Strict
 from ablate.study.design import Study
@@ -190,8 +192,13 @@ def read(folder: Path) -> Results:
 
     place = folder / FOLDER
     race = place / RACE
+    try:
+        kept = Kept.model_validate_json((place / "study.json").read_bytes())
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise ValueError(f"{place / 'study.json'} is damaged ({said}); run the study again") from None
     return Results(
-        kept=Kept.model_validate_json((place / "study.json").read_bytes()),
+        kept=kept,
         runs=pd.read_parquet(place / "runs.parquet"),
         curves=pd.read_parquet(place / "curves.parquet"),
         documents=pd.read_parquet(place / "documents.parquet"),

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from ablate.record import TRAINED, RunRecord
 from ablate.study.lease import Lease, LeaseLost
 
@@ -34,7 +32,7 @@ class Store:
         """Raises FileNotFoundError, or ValueError for a record that is not one."""
         record = RunRecord.load(self.folder(id))
         if record.id != id:
-            raise ValueError(f"this is the record of {record.id}, and its folder says {id}")
+            raise ValueError(f"{self.folder(id) / 'record.json'} is the record of {record.id}")
         return record
 
     def find(self, id: str) -> RunRecord | None:
@@ -96,19 +94,12 @@ class Store:
         return record
 
     def _report(self, id: str, error: Exception) -> None:
-        reason = _explain(error)
+        reason = str(error)
         if self.broken.get(id) != reason:
-            log.warning("broken record %s: %s; it counts as missing", self.folder(id) / "record.json", reason)
+            log.warning("%s; it counts as missing", reason)
         self.broken[id] = reason
 
 
 def _keep(place: Path, aside: Path) -> None:
     with suppress(FileExistsError):
         os.link(place, aside)
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'whole file'}: {first['msg']}"
-    return str(error)

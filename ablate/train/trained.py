@@ -34,7 +34,7 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
     except FileNotFoundError:
         raise Unopened(f"{folder}: there is no finished run here (no record.json)") from None
     except ValueError as error:
-        raise Unopened(f"{folder / 'record.json'} is not a record: {error}") from None
+        raise Unopened(str(error)) from None
     if record.status != "finished":
         raise Unopened(f"{folder}: the run is {record.status}, not finished; train it to its end")
     try:

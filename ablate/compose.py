@@ -88,7 +88,7 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     node = plain(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
     chosen = {k: node.pop(k) for k in Settings.model_fields if k in node}
-    chosen |= node.pop("trainer")
+    chosen |= node.pop("trainer", {})
     mistakes: list[str] = []
     rest = _validated(Rest, node, mistakes)
     try:
@@ -96,7 +96,7 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     except (ImportError, SyntaxError, ValueError) as error:
         raise Mistaken([f"parts: {error}"]) from error
     settings = _validated(Settings, chosen, mistakes, "trainer")
-    data = _validated(DataSpec, decides["data"], mistakes, "data")
+    data = _validated(DataSpec, decides.get("data", {}), mistakes, "data")
     spec = _validated(RunSpec, decides, mistakes)
     if rest is None or settings is None or data is None or spec is None:
         raise Mistaken(list(dict.fromkeys(mistakes)))

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from ablate.command import FAILED, INTERRUPTED, RunFailed, fail, prepare, train
-from ablate.compose import plain
+from ablate.compose import Mistaken, job, plain
 from ablate.data.source import NoNetwork
 from ablate.study_command import sweep
 
@@ -139,6 +139,14 @@ def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         command(config)
     assert capsys.readouterr().err == "no network\n"
+
+
+def test_a_group_that_was_taken_away_is_named():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = plain(compose("train", ["~data", "~trainer"]))
+    with pytest.raises(Mistaken) as wrong:
+        job(config)
+    assert "data.source: missing" in wrong.value.mistakes
 
 
 def test_a_stop_ends_a_multirun_and_a_failure_does_not(monkeypatch):

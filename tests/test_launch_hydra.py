@@ -76,6 +76,7 @@ def test_all_refusals_are_shown_and_nothing_runs(tmp_path: Path) -> None:
     said = multirun(tmp_path, "seed=1,-2,-3")
     assert said.returncode == 1
     assert "2 of 3 runs are refused" in said.stderr
+    assert "Traceback" not in said.stderr
     assert "seed=-2: seed: must not be negative (got -2)" in said.stderr
     assert "seed=-3: seed: must not be negative (got -3)" in said.stderr
     assert not (tmp_path / "runs").exists()

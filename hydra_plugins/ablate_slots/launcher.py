@@ -14,6 +14,7 @@ Every config is prepared, and all refusals are shown, before the first run begin
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class SlotsLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from ablate.study.launch import cpu_slots, gpu_slots, launch
+        from ablate.study.launch import Stuck, cpu_slots, gpu_slots, launch
         from ablate.study.live import View
         from ablate.study.store import MISSING, Store
         from ablate.study.worker import Job, function
@@ -74,23 +75,30 @@ class SlotsLauncher(Launcher):
             except ValueError as error:
                 refused.append(f"{' '.join(overrides)}: {error}")
         if refused:
-            raise ValueError(
+            raise SystemExit(
                 "\n".join([f"{len(refused)} of {len(job_overrides)} runs are refused", *refused])
             )
 
         names = {job.id: " ".join(overrides) for job, overrides in zip(jobs, job_overrides, strict=True)}
-        slots = gpu_slots(each=self.options.per_gpu) if self.options.gpus else cpu_slots(self.options.slots)
         store = Store(Path(self.options.runs))
-        with View(len(names), len(slots), name=lambda id: f"{id}  {names[id]}") as view:
-            launch(
-                jobs,
-                slots,
-                self.options.work,
-                view,
-                store=store,
-                retries=self.options.retries,
-                grace=self.options.grace,
-            )
+        try:
+            gpus, per_gpu = self.options.gpus, self.options.per_gpu
+            slots = gpu_slots(each=per_gpu) if gpus else cpu_slots(self.options.slots)
+            with View(len(names), len(slots), name=lambda id: f"{id}  {names[id]}") as view:
+                launch(
+                    jobs,
+                    slots,
+                    self.options.work,
+                    view,
+                    store=store,
+                    retries=self.options.retries,
+                    grace=self.options.grace,
+                )
+        except (Stuck, ValueError) as error:
+            raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            print("stopped; run this again to go on", file=sys.stderr)
+            raise SystemExit(130) from None
         returned = []
         for job, overrides, config in zip(jobs, job_overrides, composed, strict=True):
             record = store.find(job.id)

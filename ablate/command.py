@@ -35,7 +35,7 @@ def train(config: DictConfig) -> None:
     """Plan, fit, and show the outcome. Exits with 2 where the configuration is wrong, 1 where the run
     failed, 130 where it was interrupted, which ends a multirun too; else that raises RunFailed."""
     console = Console(highlight=False)
-    with writing(), refusals():
+    with writing(), stopping(), refusals():
         todo = job(config)
         made = planned(todo)
         folder, known = todo.runs / todo.id, Store(todo.runs).find(todo.id)
@@ -147,6 +147,13 @@ def refusals() -> Iterator[None]:
         fail("\n".join(error.mistakes), WRONG)
     except (Refused, BadText, BadTokenizer, NoNetwork) as error:
         fail(str(error), WRONG)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Ctrl-C outside of a training, which records it, is a line."""
+    try:
+        yield
     except KeyboardInterrupt:
         fail("stopped; run this again to go on", INTERRUPTED)
 

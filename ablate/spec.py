@@ -6,12 +6,14 @@ their registries, which load the parts (and torch) only when a specification is 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from ablate.registry import Options, Part
+
+T = TypeVar("T")
 
 
 class Strict(BaseModel):
@@ -124,18 +126,19 @@ class ModelSpec(LayerSpec):
         return [self.variants[self.pattern[n % len(self.pattern)]] for n in range(self.depth)]
 
     def distinct_positions(self) -> list[Options]:
-        distinct: list[Options] = []
-        for layer in self.layers():
-            if layer.position not in distinct:  # options may hold lists, which have no hash
-                distinct.append(layer.position)
-        return distinct
+        return _distinct(layer.position for layer in self.layers())
 
     def distinct_layers(self) -> list[LayerSpec]:
-        distinct: list[LayerSpec] = []
-        for layer in self.layers():
-            if layer not in distinct:
-                distinct.append(layer)
-        return distinct
+        return _distinct(self.layers())
+
+
+def _distinct(items: Iterable[T]) -> list[T]:
+    """In their order, by equality: options may hold lists, which have no hash."""
+    found: list[T] = []
+    for item in items:
+        if item not in found:
+            found.append(item)
+    return found
 
 
 def check(options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:

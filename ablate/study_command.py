@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.amounts import amount, duration
-from ablate.command import FAILED, INTERRUPTED, WRONG, fail, writing
+from ablate.command import FAILED, WRONG, fail, stopping, writing
 from ablate.compose import Job, Mistaken, job, plain
 from ablate.data.source import NoNetwork
 from ablate.record import RunRecord
@@ -46,6 +46,7 @@ WORTH = 1.1  # times as fast as its runs one after the other: what a stack must 
 
 
 @writing()
+@stopping()
 def sweep(config: DictConfig) -> None:
     """Exits with 2 where the study or an arm is wrong, 1 where runs are missing at the end."""
     console = Console(highlight=False)
@@ -63,8 +64,6 @@ def sweep(config: DictConfig) -> None:
         fail(str(error), WRONG)
     except launch.Stuck as error:
         fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        fail("stopped; run this again to go on", INTERRUPTED)
 
 
 class Composer:

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ablate.parts.linear import ONEDNN
+from ablate.registry import registries
 from ablate.spec import ModelSpec
 
 if ONEDNN:  # torch's counter does not know the operator
@@ -42,6 +43,13 @@ def small(**options: Any) -> ModelSpec:
 @pytest.fixture
 def tokens() -> torch.Tensor:
     return torch.randint(50, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test registers is gone after it: other tests walk the registries."""
+    for registry in registries.values():
+        monkeypatch.setattr(registry, "_entries", {name: registry[name] for name in registry})
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "kerple.py"
 
 
-def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
+def test_the_example_of_the_docs_builds_trains_and_decodes(tokens, own_parts):
     load_parts([str(EXAMPLE)])
     load_parts([str(EXAMPLE)])  # naming a file twice is loading it once
     m = Decoder(small(position={"name": "kerple", "start": 0.5})).start(0)
@@ -40,10 +40,9 @@ def test_the_example_of_the_docs_builds_trains_and_decodes(tokens):
         typed = compose("train", [*shlex.split(line)[2:], "+model.position.start=0.5"])
     chosen = registries["position"].parse(OmegaConf.to_container(typed.model.position))
     assert chosen == m.spec.position
-    del registries["position"]._entries["kerple"]  # other tests walk the registry
 
 
-def test_an_option_may_be_a_list():
+def test_an_option_may_be_a_list(own_parts):
     class Listed(Position):
         def __init__(self, shape, *, speeds: list[float]):
             super().__init__(shape)
@@ -57,7 +56,6 @@ def test_an_option_may_be_a_list():
             pattern=["near", "far"],
         )
     )
-    del registries["position"]._entries["listed"]
     assert len(m.positions) == 2
 
 
@@ -66,7 +64,7 @@ def test_no_part_in_the_box_is_taken_for_one_that_looks_ahead(case):
     assert not looks_ahead(Decoder(small(**case)).start(0))
 
 
-def test_a_part_that_looks_ahead_is_refused_in_a_study(tmp_path):
+def test_a_part_that_looks_ahead_is_refused_in_a_study(tmp_path, own_parts):
     class Ahead(torch.nn.Identity):
         def forward(self, x, ledger):
             return x.roll(-1, 1)
@@ -74,7 +72,6 @@ def test_a_part_that_looks_ahead_is_refused_in_a_study(tmp_path):
     registries["ffn"]("ahead", paper="mine")(lambda shape: Ahead())
     spec = run_spec(write_text(tmp_path), model={"ffn": "ahead"})
     found = checker(tmp_path / "cache", "cpu")(spec.model_dump(mode="json"))
-    del registries["ffn"]._entries["ahead"]
     assert found.refusals == ("a part looks ahead: what is said of a token depends on those after it",)
 
 

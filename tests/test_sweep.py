@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from ablate.compose import Mistaken
-from ablate.registry import registries
 from ablate.study.design import StudyMistaken, load, read
 from ablate.study.results import FOLDER
 from ablate.study.results import read as results
@@ -199,7 +198,7 @@ def test_a_wrong_study_is_refused_before_anything_runs(change, said, place, tmp_
     assert not records(tmp_path)
 
 
-def test_a_measure_of_ones_own_is_known_by_its_file(place, tmp_path):
+def test_a_measure_of_ones_own_is_known_by_its_file(place, tmp_path, own_parts):
     file = tmp_path / "mine.py"
     file.write_text("""
 from ablate.registry import measure
@@ -214,7 +213,6 @@ class Mine:
     node |= {"keep": "weights", "measure": [], "replicas": "off", "compile": False, "cache": place / "cache"}
     study = read(yaml.safe_load(own.replace("- data=text", f"- data=text\n  - parts=[{file}]")))
     assert Sweep(node, Console()).planned(study).study.measures == ("mine/size",)
-    del registries["measure"]._entries["mine"]
 
 
 @pytest.mark.parametrize("asked", ["report", "race"])

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import small
 from safetensors.torch import save_file
+from training import run_spec
 
 from ablate.model.decoder import Decoder
 from ablate.record import RunRecord
@@ -15,26 +15,17 @@ from ablate.train.trained import Unopened, open_run, sample_text, stream_text
 
 def a_run(folder: Path) -> Path:
     """What training leaves behind, of a small model of bytes."""
-    told = small(vocab=257).model_dump(mode="json")
-    spec = {
-        "model": told,
-        "data": {"source": "stdlib", "tokenizer": "bytes"},
-        "optim": "adamw",
-        "schedule": "cosine",
-        "budget": {"tokens": 240, "batch_tokens": 24},
-        "evaluation": {},
-        "seed": 0,
-    }
+    spec = run_spec(folder / "text")
     bytes_ = tokenizer.build("bytes")
     RunRecord(
         id="abc",
         status="finished",
         code="0",
-        spec=spec,
+        spec=spec.model_dump(mode="json"),
         fingerprint={"source": "", "tokenizer": bytes_.hash()},
     ).save(folder)
     (folder / "weights").mkdir()
-    decoder = Decoder(small(vocab=257)).start(0)
+    decoder = Decoder(spec.model).start(0)
     save_file(decoder.state_dict(), folder / "weights" / "model.safetensors")
     return folder
 

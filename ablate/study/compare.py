@@ -341,7 +341,7 @@ class _Judge:
         p_sign_flip: float | None,
     ) -> Verdict:
         runs = self.runs[arm]
-        lost = [*runs.diverged, *runs.out_of_memory, *self.base.diverged, *self.base.out_of_memory]
+        lost = runs.failed | self.base.failed
         differences = self.differences(arm)
         waiting = self.waits(arm)
         word = _word(estimate, margin, better)
@@ -506,7 +506,7 @@ def doubts(verdicts: tuple[Verdict, ...], estimates: dict[str, Estimate], placeb
 
 def survivors(*arms: Outcomes) -> str:
     """What must be said of a number that runs which failed are not in; empty where none did."""
-    failed = {seed for arm in arms for seed in (*arm.diverged, *arm.out_of_memory)}
+    failed = {seed for arm in arms for seed in arm.failed}
     return f"among the runs that finished, without seeds {join(failed)}" if failed else ""
 
 

@@ -32,7 +32,12 @@ class Outcomes(Strict):
 
     @property
     def seeds(self) -> set[int]:
-        return {*self.values, *self.diverged, *self.out_of_memory, *self.missing}
+        return {*self.values, *self.failed, *self.missing}
+
+    @property
+    def failed(self) -> set[int]:
+        """The seeds that have an outcome and no value."""
+        return {*self.diverged, *self.out_of_memory}
 
     @property
     def begun(self) -> set[int]:

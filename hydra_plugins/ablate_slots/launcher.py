@@ -14,7 +14,6 @@ Every config is prepared, and all refusals are shown, before the first run begin
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -56,6 +55,7 @@ class SlotsLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from ablate.command import stopping
         from ablate.study.launch import Stuck, cpu_slots, gpu_slots, launch
         from ablate.study.live import View
         from ablate.study.store import MISSING, Store
@@ -84,7 +84,7 @@ class SlotsLauncher(Launcher):
         try:
             gpus, per_gpu = self.options.gpus, self.options.per_gpu
             slots = gpu_slots(each=per_gpu) if gpus else cpu_slots(self.options.slots)
-            with View(len(names), len(slots), name=lambda id: f"{id}  {names[id]}") as view:
+            with stopping(), View(len(names), len(slots), name=lambda id: f"{id}  {names[id]}") as view:
                 launch(
                     jobs,
                     slots,
@@ -96,9 +96,6 @@ class SlotsLauncher(Launcher):
                 )
         except (Stuck, ValueError) as error:
             raise SystemExit(str(error)) from None
-        except KeyboardInterrupt:
-            print("stopped; run this again to go on", file=sys.stderr)
-            raise SystemExit(130) from None
         returned = []
         for job, overrides, config in zip(jobs, job_overrides, composed, strict=True):
             record = store.find(job.id)

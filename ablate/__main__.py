@@ -19,7 +19,7 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.stderr.close()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ImportError, SyntaxError, KeyError) as error:
+    except (ValueError, OSError, ImportError, KeyError) as error:
         print(
             f"ablate {options.command}: {error.args[0] if isinstance(error, KeyError) else error}",
             file=sys.stderr,

@@ -93,7 +93,7 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     rest = _validated(Rest, node, mistakes)
     try:
         load_parts(rest.parts if rest else [])
-    except (ImportError, SyntaxError, ValueError) as error:
+    except ImportError as error:
         raise Mistaken([f"parts: {error}"]) from error
     settings = _validated(Settings, chosen, mistakes, "trainer")
     data = _validated(DataSpec, decides.get("data", {}), mistakes, "data")

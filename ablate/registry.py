@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -161,13 +162,21 @@ def use(name: str, **options: Any) -> Any:
 
 
 def load_parts(places: list[str]) -> list[ModuleType]:
-    """Import a user's own parts: module names, or paths of Python files. Raises ImportError, and ValueError
-    for a part that cannot be registered."""
-    return [_load_file(Path(p)) if p.endswith(".py") else importlib.import_module(p) for p in places]
+    """Import a user's own parts: module names, or paths of Python files. Raises ImportError, whatever it is
+    that their code raises."""
+    modules = []
+    for place in places:
+        try:
+            modules.append(_load(place))
+        except Exception as error:
+            raise ImportError(f"{place}: {type(error).__name__}: {error}{_where(error)}") from error
+    return modules
 
 
-def _load_file(path: Path) -> ModuleType:
-    path = path.resolve()
+def _load(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    path = Path(place).resolve()
     name = f"ablate_parts_{abs(hash(str(path))):x}"
     if name in sys.modules:
         return sys.modules[name]
@@ -182,6 +191,13 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _where(error: Exception) -> str:
+    """The line of somebody else's code that raised it, if any did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    return f" ({theirs[0].filename}, line {theirs[0].lineno})" if theirs else ""
 
 
 def _schema(kind: str, name: str, make: Callable[..., Any]) -> type[Options]:

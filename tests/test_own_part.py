@@ -17,6 +17,7 @@ from ablate.facts import checker, looks_ahead
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call, Position
 from ablate.registry import Registry, load_parts, registries
+from ablate.train.code import sources
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "kerple.py"
@@ -78,6 +79,34 @@ def test_a_part_that_looks_ahead_is_refused_in_a_study(tmp_path, own_parts):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImportError, match=r"there is no file .*mine\.py"):
         load_parts([str(tmp_path / "mine.py")])
+
+
+def test_what_their_code_raises_is_said_with_its_line(tmp_path):
+    (tmp_path / "mine.py").write_text("import torch\n\ntorch.nope\n")
+    with pytest.raises(ImportError, match=r"AttributeError: .*'nope' \(.*mine\.py, line 3\)"):
+        load_parts([str(tmp_path / "mine.py")])
+
+
+def test_what_a_part_imports_of_ones_own_is_of_its_code(tmp_path, monkeypatch, own_parts):
+    """Else a run would count as done though the part has changed."""
+    norm = "from ablate.registry import norm\nfrom {} import EPS\n"
+    norm += "@norm('{}', paper='mine')\ndef own(width): return torch.nn.RMSNorm(width, EPS)\n"
+    for place, names in {
+        "single.py": ("constants", "single"),
+        "pack/part.py": (".constants", "packed"),
+    }.items():
+        file = tmp_path / place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("import torch\n" + norm.format(*names))
+        file.with_name("constants.py").write_text("import math\nEPS = 1e-5\n")
+    (tmp_path / "pack/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    load_parts([str(tmp_path / "single.py"), "pack.part"])
+    found = {name: sources(registries["norm"].parse(name)) for name in ("single", "packed")}
+    assert found["single"] == {tmp_path / "single.py", tmp_path / "constants.py"}
+    assert found["packed"] == {
+        tmp_path / "pack" / name for name in ("__init__.py", "part.py", "constants.py")
+    }
 
 
 @pytest.mark.parametrize("option", ["eps=1", "kind: str = 'a'", "name: str = 'a'", "entry: int = 1"])

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import packages_distributions
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +63,30 @@ def parts(node: Any) -> Iterator[Options]:
 
 def sources(part: Options) -> set[Path]:
     """The file of a part, and the files beside it in its home that define no part but may be imported.
-    Kernels stand in for each other (`auto`), so all of them count."""
+    Kernels stand in for each other (`auto`), so all of them count. Of a part of one's own: its file, and
+    what that imports of one's own."""
     source = part.entry.source.resolve()
     registry = registries[part.kind]
     for home in getattr(import_module(registry.home), "__path__", []):
         if source.parent == Path(home).resolve():
             defining = {registry[name].source.resolve() for name in registry if part.kind != "kernel"}
             return {source, *(p for p in source.parent.glob("*.py") if p.resolve() not in defining)}
-    return {source}
+    return {source} if source.is_relative_to(PACKAGE) else set(imported(source))
+
+
+@lru_cache(maxsize=1024)
+def imported(file: Path) -> frozenset[Path]:
+    """A file of one's own, and those that it imports, but for what is installed."""
+    root = next(folder for folder in file.parents if not (folder / "__init__.py").is_file())
+    name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    installed = packages_distributions().keys() - {name.split(".")[0]}
+    finder = ModuleFinder([str(root)], excludes=[PACKAGE.name, *installed])
+    if root == file.parent:
+        finder.run_script(str(file))
+    else:
+        finder.import_hook(name)
+    files = (getattr(module, "__file__", None) for module in finder.modules.values())
+    return frozenset(Path(each).resolve() for each in files if each)
 
 
 def _name(path: Path) -> str:

@@ -1,7 +1,10 @@
 """A run that was stopped goes on as if it had not been: the same weights, bit for bit."""
 
 import os
+import pty
 import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,7 @@ from ablate.spec import RunSpec
 from ablate.train import watch
 from ablate.train.checkpoint import Checkpoints
 from ablate.train.fit import fit
+from ablate.train.interrupt import SIGNALS
 from ablate.train.progress import Progress
 from ablate.train.settings import LoggerSpec
 from ablate.train.task import Task
@@ -71,14 +75,14 @@ def whole(request, text, tmp_path_factory) -> tuple[RunSpec, Path, RunRecord]:
     return spec, runs, train(spec, runs, text)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_at_the_edge_of_a_step(number, whole, text, tmp_path):
     spec, runs, record = whole
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(n) for n in SIGNALS]
     stopped = train(spec, tmp_path, text, on_progress=at_step(5, lambda: os.kill(os.getpid(), number)))
     assert (stopped.status, stopped.reason) == ("interrupted", f"stopped by {number.name}")
     assert RunRecord.load(tmp_path / record.id).status == "interrupted"
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(n) for n in SIGNALS] == before
     seen: list[int] = []
     resumed = train(spec, tmp_path, text, on_progress=lambda p: seen.append(p.step))
     assert resumed.status == "finished"
@@ -143,6 +147,46 @@ def test_a_full_disk_is_a_crash_that_can_be_gone_on_from(crashed, text):
     assert "No space left on device" in record.reason
     assert [p.name[-1] for p in checkpoints(runs)] == ["3", "6"]
     assert train(spec, runs, text).status == "finished"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"[1]\n", b"\xff\n"])
+def test_lost_rows_of_the_curve_are_told(damage, crashed, text, caplog):
+    spec, runs = crashed
+    (file,) = runs.glob("*/curve.jsonl")
+    kept = file.read_bytes().splitlines(keepends=True)[:4]
+    file.write_bytes(b"".join(kept) + damage)
+    record = train(spec, runs, text)
+    left = [] if damage == b"\xff\n" else [1, 2, 3, 4]
+    assert f"the rows from step {len(left) + 1} to 6 are lost" in caplog.text
+    assert curve(runs / record.id)["step"].tolist() == [*left, *range(7, 13)]
+
+
+def test_a_closed_terminal_stops_a_run_with_its_checkpoint(whole, text, tmp_path):
+    spec, runs, record = whole
+    child, terminal = pty.fork()
+    if child == 0:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  (not what the tests listen to)
+        try:
+            train(
+                spec,
+                tmp_path,
+                text,
+                settings=SETTINGS.model_copy(update={"progress": True}),
+                on_progress=at_step(5, lambda: (print("five", flush=True), time.sleep(1))),
+            )
+        finally:
+            os._exit(0)
+    seen = b""
+    while b"five" not in seen:
+        seen += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stopped = RunRecord.load(tmp_path / record.id)
+    assert (stopped.status, stopped.reason) == ("interrupted", "stopped by SIGHUP")
+    seen_again: list[int] = []
+    train(spec, tmp_path, text, on_progress=lambda p: seen_again.append(p.step))
+    assert seen_again[0] in (6, 7)
+    assert_same(runs, tmp_path, record)
 
 
 def cut(path: Path) -> None:

@@ -1,11 +1,12 @@
-"""Ctrl-C and SIGTERM as a request to stop at the edge of a step, where there is something whole to keep."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to stop at the edge of a step, where there is something
+whole to keep."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupt:

@@ -1,7 +1,8 @@
-"""What a person sees of a run while it trains."""
+"""What a person sees of a run while it trains. A terminal that is gone ends no run."""
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -52,7 +53,8 @@ class Lines(Quiet):
         tenth = 10 * progress.step // progress.steps
         if tenth > self.tenth:
             self.tenth = tenth
-            self.write(f"{progress.id}  step {progress.step}/{progress.steps}  {numbers(progress)}")
+            with suppress(OSError):
+                self.write(f"{progress.id}  step {progress.step}/{progress.steps}  {numbers(progress)}")
 
 
 class Bar(Quiet):
@@ -78,12 +80,14 @@ class Bar(Quiet):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.rich.stop()
+        with suppress(OSError):
+            self.rich.stop()
 
     def show(self, progress: Progress) -> None:
-        if not self.rich.tasks:
-            self.rich.add_task(progress.id, total=progress.steps, numbers="")
-        self.rich.update(self.rich.tasks[0].id, completed=progress.step, numbers=numbers(progress))
+        with suppress(OSError):
+            if not self.rich.tasks:
+                self.rich.add_task(progress.id, total=progress.steps, numbers="")
+            self.rich.update(self.rich.tasks[0].id, completed=progress.step, numbers=numbers(progress))
 
 
 def numbers(progress: Progress) -> str:

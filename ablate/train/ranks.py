@@ -129,7 +129,8 @@ def follow() -> None:
 
 def rank() -> int:
     """What a started process does; its exit status is not 0 where the other ranks would wait in vain."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter hears it, and says so by SIGTERM
+    for number in (signal.SIGINT, signal.SIGHUP):  # the starter hears them, and says so by SIGTERM
+        signal.signal(number, signal.SIG_IGN)
     message = json.loads(os.fdopen(0, "rb", buffering=0, closefd=False).readline())
     sys.path[:] = message["path"]
     threading.Thread(target=follow, daemon=True).start()

@@ -30,7 +30,8 @@ Row = dict[str, float | int | None]
 
 class Curve:
     """Rows by step. They grow in `curve.jsonl`, flushed row by row, so that a hard kill loses the last at
-    most; `curve.parquet` is written whole at the end. A resumed run drops the rows it will make again."""
+    most, and synced with each checkpoint, so that a power cut loses none that is not made again;
+    `curve.parquet` is written whole at the end. A resumed run drops the rows it will make again."""
 
     def __init__(self, folder: Path, done: int = 0):
         """`done` steps lie before the checkpoint that the run goes on from."""
@@ -43,6 +44,9 @@ class Curve:
     def add(self, row: Row) -> None:
         self.rows.append(row)
         self.file.write(json.dumps(row) + "\n")
+
+    def sync(self) -> None:
+        os.fsync(self.file.fileno())
 
     def close(self) -> None:
         self.file.close()
@@ -59,11 +63,14 @@ class Curve:
 
 
 def _read(file: Path) -> Iterator[Row]:
-    """The whole lines; a kill may have left half of one."""
+    """Up to the first that is none; a kill may have left half of a line."""
     if file.exists():
         with suppress(ValueError):
             for line in file.read_text().splitlines():
-                yield json.loads(line)
+                row = json.loads(line)
+                if not isinstance(row, dict) or row.keys() != COLUMNS.keys():
+                    return
+                yield row
 
 
 class Speed:

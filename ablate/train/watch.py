@@ -1,5 +1,6 @@
 """What happens at the edge of a step: rows of the curve, looks at validation, checkpoints, and the end."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from ablate.train.recorder import Curve, Row, Speed
 from ablate.train.settings import Settings
 from ablate.train.task import Task
 from ablate.train.weights import FILE, collect, save
+
+log = logging.getLogger("ablate.train")
 
 OFTEN = 0.25  # seconds between two reports of progress
 FAR = 1.5  # times the first loss, or that of guessing if it is larger
@@ -86,6 +89,10 @@ class Watch(Callback):
         self.row_at = time.perf_counter() - self.pending
         self.judged = self.row_step
         self.saved_at, self.saved_step = time.monotonic(), task.steps.done
+        there = int(self.curve.rows[-1]["step"] or 0) if self.curve and self.curve.rows else 0
+        if self.curve is not None and there != self.row_step:
+            lost = f"of its curve the rows from step {there + 1} to {self.row_step} are lost"
+            log.warning("%s goes on, but %s; rerun=true starts over", self.id, lost)
 
     def on_train_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, index: int
@@ -236,5 +243,7 @@ class Watch(Callback):
         return bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
 
     def save(self, trainer: Trainer, step: int) -> None:
+        if self.curve is not None:
+            self.curve.sync()
         self.checkpoints.save(trainer, step)
         self.saved_at, self.saved_step = time.monotonic(), step

@@ -425,9 +425,16 @@ class Sweep:
             return
         self.console.print(f"scoring {len(payloads)} runs: {', '.join(names)}")
         with ProcessPoolExecutor(self.slots(), mp_context=get_context("spawn")) as pool:
-            for trouble in pool.map(work, payloads):
-                if trouble:
-                    self.console.print(Text(trouble, style="red"))
+            try:
+                for trouble in pool.map(work, payloads):
+                    if trouble:
+                        self.console.print(Text(trouble, style="red"))
+            except BrokenProcessPool:
+                self.console.print(
+                    "a scoring process was killed, for want of memory perhaps; run this again for the rest "
+                    "(slots=1 takes the least memory)",
+                    style="red",
+                )
 
     def race(self, planned: Plan) -> None:
         """What the arms cost, timed in turn in this process: those of the first corpus, and no placebo."""

@@ -62,6 +62,11 @@ def work(payload: dict[str, Any]) -> None:
     note(payload["log"], "end", payload["id"])
 
 
+def killed(payload: dict[str, Any]) -> None:
+    """Gone as a process is that the kernel kills for its memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def together(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
     """One after the other in this process, and a note of how many there were."""
     for payload in payloads:

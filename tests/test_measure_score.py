@@ -9,7 +9,7 @@ from ablate.record import RunRecord
 from ablate.registry import measure
 from ablate.train.fit import fit
 from ablate.train.measure import Found
-from ablate.train.score import Unscored, after, missing, score
+from ablate.train.score import Unscored, after, missing, score, work
 
 NAMES = ("length", "stability", "cost")
 
@@ -70,6 +70,17 @@ def test_a_measure_writes_under_its_own_name(run, monkeypatch):
     with pytest.raises(Unscored, match="measure mine: its numbers begin with mine/, unlike validation/loss"):
         score(folder, cache, ["mine"])
     assert RunRecord.load(folder) == before
+
+
+def test_a_measure_that_fails_is_a_line_and_no_traceback(run, monkeypatch):
+    def fails(*given):
+        raise RuntimeError("no room")
+
+    folder, cache = run
+    monkeypatch.setitem(measure._entries, "mine", None)
+    monkeypatch.setattr(measure, "build", lambda name: fails)
+    said = work({"folder": str(folder), "cache": str(cache), "measures": ["mine"], "parts": []})
+    assert said == f"{folder}: RuntimeError: no room"
 
 
 def test_what_cannot_be_scored_is_said(run, tmp_path):

@@ -499,6 +499,18 @@ def test_the_first_loss_is_that_of_the_first_step_or_none(tmp_path: Path) -> Non
     assert np.isnan(column[later.parent.name]) and column.notna().sum() == len(column) // 2 - 1
 
 
+def test_a_damaged_curve_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    results = world(tmp_path, arms=ARMS, seeds=2)
+    first, *others = dict.fromkeys(results.curves["id"])
+    file = tmp_path / "runs" / first / "curve.parquet"
+    file.write_bytes(file.read_bytes()[:-100])
+    made = planned(arms=ARMS, seeds=2, placebo=True, margin=0.02)
+    runs, _ = judged_runs(made, identify)
+    again = collect(made, runs, Store(tmp_path / "runs"), name="x")
+    assert list(dict.fromkeys(again.curves["id"])) == others
+    assert f"{file} is damaged and left out" in caplog.text
+
+
 def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> None:
     tune = {"tune": {**TUNED["tune"], "nested": True}}
     results = world(tmp_path, arms=ARMS, seeds=3, **tune)

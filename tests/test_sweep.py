@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 from rich.console import Console
+from store_work import killed
 
 from ablate.compose import Mistaken
+from ablate.record import RunRecord
 from ablate.study.design import StudyMistaken, load, read
 from ablate.study.results import FOLDER
 from ablate.study.results import read as results
@@ -223,6 +226,18 @@ def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_pa
     node |= {"replicas": "off", "compile": False, "report": False, "race": False, asked: True}
     with pytest.raises(Mistaken, match=f"{asked}: .* has no results yet"):
         Sweep(node, Console()).go()
+
+
+def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch, capsys):
+    record = RunRecord(id="a", status="finished", code="c", spec={}, fingerprint={})
+    record.save(tmp_path / "a")
+    monkeypatch.setattr("ablate.train.score.work", killed)
+    node = {"experiment": "small", "experiments": place / "experiments", "store": tmp_path, "cache": "cache"}
+    node |= {"measure": [], "replicas": "off", "compile": False, "slots": 1, "gpus": False}
+    study = read(yaml.safe_load(STUDY.format(text="a.txt")))
+    Sweep(node, Console(width=200)).score(SimpleNamespace(study=study), [SimpleNamespace(id="a")])
+    assert "a scoring process was killed" in capsys.readouterr().out
+    assert RunRecord.load(tmp_path / "a") == record
 
 
 def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):

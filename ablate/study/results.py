@@ -7,6 +7,7 @@ experiments/NAME/results/documents.parquet  held-out loss by document, where it 
 """
 
 import json
+import logging
 import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,9 @@ from ablate.study.store import Store
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow
+
+log = logging.getLogger(__name__)
 
 FOLDER = "results"
 RACE = "race.parquet"  # written by `ablate.study.race`
@@ -256,13 +260,7 @@ def _start(run: PlannedRun, found: _Found, store: Store) -> dict[str, float]:
     record = found(run.id)
     if run.role != "tuning" or record is None or record.spec.get("parent") is not None:
         return {}
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(store.folder(run.id) / "curve.parquet", columns=["step", "loss"])
-        first = next(iter(rows.slice(0, 1).to_pylist()), None)
-    except (FileNotFoundError, NotADirectoryError):
-        first = next(_lines(store.folder(run.id) / "curve.jsonl"), None)
+    first = next(iter(_rows(store.folder(run.id), ["step", "loss"]).slice(0, 1).to_pylist()), None)
     if first is None or first["step"] != 1 or first["loss"] is None or not math.isfinite(first["loss"]):
         return {}
     return {"curve/first_loss": float(first["loss"])}
@@ -352,15 +350,10 @@ def _curves(frame: "pd.DataFrame", store: Store) -> "pd.DataFrame":
 
 def _curve(folder: Path) -> Columns:
     """At most `POINTS` rows: the loss averaged between them, the last of everything else. Empty where there
-    is no curve. A run that diverged left its rows as lines of JSON."""
+    is no curve."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.read_table(folder / "curve.parquet", columns=list(CURVE_VALUES))
-    except (FileNotFoundError, NotADirectoryError):
-        table = pa.Table.from_pylist(list(_lines(folder / "curve.jsonl")))
+    table = _rows(folder, CURVE_VALUES)
     if not table.num_rows:
         return {}
     whole = {name: table[name].to_numpy().astype(float) for name in CURVE_VALUES}
@@ -370,6 +363,22 @@ def _curve(folder: Path) -> Columns:
     starts = np.concatenate([[0], ends[:-1]])
     last = {name: whole[name][ends - 1] for name in ("step", "tokens", "validation_loss")}
     return {**last, "loss": np.add.reduceat(whole["loss"], starts) / (ends - starts)}
+
+
+def _rows(folder: Path, columns: Sequence[str]) -> "pyarrow.Table":
+    """The curve of a run: none where it has none, or one that is damaged, which is said. A run that diverged
+    left its rows as lines of JSON."""
+    import pyarrow
+    import pyarrow.parquet
+
+    empty = pyarrow.schema([(name, pyarrow.float64()) for name in columns]).empty_table()
+    try:
+        return pyarrow.parquet.read_table(folder / "curve.parquet", columns=list(columns))
+    except (FileNotFoundError, NotADirectoryError):
+        return pyarrow.Table.from_pylist(list(_lines(folder / "curve.jsonl")), schema=empty.schema)
+    except (OSError, pyarrow.ArrowException) as error:
+        log.warning("%s is damaged and left out: %s", folder / "curve.parquet", error)
+        return empty
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

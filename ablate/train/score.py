@@ -83,4 +83,6 @@ def work(payload: dict[str, Any]) -> str:
         score(Path(payload["folder"]), Path(payload["cache"]), payload["measures"])
     except (ValueError, OSError) as error:
         return f"{payload['folder']}: {error}"
+    except Exception as error:  # of one measure on one run: the others are scored all the same
+        return f"{payload['folder']}: {type(error).__name__}: {error}"
     return ""

@@ -16,7 +16,7 @@ from ablate.train import ranks
 from ablate.train.fit import fit
 from ablate.train.settings import Settings
 
-STEPS = 20
+STEPS = 12
 STRATEGIES = ("ddp", "fsdp")
 MUON = {"name": "muon", "rest": {"name": "adamw"}}
 # What is trained, and under which settings.

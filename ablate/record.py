@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -74,6 +74,16 @@ class RunRecord(BaseModel):
         text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
         with atomic(folder / "record.json") as f:
             f.write(text.encode())
+
+
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, up to the first line that is none: a kill leaves half of one."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                return
+            yield row
 
 
 @contextmanager

@@ -10,15 +10,14 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ablate.record import RunRecord, atomic
+from ablate.record import RunRecord, atomic, read_lines
 from ablate.spec import Strict
 from ablate.study.design import Study
 from ablate.study.design import read as read_study
@@ -371,20 +370,14 @@ def _rows(folder: Path, columns: Sequence[str]) -> "pyarrow.Table":
     import pyarrow
     import pyarrow.parquet
 
-    empty = pyarrow.schema([(name, pyarrow.float64()) for name in columns]).empty_table()
+    schema = pyarrow.schema([(name, pyarrow.float64()) for name in columns])
     try:
         return pyarrow.parquet.read_table(folder / "curve.parquet", columns=list(columns))
     except (FileNotFoundError, NotADirectoryError):
-        return pyarrow.Table.from_pylist(list(_lines(folder / "curve.jsonl")), schema=empty.schema)
+        return pyarrow.Table.from_pylist(list(read_lines(folder / "curve.jsonl")), schema=schema)
     except (OSError, pyarrow.ArrowException) as error:
         log.warning("%s is damaged and left out: %s", folder / "curve.parquet", error)
-        return empty
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # a kill leaves half a line
-        for line in file.read_text().splitlines():
-            yield json.loads(line)
+        return schema.empty_table()
 
 
 def _documents(runs: Sequence[PlannedRun], found: _Found, metric: str) -> "pd.DataFrame":

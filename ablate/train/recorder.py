@@ -6,15 +6,15 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablate.record import atomic
+from ablate.record import atomic, read_lines
 
 COLUMNS = {
     "step": "int64",
@@ -36,10 +36,16 @@ class Curve:
     def __init__(self, folder: Path, done: int = 0):
         """`done` steps lie before the checkpoint that the run goes on from."""
         self.folder = folder
-        self.rows: list[Row] = [row for row in _read(folder / "curve.jsonl") if (row["step"] or 0) <= done]
+        whole = takewhile(lambda row: row.keys() == COLUMNS.keys(), read_lines(folder / "curve.jsonl"))
+        self.rows: list[Row] = [row for row in whole if (row["step"] or 0) <= done]
         with atomic(folder / "curve.jsonl") as f:
             f.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
         self.file = (folder / "curve.jsonl").open("a", buffering=1)
+
+    @property
+    def end(self) -> int:
+        """The step of the last row."""
+        return int(self.rows[-1]["step"] or 0) if self.rows else 0
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
@@ -60,17 +66,6 @@ class Curve:
         with atomic(self.folder / "curve.parquet") as f:
             f.write(frame.to_parquet(index=False))
         (self.folder / "curve.jsonl").unlink()
-
-
-def _read(file: Path) -> Iterator[Row]:
-    """Up to the first that is none; a kill may have left half of a line."""
-    if file.exists():
-        with suppress(ValueError):
-            for line in file.read_text().splitlines():
-                row = json.loads(line)
-                if not isinstance(row, dict) or row.keys() != COLUMNS.keys():
-                    return
-                yield row
 
 
 class Speed:

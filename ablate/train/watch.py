@@ -89,9 +89,8 @@ class Watch(Callback):
         self.row_at = time.perf_counter() - self.pending
         self.judged = self.row_step
         self.saved_at, self.saved_step = time.monotonic(), task.steps.done
-        there = int(self.curve.rows[-1]["step"] or 0) if self.curve and self.curve.rows else 0
-        if self.curve is not None and there != self.row_step:
-            lost = f"of its curve the rows from step {there + 1} to {self.row_step} are lost"
+        if self.curve is not None and self.curve.end != self.row_step:
+            lost = f"of its curve the rows from step {self.curve.end + 1} to {self.row_step} are lost"
             log.warning("%s goes on, but %s; rerun=true starts over", self.id, lost)
 
     def on_train_batch_end(

@@ -55,3 +55,15 @@ def race(
 def ratios(a: list[float], b: list[float]) -> list[float]:
     """a / b, paired by round."""
     return [x / y for x, y in zip(a, b, strict=True)]
+
+
+def kernels_of(call: Callable[[], object], times: int = 3) -> str:
+    """Where the time of the GPU goes in so many calls: a table of its kernels, the longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(times):
+            call()
+        torch.cuda.synchronize()
+    table: str = found.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=70)
+    return table

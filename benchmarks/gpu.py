@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
-from clock import arguments, ratios
+from clock import arguments, kernels_of, ratios
 from record import Cell, Table, save
 from rivals import MAKERS, Size, spec, step
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -84,7 +84,7 @@ def serve(case: Case, pipe: Connection, profile: bool) -> None:
             pipe.send((lap(once, times), torch.cuda.max_memory_allocated()))
             torch.cuda.empty_cache()
         if profile:
-            show(case, once)
+            print(case, kernels_of(once), flush=True)
     except Exception:
         pipe.send(traceback.format_exc())
 
@@ -133,18 +133,6 @@ def lap(call: Callable[[], object], times: int) -> float:
 
 def finish() -> None:
     torch.cuda.synchronize()
-
-
-def show(case: Case, once: Callable[[], None]) -> None:
-    """Where the time of three steps goes."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiled
-
-    with profiled(activities=[ProfilerActivity.CUDA]) as found:
-        for _ in range(3):
-            once()
-        finish()
-    print(case, found.key_averages().table(sort_by="cuda_time_total", row_limit=22, max_name_column_width=70))
 
 
 class Rival:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from clock import Clock, arguments, clock, race, ratios
+from clock import Clock, arguments, clock, kernels_of, race, ratios
 from record import Cell, Table, save
 
 from ablate.parts import linear
@@ -119,10 +119,13 @@ def synchronised(call: Callable[[], None], times: int = 10) -> Callable[[], None
     return calls
 
 
-def measured_on_gpu(size: str, number: int, rounds: int, time: Clock) -> list[Cell]:
-    took = race(steps_on_gpu(size, number), rounds, 2, time)
+def measured_on_gpu(size: str, number: int, rounds: int, time: Clock, profile: bool) -> list[Cell]:
+    calls, best = steps_on_gpu(size, number), list(WAYS)[-1]
+    took = race(calls, rounds, 2, time)
     ms = [[1000 * second / 10 for second in seconds] for seconds in took.values()]
-    best = list(WAYS)[-1]
+    if profile:
+        for what in ("one", "stack"):
+            print(what, kernels_of(calls[f"{what}, {best}"]), flush=True)
     return [size, number, *ms, ratios(took[f"stack, {best}"], took[f"one, {best}"])]
 
 
@@ -136,14 +139,15 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--numbers", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--profile", action="store_true", help="print the kernels (on a GPU)")
     given = parser.parse_args()
     gpu = given.device == "gpu"
     time = clock(os.cpu_count() or 1) if gpu else clock(given.threads)
     rows = []
     for size in given.sizes:
         for number in given.numbers:
-            measure = measured_on_gpu if gpu else measured
-            rows.append(measure(size, number, given.rounds, time))
+            told = (size, number, given.rounds, time)
+            rows.append(measured_on_gpu(*told, given.profile) if gpu else measured(*told))
             print(rows[-1], flush=True)
     columns = ["model", "runs", "one after the other, ms", "the same through MKL, ms", "as a stack, ms"]
     columns += ["alone / stack", "through MKL / stack"]

@@ -11,7 +11,7 @@ count that a token meets: k of E.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +50,16 @@ class Costs:
         return self.state_bytes + tokens * self.activation_bytes + logits
 
 
-@runtime_checkable
 class Routed(Protocol):
     """A part whose `experts` serve a token k at a time."""
 
     experts: nn.ModuleList
     k: int
+
+
+def routed(module: nn.Module) -> TypeGuard[Routed]:
+    """Not by `isinstance`: from Python 3.12 on that does not see the submodules of a module."""
+    return hasattr(module, "experts") and hasattr(module, "k")
 
 
 def blueprint(
@@ -155,7 +159,7 @@ def _share(decoder: Decoder, name: str) -> float:
     """The share of the tokens that a parameter serves."""
     share, module = 1.0, decoder
     for step in name.split("."):
-        if isinstance(module, Routed) and step == "experts":
+        if step == "experts" and routed(module):
             share *= module.k / len(module.experts)
         module = getattr(module, step)
     return share

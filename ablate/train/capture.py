@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ablate.model.decoder import Decoder
-from ablate.model.measure import Routed, count
+from ablate.model.measure import count, routed
 from ablate.spec import RunSpec
 from ablate.train.settings import Settings, devices
 
@@ -59,7 +59,7 @@ def refusal(
         return "a step has several passes (trainer.micro_rows)"
     if settings.recompute:
         return "activations are computed again (trainer.recompute)"
-    if any(isinstance(module, Routed) for module in decoder.modules()):
+    if any(routed(module) for module in decoder.modules()):
         return "how many tokens an expert gets depends on the data"
     if any(drawn(module) for module in decoder.modules()):
         return "dropout is drawn anew in each step"

@@ -9,7 +9,7 @@ from training import MOE, QUIET, run_spec, seats, write_text
 
 from ablate.parts.base import Refused
 from ablate.spec import RunSpec
-from ablate.train.stack import Seat, Stack, near
+from ablate.train.stack import PARTS, Seat, Stack, near
 
 STEPS = 20
 # What decides how a model computes, once: init, scaling and activation are functions of what is here.
@@ -104,6 +104,22 @@ def test_documents_passes_and_a_tail_of_the_loss(text):
         for task in alone:
             task.training_step(step, step)
     assert_the_same(together, alone)
+
+
+@pytest.mark.parametrize("most", [6, 100])
+@pytest.mark.parametrize(
+    ("case", "documents"), [("hard:prefix", "joined"), ("position=t5", "joined"), ("position=t5", "masked")]
+)
+def test_batches_split_into_parts_as_on_a_gpu(case, documents, most, text, monkeypatch):
+    """Into two by rows, and into single rows. Losses are those of lone training to 1e-5; where a gradient is
+    small, Adam makes more of its rounding."""
+    monkeypatch.setitem(PARTS, "cpu", most)
+    specs = replicas(text, {**CASES[case], "head": {"z_loss": 0.01}})
+    specs = [s.model_copy(update={"data": s.data.model_copy(update={"documents": documents})}) for s in specs]
+    tasks = seats(specs, text.parent)
+    (batch,), _ = Stack(tasks).passes(0)
+    assert len(batch.tokens) == (6 if most == 6 else 3 * specs[0].rows)
+    compare(specs, text, far=3e-5)
 
 
 def test_experts_are_refused_with_the_reason(text):

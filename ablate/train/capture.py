@@ -10,7 +10,7 @@ libraries and the compiler choose their kernels.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from ablate.train.settings import Settings, devices
 log = logging.getLogger("ablate.train")
 
 Found = tuple[Tensor, ...]
+T = TypeVar("T")
 
 NO_GRAPHS = "there are CUDA graphs only on a GPU"
 ON = "cuda"  # the type of device that has graphs
@@ -161,6 +162,20 @@ def on(stream: torch.cuda.Stream | None) -> Iterator[None]:
     with torch.cuda.stream(stream):
         yield
     here.wait_stream(stream)
+
+
+def side_by_side(calls: Sequence[Callable[[], T]], streams: Sequence[torch.cuda.Stream | None]) -> list[T]:
+    """What they give, each on its stream. What comes after waits for all, and they for what came before."""
+    branches = [stream for stream in streams if stream is not None]
+    for branch in branches:
+        branch.wait_stream(torch.cuda.current_stream())
+    found = []
+    for call, stream in zip(calls, streams, strict=True):
+        with torch.cuda.stream(stream):
+            found.append(call())
+    for branch in branches:
+        torch.cuda.current_stream().wait_stream(branch)
+    return found
 
 
 def put(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:

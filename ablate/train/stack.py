@@ -4,6 +4,10 @@ for all (`torch.func.vmap`), and for each the clipping, rate and optimizer that 
 A step of a small model on a GPU takes as long as its kernels take to be launched, and N stacked models launch
 no more of them than one. The models must have the same parts and shapes; seeds, optimizers and schedules may
 differ. Sums are added up in another order than alone, so results are equal but for rounding.
+
+The gradient of a weight is a sum over all tokens, which a GPU's product of N small matrices takes one token
+after the other, most of the GPU idle. There each batch is split into parts by rows, and a part has a copy of
+the weights, so that the products are more and shorter; and the optimizers step side by side.
 """
 
 from collections.abc import Sequence
@@ -17,7 +21,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from ablate.data.stream import Batch
 from ablate.parts.base import Refused
 from ablate.parts.compiler import keep_graphs
-from ablate.train.capture import Captured, changed
+from ablate.train.capture import Captured, changed, side_by_side
 from ablate.train.evaluate import on_device, sent
 from ablate.train.fit import Run
 from ablate.train.task import Task
@@ -25,6 +29,7 @@ from ablate.train.task import Task
 # What rounding may differ by: parts of the loss, of a gradient's largest entry, and of the largest of all
 # gradients (that of a bias on keys is nothing but rounding).
 LOSS, GRADIENT, LARGEST = 1e-5, 1e-4, 1e-6
+PARTS = {"cuda": 32}  # of all batches together, at most, by type of device; elsewhere none is split
 
 
 class Seat(Task):
@@ -66,6 +71,7 @@ class Stack:
         self.forward = torch.compile(self.together) if compile else self.together
         alone = tasks[0].captured
         self.captured = None if alone is None else Captured(self.work, self.changed, alone.must)
+        self.streams = [torch.cuda.Stream() if tasks[0].device.type == "cuda" else None for _ in tasks]
         first = dict(tasks[0].decoder.named_buffers())
         for task in tasks[1:]:
             for name, buffer in task.decoder.named_buffers():
@@ -100,14 +106,15 @@ class Stack:
         return [x for task in self.tasks for x in changed(task.decoder, task.chosen)]
 
     def update(self) -> Tensor:
-        return torch.stack([task.update() for task in self.tasks])
+        return torch.stack(side_by_side([task.update for task in self.tasks], self.streams))
 
     def passes(self, step: int) -> tuple[list[Batch], Tensor]:
         """The passes of the step, each for all models, and of each model the targets of the step (N,)."""
         of_each = [task.on_host(step) for task in self.tasks]
         counts = torch.stack([task.count(p) for task, p in zip(self.tasks, of_each, strict=True)])
         device = self.tasks[0].device
-        passes = [on_device(stacked(batches), device) for batches in zip(*of_each, strict=True)]
+        most = PARTS.get(device.type, 1)
+        passes = [on_device(stacked(batches, most), device) for batches in zip(*of_each, strict=True)]
         return passes, sent(counts, device)
 
     def gradients(self, passes: list[Batch], counts: Tensor) -> Tensor:
@@ -127,10 +134,14 @@ class Stack:
 
     def together(self, parameters: dict[str, Tensor], batch: Batch, counts: Tensor) -> tuple[Tensor, Tensor]:
         """The losses (N,), and what to differentiate of each."""
-        found: tuple[Tensor, Tensor] = vmap(self.alone, in_dims=(0, dimensions(batch), 0))(
-            parameters, batch, counts
+        parts = len(batch.tokens) // len(self.tasks)
+        if parts > 1:
+            parameters = {name: repeated(p, parts) for name, p in parameters.items()}
+        found = vmap(self.alone, in_dims=(0, dimensions(batch), 0))(
+            parameters, batch, repeated(counts, parts)
         )
-        return found
+        nll, objective = (x.view(-1, parts).sum(1) for x in found)
+        return nll, objective
 
     def alone(self, parameters: dict[str, Tensor], batch: Batch, count: Tensor) -> tuple[Tensor, Tensor]:
         named = {f"decoder.{name}": p for name, p in parameters.items()}
@@ -180,16 +191,30 @@ def near(found: Tensor | None, alone: Tensor | None, part: float, floor: float =
     return bool((found - alone).abs().max() <= max(floor, part * float(alone.abs().max())))
 
 
-def stacked(batches: Sequence[Batch]) -> Batch:
-    """One batch for all models; positions that are the same for all stay one."""
-    first = batches[0]
-    return Batch(
-        torch.stack([each.tokens for each in batches]),
-        torch.stack([each.targets for each in batches]),
-        first.at if first.document is None else torch.stack([each.at for each in batches]),
-        None if first.document is None else torch.stack([each.document for each in batches]),  # type: ignore[misc]
-        None if first.prefix is None else torch.stack([each.prefix for each in batches]),  # type: ignore[misc]
+def stacked(batches: Sequence[Batch], most: int) -> Batch:
+    """One batch for all models, each split into as many equal parts as together are at most `most`; positions
+    that are the same for all stay one."""
+    first, rows = batches[0], len(batches[0].tokens)
+    parts = max(
+        n for n in range(1, rows + 1) if rows % n == 0 and n * len(batches) <= max(most, len(batches))
     )
+
+    def of_all(field: str) -> Tensor:
+        whole = torch.cat([getattr(each, field) for each in batches])
+        return whole.unflatten(0, (len(batches) * parts, rows // parts))
+
+    return Batch(
+        of_all("tokens"),
+        of_all("targets"),
+        first.at if first.document is None else of_all("at"),
+        None if first.document is None else of_all("document"),
+        None if first.prefix is None else of_all("prefix"),
+    )
+
+
+def repeated(x: Tensor, parts: int) -> Tensor:
+    """(N, ...) -> (N parts, ...), the parts of one model beside each other."""
+    return x[:, None].expand(-1, parts, *x.shape[1:]).flatten(0, 1)
 
 
 def dimensions(batch: Batch) -> Any:

@@ -434,28 +434,29 @@ def main() -> None:
     rate, bandwidth = limits()
     print(f"{rate / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for section in given.sections:
-        tables = SECTIONS[section](given, rate)
-        save(f"gpu_{section}", " ".join(["python", *sys.argv]), tables, clock=CLOCK)
+        for name, tables in SECTIONS[section](given, rate):
+            save(f"gpu_{name}", " ".join(["python", *sys.argv]), tables, clock=CLOCK)
 
 
-def peers(given: Namespace, rate: float) -> list[Table]:
-    found: Found = {}
+Named = Iterator[tuple[str, list[Table]]]  # each of which has a file of its own
+
+
+def peers(given: Namespace, rate: float) -> Named:
     for size in given.sizes:
         cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
-        found |= compete(cases, given.rounds, given.profile)
-    return of_peers(found, rate)
+        yield f"peers_{size}", of_peers(compete(cases, given.rounds, given.profile), rate)
 
 
-def parts(given: Namespace, rate: float) -> list[Table]:
+def parts(given: Namespace, rate: float) -> Named:
     cases = [Case("ablate", "125M", context, part) for context in given.contexts for part in PARTS]
-    return [of_parts(compete(cases, given.rounds, given.profile), rate)]
+    yield "parts", [of_parts(compete(cases, given.rounds, given.profile), rate)]
 
 
-SECTIONS: dict[str, Callable[[Namespace, float], list[Table]]] = {
+SECTIONS: dict[str, Callable[[Namespace, float], Named]] = {
     "peers": peers,
     "parts": parts,
-    "kernels": lambda given, rate: [kernels()],
-    "memory": lambda given, rate: [memory()],
+    "kernels": lambda given, rate: iter([("kernels", [kernels()])]),
+    "memory": lambda given, rate: iter([("memory", [memory()])]),
 }
 
 

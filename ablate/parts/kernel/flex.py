@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ from ablate.parts.compiler import keep_graphs
 from ablate.registry import kernel
 
 NARROWEST = 16  # channels of a head that the CUDA kernel can do
-# With a table to read for each score, torch's choice asks for more shared memory than there is.
-NARROW: Any = {"num_stages": 1}
+# Of the forward pass in half precision with a table to read for each score: what torch chooses for it asks
+# for more shared memory than there is.
+NARROW: Any = {"fwd_BLOCK_N": 64, "fwd_num_warps": 8}
 
 
 class Prepared(NamedTuple):
@@ -29,6 +31,7 @@ class Flex(Kernel):
     """
 
     name = "flex"
+    options: Any = None  # of the compiled kernel
 
     def refuses(self, need: Need) -> str | None:
         on_cuda = need.device.startswith("cuda")
@@ -40,11 +43,18 @@ class Flex(Kernel):
             return f"needs heads of at least {NARROWEST} channels on cuda"
         return None
 
+    def settle(self, needs: list[Need]) -> Kernel:
+        narrow = any(need.learned_bias and need.dtype != torch.float32 for need in needs)
+        self.options = NARROW if narrow else None
+        return super().settle(needs)
+
     def prepare(
         self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype
     ) -> Prepared:
         from torch.nn.attention.flex_attention import create_block_mask
 
+        # As int64 they take twice the registers, which spill.
+        sight = replace(sight, i=sight.i.int(), j=sight.j.int())
         i, j, prefix, documents = sight.i, sight.j, sight.prefix if mask.prefix else None, sight.documents
         rows = max(x.shape[0] for x in (i, j, *(documents or ()), *([] if prefix is None else [prefix])))
 
@@ -90,7 +100,7 @@ class Flex(Kernel):
             block_mask=blocks,
             scale=scores.scale,
             enable_gqa=q.shape[1] != k.shape[1],
-            kernel_options=NARROW if bias is not None else None,
+            kernel_options=self.options,
             return_aux=None if scores.sink is None else AuxRequest(lse=True),
         )
         if scores.sink is None:

@@ -86,6 +86,20 @@ def test_a_multirun_trains_every_combination(tmp_path, text):
             ["model.position.bsae: unknown option", "model.norm.eps"],
         ),
         (["model/position=ropee"], ["ropee", "alibi", "rope"]),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, text):
+    done = run(tmp_path, text, *given)
+    assert done.returncode != 0
+    for word in said:
+        assert word in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
         (["model.heads=3"], ["width 16 is not a multiple of heads 3"]),
         (["model.attention.kv_heads=3"], ["kv_heads 3 does not divide heads 2"]),
         (["model.attention.softcap=5", "model/kernel=sdpa"], ["sdpa", "cap", "kernel=auto"]),
@@ -108,12 +122,17 @@ def test_a_multirun_trains_every_combination(tmp_path, text):
         ),
     ],
 )
-def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, text):
-    done = run(tmp_path, text, *given)
-    assert done.returncode != 0
+def test_every_mistake_is_a_line(given, said, tmp_path, text, monkeypatch, capsys):
+    """As above, without a process for each."""
+    monkeypatch.chdir(tmp_path)
+    places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [*TINY, *places, *given])
+    with pytest.raises(SystemExit, match="2"):
+        train(config)
+    said_is = capsys.readouterr().err
     for word in said:
-        assert word in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
+        assert word in said_is
     assert not records(tmp_path)
 
 

@@ -62,13 +62,24 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+def places(folder: Path) -> list[str]:
+    return [f"experiments={folder}/experiments", f"store={folder}/runs", f"cache={folder}/cache"]
+
+
 def command(folder: Path, *given: str) -> list[str]:
-    places = [f"experiments={folder}/experiments", f"store={folder}/runs", f"cache={folder}/cache", "slots=2"]
-    return [sys.executable, str(ROOT / "sweep.py"), *places, *given]
+    return [sys.executable, str(ROOT / "sweep.py"), *places(folder), "slots=2", *given]
 
 
 def sweep(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(folder, *given), cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
+    """What is said of a mistake, without a process of its own."""
+    options = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
+    with pytest.raises(SystemExit, match="2"):
+        swept(OmegaConf.merge(options, OmegaConf.from_dotlist(list(given))))
+    return capsys.readouterr().err
 
 
 def records(folder: Path) -> dict[str, dict]:
@@ -146,10 +157,8 @@ def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path
         ("compile=fast", "compile: auto, true or false, not 'fast'"),
     ],
 )
-def test_a_wrong_option_is_refused(option, said, place):
-    refused = sweep(place, "experiment=small", option)
-    assert refused.returncode == 2
-    assert said in refused.stderr
+def test_a_wrong_option_is_refused(option, said, place, capsys):
+    assert said in refusal(capsys, *places(place), "experiment=small", option)
 
 
 def test_a_study_says_what_it_would_not_heed(tmp_path):
@@ -188,16 +197,13 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
         (("baseline: rope", "baseline: ropee"), "ropee"),
     ],
 )
-def test_a_wrong_study_is_refused_before_anything_runs(change, said, place, tmp_path):
+def test_a_wrong_study_is_refused_before_anything_runs(change, said, place, tmp_path, capsys):
     experiment = tmp_path / "experiments" / "small"
     experiment.mkdir(parents=True)
     text = STUDY.format(text=place / "a.txt")
     assert change[0] in text
     (experiment / "study.yaml").write_text(text.replace(*change))
-    refused = sweep(tmp_path, "experiment=small", f"cache={place}/cache")
-    assert refused.returncode == 2
-    assert said in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert said in refusal(capsys, *places(tmp_path), "experiment=small", f"cache={place}/cache")
     assert not records(tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Prefix decoders from data to loss: the prefix sees itself whole, and only what follows is a target."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from ablate.model.decoder import Decoder
 from ablate.parts.base import Call
 from ablate.train.evaluate import evaluate
 from ablate.train.fit import fit
+from ablate.train.score import score
 
 READING = {"attention": {"name": "softmax", "kv_heads": 2, "mask": "prefix"}}
 TEXT = Split("train", np.arange(5000, dtype=np.uint16), np.zeros(1, dtype=np.int64), 0)
@@ -64,6 +67,12 @@ def test_a_prefix_decoder_trains_and_is_evaluated_behind_the_prefix(tmp_path):
             tokens += int((targets != NO_LOSS).sum())
     assert found.tokens == tokens
     assert found.nll == pytest.approx(total, rel=1e-5)
+
+    scored = score(tmp_path / "runs" / record.id, tmp_path / "cache", ["heldout"]).metrics
+    per_token = scored["heldout/loss"] / math.log(2)
+    assert scored["heldout/bits_per_byte"] == pytest.approx(
+        per_token / prepared.splits["heldout"].bytes_per_token
+    )
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,15 @@ def test_manifest_knows_content_and_not_paths(tmp_path: Path) -> None:
     assert text(one).manifest() != text(copy).manifest()
 
 
+def test_the_manifest_of_a_source_of_ones_own_holds_its_limit(tmp_path: Path) -> None:
+    source = text(write(tmp_path / "a.txt", STORIES))
+    whole = source.manifest()
+    source.limit = 1000
+    less = source.manifest()
+    source.limit = 2000
+    assert len({whole, less, source.manifest()}) == 3
+
+
 def test_equal_documents_share_a_split(tmp_path: Path) -> None:
     documents = all_splits(text(write(tmp_path / "a.txt", STORIES * 2), validation=0.3, heldout=0.3))
     whose = [set(documents[split]) for split in SPLITS]

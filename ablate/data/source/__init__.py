@@ -29,9 +29,11 @@ class Source(ABC):
         """The documents of a split, none of them empty. Raises BadText, NoNetwork."""
 
     def manifest(self) -> str:
-        """SHA-256 (hex) of what identifies the text: by default every document of every split. It knows
-        nothing of paths, so a copy of the text elsewhere is the same text."""
+        """SHA-256 (hex) of what identifies the text: by default every document of every split, and the limit.
+        It knows nothing of paths, so a copy of the text elsewhere is the same text."""
         content = hashlib.sha256()
+        if self.limit is not None:
+            content.update(f"limit {self.limit}\n".encode())
         for split in SPLITS:
             content.update(f"split {split}\n".encode())
             for document in self.documents(split):

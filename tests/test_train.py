@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -356,6 +357,13 @@ def test_evaluation_does_not_depend_on_rows_and_adds_up_by_document(documents, t
     assert decoder.training
     again = evaluate(decoder, split, CONTEXT, documents, 4)
     assert again == evaluate(decoder, split, CONTEXT, documents, 4)
+
+
+def test_a_split_of_one_document_adds_up_too(text):
+    spec = run_spec(text)
+    split = replace(prepared_for(spec, text.parent).splits["validation"], starts=np.zeros(1, dtype=np.int64))
+    found = evaluate(Decoder(spec.model).start(0), split, CONTEXT, "joined", 4, by_document=True)
+    assert (list(found.by_document), list(found.document_tokens)) == ([found.nll], [found.tokens])
 
 
 def test_a_limited_look_takes_the_first_windows_whatever_the_rows(text):

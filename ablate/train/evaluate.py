@@ -84,7 +84,7 @@ def evaluate(
             out = decoder(given.tokens, call, targets=given.targets)
             metric.update(*sums(out.nll, batch.targets, batch.owner, metric.nll.numel()))
             between()
-        nll, count = metric.compute()
+        nll, count = torch.atleast_1d(*metric.compute())  # a single number comes as a scalar
     total = int(count.sum())
     if total == 0:
         raise ValueError(f"data: the {split.name} split has no target to be evaluated on")

@@ -467,6 +467,8 @@ def test_a_verdict_carries_the_document_error_of_the_mean_over_seeds() -> None:
     assert found == document_error(*documents(0))
     partly = data.assign(by_document=pd.Series([*cells[:3], None], dtype=object))
     assert judge(partly).verdict("a").documents is None
+    single = data.assign(by_document=pd.Series([cell[:1] for cell in cells], dtype=object))
+    assert judge(single).verdict("a") == judge(data).verdict("a")
 
 
 # Power

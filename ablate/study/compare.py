@@ -464,7 +464,8 @@ def _counts(runs: Outcomes, waits: bool) -> Counts:
 def _with_documents(
     verdict: Verdict, rows: pd.DataFrame, baseline: str, runs: dict[str, Outcomes], unpaired: set[str]
 ) -> Verdict:
-    """Add the error over documents, of the loss averaged over the pairs; nothing where it is not stored."""
+    """Add the error over documents, of the loss averaged over the pairs; nothing where it is not stored, or
+    there is but one document."""
     if verdict.word == "waiting" or verdict.arm in unpaired:
         return verdict
     seeds = runs[verdict.arm].values.keys() & runs[baseline].values.keys()
@@ -481,6 +482,8 @@ def _with_documents(
         if any(not np.array_equal(array[:, 1], arrays[0][:, 1]) for array in arrays):
             raise ValueError(f"arm {arm!r}: by_document counts different tokens at different seeds")
         averages.append(np.mean(arrays, axis=0))
+    if np.count_nonzero(averages[0][:, 1]) < 2:
+        return verdict
     return verdict.model_copy(update={"documents": document_error(*averages)})
 
 

@@ -24,7 +24,9 @@ from rich.text import Text
 from ablate.amounts import amount, duration
 from ablate.command import FAILED, WRONG, fail, stopping, writing
 from ablate.compose import Job, Mistaken, job, plain
+from ablate.data.prepare import Prepared, prepare
 from ablate.data.source import NoNetwork
+from ablate.data.stream import Stream
 from ablate.record import RunRecord
 from ablate.spec import DataSpec, RunSpec, digest
 from ablate.study import launch, live, loose, outlook, runs, worker
@@ -113,7 +115,7 @@ class Sweep:
             raise Mistaken([f"compile: auto, true or false, not {node['compile']!r}"])
         self.notes: list[str] = []
         self.codes: dict[tuple[str, str], str] = {}
-        self.prints: dict[str, dict[str, str]] = {}
+        self.texts: dict[str, Prepared] = {}
 
     def go(self) -> None:
         from ablate.study.results import FOLDER
@@ -152,6 +154,7 @@ class Sweep:
             parent = arm.spec.get("parent")
             if parent and not (self.store.folder(parent) / "record.json").is_file():
                 raise Mistaken([f"arm {arm.name}: start: {parent} is not in {self.store.root}; see store="])
+        self.check_heldout(found)
         return found
 
     def check_measures(self, study: Study) -> None:
@@ -171,22 +174,37 @@ class Sweep:
             names = ", ".join(self.measures(study))
             raise Mistaken([f"keep=none: {names} is measured on kept weights; say keep=weights"])
 
+    def check_heldout(self, planned: Plan) -> None:
+        """The measures that read held-out text find a window of it, and no example that is too long."""
+        from ablate.registry import measure
+
+        names = self.measures(planned.study)
+        reading = [name for name in names if "heldout" in getattr(measure.build(name), "opens", ())]
+        for arm in planned.arms if reading else ():
+            spec = RunSpec.model_validate(arm.spec)
+            split = self.text(spec.data).splits["heldout"]
+            if split.scored is not None and "heldout" not in reading:
+                continue  # skill reads examples of any length
+            try:
+                Stream(split, spec.model.context, spec.data.documents, 0, spec.data.prefix)
+            except ValueError as error:
+                said = f"arm {arm.name}: {', '.join(reading)} would fail after the runs: {error}"
+                raise Mistaken([said]) from None
+
     @property
     def device(self) -> str:
         return "cuda" if self.node["gpus"] else "cpu"
 
     def identify(self, spec: dict[str, Any]) -> dict[str, Any]:
         whole = RunSpec.model_validate(spec)
-        return whole.canonical(self.fingerprint(whole.data))
+        return whole.canonical(self.text(whole.data).fingerprint)
 
-    def fingerprint(self, data: DataSpec) -> dict[str, str]:
-        """Of the text, which is asked for once: a source on the network answers slowly."""
-        from ablate.data.prepare import prepare
-
+    def text(self, data: DataSpec) -> Prepared:
+        """It is asked for once: a source on the network answers slowly."""
         key = digest(data.model_dump(mode="json"))
-        if key not in self.prints:
-            self.prints[key] = prepare(data, Path(self.node["cache"])).fingerprint
-        return self.prints[key]
+        if key not in self.texts:
+            self.texts[key] = prepare(data, Path(self.node["cache"]))
+        return self.texts[key]
 
     def tested(self, planned: Plan) -> int:
         """Test runs that have ended already."""
@@ -331,7 +349,7 @@ class Sweep:
         return found
 
     def job(self, run: runs.PlannedRun, compiling: Compiling, measures: list[str]) -> worker.Job:
-        fingerprint = self.fingerprint(RunSpec.model_validate(run.spec).data)
+        fingerprint = self.text(RunSpec.model_validate(run.spec).data).fingerprint
         settings = {
             "accelerator": "gpu" if self.node["gpus"] else "cpu",
             "devices": self.node["devices"],

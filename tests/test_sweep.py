@@ -48,6 +48,8 @@ margin: 0.05
 claims: [{{id: C16, predicate: rope < none}}]
 """
 RUNS = 12
+TASK = ["data=copy", "data.source.trained=[6,7]", "data.source.tested=[6,12]", "data.source.train=20"]
+TASK += ["data.source.validation=10", "data.source.heldout=10"]
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +187,31 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
     else:
         with pytest.raises(Mistaken, match=said):
             asked.check_measures(study)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "said"),
+    [
+        ("heldout/loss", ["data.source.heldout=0"], "the heldout split has 0 tokens"),
+        ("heldout/loss", [], None),
+        ("validation/loss", ["data.source.heldout=0"], None),
+        ("heldout/loss", TASK, "the longest example of the heldout split has 26 tokens"),
+        ("skill/exact", TASK, None),
+    ],
+)
+def test_held_out_text_that_cannot_be_read_is_refused_before_the_runs(metric, text, said, place):
+    chosen = {"keep": "weights", "measure": [], "replicas": "off", "compile": False, "experiment": "small"}
+    chosen |= {"experiments": place / "experiments", "store": place, "cache": str(place / "cache")}
+    asked = Sweep(chosen, Console())
+    study = read(yaml.safe_load(STUDY.format(text=place / "a.txt").replace("heldout/loss", metric)))
+    base = study.base[3:] if text is TASK else study.base
+    arm = SimpleNamespace(name="rope", spec=asked.composer([*base, *text]))
+    planned = SimpleNamespace(study=study, arms=[arm])
+    if said is None:
+        asked.check_heldout(planned)
+    else:
+        with pytest.raises(Mistaken, match=said):
+            asked.check_heldout(planned)
 
 
 @pytest.mark.parametrize(

@@ -956,6 +956,18 @@ def test_the_terminal_obeys_no_markup(nasty: Path) -> None:
     assert "[red]y[/red]" in console.export_text()
 
 
+@pytest.mark.parametrize("width", [80, 110])
+def test_the_terminal_shows_arms_and_verdicts_beside_effects_in_tokens(tmp_path: Path, width: int) -> None:
+    def by_budget(run: PlannedRun) -> dict[str, Any]:
+        return {"status": "finished", "value": loss(run, 0.1) - 0.1 * np.log2(run.budget)}
+
+    world(tmp_path, by_budget, seeds=3, effect_in_tokens=True)
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(width=width, record=True, file=nowhere)
+        show(console, tmp_path)
+    assert re.search(r"^rope +baseline", console.export_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["---", "# x", "1. x", "+ x", "===", "12) y", "-", "> q", "x\ny"])
 def test_no_name_begins_a_block_of_markdown(name: str) -> None:
     page = rendered(f"- {markdown(name)}\n")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "yellow"}
 ROOMY = 100  # letters in a line of the terminal; below, these columns are left to the report
-SPARE = ("sd", "r", "other text")
+SPARE = ("sd", "r", "other text", "tokens")
 MARKDOWN = re.compile(r"([\\`*_\[\]|$~])")
 STARTS = re.compile(r"^(?=[-+#=]+(?:\s|$))|^\d+(?=[.)](?:\s|$))")  # what begins a list, a heading, a rule
 
@@ -97,9 +97,12 @@ def _terminal(judged: Judged, many: bool, width: int) -> "RichTable | str":
     table = Table(title=Text(judged.corpus) if many else None, box=None, pad_edge=False, title_justify="left")
     kept = [n for n, name in enumerate(found.columns) if width >= ROOMY or name not in SPARE]
     for n in kept:
-        right = n in found.numeric
+        name, right = found.columns[n], n in found.numeric
         table.add_column(
-            found.columns[n], justify="right" if right else "left", no_wrap=right, overflow="fold"
+            name,
+            justify="right" if right else "left",
+            no_wrap=right and name not in SPARE,
+            overflow="fold",
         )
     for row in found.rows:
         word = row[1].split(",")[0]

@@ -221,6 +221,11 @@ def test_the_study_is_planned_on_each_corpus() -> None:
     assert [line.split(":")[0] for line in lines] == ["arm same on stdlib", "arm same on english"]
 
 
+def test_one_text_is_not_two_corpora() -> None:
+    (line,) = refused(corpora={"code": [], "prose": "data=english", "again": "data=stdlib"})
+    assert line.startswith("corpora: code and again are the same")
+
+
 def test_each_arm_is_composed_once() -> None:
     fake = Fake()
     planned(fake, placebo=True)

@@ -108,10 +108,23 @@ def plan(study: Study, compose: Compose, check: Check) -> Plan:
         warnings += planning.warnings
     if mistakes:
         raise StudyMistaken(mistakes)
+    _check_corpora(study, planned)
     _check_sizes(study, planned)
     if study.design.kind == "factorial" and study.exclude:
         warnings.append("cells of the factorial are excluded: its effects and interactions cannot be fitted")
     return Plan(study, tuple(planned), tuple(dict.fromkeys(warnings)))
+
+
+def _check_corpora(study: Study, arms: Sequence[PlannedArm]) -> None:
+    """Raise StudyMistaken where two corpora are the same runs, which would count as two."""
+    seen: dict[tuple[str, str], str] = {}
+    for block in study.blocks:
+        baseline = next(arm for arm in arms if arm.corpus == block.name)
+        first = seen.setdefault((block.size, baseline.facts.id), block.corpus)
+        if first != block.corpus:
+            raise StudyMistaken(
+                [f"corpora: {first} and {block.corpus} are the same; each needs a text of its own"]
+            )
 
 
 def _check_sizes(study: Study, arms: Sequence[PlannedArm]) -> None:

@@ -90,14 +90,14 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     chosen = {k: node.pop(k) for k in Settings.model_fields if k in node}
     chosen |= node.pop("trainer", {})
     mistakes: list[str] = []
-    rest = _validated(Rest, node, mistakes)
+    rest = validated(Rest, node, mistakes)
     try:
         load_parts(rest.parts if rest else [])
     except ImportError as error:
         raise Mistaken([f"parts: {error}"]) from error
-    settings = _validated(Settings, chosen, mistakes, "trainer")
-    data = _validated(DataSpec, decides.get("data", {}), mistakes, "data")
-    spec = _validated(RunSpec, decides, mistakes)
+    settings = validated(Settings, chosen, mistakes, "trainer")
+    data = validated(DataSpec, decides.get("data", {}), mistakes, "data")
+    spec = validated(RunSpec, decides, mistakes)
     if rest is None or settings is None or data is None or spec is None:
         raise Mistaken(list(dict.fromkeys(mistakes)))
     mistakes += beside(spec, settings, rest)
@@ -107,7 +107,7 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     vocab = spec.model.vocab or prepared.vocab
     if vocab < prepared.vocab:
         raise Mistaken([f"model.vocab: {vocab} is less than the tokenizer's {prepared.vocab}"])
-    spec = _validated(RunSpec, {**decides, "model": {**decides["model"], "vocab": vocab}}, mistakes)
+    spec = validated(RunSpec, {**decides, "model": {**decides["model"], "vocab": vocab}}, mistakes)
     if spec is None:
         raise Mistaken(mistakes)
     try:
@@ -144,7 +144,7 @@ def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
         yield f"trainer.devices: {error}"
 
 
-def _validated(schema: type[Any], node: Any, mistakes: list[str], path: str = "") -> Any:
+def validated(schema: type[Any], node: Any, mistakes: list[str], path: str = "") -> Any:
     """The validated node, or None with what is wrong added to `mistakes`."""
     assert issubclass(schema, BaseModel)
     try:

@@ -10,25 +10,26 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, StrictBool
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ablate.amounts import amount, duration
 from ablate.command import FAILED, WRONG, fail, stopping, writing
-from ablate.compose import Job, Mistaken, job, plain
+from ablate.compose import Job, Mistaken, job, plain, validated
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.source import NoNetwork
 from ablate.data.stream import Stream
 from ablate.record import RunRecord
-from ablate.spec import DataSpec, RunSpec, digest
+from ablate.spec import DataSpec, RunSpec, Strict, digest
 from ablate.study import launch, live, loose, outlook, runs, worker
 from ablate.study.claims import OF_SEVERAL, of_runs
 from ablate.study.compare import Comparison, compare
@@ -54,6 +55,10 @@ def sweep(config: DictConfig) -> None:
     console = Console(highlight=False)
     try:
         node = plain(config)
+        mistakes: list[str] = []
+        validated(Options, {key: node[key] for key in Options.model_fields}, mistakes)
+        if mistakes:
+            raise Mistaken(mistakes)
         if node["runs"]:
             compare_loose(node, console)
         elif node["experiment"]:
@@ -66,6 +71,23 @@ def sweep(config: DictConfig) -> None:
         fail(str(error), WRONG)
     except launch.Stuck as error:
         fail(str(error), FAILED)
+
+
+class Options(Strict):
+    """What sweep.py would otherwise find wrong only when runs start, or not at all."""
+
+    plan: StrictBool
+    freeze: StrictBool
+    report: StrictBool
+    race: StrictBool
+    gpus: StrictBool
+    measure: list[str]
+    keep: Literal["none", "weights", "all"]
+    slots: int | None = Field(gt=0)
+    per_gpu: int = Field(gt=0)
+    devices: int = Field(gt=0)
+    strategy: Literal["auto", "ddp", "fsdp"]
+    retries: int = Field(ge=0)
 
 
 class Composer:

@@ -160,6 +160,15 @@ def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
     assert capsys.readouterr().err == "no network\n"
 
 
+def test_sweep_refuses_options_before_anything_runs(capsys):
+    config = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
+    wrong = {"plan": "flase", "keep": "nothing", "slots": 0, "devices": 0, "strategy": "foo", "retries": -1}
+    with pytest.raises(SystemExit, match="2"):
+        sweep(OmegaConf.merge(config, {"experiment": "llama", **wrong}))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == list(wrong)
+
+
 def test_a_group_that_was_taken_away_is_named():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plain(compose("train", ["~data", "~trainer"]))

@@ -279,7 +279,7 @@ def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
 
     monkeypatch.setattr("ablate.study_command.compare_loose", full)
     with pytest.raises(SystemExit) as ended:
-        swept(OmegaConf.create({"runs": "runs/*"}))
+        swept(OmegaConf.merge(OmegaConf.load(ROOT / "conf" / "sweep.yaml"), {"runs": "runs/*"}))
     assert ended.value.code == 1
     assert "report.html: No space left" in capsys.readouterr().err
 

@@ -104,6 +104,12 @@ def test_out_of_reach_is_refused(match: dict[str, Any], arms: dict[str, Any], sa
     assert any(said in line for line in caught.value.mistakes), caught.value.mistakes
 
 
+@pytest.mark.parametrize("knob", ["model.ffn.widht", "optim.lr", "model.ffn.name"])
+def test_a_knob_that_cannot_be_turned_is_refused_though_no_arm_needs_it(knob: str) -> None:
+    with pytest.raises(StudyMistaken, match=f"match.by: {knob}"):
+        matched(match={"by": knob, "tolerance": 0.9})
+
+
 def test_another_knob_for_an_arm() -> None:
     arms = {**FFN["arms"], "moe": ["model/ffn=moe"]}
     found = matched(match={"by_arm": {"moe": "model.ffn.expert.width"}}, arms=arms)

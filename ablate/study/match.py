@@ -63,11 +63,13 @@ def turned(spec: dict[str, Any], knob: str, value: int) -> dict[str, Any]:
 
 
 def setting(spec: dict[str, Any], knob: str) -> int | None:
-    """The knob's value; None where it is left open. Raises KeyError where the arm has no such knob."""
+    """The knob's value; None where it is left open. Raises KeyError where it is no whole number."""
     if knob == STEPS:
         return int(fetch(spec, "budget.tokens")) // int(fetch(spec, "budget.batch_tokens"))
     value = fetch(spec, knob)
-    return value if isinstance(value, int) else None
+    if not isinstance(value, int | None):
+        raise KeyError(f"{knob} is {value!r}, and whole numbers are turned")
+    return value
 
 
 def solve(cost: Cost, target: float, values: Sequence[int], start: int | None = None) -> int:

@@ -338,16 +338,16 @@ class _Planning:
         if match is None:
             return [arm]
         knob = match.knob(arm.name)
-        target = held(match.hold, baseline.spec, baseline.facts)
-        unmatched = held(match.hold, arm.spec, arm.facts) / target - 1
-        if abs(unmatched) <= match.tolerance:
-            left = Matched(match.hold, knob, None, None, unmatched, unmatched)
-            return [replace(arm, matched=left)]
         try:
             before = setting(arm.spec, knob)
         except KeyError as error:
             self.wrong(arm.name, f"match.by: {error.args[0]}; name the knob of this arm in match.by_arm")
             return []
+        target = held(match.hold, baseline.spec, baseline.facts)
+        unmatched = held(match.hold, arm.spec, arm.facts) / target - 1
+        if abs(unmatched) <= match.tolerance:
+            left = Matched(match.hold, knob, None, None, unmatched, unmatched)
+            return [replace(arm, matched=left)]
         spec, facts, after = self.solved(arm, knob, target, before)
         if spec is None or facts is None or after is None:
             return []

@@ -265,6 +265,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+PLAINLY = {  # what pydantic says in words of Python's
+    "tuple_type": "Input should be a list: [a, b]",
+    "dict_type": "Input should be a mapping: {name: value}",
+}
+
+
 def explain(error: ValidationError) -> list[str]:
     """Every mistake in one line each: `path: what is wrong (value); what is allowed`."""
     return [_line(e) for e in error.errors()]
@@ -277,5 +283,9 @@ def _line(e: Any) -> str:
     if e["type"] == "missing":
         return f"{path}: missing"
     value = repr(e["input"])
+    if path.endswith("[key]") and e["type"] == "string_type":
+        return f"{path.removesuffix('.[key]')}: YAML reads this name as {value}; put it in double quotes"
+    if e["type"] in PLAINLY:
+        return f"{path}: {PLAINLY[e['type']]} (got {value[:60]})"
     shown = "" if len(value) > 60 or e["type"] in ("value_error", "part") else f" (got {value})"
     return f"{path + ': ' if path else ''}{e['msg'].removeprefix('Value error, ')}{shown}"

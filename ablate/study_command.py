@@ -114,7 +114,9 @@ class Composer:
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 config = compose("train", [*overrides, f"cache={self.cache}"])
         except (HydraException, OmegaConfBaseException) as error:
-            raise Mistaken([str(error).splitlines()[0]]) from None
+            there = getattr(error, "options", None)  # of a group, where the choice is none of them
+            choices = f"; there are {', '.join(sorted(there))}" if there else ""
+            raise Mistaken([str(error).splitlines()[0] + choices]) from None
         todo = job(config)
         self.parts = list(dict.fromkeys([*self.parts, *todo.rest["parts"]]))
         return todo

@@ -163,6 +163,11 @@ def test_a_wrong_option_is_refused(option, said, place, capsys):
     assert said in refusal(capsys, *places(place), "experiment=small", option)
 
 
+def test_a_misspelt_choice_is_told_the_others(tmp_path):
+    with pytest.raises(Mistaken, match=r"'model/norm/rmsnrom'; there are dyt, .*, rmsnorm"):
+        Composer(str(tmp_path))(["model/norm=rmsnrom"])
+
+
 def test_a_study_says_what_it_would_not_heed(tmp_path):
     with pytest.raises(Mistaken, match=r"trainer\.log_every: decides no number of a run"):
         Composer(str(tmp_path))(["model.width=16", "trainer.log_every=4"])

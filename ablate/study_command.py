@@ -402,7 +402,8 @@ class Sweep:
         )
 
     def logger(self, run: runs.PlannedRun) -> dict[str, Any]:
-        """A mirror at W&B: the study is the group; arm and seed are tags, and in the configuration."""
+        """A mirror at W&B: the study is the group; arm and seed are tags (of 64 letters at most, or W&B
+        refuses the run), and in the configuration."""
         if not self.node["wandb"]["mirror"]:
             return {"name": "none"}
         return {
@@ -410,7 +411,7 @@ class Sweep:
             "project": self.node["wandb"]["project"],
             "entity": self.node["wandb"]["entity"],
             "group": self.folder.name,
-            "tags": [f"arm:{run.arm}", f"seed:{run.seed}", f"role:{run.role}"],
+            "tags": [f"arm:{run.arm}"[:64], f"seed:{run.seed}", f"role:{run.role}"],
             "config": {
                 "study": self.folder.name,
                 "corpus": run.corpus,

@@ -21,6 +21,7 @@ from ablate.record import RunRecord
 from ablate.study.design import StudyMistaken, load, read
 from ablate.study.results import FOLDER
 from ablate.study.results import read as results
+from ablate.study.runs import PlannedRun
 from ablate.study_command import Composer, Sweep
 from ablate.study_command import sweep as swept
 
@@ -161,6 +162,15 @@ def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path
 )
 def test_a_wrong_option_is_refused(option, said, place, capsys):
     assert said in refusal(capsys, *places(place), "experiment=small", option)
+
+
+def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
+    node = {"experiment": "small", "experiments": place / "experiments", "store": place, "cache": "cache"}
+    node |= {"replicas": "off", "compile": False, "wandb": {"mirror": True, "project": "p", "entity": None}}
+    arm = "+".join(["layernorm_nobias"] * 5)
+    logger = Sweep(node, Console()).logger(PlannedRun("", "base", arm, "test", 0, None, 0, {}))
+    assert logger["config"]["arm"] == arm
+    assert logger["tags"][0] == f"arm:{arm}"[:64]
 
 
 def test_a_misspelt_choice_is_told_the_others(tmp_path):

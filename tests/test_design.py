@@ -96,6 +96,11 @@ def test_all_mistakes_at_once_with_their_paths() -> None:
         ({"claims": [{"id": "A", "predicate": "rope < none"}] * 2}, "A stands more than once"),
         ({"claims": [{"id": "A", "predicate": "rope <"}]}, "claims.0.predicate"),
         ({"corpora": [["data=x"]]}, "corpora"),
+        ({"margin": float("inf")}, "margin: Input should be a finite number"),
+        (
+            {"claims": [{"id": "A", "predicate": "rope < none", "predicted": float("nan")}]},
+            "claims.0.predicted: Input should be a finite number",
+        ),
         ({"measures": "heldout/loss"}, "measures: Input should be a list: [a, b] (got 'heldout/loss')"),
         ({"arms": ["rope", "alibi"]}, "arms: Input should be a mapping: {name: value}"),
         ({"arms": {"rope": [], True: []}}, "arms.1: YAML reads this name as True; put it in double quotes"),

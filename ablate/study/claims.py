@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import FiniteFloat, field_validator
 
 from ablate.spec import Strict
 from ablate.study import intervals
@@ -86,8 +86,8 @@ class Published(Strict):
     """What a paper found, and where: first - second of the claim's arms (for a ratio the ratio, for a level
     the level)."""
 
-    effect: float
-    error: float | None = None  # standard error, if given
+    effect: FiniteFloat
+    error: FiniteFloat | None = None  # standard error, if given
     source: str
     differs: str = ""  # why ours may differ
 
@@ -98,7 +98,7 @@ class Claim(Strict):
     id: str
     predicate: str
     measure: str | None = None
-    predicted: float | None = None  # the effect expected at our scale, for the warning before launch
+    predicted: FiniteFloat | None = None  # the effect expected at our scale, for the warning before launch
     published: Published | None = None
 
     @field_validator("predicate")

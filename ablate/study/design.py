@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ablate.spec import RunSpec, Strict, explain
 from ablate.study.claims import OF_SEVERAL, RACE, SCALE, Claim, counts, kinds
@@ -215,7 +223,7 @@ class Study(Strict):
     match: Match | None = None
     metric: str = "heldout/loss"
     better: Literal["lower", "higher"] = "lower"
-    margin: float | None = Field(None, gt=0)  # the least difference that matters
+    margin: FiniteFloat | None = Field(None, gt=0)  # the least difference that matters
     variance: Literal["paired", "pooled"] = "paired"
     alpha: float = Field(0.05, gt=0, lt=1)
     effect_in_tokens: bool = False  # the baseline at half and at twice its budget, too

@@ -220,6 +220,17 @@ def test_without_a_sound_checkpoint_the_run_starts_over(crashed, text, caplog):
     assert seen == list(range(1, 13))
 
 
+def test_what_was_passed_over_pushes_no_new_checkpoint_out(crashed, text):
+    spec, runs = crashed
+    for path in checkpoints(runs):
+        cut(path / "state")
+    stop = at_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(spec, runs, text, on_progress=stop).status == "interrupted"
+    seen: list[int] = []
+    assert train(spec, runs, text, on_progress=lambda p: seen.append(p.step)).status == "finished"
+    assert seen[0] in (2, 3)
+
+
 def test_a_checkpoint_of_other_sources_is_not_used(crashed, text, caplog):
     spec, runs = crashed
     for path in checkpoints(runs):

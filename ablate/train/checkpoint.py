@@ -42,7 +42,8 @@ class Checkpoints:
             sync(aside)
             remove(self.folder / name)
             os.replace(aside, self.folder / name)
-            for old in self.paths()[KEPT:]:
+            passed = [path for path in self.paths() if steps_done(path) > step]
+            for old in passed + self.paths()[len(passed) + KEPT :]:
                 remove(old)
 
     def paths(self) -> list[Path]:

@@ -147,6 +147,19 @@ def test_what_is_kept(keep, text, tmp_path):
     assert names == {"record.json", "curve.parquet"} | held[keep]
 
 
+def test_what_other_sources_left_does_not_stay(text, tmp_path, monkeypatch):
+    spec = run_spec(text, steps=2)
+    folder = tmp_path / train(spec, tmp_path, text).id
+    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "other")
+    train(spec, tmp_path, text, {"keep": "none"})
+    assert {path.name for path in folder.iterdir()} == {"record.json", "curve.parquet"}
+    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "others still")
+    monkeypatch.setattr("ablate.train.watch.FAR", 0.0)
+    monkeypatch.setattr("ablate.train.watch.LONG", (1, 0.0))
+    assert train(spec, tmp_path, text).status == "diverged"
+    assert {path.name for path in folder.iterdir()} == {"record.json", "curve.jsonl"}
+
+
 # ------------------------------------------------------------------------- settings change no numbers
 
 

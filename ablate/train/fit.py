@@ -18,7 +18,7 @@ from ablate.record import TRAINED, RunRecord, Status
 from ablate.registry import load_parts
 from ablate.spec import RunSpec
 from ablate.train import ranks
-from ablate.train.checkpoint import Checkpoints, steps_done
+from ablate.train.checkpoint import Checkpoints, remove, steps_done
 from ablate.train.code import code
 from ablate.train.interrupt import Interrupt
 from ablate.train.mirror import Mirror
@@ -206,17 +206,22 @@ class Run:
         watch.mirror.go_on(watch.curve.rows)
 
     def keep(self, watch: Watch) -> None:
-        """What a finished run leaves beside its weights."""
+        """What a finished run leaves beside its weights. Those of other sources must not pass for its own."""
         if watch.curve is not None:
             watch.curve.finish()
-        if self.settings.keep != "none":
-            words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
+        words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
+        if self.settings.keep == "none":
+            remove(self.folder / FILE.parent)
+            remove(words)
+        else:
             words.mkdir(exist_ok=True)
             self.prepared.tokenizer.save(words)
 
     def close(self, watch: Watch, status: Status) -> None:
         if watch.curve is not None:
             watch.curve.close()
+            if status == "diverged":
+                (self.folder / "curve.parquet").unlink(missing_ok=True)  # of other sources
         if watch.mirror is not None:
             pace = {"tokens_per_second": watch.speed.median()}
             watch.mirror.close(status, {**watch.outcome.metrics, **pace})

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from cases import HARD
 from safetensors.torch import load_file
 from torch import Tensor
@@ -351,6 +352,14 @@ def test_the_time_between_rows_is_not_lost(rarely, text, tmp_path, monkeypatch):
     train(spec, tmp_path, text, settings=RARELY)
     seconds = pd.read_parquet(tmp_path / record.id / "curve.parquet")["seconds"]
     assert seconds.tolist() == [5.0, 10.0, 12.0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_losses_of_a_lone_process_are_counted_once_by_several(rank, text, monkeypatch):
+    monkeypatch.setattr(Task, "global_rank", rank)
+    task = Task(run_spec(text), None, SETTINGS)
+    task.on_load_checkpoint({"untaken": (torch.tensor(9.0), 3)})
+    assert (float(task.total), task.summed) == (9.0 * (rank == 0), 3)
 
 
 def test_a_csv_mirror_of_a_resumed_run_is_whole(whole, text, tmp_path):

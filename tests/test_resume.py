@@ -362,6 +362,15 @@ def test_the_losses_of_a_lone_process_are_counted_once_by_several(rank, text, mo
     assert (float(task.total), task.summed) == (9.0 * (rank == 0), 3)
 
 
+def test_a_checkpoint_of_another_strategy_is_said_and_kept(crashed, text):
+    spec, runs = crashed
+    with pytest.raises(ValueError, match="is of another strategy"):
+        train(spec, runs, text, settings=SETTINGS.model_copy(update={"strategy": "fsdp"}))
+    seen: list[int] = []
+    train(spec, runs, text, on_progress=lambda p: seen.append(p.step))
+    assert seen[0] == 7
+
+
 def test_a_csv_mirror_of_a_resumed_run_is_whole(whole, text, tmp_path):
     spec, _, record = whole
     settings = SETTINGS.model_copy(update={"logger": LoggerSpec(name="csv", config={})})

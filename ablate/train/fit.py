@@ -144,6 +144,11 @@ class Run:
         memory = Memory(self.device)
         task = Task(spec, self.stream(), settings, self.start / FILE if self.start else None)
         resume = self.checkpoints.newest()
+        if resume is not None and (resume / "state").is_dir() != (settings.strategy == "fsdp"):
+            raise ValueError(
+                f"the checkpoint {resume} is of another strategy, fsdp or not: go on with the trainer that "
+                "made it; rerun=true starts over"
+            )
         main = ranks.main()
         with hushed(), display(settings.progress, main) as shown:
             watch = self.watch(stop, shown)

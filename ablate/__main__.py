@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 WRONG = 2  # exit code
@@ -136,6 +137,8 @@ def generate(options: argparse.Namespace) -> None:
         name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed", "stop", "restart")
     }
     run = open_run(options.folder, options.device)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may say what a terminal cannot
     if options.stream:
         pieces = stream_text(run, options.prompt[0], options.tokens, **chosen)
         print(options.prompt[0], end="", flush=True)

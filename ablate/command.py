@@ -135,6 +135,7 @@ def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
     except (ValueError, BadTokenizer) as error:  # a prompt that the tokenizer cannot say, for example
         console.print(Text(f"no sample: {error}", style="dim"))
         return
+    text = text.encode(console.encoding, "replace").decode(console.encoding)
     console.print(Panel(Text(text), title="A sample", title_align="left"))
 
 

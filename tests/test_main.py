@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from test_trained import a_run
 
 from ablate.__main__ import main
+from ablate.command import show_sample
 from ablate.train.trained import continue_texts, open_run
 
 
@@ -35,6 +38,15 @@ def test_streaming_prints_the_same(run, capsys):
     whole = capsys.readouterr().out
     main([*given, "--stream"])
     assert capsys.readouterr().out == whole
+
+
+def test_a_terminal_without_the_character_gets_another(run, monkeypatch):
+    out = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(out, "ascii", write_through=True))
+    assert main(["generate", str(run), "--prompt", "é", "--tokens", "1"]) == 0
+    assert out.getvalue().startswith(b"?")
+    console = Console(file=TextIOWrapper(BytesIO(), "ascii"))
+    show_sample(console, run, {"prompt": "é", "tokens": 1})
 
 
 @pytest.mark.parametrize(

@@ -475,6 +475,11 @@ def started(**options: Any) -> Decoder:
             {"variants": {"a": {"ffn": {"width": 48}}, "b": {}}, "pattern": ["b", "a"]},
             "ffn.width is 48",
         ),
+        (
+            {"norm": {"name": "rmsnorm", "eps": 0.5}, "variants": {"a": {"norm": {"eps": 1e-6}}}}
+            | {"pattern": ["a"]},
+            "final_norm.eps is 0.5",
+        ),
     ],
 )
 def test_what_no_family_expresses_says_which_option(options, reason, tmp_path):

@@ -18,9 +18,11 @@ from ablate.data.source import BadText, NoNetwork
 from ablate.data.tokenizer import BadTokenizer
 from ablate.parts.base import Refused
 from ablate.plan import Plan, plan
+from ablate.record import RunRecord
 from ablate.show import show_plan, show_record
 from ablate.study import worker
 from ablate.study.store import MISSING, Store
+from ablate.train import ranks
 from ablate.train.code import code
 from ablate.train.settings import torch_device
 
@@ -34,7 +36,7 @@ class RunFailed(Exception):
 def train(config: DictConfig) -> None:
     """Plan, fit, and show the outcome. Exits with 2 where the configuration is wrong, 1 where the run
     failed, 130 where it was interrupted, which ends a multirun too; else that raises RunFailed."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=not ranks.main())
     with writing(), stopping(), refusals():
         todo = job(config)
         made = planned(todo)
@@ -54,7 +56,12 @@ def train(config: DictConfig) -> None:
 
 
 def run(todo: Job, made: Plan, console: Console) -> None:
-    """Train under a lease, so that nobody else does the same run at the same time."""
+    """Train under a lease, so that nobody else does the same run at the same time. Of several processes that
+    torchrun started, the first has it."""
+    if not ranks.main():
+        if trained(todo, made, None).status not in ("finished", "diverged", "interrupted"):
+            raise SystemExit(FAILED)  # or the others would wait
+        return
     folder, store = todo.runs / todo.id, Store(todo.runs)
     rerun = bool(todo.rest["rerun"])
     lease = worker.Job(
@@ -64,7 +71,11 @@ def run(todo: Job, made: Plan, console: Console) -> None:
         spec=todo.spec.model_dump(mode="json"),
         fingerprint=todo.prepared.fingerprint,
     )
-    report = worker.perform(store, lease, lambda payload: trained(todo, made, Path(payload["outbox"])))
+
+    def leased(payload: dict[str, Any]) -> None:
+        trained(todo, made, Path(payload["outbox"]))
+
+    report = worker.perform(store, lease, leased)
     if report.status in ("elsewhere", "lost"):
         fail(f"{folder}: another process is at this run", FAILED)
     record = store.load(todo.id)
@@ -77,10 +88,10 @@ def run(todo: Job, made: Plan, console: Console) -> None:
     console.print(f"\n{folder}")
 
 
-def trained(todo: Job, made: Plan, outbox: Path) -> None:
+def trained(todo: Job, made: Plan, outbox: Path | None) -> RunRecord:
     from ablate.train.fit import fit
 
-    fit(
+    return fit(
         todo.spec,
         todo.prepared,
         todo.settings,

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from ablate import command
 from ablate.command import FAILED, INTERRUPTED, RunFailed, fail, prepare, train
 from ablate.compose import Mistaken, job, plain
 from ablate.data.source import NoNetwork
@@ -196,6 +197,17 @@ def test_a_stop_before_the_training_is_a_line(monkeypatch, capsys):
         train(OmegaConf.create())
     assert stopped.value.code == 130
     assert "run this again" in capsys.readouterr().err
+
+
+def test_of_the_processes_of_torchrun_the_first_has_the_lease(monkeypatch):
+    """The others train beside it, and end badly where they fail: it would wait for them."""
+    ended = iter(["finished", "out_of_memory"])
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("ablate.command.trained", lambda *_: SimpleNamespace(status=next(ended)))
+    todo = SimpleNamespace(runs=Path("runs"), id="abc")
+    command.run(todo, None, None)
+    with pytest.raises(SystemExit, match="1"):
+        command.run(todo, None, None)
 
 
 def test_a_multirun_on_the_slots_engine(tmp_path, text):

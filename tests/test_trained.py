@@ -13,9 +13,9 @@ from ablate.registry import tokenizer
 from ablate.train.trained import Unopened, open_run, sample_text, stream_text
 
 
-def a_run(folder: Path) -> Path:
+def a_run(folder: Path, **model: int) -> Path:
     """What training leaves behind, of a small model of bytes."""
-    spec = run_spec(folder / "text")
+    spec = run_spec(folder / "text", model)
     bytes_ = tokenizer.build("bytes")
     RunRecord(
         id="abc",
@@ -40,6 +40,13 @@ def test_a_run_speaks(tmp_path):
     stop = text[8:10]
     assert "".join(stream_text(run, "def ", 30, stop=[stop], **options)) == text[4:][: text[4:].index(stop)]
     assert sample_text(run, "", 5, **options)  # begins a document
+
+
+def test_tokens_that_the_tokenizer_does_not_have_say_nothing(tmp_path):
+    run = open_run(a_run(tmp_path / "abc", vocab=4000))
+    said = sample_text(run, "def ", 30, temperature=1.0)
+    assert said.startswith("def ") and len(said) < 20
+    assert "".join(stream_text(run, "def ", 30, temperature=1.0)) == said[4:]
 
 
 def test_a_run_that_cannot_be_opened_says_why(tmp_path):

@@ -81,7 +81,7 @@ def continue_texts(
     out. An empty prompt begins a document. Raises as `generate` does."""
     ends = () if run.tokenizer.end is None else (run.tokenizer.end,)
     rows = complete(run.decoder, _read(run.tokenizer, prompts), tokens, stop=ends, **options)
-    texts = [run.tokenizer.decode(row) for row in rows]
+    texts = [_text(run.tokenizer, row) for row in rows]
     return [text[: _first(text, stop)] for text in texts]
 
 
@@ -102,6 +102,11 @@ def _read(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return rows
 
 
+def _text(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Of the tokens that are the tokenizer's: a model may have more."""
+    return str(tokenizer.decode([token for token in tokens if token < tokenizer.vocab]))
+
+
 def _first(text: str, stop: Sequence[str]) -> int:
     """Where the first stop begins, or the end of the text."""
     return min((text.index(s) for s in stop if s and s in text), default=len(text))
@@ -114,7 +119,7 @@ def _spoken(tokenizer: Any, steps: Iterator[list[int | None]], stop: Sequence[st
     for (token,) in steps:
         assert token is not None  # the only row ends the steps when it stops
         new.append(token)
-        text = tokenizer.decode(new)
+        text = _text(tokenizer, new)
         if _first(text, stop) < len(text):
             break
         sure = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))

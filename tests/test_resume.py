@@ -371,6 +371,14 @@ def test_a_checkpoint_of_another_strategy_is_said_and_kept(crashed, text):
     assert seen[0] == 7
 
 
+def test_no_rank_takes_up_what_the_first_is_about_to_drop(crashed, text, monkeypatch):
+    spec, runs = crashed
+    monkeypatch.setenv("RANK", "1")
+    seen: list[int] = []
+    train(spec, runs, text, rerun=True, on_progress=lambda p: seen.append(p.step))
+    assert seen[0] == 1
+
+
 def test_a_csv_mirror_of_a_resumed_run_is_whole(whole, text, tmp_path):
     spec, _, record = whole
     settings = SETTINGS.model_copy(update={"logger": LoggerSpec(name="csv", config={})})

@@ -74,7 +74,7 @@ def fit(
     with Interrupt() as stop:
         if devices(settings) > 1 and not ranks.inside():
             return ranks.spread(run, stop, parts, rerun)
-        return run.attempt(stop)
+        return run.attempt(stop, rerun)
 
 
 class Run:
@@ -111,10 +111,10 @@ class Run:
             return None
         return record if record.status in TRAINED and record.code == self.code else None
 
-    def attempt(self, stop: Interrupt) -> RunRecord:
+    def attempt(self, stop: Interrupt, anew: bool) -> RunRecord:
         """Train in this process, and save the record of how it ended."""
         try:
-            record = self.train(stop)
+            record = self.train(stop, anew)
         except Diverged as error:
             record = self.record("diverged", str(error))
         except Refused as error:
@@ -134,7 +134,8 @@ class Run:
             self.checkpoints.drop()
         return record
 
-    def train(self, stop: Interrupt) -> RunRecord:
+    def train(self, stop: Interrupt, anew: bool) -> RunRecord:
+        """`anew`: from the first step, whatever checkpoints the first rank has yet to drop."""
         settings, spec = self.settings, self.spec
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -143,7 +144,7 @@ class Run:
             keep_pages()
         memory = Memory(self.device)
         task = Task(spec, self.stream(), settings, self.start / FILE if self.start else None)
-        resume = self.checkpoints.newest()
+        resume = None if anew else self.checkpoints.newest()
         if resume is not None and (resume / "state").is_dir() != (settings.strategy == "fsdp"):
             raise ValueError(
                 f"the checkpoint {resume} is of another strategy, fsdp or not: go on with the trainer that "

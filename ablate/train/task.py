@@ -223,7 +223,7 @@ class Task(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.total, self.summed = checkpoint["untaken"]
         if self.total is not None and self.global_rank > 0:
-            self.total = torch.zeros_like(self.total)  # one rank alone made it
+            self.total = torch.zeros_like(self.total)  # a lone process made it: several save at rows
 
     # ---------------------------------------------------------------------------------- experts
 

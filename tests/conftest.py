@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -9,6 +10,9 @@ from torch.utils.flop_counter import register_flop_formula
 from ablate.parts.linear import ONEDNN
 from ablate.registry import registries
 from ablate.spec import ModelSpec
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 if ONEDNN:  # torch's counter does not know the operator
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -33,7 +33,6 @@ def learned() -> dict[str, Tokenizer]:
 
 
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
-@settings(deadline=None)
 @given(text=st.text() | st.sampled_from([END, f"a{END}b", "<|endoftext|>", "\r\n \t", "\x00", "\ufeffx"]))
 def test_any_text_comes_back(learned: dict[str, Tokenizer], name: str, text: str) -> None:
     tokenizer = learned[name]

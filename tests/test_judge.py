@@ -383,7 +383,7 @@ def contradiction(verdict: Verdict, margin: float) -> bool:
 STATUS = st.sampled_from(["finished"] * 8 + ["diverged", "out_of_memory", "crashed", None])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data(), variance=st.sampled_from(["paired", "pooled"]), seeds=st.integers(1, 7))
 def test_no_interval_contradicts_a_verdict(data: st.DataObject, variance: str, seeds: int) -> None:
     arms = ["base", *(f"a{i}" for i in range(data.draw(st.integers(1, 3))))]

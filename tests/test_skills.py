@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import small
 from hydra import compose, initialize_config_dir
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -301,7 +301,6 @@ def split_of_lengths(lengths: list[int]) -> Split:
     return Split("train", np.arange(sum(lengths), dtype=np.uint16), starts, 1, scored)
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 12), min_size=1, max_size=20),
     room=st.integers(0, 4),

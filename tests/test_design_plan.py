@@ -51,6 +51,12 @@ def test_a_difference_outside_the_axis_is_refused_with_both_values() -> None:
         ({"source": "stdlib", "tokenizer": "bytes"}, "validation/loss", "take bits_per_byte"),
         ({"source": "stdlib", "tokenizer": "bytes"}, "heldout/bits_per_byte", None),
         ({"source": "english"}, "skill/exact", None),
+        (
+            {"source": "stdlib", "documents": "masked"},
+            "heldout/loss",
+            "data.documents decides what is a target",
+        ),
+        ({"source": "stdlib", "documents": "masked"}, "skill/exact", None),
     ],
 )
 def test_what_does_not_compare_is_refused(data, metric: str, said: str | None, monkeypatch) -> None:

@@ -69,3 +69,6 @@ def test_texts_are_not_compared_and_tokenizers_only_by_the_byte():
     assert gather([one, other]).metric.endswith("/loss")
     apart = other.model_copy(update={"fingerprint": {**other.fingerprint, "tokenizer": "another"}})
     assert gather([one, apart]).metric.endswith("/bits_per_byte")
+    masked = other.model_copy(update={"spec": {**other.spec, "data": {"documents": "masked"}}})
+    with pytest.raises(ValueError, match=r"differ in data\.documents"):
+        gather([one, masked])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ablate.record import RunRecord
 from ablate.study.differences import flatten
+from ablate.study.plan import TARGETS
 
 if TYPE_CHECKING:
     import pandas
@@ -42,6 +43,11 @@ def gather(records: Sequence[RunRecord]) -> Loose:
     flat = [{k: _hashable(v) for k, v in flatten(r.spec).items()} for r in records]
     paths = sorted({path for spec in flat for path in spec if path not in SEEDS})
     axes = tuple(p for p in paths if len({spec.get(p) for spec in flat}) > 1)
+    if moved := [axis for axis in axes if axis in TARGETS]:
+        raise ValueError(
+            f"the runs differ in {moved[0]}, which decides what is a target, so their losses do not compare; "
+            "take those of one"
+        )
     named = telling(flat, axes)
     names = [arm_name(spec, named) for spec in flat]
     seeds = [int(r.spec["seed"]["init"]) for r in records]

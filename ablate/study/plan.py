@@ -18,6 +18,7 @@ from ablate.study.match import Matched, OutOfReach, candidates, setting, solve, 
 
 Spec = dict[str, Any]
 LOSSES = ("loss", "perplexity", "bits_per_byte")  # the last words of their names
+TARGETS = ("data.documents", "data.prefix")  # options that decide which tokens have a loss
 
 
 @dataclass(frozen=True)
@@ -271,11 +272,13 @@ class _Planning:
         return self.distinct(kept)
 
     def incomparable(self, paths: Sequence[str]) -> Iterator[str]:
-        """Losses on different text do not compare, nor those of a token where tokens differ."""
+        """Losses on different text or targets do not compare, nor those of a token where tokens differ."""
         losses = [m for m in (self.study.metric, *self.study.measures) if m.rpartition("/")[2] in LOSSES]
         by_token = [m for m in losses if not m.endswith("bits_per_byte")]
         if losses and any(under(path, "data.source") for path in paths):
             yield f"its text is not the baseline's, so {losses[0]} does not compare; give texts under corpora"
+        elif losses and (moved := [path for path in paths if path in TARGETS]):
+            yield f"{moved[0]} decides what is a target, so {losses[0]} does not compare; set it for all arms"
         elif by_token and any(under(path, "data.tokenizer") for path in paths):
             yield f"its tokens are not the baseline's, so {by_token[0]} does not compare; take bits_per_byte"
 

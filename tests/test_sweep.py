@@ -42,13 +42,13 @@ axis: [model.position]
 baseline: rope
 arms: {{rope: [], alibi: [model/position=alibi], none: [model/position=none]}}
 placebo: true
-seeds: 3
+seeds: 2
 tune: fixed
 metric: heldout/loss
 margin: 0.05
 claims: [{{id: C16, predicate: rope < none}}]
 """
-RUNS = 12
+RUNS = 8
 TASK = ["data=copy", "data.source.trained=[6,7]", "data.source.tested=[6,12]", "data.source.train=20"]
 TASK += ["data.source.validation=10", "data.source.heldout=10"]
 
@@ -235,7 +235,7 @@ def test_held_out_text_that_cannot_be_read_is_refused_before_the_runs(metric, te
         (("alibi: [model/position=alibi]", "alibi: [model/position=alibi, model.depth=2]"), "model.depth"),
         (("none: [model/position=none]", "same: [model/position=rope]"), "same"),
         (("none: [model/position=none]", "none: [model/position=nope]"), "nope"),
-        (("seeds: 3", "seedz: 3"), "seedz"),
+        (("seeds: 2", "seedz: 2"), "seedz"),
         (("baseline: rope", "baseline: ropee"), "ropee"),
     ],
 )

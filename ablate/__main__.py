@@ -3,14 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from io import TextIOWrapper
 from pathlib import Path
+
+from ablate.terminal import forgive
 
 WRONG = 2  # exit code
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 where what was asked cannot be done, with the reason on stderr."""
+    forgive()
     options = parser().parse_args(given)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
@@ -137,8 +139,6 @@ def generate(options: argparse.Namespace) -> None:
         name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed", "stop", "restart")
     }
     run = open_run(options.folder, options.device)
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model may say what a terminal cannot
     if options.stream:
         pieces = stream_text(run, options.prompt[0], options.tokens, **chosen)
         print(options.prompt[0], end="", flush=True)

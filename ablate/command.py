@@ -22,6 +22,7 @@ from ablate.record import RunRecord
 from ablate.show import show_plan, show_record
 from ablate.study import worker
 from ablate.study.store import MISSING, Store
+from ablate.terminal import forgive
 from ablate.train import ranks
 from ablate.train.code import code
 from ablate.train.settings import torch_device
@@ -146,7 +147,6 @@ def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
     except (ValueError, BadTokenizer) as error:  # a prompt that the tokenizer cannot say, for example
         console.print(Text(f"no sample: {error}", style="dim"))
         return
-    text = text.encode(console.encoding, "replace").decode(console.encoding)
     console.print(Panel(Text(text), title="A sample", title_align="left"))
 
 
@@ -172,7 +172,8 @@ def stopping() -> Iterator[None]:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """A folder that cannot be written is no fault of the program."""
+    """A folder that cannot be written is no fault of the program, nor is what a terminal cannot show."""
+    forgive()
     try:
         yield
     except OSError as error:

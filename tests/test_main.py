@@ -45,8 +45,10 @@ def test_a_terminal_without_the_character_gets_another(run, monkeypatch):
     monkeypatch.setattr(sys, "stdout", TextIOWrapper(out, "ascii", write_through=True))
     assert main(["generate", str(run), "--prompt", "é", "--tokens", "1"]) == 0
     assert out.getvalue().startswith(b"?")
-    console = Console(file=TextIOWrapper(BytesIO(), "ascii"))
-    show_sample(console, run, {"prompt": "é", "tokens": 1})
+    show_sample(Console(), run, {"prompt": "é", "tokens": 1})
+    assert b"A sample" in out.getvalue()
+    print("−0.2 é")
+    assert out.getvalue().endswith(b"-0.2 ?\n")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -38,6 +38,7 @@ from ablate.study.design import Study, StudyMistaken, load
 from ablate.study.freeze import amendments, freeze, frozen
 from ablate.study.plan import Plan, plan
 from ablate.study.store import MISSING, Store
+from ablate.train.settings import Keep, Strategy
 
 CONF = Path(__file__).parent.parent / "conf"
 log = logging.getLogger(__name__)
@@ -82,11 +83,11 @@ class Options(Strict):
     race: StrictBool
     gpus: StrictBool
     measure: list[str]
-    keep: Literal["none", "weights", "all"]
+    keep: Keep
     slots: int | None = Field(gt=0)
     per_gpu: int = Field(gt=0)
     devices: int = Field(gt=0)
-    strategy: Literal["auto", "ddp", "fsdp"]
+    strategy: Strategy
     retries: int = Field(ge=0)
 
 

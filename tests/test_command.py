@@ -134,6 +134,7 @@ def test_every_mistake_is_a_line(given, said, tmp_path, text, monkeypatch, capsy
     said_is = capsys.readouterr().err
     for word in said:
         assert word in said_is
+    assert "Traceback" not in said_is
     assert not records(tmp_path)
 
 

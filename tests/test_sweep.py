@@ -82,7 +82,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
     options = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
     with pytest.raises(SystemExit, match="2"):
         swept(OmegaConf.merge(options, OmegaConf.from_dotlist(list(given))))
-    return capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
 
 
 def records(folder: Path) -> dict[str, dict]:

@@ -8,8 +8,7 @@ libraries and the compiler choose their kernels.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -115,8 +114,7 @@ class Captured:
 
     def plainly(self, *given: Tensor | None) -> Found:
         """On the stream of the capture, as libraries prepare for each."""
-        with on(self.stream):
-            return self.work(*given)
+        return side_by_side([lambda: self.work(*given)], [self.stream])[0]
 
     def capture(self, *given: Tensor | None) -> Callable[[], None]:
         """Computes nothing; gives what does."""
@@ -149,19 +147,6 @@ class Captured:
         if not off <= CLOSE * distance(after, before):
             self.give_up("a step by the graph is not the step without it")
         return plain
-
-
-@contextmanager
-def on(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """What comes after waits for the stream, which waits for what came before."""
-    if stream is None:
-        yield
-        return
-    here = torch.cuda.current_stream()
-    stream.wait_stream(here)
-    with torch.cuda.stream(stream):
-        yield
-    here.wait_stream(stream)
 
 
 def side_by_side(calls: Sequence[Callable[[], T]], streams: Sequence[torch.cuda.Stream | None]) -> list[T]:

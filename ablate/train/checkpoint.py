@@ -42,8 +42,9 @@ class Checkpoints:
             sync(aside)
             remove(self.folder / name)
             os.replace(aside, self.folder / name)
-            passed = [path for path in self.paths() if steps_done(path) > step]
-            for old in passed + self.paths()[len(passed) + KEPT :]:
+            there = self.paths()
+            passed = [path for path in there if steps_done(path) > step]
+            for old in passed + there[len(passed) + KEPT :]:
                 remove(old)
 
     def paths(self) -> list[Path]:

@@ -53,8 +53,7 @@ class Lines(Quiet):
         tenth = 10 * progress.step // progress.steps
         if tenth > self.tenth:
             self.tenth = tenth
-            with suppress(OSError):
-                self.write(f"{progress.id}  step {progress.step}/{progress.steps}  {numbers(progress)}")
+            self.write(f"{progress.id}  step {progress.step}/{progress.steps}  {numbers(progress)}")
 
 
 class Bar(Quiet):
@@ -84,10 +83,9 @@ class Bar(Quiet):
             self.rich.stop()
 
     def show(self, progress: Progress) -> None:
-        with suppress(OSError):
-            if not self.rich.tasks:
-                self.rich.add_task(progress.id, total=progress.steps, numbers="")
-            self.rich.update(self.rich.tasks[0].id, completed=progress.step, numbers=numbers(progress))
+        if not self.rich.tasks:
+            self.rich.add_task(progress.id, total=progress.steps, numbers="")
+        self.rich.update(self.rich.tasks[0].id, completed=progress.step, numbers=numbers(progress))
 
 
 def numbers(progress: Progress) -> str:

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from ablate.spec import Strict
 
+Strategy = Literal["auto", "ddp", "fsdp"]
+Keep = Literal["none", "weights", "all"]
+
 
 class LoggerSpec(Strict):
     """A mirror of the curve. The record under `runs/` is the truth, whatever becomes of the mirror."""
@@ -28,7 +31,7 @@ class Settings(Strict):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | Literal["auto"] = Field(1, gt=0)
     nodes: int = Field(1, gt=0)  # more than one: start with torchrun
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: ddp where there are several devices
+    strategy: Strategy = "auto"  # auto: ddp where there are several devices
     micro_rows: int | None = Field(None, gt=0)  # rows of one forward pass on one device; null: all at once
     compile: bool = False
     capture: bool | Literal["auto"] = "auto"  # a step as one CUDA graph; auto: of small models on a GPU
@@ -39,7 +42,7 @@ class Settings(Strict):
     # With several devices, runs make checkpoints, and stop when told to, at rows of the curve alone.
     checkpoint_steps: int | None = Field(None, gt=0)
     checkpoint_minutes: float | None = Field(10.0, gt=0)
-    keep: Literal["none", "weights", "all"] = "weights"
+    keep: Keep = "weights"
     logger: LoggerSpec = LoggerSpec(config={})
 
 

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,8 @@ class Watch(Callback):
         rate = self.speed.recent()
         left = (self.spec.steps - step) * self.spec.budget.batch_tokens / rate
         progress = Progress(self.id, step, self.spec.steps, float(row["loss"] or 0), self.latest, rate, left)
-        self.display.show(progress)
+        with suppress(OSError):  # a terminal that is gone
+            self.display.show(progress)
         if self.on_progress is not None:
             self.on_progress(progress)
 

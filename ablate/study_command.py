@@ -44,7 +44,8 @@ CONF = Path(__file__).parent.parent / "conf"
 log = logging.getLogger(__name__)
 Given = TypeVar("Given")
 Found = TypeVar("Found")
-OF_TRAINING = ("validation", "counts", "speed", "memory")  # the numbers of training itself begin so
+VALIDATION = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")
+OF_TRAINING = (*VALIDATION, "counts/*", "speed/*", "memory/*")  # the numbers that training itself gives
 AT_ONCE = 8  # runs of a stack, where a study does not say
 WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be
 
@@ -185,15 +186,14 @@ class Sweep:
     def check_measures(self, study: Study) -> None:
         """Every number that is asked for is one of training or of a registered measure."""
         from ablate.registry import measure
+        from ablate.train.measure import beyond, gives
 
-        said = asked(study)
-        known = {*measure, *OF_TRAINING}
-        wrong = [
-            f"{name}: no measure gives it" for name in dict.fromkeys(said) if name.split("/")[0] not in known
-        ]
+        known = [*OF_TRAINING, *(pattern for name in measure for pattern in gives(name))]
+        wrong = beyond(known, dict.fromkeys(asked(study)))
         if wrong:
+            near = [name for name in known if name.split("/")[0] in {n.split("/")[0] for n in wrong}]
             raise Mistaken(
-                [*wrong, f"measures: {', '.join(measure)}; of training itself: {', '.join(OF_TRAINING)}"]
+                [*(f"{name}: no measure gives it" for name in wrong), f"there are {', '.join(near or known)}"]
             )
         if self.node["keep"] == "none" and self.measures(study):
             names = ", ".join(self.measures(study))
@@ -201,10 +201,10 @@ class Sweep:
 
     def check_heldout(self, planned: Plan) -> None:
         """The measures that read held-out text find a window of it, and no example that is too long."""
-        from ablate.registry import measure
+        from ablate.train.measure import opens_heldout
 
         names = self.measures(planned.study)
-        reading = [name for name in names if "heldout" in getattr(measure.build(name), "opens", ())]
+        reading = [name for name in names if opens_heldout(name)]
         for arm in planned.arms if reading else ():
             spec = RunSpec.model_validate(arm.spec)
             split = self.text(spec.data).splits["heldout"]

@@ -10,7 +10,8 @@ from measured import text, trained
 from pydantic import ValidationError
 
 from ablate.registry import measure
-from ablate.train.measure.length import Length, in_buckets, region_of, stride_of
+from ablate.train.measure import opens_heldout
+from ablate.train.measure.length import in_buckets, region_of, stride_of
 from ablate.train.measure.stretch import stretch
 
 CONTEXT = SMALL["context"]
@@ -149,7 +150,7 @@ def test_a_stretch_begins_with_the_document_that_goes_on():
 
 
 def test_options_are_checked():
-    assert Length.opens == ("heldout",)
+    assert opens_heldout("length")
     for wrong in ({"strid": 8}, {"multiples": [0, 1]}, {"tokens": 0}):
         with pytest.raises(ValidationError):
             measure.build({"name": "length", **wrong})

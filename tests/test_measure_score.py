@@ -45,40 +45,47 @@ def test_what_another_process_measured_meanwhile_stays(run, monkeypatch):
     before = RunRecord.load(folder)
 
     class Slow:
-        opens = ("heldout",)
-
         def __call__(self, *given) -> Found:
             there = RunRecord.load(folder)
             metrics = {**there.metrics, "other/number": 1.0}
             there.model_copy(update={"metrics": metrics, "looks": there.looks + 1}).save(folder)
-            return Found({"stability/number": 2.0}, {})
+            return Found({"heldout/loss": 2.0}, {})
 
     monkeypatch.setattr("ablate.train.score.missing", lambda record, names: names)
     monkeypatch.setattr(measure, "build", lambda name: Slow())
-    record = score(folder, cache, ["stability"])
-    assert record.metrics["other/number"] == 1 and record.metrics["stability/number"] == 2
+    record = score(folder, cache, ["heldout"])
+    assert record.metrics["other/number"] == 1 and record.metrics["heldout/loss"] == 2
     assert record.looks == before.looks + 2 and record == RunRecord.load(folder)
     before.save(folder)
 
 
-def test_a_measure_writes_under_its_own_name(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("said", "found", "strange"),
+    [
+        (
+            {},
+            Found({"mine/number": 1.0, "validation/loss": 0.0}, {}),
+            r"gives mine/\*, and found validation/loss",
+        ),
+        ({}, Found({}, {"validation/loss": []}), "and found validation/loss"),
+        ({"gives": ("number",)}, Found({"mine/numbr": 1.0}, {}), "gives mine/number, and found mine/numbr"),
+    ],
+)
+def test_a_measure_gives_what_it_says_under_its_own_name(said, found, strange, run, own_parts):
     folder, cache = run
     before = RunRecord.load(folder)
-    monkeypatch.setitem(measure._entries, "mine", None)
-    found = Found({"mine/number": 1.0, "validation/loss": 0.0}, {})
-    monkeypatch.setattr(measure, "build", lambda name: lambda *given: found)
-    with pytest.raises(Unscored, match="measure mine: its numbers begin with mine/, unlike validation/loss"):
+    measure("mine", paper="ours")(type("Mine", (), {**said, "__call__": lambda *given: found}))
+    with pytest.raises(Unscored, match=strange):
         score(folder, cache, ["mine"])
     assert RunRecord.load(folder) == before
 
 
-def test_a_measure_that_fails_is_a_line_and_no_traceback(run, monkeypatch):
+def test_a_measure_that_fails_is_a_line_and_no_traceback(run, own_parts):
     def fails(*given):
         raise RuntimeError("no room")
 
     folder, cache = run
-    monkeypatch.setitem(measure._entries, "mine", None)
-    monkeypatch.setattr(measure, "build", lambda name: fails)
+    measure("mine", paper="ours")(type("Mine", (), {"__call__": fails}))
     said = work({"folder": str(folder), "cache": str(cache), "measures": ["mine"], "parts": []})
     assert said == f"{folder}: RuntimeError: no room"
 

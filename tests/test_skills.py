@@ -28,6 +28,7 @@ from ablate.record import RunRecord
 from ablate.spec import DataSpec, RunSpec
 from ablate.study.solved import declared, fewest_seeds, interval, judge_solved
 from ablate.train.fit import fit
+from ablate.train.measure import opens_heldout
 from ablate.train.measure.skill import answered, found
 from ablate.train.score import score
 from ablate.train.settings import Settings
@@ -436,7 +437,7 @@ def test_the_measure_goes_beyond_training_and_the_context(folder: Path, position
     assert measured.vectors["skill/answers"] == [n + 1.0 for n in range(2, 11)]
     assert sum(measured.vectors["skill/examples"]) == FEW["heldout"]
     assert {"skill/exact_beyond", "skill/exact_within", "skill/accuracy_beyond"} <= measured.metrics.keys()
-    assert registry.measure["skill"].make.opens == ("heldout",)
+    assert opens_heldout("skill")
 
 
 def test_a_position_that_cannot_name_the_places_is_refused(folder: Path) -> None:

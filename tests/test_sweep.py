@@ -190,6 +190,10 @@ def test_a_study_says_what_it_would_not_heed(tmp_path):
     [
         (("heldout/loss", "heldoutt/loss"), {}, "heldoutt/loss: no measure gives it"),
         (("margin: 0.05", "measures: [stabilty/x]"), {}, "stabilty/x: no measure gives it"),
+        (("heldout/loss", "heldout/los"), {}, r"there are heldout/loss, heldout/perplexity"),
+        (("heldout/loss", "validation/los"), {}, r"there are validation/loss, validation/perplexity"),
+        (("margin: 0.05", "margin: 0.05\nmeasures: [length/early/4]"), {}, r"there are .*length/early/\*x"),
+        (("margin: 0.05", "margin: 0.05\nmeasures: [length/early/4x, counts/active]"), {}, None),
         (("", ""), {"keep": "none"}, "keep=none: heldout is measured on kept weights"),
         (("heldout/loss", "validation/loss"), {"keep": "none"}, None),
     ],

@@ -10,6 +10,7 @@ from ablate.data.prepare import prepare
 from ablate.record import RunRecord
 from ablate.registry import load_parts, measure
 from ablate.spec import DataSpec
+from ablate.train.measure import beyond, gives, opens_heldout
 from ablate.train.trained import open_run
 
 
@@ -27,7 +28,7 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     """Add what is missing of the named measures. The record's code stays that of the sources that trained it.
 
     Raises Unscored for a name that is no measure's, for a run that is not finished, where the text is no
-    longer that of the run, and for numbers under another name than the measure's; Unopened where no weights
+    longer that of the run, and for numbers that the measure does not say it gives; Unopened where no weights
     were kept.
     """
     unknown = [name for name in names if name not in measure]
@@ -47,14 +48,15 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     vectors: dict[str, list[float]] = {}
     looks = 0
     for name in wanted:
-        measured = measure.build(name)
-        found = measured(trained, prepared)
-        strange = [n for n in (*found.metrics, *found.vectors) if not n.startswith(f"{name}/")]
+        found = measure.build(name)(trained, prepared)
+        strange = beyond(gives(name), found.metrics) + beyond([f"{name}/*"], found.vectors)
         if strange:
-            raise Unscored(f"measure {name}: its numbers begin with {name}/, unlike {', '.join(strange)}")
+            raise Unscored(
+                f"measure {name}: it gives {', '.join(gives(name))}, and found {', '.join(strange)}"
+            )
         metrics |= found.metrics
         vectors |= found.vectors
-        looks += "heldout" in getattr(measured, "opens", ())
+        looks += opens_heldout(name)
     now = RunRecord.load(folder)  # another process may have scored it meanwhile
     record = now.model_copy(
         update={

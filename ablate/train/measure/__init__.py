@@ -1,12 +1,35 @@
 """Measures on trained weights, beyond what training itself reports. One file for each.
 
 A measure is supplied with nothing and called with a trained run and its prepared text; it returns what it
-found, under names of its own. A user's own measure is a file named in `parts`.
+found, under names of its own. A user's own measure is a file named in `parts`. Its class may say more:
+
+`opens`   the sealed splits that it reads, such as `("heldout",)`: each use is counted as a look
+`gives`   the names of its metrics, without its own before them, `*` for what varies: a study that asks for
+          another is refused before its runs
 """
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import NamedTuple
+
+from ablate.registry import measure
 
 
 class Found(NamedTuple):
     metrics: dict[str, float]  # `heldout/loss`
     vectors: dict[str, list[float]]  # `heldout/by_document`
+
+
+def opens_heldout(name: str) -> bool:
+    return "heldout" in getattr(measure[name].make, "opens", ())
+
+
+def gives(name: str) -> tuple[str, ...]:
+    """The metrics of a measure as patterns, under their whole names."""
+    return tuple(f"{name}/{pattern}" for pattern in getattr(measure[name].make, "gives", ("*",)))
+
+
+def beyond(patterns: Iterable[str], metrics: Iterable[str]) -> list[str]:
+    """The metrics that none of the patterns names."""
+    patterns = tuple(patterns)
+    return [name for name in metrics if not any(fnmatchcase(name, pattern) for pattern in patterns)]

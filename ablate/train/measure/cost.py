@@ -30,7 +30,18 @@ class Cost:
     positions cannot name get no number.
     """
 
-    opens: tuple[str, ...] = ()
+    gives = (
+        "kv_bytes_per_token",
+        "cache_bytes",
+        "forward_flops",
+        "training_flops",
+        "decoding_flops",
+        "training_tokens_per_second",
+        "training_seconds",
+        "training_peak_*_bytes",
+        "first_token_seconds/*x*",
+        "decode_tokens_per_second/*x*",
+    )
 
     def __init__(
         self,

@@ -13,7 +13,8 @@ ROWS = 16  # of one forward pass
 class Heldout:
     """The loss on the whole held-out split, at the final step, and its sums by document."""
 
-    opens = ("heldout",)  # the sealed splits that it reads: each use is counted as a look
+    opens = ("heldout",)
+    gives = ("loss", "perplexity", "bits_per_byte")
 
     def __call__(self, trained: Trained, prepared: Prepared) -> Found:
         spec = trained.decoder.spec

@@ -45,6 +45,7 @@ class Length:
     """
 
     opens = ("heldout",)
+    gives = ("whole/*/*x", "sliding/*/*x", "early/*x", "longest", "targets", "reach")
 
     def __init__(
         self,

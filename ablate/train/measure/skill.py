@@ -32,7 +32,8 @@ class Skill:
     Raises ValueError where the text is no examples, or a position cannot name the places of the longest.
     """
 
-    opens = ("heldout",)  # the sealed splits that it reads: each use is counted as a look
+    opens = ("heldout",)
+    gives = ("accuracy", "exact", "solved", "*_within", "*_beyond")
 
     def __init__(self, *, threshold: Annotated[float, Gt(0), Le(1)] = 0.9):
         self.threshold = threshold

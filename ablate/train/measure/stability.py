@@ -32,7 +32,17 @@ class Stability:
     are left out.
     """
 
-    opens: tuple[str, ...] = ()  # validation is no sealed split
+    gives = (
+        "spikes_loss",
+        "spikes_gradient",
+        "gradient_mean",
+        "gradient_max",
+        "start_loss",
+        "clipped_loss",
+        "max_attention_logit",
+        "output_logit_mean",
+        "residual_growth",
+    )
 
     def __init__(
         self,

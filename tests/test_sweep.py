@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -26,6 +27,7 @@ from ablate.study_command import Composer, Sweep
 from ablate.study_command import sweep as swept
 
 ROOT = Path(__file__).parent.parent
+OPTIONS = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
 STUDY = """
 question: Does position matter?
 base:
@@ -51,6 +53,13 @@ claims: [{{id: C16, predicate: rope < none}}]
 RUNS = 8
 TASK = ["data=copy", "data.source.trained=[6,7]", "data.source.tested=[6,12]", "data.source.train=20"]
 TASK += ["data.source.validation=10", "data.source.heldout=10"]
+
+
+def asked_of(place: Path, **changes: Any) -> Sweep:
+    """`sweep.py` with the options it has unless told otherwise, and these."""
+    node = OmegaConf.to_container(OPTIONS)
+    where = {"experiments": place / "experiments", "store": place, "cache": place / "cache"}
+    return Sweep({**node, "experiment": "small", **where, **changes}, Console(width=200))
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +88,8 @@ def sweep(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
 
 def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
     """What is said of a mistake, without a process of its own."""
-    options = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
     with pytest.raises(SystemExit, match="2"):
-        swept(OmegaConf.merge(options, OmegaConf.from_dotlist(list(given))))
+        swept(OmegaConf.merge(OPTIONS, OmegaConf.from_dotlist(list(given))))
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return said
@@ -167,10 +175,9 @@ def test_a_wrong_option_is_refused(option, said, place, capsys):
 
 
 def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
-    node = {"experiment": "small", "experiments": place / "experiments", "store": place, "cache": "cache"}
-    node |= {"replicas": "off", "compile": False, "wandb": {"mirror": True, "project": "p", "entity": None}}
+    asked = asked_of(place, wandb={"mirror": True, "project": "p", "entity": None})
     arm = "+".join(["layernorm_nobias"] * 5)
-    logger = Sweep(node, Console()).logger(PlannedRun("", "base", arm, "test", 0, None, 0, {}))
+    logger = asked.logger(PlannedRun("", "base", arm, "test", 0, None, 0, {}))
     assert logger["config"]["arm"] == arm
     assert logger["tags"][0] == f"arm:{arm}"[:64]
 
@@ -199,9 +206,7 @@ def test_a_study_says_what_it_would_not_heed(tmp_path):
     ],
 )
 def test_every_number_has_something_that_gives_it(change, node, said, place):
-    chosen = {"keep": "weights", "measure": [], "replicas": "off", "compile": False, **node}
-    chosen |= {"experiment": "small", "experiments": place / "experiments", "store": place, "cache": "cache"}
-    asked = Sweep(chosen, Console())
+    asked = asked_of(place, **node)
     study = read(yaml.safe_load(STUDY.format(text="a.txt").replace(*change)))
     if said is None:
         asked.check_measures(study)
@@ -221,9 +226,7 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
     ],
 )
 def test_held_out_text_that_cannot_be_read_is_refused_before_the_runs(metric, text, said, place):
-    chosen = {"keep": "weights", "measure": [], "replicas": "off", "compile": False, "experiment": "small"}
-    chosen |= {"experiments": place / "experiments", "store": place, "cache": str(place / "cache")}
-    asked = Sweep(chosen, Console())
+    asked = asked_of(place)
     study = read(yaml.safe_load(STUDY.format(text=place / "a.txt").replace("heldout/loss", metric)))
     base = study.base[3:] if text is TASK else study.base
     arm = SimpleNamespace(name="rope", spec=asked.composer([*base, *text]))
@@ -266,30 +269,24 @@ class Mine:
     def __init__(self): ...
 """)
     own = STUDY.format(text=place / "a.txt").replace("margin: 0.05", "margin: 0.05\nmeasures: [mine/size]")
-    node = {"experiment": "small", "experiments": place / "experiments", "store": place, "gpus": False}
-    node |= {"keep": "weights", "measure": [], "replicas": "off", "compile": False, "cache": place / "cache"}
     study = read(yaml.safe_load(own.replace("- data=text", f"- data=text\n  - parts=[{file}]")))
-    assert Sweep(node, Console()).planned(study).study.measures == ("mine/size",)
+    assert asked_of(place).planned(study).study.measures == ("mine/size",)
 
 
 @pytest.mark.parametrize("asked", ["report", "race"])
 def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new/study.yaml").write_text(STUDY.format(text=place / "a.txt"))
-    node = {"experiment": "new", "experiments": tmp_path, "store": place, "cache": "cache"}
-    node |= {"replicas": "off", "compile": False, "report": False, "race": False, asked: True}
     with pytest.raises(Mistaken, match=f"{asked}: .* has no results yet"):
-        Sweep(node, Console()).go()
+        asked_of(place, experiment="new", experiments=tmp_path, **{asked: True}).go()
 
 
 def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch, capsys):
     record = RunRecord(id="a", status="finished", code="c", spec={}, fingerprint={})
     record.save(tmp_path / "a")
     monkeypatch.setattr("ablate.train.score.work", killed)
-    node = {"experiment": "small", "experiments": place / "experiments", "store": tmp_path, "cache": "cache"}
-    node |= {"measure": [], "replicas": "off", "compile": False, "slots": 1, "gpus": False}
     study = read(yaml.safe_load(STUDY.format(text="a.txt")))
-    Sweep(node, Console(width=200)).score(SimpleNamespace(study=study), [SimpleNamespace(id="a")])
+    asked_of(place, store=tmp_path, slots=1).score(SimpleNamespace(study=study), [SimpleNamespace(id="a")])
     assert "a scoring process was killed" in capsys.readouterr().out
     assert RunRecord.load(tmp_path / "a") == record
 
@@ -300,7 +297,7 @@ def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
 
     monkeypatch.setattr("ablate.study_command.compare_loose", full)
     with pytest.raises(SystemExit) as ended:
-        swept(OmegaConf.merge(OmegaConf.load(ROOT / "conf" / "sweep.yaml"), {"runs": "runs/*"}))
+        swept(OmegaConf.merge(OPTIONS, {"runs": "runs/*"}))
     assert ended.value.code == 1
     assert "report.html: No space left" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """Two processes train as one: the same loss at each step."""
 
+import faulthandler
 import os
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def one_rank(rank: int, port: int, text: Path, runs: Path) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    faulthandler.enable(file=2)
     torch.set_num_threads(1)
     for strategy in STRATEGIES:
         for spec, settings in every_case(text).values():

@@ -4,6 +4,7 @@
 the processes are there already, and nothing is started.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -129,6 +130,7 @@ def follow() -> None:
 
 def rank() -> int:
     """What a started process does; its exit status is not 0 where the other ranks would wait in vain."""
+    faulthandler.enable(file=2)
     for number in (signal.SIGINT, signal.SIGHUP):  # the starter hears them, and says so by SIGTERM
         signal.signal(number, signal.SIG_IGN)
     message = json.loads(os.fdopen(0, "rb", buffering=0, closefd=False).readline())

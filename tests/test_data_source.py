@@ -5,6 +5,7 @@ import json
 import lzma
 import shutil
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -170,7 +171,19 @@ def test_text_that_is_not_utf8_is_refused_with_its_place(tmp_path: Path) -> None
     bad = "héllo\nwörld\n".encode() + b"abc\xff\n"
     assert f", byte {len(bad) - 2}: 0xff is not UTF-8" in refusal(tmp_path, "a.txt", bad)
     assert f", unpacked byte {len(bad) - 2}: 0xff" in refusal(tmp_path, "a.txt.gz", gzip.compress(bad))
+    assert ", byte 4: 0xff is not UTF-8" in refusal(tmp_path, "a.txt", BOM_UTF8 + b"a\xff")
     assert ", byte 11: 0xe9 is not UTF-8" in refusal(tmp_path, "a.jsonl", b'{"text": "x\xe9"}')
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+@pytest.mark.parametrize(("name", "row"), [("a.txt", "é{}\n\n"), ("a.jsonl", '{{"text": "é{}"}}\n')])
+def test_a_byte_order_mark_is_no_text(name: str, row: str, split: str, tmp_path: Path) -> None:
+    content = "".join(row.format(n) for n in range(100))
+    found = []
+    for mark, pack, end in ((b"", bytes, ""), (BOM_UTF8, bytes, ""), (BOM_UTF8, gzip.compress, ".gz")):
+        (tmp_path / f"{name}{end}").write_bytes(pack(mark + content.encode()))
+        found.append(all_splits(text(tmp_path / f"{name}{end}", split=split)))
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])

@@ -145,6 +145,13 @@ def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> 
         pd.testing.assert_frame_equal(getattr(again, name), getattr(results, name))
     for file in (tuned / FOLDER).iterdir():
         assert (tmp_path / FOLDER / file.name).read_bytes() == file.read_bytes()
+    cut = tmp_path / FOLDER / "curves.parquet"
+    cut.write_bytes(cut.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"curves\.parquet is missing or damaged .*; run the study again"):
+        read(tmp_path)
+    cut.unlink()
+    with pytest.raises(ValueError, match=r"curves\.parquet is missing or damaged"):
+        read(tmp_path)
 
 
 def test_files_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:

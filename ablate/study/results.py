@@ -190,9 +190,8 @@ def write(results: Results, folder: Path) -> None:
 
 
 def read(folder: Path) -> Results:
-    """Read what `write` wrote, and the race. Raises FileNotFoundError where there is nothing."""
-    import pandas as pd
-
+    """Read what `write` wrote, and the race. Raises FileNotFoundError where there is nothing, ValueError for
+    damage."""
     place = folder / FOLDER
     race = place / RACE
     try:
@@ -202,11 +201,20 @@ def read(folder: Path) -> Results:
         raise ValueError(f"{place / 'study.json'} is damaged ({said}); run the study again") from None
     return Results(
         kept=kept,
-        runs=pd.read_parquet(place / "runs.parquet"),
-        curves=pd.read_parquet(place / "curves.parquet"),
-        documents=pd.read_parquet(place / "documents.parquet"),
-        race=pd.read_parquet(race) if race.is_file() else None,
+        runs=_table(place / "runs.parquet"),
+        curves=_table(place / "curves.parquet"),
+        documents=_table(place / "documents.parquet"),
+        race=_table(race) if race.is_file() else None,
     )
+
+
+def _table(file: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(file)
+    except (FileNotFoundError, ValueError) as error:  # pyarrow's, of a damaged file, are ValueErrors
+        raise ValueError(f"{file} is missing or damaged ({error}); run the study again") from None
 
 
 class _Found:

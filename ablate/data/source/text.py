@@ -5,6 +5,7 @@ import io
 import json
 import lzma
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -180,7 +181,10 @@ def checked(value: Any, field: str, place: str) -> Iterator[str]:
 
 
 def decoded_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
-    offset = 0
+    """Without the byte order mark, which is no text."""
+    if file.read(len(BOM_UTF8)) != BOM_UTF8:
+        file.seek(0)
+    offset = file.tell()
     for line in file:
         try:
             yield line.decode()

@@ -77,6 +77,7 @@ def one_rank(rank: int, port: int, text: Path, runs: Path) -> None:
             settings = settings.model_copy(update={"devices": 2, "strategy": strategy})
             fit(spec, prepared_for(spec, text.parent), settings, runs / strategy)
     torch.distributed.destroy_process_group()
+    ranks.leave(0)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ablate.record import RunRecord
 from ablate.train.interrupt import Interrupt
@@ -148,5 +149,18 @@ def rank() -> int:
     return 0 if record.status in ("finished", "diverged", "interrupted") else 1
 
 
+def leave(status: int) -> NoReturn:
+    """End this process, whose work is written, without the libraries' own ending: FSDP's groups outlive
+    `destroy_process_group`, and static destructors would free what their threads still use."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(rank())
+    try:
+        status = rank()
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    leave(status)

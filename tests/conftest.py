@@ -1,5 +1,6 @@
 """The smallest decoder in which every shape differs from its neighbours."""
 
+import signal
 from typing import Any
 
 import hypothesis
@@ -62,6 +63,13 @@ def _one_thread() -> None:
 
 
 LONG = ("test_sweep", "test_distributed")  # begun first, so that no process waits for them at the end
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of pytest-xdist hear what tests send them, under nohup and behind `&` too."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if hasattr(config, "workerinput") and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """What does not decide the numbers of a run: where it runs, what it shows and what it keeps.
 
-The same specification under other settings is the same run, so nothing of this is hashed. Dropout is drawn for
-each pass of each device: with other `micro_rows` or `devices` it is another draw, as good as the first.
+The same specification under other settings is the same run, so nothing of this is hashed. Dropout is drawn
+for each pass of each device: with other `micro_rows` or `devices` it is another draw, as good as the first.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 Small models gain where the time goes into launching kernels rather than into computing; which those are is
 not to be guessed from their size. What was measured is kept in the cache for the same architecture, number of
-runs, sources and device.
+runs, optimizers, sources and device, compiled or not.
 """
 
 import statistics
@@ -37,7 +37,8 @@ class Gain:
 def gain(payloads: list[dict[str, Any]]) -> Gain:
     """Of the stack of the runs that the payloads ask for."""
     runs = [opened(payload) for payload in payloads]
-    name = key(runs[0], family(runs[0].spec), len(runs))
+    optimizers = sorted({run.spec.optim.name for run in runs})
+    name = key(runs[0], family(runs[0].spec), len(runs), runs[0].settings.compile, optimizers)
     file = Path(payloads[0]["cache"]) / "replicas" / f"{name}.json"
     return kept(file, Gain, lambda: measured(runs))
 

@@ -73,6 +73,14 @@ def test_the_record_says_what_was_done(plain, text):
     assert record.provenance["began"] <= record.provenance["ended"]
 
 
+def test_threads_are_those_of_the_run_alone(text, tmp_path):
+    """A worker that stays warm, or a multirun, trains others after it, which may say nothing of threads."""
+    before = torch.get_num_threads()
+    record = train(run_spec(text, steps=2), tmp_path, text, {"threads": before + 1})
+    assert record.provenance["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
 def test_the_metrics_are_those_of_the_stored_weights(plain, text):
     """By another road: all tokens of the split in one batch of the stream, without `evaluate`."""
     spec, runs, record = plain

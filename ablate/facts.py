@@ -13,8 +13,8 @@ from ablate.data.prepare import prepare
 from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
-from ablate.model.measure import count, of_run
-from ablate.parts.base import DTYPES, Call, Refused
+from ablate.model.measure import costs_of_run, of_run
+from ablate.parts.base import Call, Refused
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
@@ -47,7 +47,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         return Facts(refusals=("a part looks ahead: what is said of a token depends on those after it",))
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
     candidates = CUDA if device == "cuda" else ELSEWHERE
-    costs = count(ghost, value_bytes=DTYPES[spec.precision].itemsize)
+    costs = costs_of_run(spec, ghost)
     return Facts(
         id=spec.id(prepare(spec.data, cache).fingerprint),
         parameters={

@@ -12,7 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
-from ablate.model.measure import count, of_run
+from ablate.model.measure import costs_of_run, of_run
 from ablate.parts.base import Refused
 from ablate.record import TRAINED, RunRecord, Status
 from ablate.registry import load_parts
@@ -93,7 +93,9 @@ class Run:
     ):
         self.spec, self.prepared, self.settings, self.runs, self.start = spec, prepared, settings, runs, start
         self.device = torch_device(settings)
-        self.counts = asdict(count(of_run(spec, self.device))) if counts is None else dict(counts)
+        if counts is None:
+            counts = asdict(costs_of_run(spec, of_run(spec, self.device)))
+        self.counts = dict(counts)
         self.outbox, self.on_progress = outbox, on_progress
         self.id, self.code = spec.id(prepared.fingerprint), code(spec)
         self.folder = runs / self.id

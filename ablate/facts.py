@@ -13,12 +13,13 @@ from ablate.data.prepare import prepare
 from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
-from ablate.model.measure import count, of_run
-from ablate.parts.base import DTYPES, Call, Refused
+from ablate.model.measure import costs_of_run, of_run
+from ablate.parts.base import Call, Refused
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
 from ablate.study.plan import Facts
+from ablate.train.settings import threads
 
 ROWS = 1  # of the forward pass that proves that an arm acts: of a whole context, for windows to act
 
@@ -46,7 +47,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         return Facts(refusals=("a part looks ahead: what is said of a token depends on those after it",))
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
     candidates = CUDA if device == "cuda" else ELSEWHERE
-    costs = count(ghost, value_bytes=DTYPES[spec.precision].itemsize)
+    costs = costs_of_run(spec, ghost)
     return Facts(
         id=spec.id(prepare(spec.data, cache).fingerprint),
         parameters={
@@ -78,21 +79,16 @@ def serves(spec: RunSpec, name: str, device: str) -> bool:
 def probe(spec: RunSpec) -> float:
     """The seconds that a run would take in one thread of this CPU, from three steps on a few rows. A rough
     guess: it knows nothing of what else the machine does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rows = min(4, spec.rows)
+    rows, times = min(4, spec.rows), []
+    with threads(1):
         decoder = Decoder(spec.model).start(0).train()
         tokens = torch.zeros(rows, spec.model.context, dtype=torch.long)
-        times = []
         for _ in range(3):
             begin = time.perf_counter()
             found = decoder(tokens, targets=tokens, summed=True)
             assert isinstance(found, Sums)
             found.objective.backward()
             times.append(time.perf_counter() - begin)
-    finally:
-        torch.set_num_threads(before)
     return min(times) * spec.steps * spec.rows / rows
 
 

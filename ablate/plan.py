@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ablate.model.measure import Costs, count, of_run
+from ablate.model.measure import Costs, costs_of_run, of_run
 from ablate.parts.base import DTYPES
 from ablate.spec import RunSpec
 
@@ -26,7 +26,7 @@ class Plan:
 def plan(spec: RunSpec, *, device: str = "cpu", micro_rows: int | None = None) -> Plan:
     """Raises Refused where the parts cannot work together or the named kernel cannot serve."""
     decoder = of_run(spec, device)
-    costs = count(decoder, value_bytes=DTYPES[spec.precision].itemsize)
+    costs = costs_of_run(spec, decoder)
     rows = min(micro_rows or spec.rows, spec.rows)
     memory = costs.training_bytes(rows * spec.model.context, device)
     seconds = spec.steps * spec.budget.batch_tokens * costs.training_flops

@@ -265,9 +265,10 @@ class Sweep:
 
         known = self.known_runs(planned)
         finished = {run.id for run in known if self.has_outcome(run)}
-        seconds = self.seconds_seen(known) or {
-            (arm.corpus, arm.name): probe(RunSpec.model_validate(arm.spec)) for arm in planned.arms[:1]
-        }
+        seconds = self.seconds_seen(known)
+        if not seconds and not self.node["gpus"]:  # a CPU does not tell what a GPU takes
+            first = planned.arms[0]
+            seconds = {(first.corpus, first.name): probe(RunSpec.model_validate(first.spec))}
         said = outlook.outlook(planned, known, finished, seconds, self.noise(planned, known), self.slots())
         print_outlook(self.console, {**said, "base": planned.study.base})
 

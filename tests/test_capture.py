@@ -121,6 +121,17 @@ def test_a_stack_by_a_graph(text):
         assert_same(one, other)
 
 
+def test_a_stack_is_captured_only_where_each_of_its_runs_would_be(text):
+    """Stacked runs may differ in the optimizer, and of sgd's rate a graph would keep what it was."""
+    both = seats([run_spec(text), run_spec(text, optim="sgd")], text.parent)
+    for task, other in (both, both[::-1]):
+        captured(task, Undone)
+        assert Stack([task, other]).captured is None
+        captured(other, Undone)
+        assert Stack([task, other]).captured is not None
+        other.captured = task.captured = None
+
+
 def test_rates_lie_where_a_graph_reads_them(text):
     """And a checkpoint, which brings its own, does not move them."""
     (task,) = begun(text, 1)

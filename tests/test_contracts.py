@@ -241,6 +241,12 @@ def test_built_on_meta_it_has_the_same_tree(case):
 def test_a_pattern_that_redraws_nothing_is_refused():
     with pytest.raises(Refused, match=r"no parameter is called nosuch\*"):
         Decoder(BASELINE).start(0, ["layers.*", "nosuch*"])
+    norms = ["layers.*.inside.weight", "leave.*"]
+    with pytest.raises(
+        Refused, match=r"what is called layers\.\*\.inside\.weight, leave\.\* starts from const"
+    ):
+        Decoder(BASELINE).start(0, norms)
+    Decoder(BASELINE).start(0, [*norms, "embedding.*"])
 
 
 @pytest.mark.parametrize("name", ["weight", "table"])

@@ -7,7 +7,7 @@ from study_fakes import GROUPS, RATES, Fake, study
 
 from ablate.study.design import StudyMistaken
 from ablate.study.differences import differences, fetch, flatten, put
-from ablate.study.plan import Plan, plan
+from ablate.study.plan import Facts, Plan, plan
 
 
 def planned(fake: Fake | None = None, **changes: Any) -> Plan:
@@ -191,12 +191,15 @@ def test_the_placebo_of_rope_redraws_all_layers_and_says_why() -> None:
     assert "owns no tensor of the baseline" in found.arms[-1].note
 
 
-def test_a_placebo_that_changes_nothing_is_widened() -> None:
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_placebo_that_changes_nothing_is_widened(refused: bool) -> None:
     class Constant(Fake):
-        """The position's table starts at a constant: redrawing it does nothing."""
+        """The position's table starts at a constant: redrawing it does nothing, or is refused."""
 
         def check(self, spec: dict[str, Any]) -> Any:
             redrawn = [p for p in spec["seed"]["redraw"] if p != "positions.*"]
+            if refused and spec["seed"]["redraw"] and not redrawn:
+                return Facts(refusals=("seed.redraw: what is called positions.* starts from constants",))
             return super().check({**spec, "seed": {**spec["seed"], "redraw": redrawn}})
 
     fake = Constant()

@@ -137,6 +137,14 @@ def test_drops_do_not_see_later_tokens():
     assert torch.equal(m(X, {})[:, :12], m(later, {})[:, :12])
 
 
+def test_the_room_is_of_the_number_that_was_meant():
+    """1.1 times 400 is 440, which as a float is a little more: an expert would take one token beyond."""
+    m = moe(experts=4, k=1, score="before", capacity=1.1).train()
+    ledger: dict[str, Tensor] = {}
+    admitted = m.admit(torch.zeros(1, 400, 1, dtype=torch.long), ledger)
+    assert int((admitted == 0).sum()) == 110 and float(ledger["dropped"]) == pytest.approx(290 / 400)
+
+
 @pytest.mark.parametrize("capacity", [None, 0.5])
 def test_the_same_however_rows_are_split(capacity):
     """Outputs, and the ledger's means, are those of the parts: so of any number of devices."""

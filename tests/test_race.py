@@ -36,6 +36,19 @@ def test_a_step_is_timed_in_the_precision_of_the_runs(precision, tmp_path):
     assert seen == [precision == "bf16"]
 
 
+def test_a_step_of_a_prefix_decoder_has_prefixes(tmp_path):
+    """Without them its mask is plainly causal, for which kernels have a faster way."""
+    file = write_text(tmp_path)
+    model = {"attention": {"name": "softmax", "mask": "prefix"}}
+    plain = run_spec(file)
+    spec = run_spec(file, model, data={**plain.data.model_dump(mode="json"), "prefix": True})
+    runner = _Runner(spec, "cpu")
+    seen = []
+    runner.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[1].prefix))
+    runner.train()
+    assert seen[0].tolist() == [CONTEXT // 2] * spec.rows
+
+
 @pytest.fixture
 def results(tmp_path) -> Results:
     return world(tmp_path)

@@ -15,7 +15,7 @@ from ablate.spec import RunSpec
 from ablate.train import replicas
 from ablate.train.evaluate import Evaluation, evaluate
 from ablate.train.fit import Run, fit
-from ablate.train.gain import gain
+from ablate.train.gain import Gain, gain
 from ablate.train.settings import LoggerSpec, Settings
 
 RATES = (1e-3, 2e-3, 4e-3)
@@ -202,6 +202,22 @@ def test_the_gain_is_measured_once(text, tmp_path, monkeypatch):
     monkeypatch.setattr("ablate.train.gain.measured", None)  # not called again
     assert gain(asked) == found
     assert not list(tmp_path.glob("*/weights"))
+
+
+def test_the_gain_is_that_of_compiled_runs_where_they_are_compiled(text, tmp_path, monkeypatch):
+    """And of their optimizer: that of sgd cannot be captured on a GPU."""
+
+    def gained(optim: str, compile: bool) -> str:
+        asked = payloads([run_spec(text, seed=seed, optim=optim) for seed in range(2)], tmp_path, text)
+        settings = QUIET.model_copy(update={"compile": compile}).model_dump(mode="json")
+        asked = [{**payload, "cache": str(tmp_path / "cache"), "settings": settings} for payload in asked]
+        said = f"{optim}, {compile}"
+        monkeypatch.setattr("ablate.train.gain.measured", lambda runs: Gain(reason=said))
+        return gain(asked).reason
+
+    for optim in ("adamw", "sgd"):
+        for compile in (False, True):
+            assert gained(optim, compile) == f"{optim}, {compile}"
 
 
 def test_experts_gain_nothing_for_the_reason_given(text, tmp_path):

@@ -99,6 +99,19 @@ def records(folder: Path) -> dict[str, dict]:
     return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("runs/*/record.json")}
 
 
+def test_a_study_for_a_gpu_is_planned_without_a_guess_made_on_the_cpu(tmp_path, monkeypatch, capsys):
+    """Its kernel, flex, does not train on a CPU, and how long a GPU takes a CPU does not tell."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "a.txt").write_text("\n\n".join(f"Document {n}: {'so it goes ' * 9}" for n in range(200)))
+    experiment = tmp_path / "experiments" / "small"
+    experiment.mkdir(parents=True)
+    wide = STUDY.replace("model.width=16", "model.width=32").format(text=tmp_path / "a.txt")
+    (experiment / "study.yaml").write_text(wide)
+    asked_of(tmp_path, gpus=True, plan=True).go()
+    said = capsys.readouterr().out
+    assert "flex" in said and "Runs" in said and "about" not in said
+
+
 def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
     planned = sweep(place, "experiment=small", "plan=true")
     assert planned.returncode == 0, planned.stderr

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,12 +22,13 @@ from ablate.data.stream import NO_LOSS, Stream
 from ablate.model import loss
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Refused
+from ablate.plan import plan
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train import mirror, watch
 from ablate.train.code import code, parts, sources
 from ablate.train.evaluate import evaluate
-from ablate.train.fit import fit, work
+from ablate.train.fit import Run, fit, work
 from ablate.train.progress import Lines, Progress
 from ablate.train.recorder import Speed
 from ablate.train.settings import LoggerSpec
@@ -71,6 +72,22 @@ def test_the_record_says_what_was_done(plain, text):
         record.provenance
     )
     assert record.provenance["began"] <= record.provenance["ended"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_of_a_study_counts_what_train_py_does(precision, text, tmp_path):
+    """The one leaves the counts to the run, the other gives it those of its plan."""
+    spec = run_spec(text, precision=precision)
+    run = Run(spec, prepared_for(spec, text.parent), QUIET, tmp_path, None, None, None, None)
+    assert run.counts == asdict(plan(spec).costs)
+
+
+def test_threads_are_those_of_the_run_alone(text, tmp_path):
+    """A worker that stays warm, or a multirun, trains others after it, which may say nothing of threads."""
+    before = torch.get_num_threads()
+    record = train(run_spec(text, steps=2), tmp_path, text, {"threads": before + 1})
+    assert record.provenance["threads"] == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_the_metrics_are_those_of_the_stored_weights(plain, text):

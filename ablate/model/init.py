@@ -103,11 +103,12 @@ def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
     """Set every parameter and buffer in place; a sharded parameter takes its shard. Names that match a
     pattern of `redraw` get other draws than the seed alone gives. Raises Refused for one that matches none,
-    and for a vector or a buffer whose start is not said."""
+    where all that match start from constants, and for a vector or a buffer whose start is not said."""
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     idle = [pattern for pattern in redraw if not any(fnmatch(name, pattern) for name in names)]
     if idle:
         raise Refused(f"seed.redraw: no parameter is called {', '.join(idle)}, so nothing would be redrawn")
+    redrawn = False
     for path, module in model.named_modules():
         constants = getattr(module, "constants", {})
         tensors = [*module.named_parameters(path, recurse=False), *module.named_buffers(path, recurse=False)]
@@ -124,8 +125,11 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
             else:
                 shape = tuple(tensor.shape)
                 drawn = f"redrawn/{name}" if any(fnmatch(name, pattern) for pattern in redraw) else name
+                redrawn |= drawn != name
                 whole = draw(seed, drawn, shape, scheme.std(path, path.rpartition(".")[2], shape))
                 tensor.copy_(_sharded(whole, tensor))
+    if redraw and not redrawn:
+        raise Refused(f"seed.redraw: what is called {', '.join(redraw)} starts from constants, which stay")
 
 
 def _sharded(whole: Tensor, like: Tensor) -> Tensor:

@@ -79,6 +79,11 @@ def of_run(spec: RunSpec, device: str) -> Decoder:
     return blueprint(spec.model, device, spec.data.documents == "masked", spec.precision)
 
 
+def costs_of_run(spec: RunSpec, decoder: Decoder) -> Costs:
+    """Those of a run and its decoder: keys, values and activations take what its precision does."""
+    return count(decoder, value_bytes=DTYPES[spec.precision].itemsize)
+
+
 def measure(
     spec: ModelSpec,
     *,

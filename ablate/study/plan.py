@@ -414,10 +414,10 @@ class _Planning:
                 reason += f"; that changes no output, so {', '.join(wider)} is drawn anew"
                 patterns = wider
             spec = seeded(baseline.spec, 0, patterns)
-            facts = self.facts(arm.name, spec)
+            facts = self.asked(arm.name, self.check, spec)
             if facts is None:
                 return []
-            if not _same(facts, baseline.facts):
+            if not facts.refusals and not _same(facts, baseline.facts):  # refused: they start from constants
                 break
         else:
             self.wrong(arm.name, "redrawing every parameter changes no output; say placebo: false")

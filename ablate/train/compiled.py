@@ -15,6 +15,7 @@ import torch
 
 from ablate.train.fit import Run
 from ablate.train.replicas import opened
+from ablate.train.settings import threads
 from ablate.train.stack import Seat
 from ablate.train.timing import clock, kept, key
 from ablate.train.trainer import hushed, trainer
@@ -43,13 +44,12 @@ def compiled(payload: dict[str, Any]) -> Compiled:
         run.spec.data.documents,
     ]
     file = Path(payload["cache"]) / "compiled" / f"{key(run, shape)}.json"
-    return kept(file, Compiled, lambda: measured(run))
+    with threads(run.settings.threads):
+        return kept(file, Compiled, lambda: measured(run))
 
 
 def measured(run: Run) -> Compiled:
     """On other models than those that are trained."""
-    if run.settings.threads is not None:
-        torch.set_num_threads(run.settings.threads)
     with hushed():
         lightning = trainer(run.spec, run.settings, [])
     plain, joined = (

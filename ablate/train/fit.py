@@ -12,7 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
-from ablate.model.measure import count, of_run
+from ablate.model.measure import costs_of_run, of_run
 from ablate.parts.base import Refused
 from ablate.record import TRAINED, RunRecord, Status
 from ablate.registry import load_parts
@@ -25,7 +25,7 @@ from ablate.train.mirror import Mirror
 from ablate.train.pages import keep_pages
 from ablate.train.progress import Display, Progress, display
 from ablate.train.recorder import Curve, Memory, provenance
-from ablate.train.settings import Settings, devices, torch_device
+from ablate.train.settings import Settings, devices, threads, torch_device
 from ablate.train.start import started
 from ablate.train.task import Task
 from ablate.train.trainer import hushed, trainer
@@ -71,7 +71,7 @@ def fit(
     if rerun and ranks.main():
         run.checkpoints.drop()
         (run.folder / "curve.jsonl").unlink(missing_ok=True)
-    with Interrupt() as stop:
+    with Interrupt() as stop, threads(settings.threads):
         if devices(settings) > 1 and not ranks.inside():
             return ranks.spread(run, stop, parts, rerun)
         return run.attempt(stop, rerun)
@@ -93,7 +93,9 @@ class Run:
     ):
         self.spec, self.prepared, self.settings, self.runs, self.start = spec, prepared, settings, runs, start
         self.device = torch_device(settings)
-        self.counts = asdict(count(of_run(spec, self.device))) if counts is None else dict(counts)
+        if counts is None:
+            counts = asdict(costs_of_run(spec, of_run(spec, self.device)))
+        self.counts = dict(counts)
         self.outbox, self.on_progress = outbox, on_progress
         self.id, self.code = spec.id(prepared.fingerprint), code(spec)
         self.folder = runs / self.id
@@ -137,8 +139,6 @@ class Run:
     def train(self, stop: Interrupt, anew: bool) -> RunRecord:
         """`anew`: from the first step, whatever checkpoints the first rank has yet to drop."""
         settings, spec = self.settings, self.spec
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.device == "cpu":
             keep_pages()

@@ -2,7 +2,7 @@
 
 Small models gain where the time goes into launching kernels rather than into computing; which those are is
 not to be guessed from their size. What was measured is kept in the cache for the same architecture, number of
-runs, sources and device.
+runs, optimizers, sources and device, compiled or not.
 """
 
 import statistics
@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ablate.parts.base import Refused
 from ablate.train.capture import SETTLED
 from ablate.train.fit import Run
 from ablate.train.replicas import family, opened
+from ablate.train.settings import threads
 from ablate.train.stack import Seat, Stack, seat
 from ablate.train.timing import clock, kept, key
 from ablate.train.trainer import hushed, trainer
@@ -37,16 +36,16 @@ class Gain:
 def gain(payloads: list[dict[str, Any]]) -> Gain:
     """Of the stack of the runs that the payloads ask for."""
     runs = [opened(payload) for payload in payloads]
-    name = key(runs[0], family(runs[0].spec), len(runs))
+    optimizers = sorted({run.spec.optim.name for run in runs})
+    name = key(runs[0], family(runs[0].spec), len(runs), runs[0].settings.compile, optimizers)
     file = Path(payloads[0]["cache"]) / "replicas" / f"{name}.json"
-    return kept(file, Gain, lambda: measured(runs))
+    with threads(runs[0].settings.threads):
+        return kept(file, Gain, lambda: measured(runs))
 
 
 def measured(runs: list[Run]) -> Gain:
     """On other models than those that are trained."""
     settings, steps = runs[0].settings, runs[0].spec.steps
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     try:
         with hushed():
             lightning = trainer(runs[0].spec, settings, [])

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from ablate.data.prepare import prepare
@@ -23,7 +22,7 @@ from ablate.train import fit
 from ablate.train.interrupt import Interrupt
 from ablate.train.pages import keep_pages
 from ablate.train.progress import Quiet
-from ablate.train.settings import Settings, accelerator, devices
+from ablate.train.settings import Settings, accelerator, devices, threads
 from ablate.train.stack import Stack, seat
 from ablate.train.trainer import hushed, trainer
 from ablate.train.watch import Diverged
@@ -158,9 +157,7 @@ def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: Non
             raise Refused(f"{run.id} cannot be stacked: {reason}")
         if run.checkpoints.newest() is not None:
             raise Refused(f"{run.id} cannot be stacked: it goes on from a checkpoint")
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    with hushed():
+    with hushed(), threads(settings.threads):
         lightning = trainer(runs[0].spec, settings, [])
         if lightning.strategy.root_device.type == "cpu":
             keep_pages()

@@ -5,6 +5,8 @@ for each pass of each device: with other `micro_rows` or `devices` it is another
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from pydantic import Field
@@ -67,6 +69,21 @@ def devices(settings: Settings) -> int:
     import torch
 
     return torch.cuda.device_count() if accelerator(settings) == "gpu" else 1
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """So many of the CPU, and afterwards as many as before. None: as they are."""
+    import torch
+
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)
 
 
 def elsewhere_launched() -> bool:

@@ -69,13 +69,15 @@ class Stack:
         if compile:
             keep_graphs()
         self.forward = torch.compile(self.together) if compile else self.together
-        alone = tasks[0].captured
-        self.captured = None if alone is None else Captured(self.work, self.changed, alone.must)
+        alone = [task.captured for task in tasks]
+        first = alone[0]
+        # Of an optimizer that cannot be captured a graph would keep the rate of its first step.
+        self.captured = Captured(self.work, self.changed, first.must) if first and all(alone) else None
         self.streams = [torch.cuda.Stream() if tasks[0].device.type == "cuda" else None for _ in tasks]
-        first = dict(tasks[0].decoder.named_buffers())
+        buffers = dict(tasks[0].decoder.named_buffers())
         for task in tasks[1:]:
             for name, buffer in task.decoder.named_buffers():
-                if not torch.equal(buffer, first[name]):
+                if not torch.equal(buffer, buffers[name]):
                     raise Refused(f"stacked models share their buffers, and {name} differs from seed to seed")
         self.parameters, _ = stack_module_state([task.decoder for task in tasks])  # (N, ...)
         self.slices = {name: [task.decoder.get_parameter(name) for task in tasks] for name in self.parameters}

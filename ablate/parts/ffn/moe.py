@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from ablate.parts.ffn.width import exact
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -45,7 +46,8 @@ class MoE(nn.Module):
         bias_step: Annotated[float, Ge(0)] = 0.0,
     ):
         super().__init__()
-        self.k, self.score, self.capacity = k, score, capacity
+        self.k, self.score = k, score
+        self.capacity = None if capacity is None else exact(capacity)
         self.balance, self.router_z, self.bias_step = balance, router_z, bias_step
         self.router = nn.Linear(shape.width, experts, bias=False)
         self.experts = nn.ModuleList(expert(shape) for _ in range(experts))

@@ -81,6 +81,8 @@ class _Runner:
         shape = (spec.rows, spec.model.context + 1)
         self.tokens = torch.randint(self.decoder.shape.vocab, shape, generator=generator).to(device)
         self.document = torch.zeros_like(self.tokens[:, :-1]) if documents else None
+        half = torch.full((spec.rows,), spec.model.context // 2, device=device)
+        self.prefix = half if spec.data.prefix else None
         self.reader = Decoder(spec.model, device, training=False).to(device).eval()  # in fp32, as `generate`
         self.reader.load_state_dict(self.decoder.state_dict())
 
@@ -110,7 +112,7 @@ class _Runner:
         """One step of the optimizer on the rows of a whole batch."""
         tokens, targets = self.tokens[:, :-1], self.tokens[:, 1:].contiguous()
         at = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        call = Call(at, self.document, ledger=self.decoder.ledger())
+        call = Call(at, self.document, self.prefix, ledger=self.decoder.ledger())
         with torch.autocast(tokens.device.type, torch.bfloat16, self.spec.precision == "bf16"):
             found = self.decoder(tokens, call, targets=targets, summed=True)
         (found.objective / tokens.numel() + self.decoder.auxiliary(call.ledger or [])).backward()

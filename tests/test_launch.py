@@ -174,6 +174,25 @@ def test_killing_the_engine_loses_nothing(tmp_path: Path) -> None:
     assert no_overlap(log(tmp_path))
 
 
+def test_a_worker_ends_where_its_engine_was_killed_within_a_word(tmp_path: Path) -> None:
+    to, told = os.pipe()
+    heard, back = os.pipe()
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "ablate.study.worker", str(to), str(back)],
+        pass_fds=(to, back),
+        start_new_session=True,
+    )
+    start = {"work": WORK, "together": None, "after": None, "path": sys.path, "store": "", "grace": 5.0}
+    os.write(told, json.dumps(start).encode() + b'\n{"jobs": [{"id": "r')
+    os.close(told)
+    try:
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        for end in (to, back, heard):
+            os.close(end)
+
+
 def no_overlap(lines: list[tuple[int, str, str, int]]) -> bool:
     """Whether no run was ended twice, or begun after its end."""
     ended = set()

@@ -310,7 +310,8 @@ class Process:
     def listen(self) -> None:
         """Messages to the queue. At the end of them, stop what runs, and see to it that it does stop."""
         for line in self.lines:
-            self.messages.put(json.loads(line))
+            with suppress(ValueError):  # half a line: the engine was killed while it wrote
+                self.messages.put(json.loads(line))
         self.messages.put(None)
         self.terminate()
         time.sleep(self.grace)

@@ -129,6 +129,14 @@ def test_a_stale_outcome_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     assert [r.code for r in store.records()] == ["new"]
 
 
+def test_a_stale_outcome_is_kept_without_hard_links(tmp_path: Path, monkeypatch) -> None:
+    def link(*names: Any) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    test_a_stale_outcome_is_kept_beside_the_new_one(tmp_path)
+
+
 def test_a_full_disk_names_the_file_and_leaves_the_one_before(tmp_path: Path, monkeypatch) -> None:
     record("r0").save(tmp_path)
     before = (tmp_path / "record.json").read_bytes()

@@ -7,10 +7,9 @@ out of date. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) 
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-from ablate.record import TRAINED, RunRecord
+from ablate.record import TRAINED, RunRecord, atomic
 from ablate.study.lease import Lease, LeaseLost
 
 log = logging.getLogger(__name__)
@@ -101,5 +100,6 @@ class Store:
 
 
 def _keep(place: Path, aside: Path) -> None:
-    with suppress(FileExistsError):
-        os.link(place, aside)
+    if not aside.exists():
+        with atomic(aside) as f:  # a copy: not every file system has links
+            f.write(place.read_bytes())

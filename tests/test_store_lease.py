@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import ablate.study.lease as leases
-from ablate.record import RunRecord
+from ablate.record import UMASK, RunRecord
 from ablate.study.lease import Lease, LeaseLost, beating, newest, take, taken
 from ablate.study.store import Store
 
@@ -48,6 +48,11 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     again = win(tmp_path / "run")
     assert again.number == 2
     assert not lease.held()
+
+
+def test_colleagues_can_read_a_claim(tmp_path: Path) -> None:
+    lease = win(tmp_path)
+    assert lease.file.stat().st_mode & 0o777 == 0o666 & ~UMASK
 
 
 def test_a_killed_holder_is_replaced_at_once(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.record import atomic
+from ablate.record import UMASK, atomic
 
 BEAT = 5.0  # seconds between heartbeats
 DEAD = -1
@@ -150,6 +150,7 @@ def _make(file: Path, claim: dict[str, Any]) -> bool:
         with os.fdopen(handle, "w") as f:
             json.dump(claim, f)
             f.flush()
+            os.fchmod(f.fileno(), 0o666 & ~UMASK)  # colleagues must see whether its holder lives
             os.fsync(f.fileno())
         try:
             os.link(name, file)
@@ -168,7 +169,7 @@ def _make(file: Path, claim: dict[str, Any]) -> bool:
 def _make_without_links(file: Path, claim: dict[str, Any]) -> bool:
     """For file systems that have no hard links. A claim seen half-written is judged by its heartbeat."""
     try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
     with os.fdopen(handle, "w") as f:

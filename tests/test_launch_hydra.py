@@ -91,6 +91,15 @@ def test_a_failed_run_lets_the_others_run_and_fails_the_command(tmp_path: Path) 
     assert sorted(statuses) == ["crashed", "crashed", "finished", "finished"]
 
 
+def test_a_crash_is_no_success_where_an_older_outcome_stands(tmp_path: Path) -> None:
+    before = RunRecord(id="seed1raise", status="finished", code="older", spec={}, fingerprint={})
+    before.save(tmp_path / "runs" / before.id)
+    said = multirun(tmp_path, "seed=1", "way=raise")
+    assert said.returncode == 1, said.stdout
+    assert "run seed1raise (seed=1 way=raise) crashed: ArithmeticError: as asked" in said.stderr
+    assert Store(tmp_path / "runs").load(before.id) == before
+
+
 def test_the_launcher_costs_no_torch_at_the_start(tmp_path: Path) -> None:
     code = (
         "import sys; from hydra.core.plugins import Plugins\n"

@@ -56,7 +56,7 @@ class SlotsLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from ablate.command import stopping
-        from ablate.study.launch import Stuck, cpu_slots, gpu_slots, launch
+        from ablate.study.launch import Event, Stuck, cpu_slots, gpu_slots, launch
         from ablate.study.live import View
         from ablate.study.store import MISSING, Store
         from ablate.study.worker import Job, function
@@ -81,6 +81,12 @@ class SlotsLauncher(Launcher):
 
         names = {job.id: " ".join(overrides) for job, overrides in zip(jobs, job_overrides, strict=True)}
         store = Store(Path(self.options.runs))
+        last: dict[str, Event] = {}  # by run; the record may be one from before, which a crash leaves
+
+        def hear(event: Event) -> None:
+            last[event.id] = event
+            view(event)
+
         try:
             gpus, per_gpu = self.options.gpus, self.options.per_gpu
             slots = gpu_slots(each=per_gpu) if gpus else cpu_slots(self.options.slots)
@@ -89,7 +95,7 @@ class SlotsLauncher(Launcher):
                     jobs,
                     slots,
                     self.options.work,
-                    view,
+                    hear,
                     store=store,
                     retries=self.options.retries,
                     grace=self.options.grace,
@@ -98,8 +104,8 @@ class SlotsLauncher(Launcher):
             raise SystemExit(str(error)) from None
         returned = []
         for job, overrides, config in zip(jobs, job_overrides, composed, strict=True):
-            record = store.find(job.id)
-            fine = record is not None and record.status not in MISSING
+            ended = last[job.id]
+            fine = ended.status not in MISSING
             result = JobReturn(
                 overrides=list(overrides),
                 cfg=config,
@@ -108,8 +114,8 @@ class SlotsLauncher(Launcher):
                 task_name=config.hydra.job.name,
                 status=JobStatus.COMPLETED if fine else JobStatus.FAILED,
             )
-            why = f"{record.status}: {record.reason}" if record else "no record"
-            result.return_value = None if fine else RuntimeError(f"run {job.id} ({names[job.id]}) {why}")
+            why = f"run {job.id} ({names[job.id]}) {ended.status}: {ended.reason}"
+            result.return_value = None if fine else RuntimeError(why)
             returned.append(result)
         return returned
 

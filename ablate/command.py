@@ -118,8 +118,10 @@ def prepare(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         raise ValueError(str(error)) from error
     if todo.rest["plan"]:
         raise ValueError("plan=true trains nothing; it is printed without hydra/launcher=slots")
+    devices = todo.settings.devices
     return {
         "id": todo.id,
+        "devices": 1 if devices == "auto" else devices,  # auto: what the slot has
         "code": "" if todo.rest["rerun"] else code(todo.spec),
         "spec": todo.spec.model_dump(mode="json"),
         "fingerprint": todo.prepared.fingerprint,

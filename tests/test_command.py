@@ -228,3 +228,10 @@ def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
     assert prepare({**config, "rerun": True}, [])["code"] == ""
     with pytest.raises(ValueError, match="plan=true trains nothing"):
         prepare({**config, "plan": True}, [])
+
+
+@pytest.mark.parametrize(("asked", "slots"), [(1, 1), (2, 2), ("auto", 1)])
+def test_a_run_takes_as_many_slots_as_devices(text, asked, slots):
+    places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache", f"trainer.devices={asked}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert prepare(plain(compose("train", [*TINY, *places])), [])["devices"] == slots

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ablate.registry import Options, registries
 from ablate.spec import ModelSpec
+from ablate.train.settings import Settings
 
 CONF = Path(__file__).parents[1] / "conf"
 FOLDERS = {
@@ -69,6 +70,12 @@ def test_every_part_has_the_yaml_of_its_name_and_its_defaults(kind):
         assert written == registries[kind].parse(name), (
             f"{kind}/{name}.yaml: not the defaults of the signature"
         )
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "trainer").glob("*.yaml")))
+def test_every_trainer_is_accepted(name):
+    node = composed(f"trainer/{name}")["trainer"]
+    assert Settings.model_validate(node).model_dump(exclude={"logger"}).items() >= node.items()
 
 
 @pytest.mark.parametrize("name", PATTERNS)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from ablate.spec import Strict
 
@@ -32,7 +32,7 @@ class LoggerSpec(Strict):
 
 class Settings(Strict):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int | Literal["auto"] = Field(1, gt=0)
+    devices: PositiveInt | Literal["auto"] = 1
     nodes: int = Field(1, gt=0)  # more than one: start with torchrun
     strategy: Strategy = "auto"  # auto: ddp where there are several devices
     micro_rows: int | None = Field(None, gt=0)  # rows of one forward pass on one device; null: all at once

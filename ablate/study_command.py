@@ -2,13 +2,15 @@
 
 import glob
 import logging
+import os
 import re
 import statistics
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -469,7 +471,7 @@ class Sweep:
         if not payloads:
             return
         self.console.print(f"scoring {len(payloads)} runs: {', '.join(names)}")
-        with ProcessPoolExecutor(self.slots(), mp_context=get_context("spawn")) as pool:
+        with processes(self.slots()) as pool:
             try:
                 for trouble in pool.map(work, payloads):
                     if trouble:
@@ -556,11 +558,27 @@ def compiling_gain(payload: dict[str, Any]) -> Any:
     return found
 
 
+def processes(number: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(number, get_context("spawn"), initializer=follow)
+
+
+def follow() -> None:
+    """End this process of a pool when the one that started it is gone: it would wait for work for ever."""
+    starter = parent_process()
+    assert starter is not None
+
+    def watch() -> None:
+        starter.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def apart(
     measure: Callable[[Given], Found], given: Iterable[Given], failed: Callable[[str], Found]
 ) -> Iterator[Found]:
     """Measured in a process of its own, which the compiler's state and memory leave with."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with processes(1) as pool:
         for each in given:
             try:
                 yield pool.submit(measure, each).result()

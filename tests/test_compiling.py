@@ -1,6 +1,9 @@
 """Which runs of a study are compiled, and that compiled runs are what their command says."""
 
 import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -147,6 +150,22 @@ def test_a_measurement_that_failed_is_tried_again_and_one_that_did_not_is_kept(t
 
 def test_a_measurement_that_is_killed_ends_no_study():
     assert list(apart(os._exit, [1, 1], str)) == ["the process that measured was killed"] * 2
+
+
+def test_a_process_of_a_pool_ends_with_the_one_that_started_it():
+    program = (
+        "import os, time; from ablate.study_command import processes\n"
+        "print(processes(1).submit(os.getpid).result(), flush=True); time.sleep(60)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    pid = int(starter.stdout.readline())
+    starter.kill()
+    try:
+        starter.communicate(timeout=20)  # until nobody holds the pipe
+    except subprocess.TimeoutExpired:
+        os.kill(pid, signal.SIGKILL)
+        pytest.fail("the process still waits for work")
 
 
 @pytest.mark.slow

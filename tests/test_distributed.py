@@ -4,6 +4,7 @@ import faulthandler
 import os
 import shutil
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,8 @@ from training import MOE, QUIET, curve, prepared_for, run_spec, write_text
 
 from ablate.spec import RunSpec
 from ablate.train import ranks
-from ablate.train.fit import fit
+from ablate.train.fit import Run, fit
+from ablate.train.interrupt import Interrupt
 from ablate.train.settings import Settings
 
 STEPS = 12
@@ -120,3 +122,16 @@ def test_two_processes_train_as_one(name, strategy, text, runs):
     pd.testing.assert_frame_equal(curve(one), curve(two), rtol=relative, atol=1e-5)
     first, second = (load_file(folder / "weights" / "model.safetensors") for folder in (one, two))
     assert {n: x.shape for n, x in first.items()} == {n: x.shape for n, x in second.items()}
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "reason"),
+    [(None, "crashed", "rank 0 ended with exit status -15"), (SIGTERM, "interrupted", "stopped by SIGTERM")],
+)
+def test_ranks_that_leave_no_record_were_stopped_or_crashed(number, status, reason, text, tmp_path):
+    spec = run_spec(text)
+    run = Run(spec, prepared_for(spec, text.parent), QUIET, tmp_path, None, {}, None, None)
+    stop = Interrupt()
+    stop.signal = number
+    record = ranks.verdict(run, tmp_path, [-15, -9], stop)
+    assert (record.status, record.reason) == (status, reason)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ablate.record import RunRecord
+from ablate.record import RunRecord, Status
 from ablate.train.interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def spread(run: "Run", stop: Interrupt, parts: Sequence[str], rerun: bool) -> Ru
             for process in processes:
                 process.kill()
                 process.wait()
-        record = verdict(run, folder, [process.returncode for process in processes])
+        record = verdict(run, folder, [process.returncode for process in processes], stop)
     run.save(record)
     if record.status == "crashed":
         raise RuntimeError(record.reason)
@@ -103,14 +103,16 @@ def wait(processes: "list[subprocess.Popen[str]]", stop: Interrupt) -> None:
         time.sleep(0.05)
 
 
-def verdict(run: "Run", folder: Path, codes: list[int]) -> RunRecord:
-    """The record of the rank that fared worst: the others may only have been waiting for it."""
+def verdict(run: "Run", folder: Path, codes: list[int], stop: Interrupt) -> RunRecord:
+    """The record of the rank that fared worst: the others may only have been waiting for it. One that was
+    told to stop while it still started has none."""
     records: list[RunRecord] = []
     for n in range(len(codes)):
         try:
             records.append(RunRecord.load(folder / str(n)))
         except (OSError, ValueError):
-            records.append(run.record("crashed", f"rank {n} ended with exit status {codes[n]}"))
+            status: Status = "interrupted" if stop.requested else "crashed"
+            records.append(run.record(status, stop.reason or f"rank {n} ended with exit status {codes[n]}"))
     order = ("out_of_memory", "refused", "diverged", "crashed", "interrupted", "finished")
     return min(records, key=lambda record: order.index(record.status))
 

@@ -127,6 +127,20 @@ def test_an_arm_without_a_rate_is_tested_at_the_baselines() -> None:
         walk(planned(), Trained({}, diverge={"rope": 0.0}))
 
 
+def test_an_arm_that_is_refused_in_training_keeps_no_other_waiting() -> None:
+    trained = Trained({})
+    made = trained.record
+
+    def refusing(run: PlannedRun) -> RunRecord:
+        refused = {"status": "refused", "metrics": {}}
+        return made(run).model_copy(update=refused if run.arm == "none" else {})
+
+    trained.record = refusing  # type: ignore[method-assign]
+    _, tests = walk(planned(), trained)
+    assert {run.arm for run in tests.runs} == {"rope", "alibi", "none"}
+    assert compare(trained(tests.runs), "rope", "heldout/loss", 0.02, "paired").refused == ("none",)
+
+
 def test_looks_come_in_order() -> None:
     found = walk(planned(seeds=8, looks=[3, 8], tune="fixed"), Trained({}))
     assert [stage.name for stage in found] == ["look at 3 seeds", "look at 8 seeds"]

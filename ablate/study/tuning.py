@@ -19,6 +19,7 @@ from ablate.study.outcomes import check_frame
 # Half a decade is a factor of 10 ** 0.5 = 3.16. The usual 1, 3, 10 grid is meant too: 1 to 3, 3 to 10.
 WIDEST_STEP = 10 / 3 * (1 + 1e-9)
 FEWEST_RATES = 5
+FAILED = ("diverged", "out_of_memory", "refused")  # outcomes without a loss: no other launch gives one
 
 Kind = Literal["vertex", "boundary", "edge", "waiting", "none"]
 
@@ -125,9 +126,7 @@ def _choose(
     }
     value = {(float(r), int(s)): v for r, s, v in zip(rows["rate"], rows["seed"], rows[metric], strict=True)}
     runs = [(rate, seed) for rate in rates for seed in seeds]
-    failed = tuple(
-        rate for rate in rates if any(status.get((rate, s)) in ("diverged", "out_of_memory") for s in seeds)
-    )
+    failed = tuple(rate for rate in rates if any(status.get((rate, seed)) in FAILED for seed in seeds))
     missing = [
         (rate, seed)
         for rate, seed in runs

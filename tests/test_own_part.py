@@ -17,7 +17,7 @@ from ablate.facts import checker, looks_ahead
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call, Position
 from ablate.registry import Registry, load_parts, registries
-from ablate.train.code import sources
+from ablate.train.code import code, sources
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "kerple.py"
@@ -107,6 +107,20 @@ def test_what_a_part_imports_of_ones_own_is_of_its_code(tmp_path, monkeypatch, o
     assert found["packed"] == {
         tmp_path / "pack" / name for name in ("__init__.py", "part.py", "constants.py")
     }
+
+
+def test_a_part_that_is_edited_later_is_not_of_the_code(tmp_path, own_parts):
+    """A warm worker goes on with what it has imported, and its records must say so."""
+    file = tmp_path / "later.py"
+    file.write_text(
+        "import torch\nfrom ablate.registry import norm\n"
+        "@norm('later', paper='mine')\ndef later(width): return torch.nn.RMSNorm(width)\n"
+    )
+    load_parts([str(file)])
+    spec = run_spec(tmp_path / "a.txt", {"norm": {"name": "later"}})
+    before = code(spec)
+    file.write_text(file.read_text() + "# edited\n")
+    assert code(spec) == before
 
 
 @pytest.mark.parametrize("option", ["eps=1", "kind: str = 'a'", "name: str = 'a'", "entry: int = 1"])

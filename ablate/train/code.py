@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from modulefinder import ModuleFinder
@@ -41,7 +41,7 @@ def code(spec: RunSpec) -> str:
     files.add(PACKAGE / "parts" / "base.py")
     for folder in ALWAYS:
         files |= {path for path in (PACKAGE / folder).rglob("*.py") if not aside(path)}
-    hashes = sorted(f"{_name(path)} {_hash(path, path.stat().st_mtime_ns)}" for path in files)
+    hashes = sorted(f"{_name(path)} {_hash(path)}" for path in files)
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12]
 
 
@@ -93,6 +93,12 @@ def _name(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.name
 
 
-@lru_cache(maxsize=1024)
-def _hash(path: Path, changed: int) -> str:
+@cache
+def _hash(path: Path) -> str:
+    """As the file was when this process first asked: what is edited later, it has not imported."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+for _folder in ("parts", *ALWAYS):
+    for _file in (PACKAGE / _folder).rglob("*.py"):
+        _hash(_file)

@@ -76,6 +76,15 @@ def whole(request, text, tmp_path_factory) -> tuple[RunSpec, Path, RunRecord]:
     return spec, runs, train(spec, runs, text)
 
 
+def test_what_is_known_goes_to_the_outbox_too(text, tmp_path):
+    """A study's job may say older sources than those of a worker that began after an edit."""
+    spec = run_spec(text, steps=4)
+    record = train(spec, tmp_path, text)
+    prepared = prepared_for(spec, text.parent)
+    assert fit(spec, prepared, QUIET, tmp_path, outbox=tmp_path / "outbox") == record
+    assert RunRecord.load(tmp_path / "outbox") == record
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_at_the_edge_of_a_step(number, whole, text, tmp_path):
     spec, runs, record = whole

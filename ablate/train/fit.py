@@ -67,6 +67,8 @@ def fit(
     run = Run(spec, prepared, settings, runs, start, counts, outbox, on_progress)
     known = run.known()
     if known is not None and not rerun:
+        if outbox is not None:
+            known.save(outbox)
         return known
     if rerun and ranks.main():
         run.checkpoints.drop()

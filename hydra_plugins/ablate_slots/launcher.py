@@ -5,9 +5,9 @@
 Hydra imports this file at every start, so it imports nothing heavy. Two functions, named in the launcher's
 options, connect it to what is run:
 
-    prepare(config, overrides) -> dict    id and code of the run, with spec, fingerprint, devices and seconds
-                                          where known: the fields of `Job` apart from its payload; ValueError
-                                          for a config that is refused
+    prepare(config, overrides) -> dict    id and code of the run, with spec, fingerprint and devices where
+                                          known: the fields of `Job` apart from its payload; ValueError for
+                                          a config that is refused
     work(payload)                         payload = {"overrides": [...], "config": {...}, "outbox": folder}
 
 Every config is prepared, and all refusals are shown, before the first run begins.

@@ -137,6 +137,14 @@ def test_a_failure_is_an_outcome_and_takes_only_its_own_run(
     )
 
 
+def test_a_crash_in_c_leaves_its_stack_in_a_warm_worker_too(tmp_path: Path) -> None:
+    run(tmp_path, [job(tmp_path, 0, way="signals"), job(tmp_path, 1, way="segfault")], slots=1, retries=0)
+    assert statuses(tmp_path) == {"r0": "finished", "r1": "crashed"}
+    assert len({pid for *_, pid in log(tmp_path)}) == 1
+    said = (tmp_path / "runs" / "r1" / "log").read_text()
+    assert "Segmentation fault" in said and "store_work.py" in said
+
+
 def test_a_full_disk_stops_the_engine_and_what_was_done_stays(tmp_path, monkeypatch) -> None:
     jobs = [job(tmp_path, 0), job(tmp_path, 1, way="kill once"), job(tmp_path, 2)]
 

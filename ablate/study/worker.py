@@ -336,6 +336,7 @@ def _log(file: Path) -> Iterator[None]:
         before = [os.dup(1), os.dup(2)]
         for n in (1, 2):
             os.dup2(f.fileno(), n)
+        faulthandler.disable()  # it does not know that Lightning took its signals, at the end of a run
         faulthandler.enable(file=2)
         try:
             yield

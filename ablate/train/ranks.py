@@ -107,12 +107,17 @@ def verdict(run: "Run", folder: Path, codes: list[int], stop: Interrupt) -> RunR
     """The record of the rank that fared worst: the others may only have been waiting for it. One that was
     told to stop while it still started has none."""
     records: list[RunRecord] = []
-    for n in range(len(codes)):
+    for n, code in enumerate(codes):
         try:
             records.append(RunRecord.load(folder / str(n)))
         except (OSError, ValueError):
+            how = (
+                f"was killed by {signal.Signals(-code).name}"
+                if code < 0
+                else f"ended with exit status {code}"
+            )
             status: Status = "interrupted" if stop.requested else "crashed"
-            records.append(run.record(status, stop.reason or f"rank {n} ended with exit status {codes[n]}"))
+            records.append(run.record(status, stop.reason or f"rank {n} {how}"))
     order = ("out_of_memory", "refused", "diverged", "crashed", "interrupted", "finished")
     return min(records, key=lambda record: order.index(record.status))
 

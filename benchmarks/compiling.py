@@ -6,7 +6,6 @@ As `sweep.py ... compile=auto` measures it: steps in turn, in a process of its o
 """
 
 import os
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -62,13 +61,7 @@ def main() -> None:
         "the next time",
     ]
     about = __doc__.split("\n")[0] if __doc__ else ""
-    save(
-        "compiling",
-        f"python {' '.join(sys.argv)}",
-        [Table("Compiling", columns, rows, NOTE)],
-        about,
-        now.name,
-    )
+    save("compiling", [Table("Compiling", columns, rows, NOTE)], about, now.name)
 
 
 if __name__ == "__main__":

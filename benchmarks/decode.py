@@ -6,7 +6,6 @@ LLaMA-shaped, 6.9M parameters, by batch and context, for multi-head, grouped and
 window. A round is a prompt and `NEW` tokens of each, one after the other.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -158,7 +157,7 @@ def main() -> None:
         Table("Decoding", columns, rows, TARGETS),
         Table("What a token costs at least, ms", ["what", "ms"], limits(now, given.rounds)),
     ]
-    save("decode", f"python {' '.join(sys.argv)}", tables, __doc__.split("\n")[0], now.name)
+    save("decode", tables, __doc__.split("\n")[0], now.name)
 
 
 if __name__ == "__main__":

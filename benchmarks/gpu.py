@@ -435,7 +435,7 @@ def main() -> None:
     print(f"{rate / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for section in given.sections:
         for name, tables in SECTIONS[section](given, rate):
-            save(f"gpu_{name}", " ".join(["python", *sys.argv]), tables, clock=CLOCK)
+            save(f"gpu_{name}", tables, clock=CLOCK)
 
 
 Named = Iterator[tuple[str, list[Table]]]  # each of which has a file of its own

@@ -6,7 +6,6 @@ Interleaved: a round is a bare loop (the same decoder, batches, clipping and opt
 `fit` with its curve and progress on, timed from its third step to its last.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +96,7 @@ def main() -> None:
     rows = [measured(size, given.rounds, given.threads) for size in given.sizes]
     columns = ["model", "parameters", "bare, ms a step", "fit, ms a step", "fit / bare"]
     table = Table("The loop against a bare loop of the same steps", columns, rows, NOTE)
-    save("loop", " ".join(["python", *sys.argv]), [table], clock=clock(given.threads).name)
+    save("loop", [table], clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 """
 
 import multiprocessing
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def main() -> None:
     columns = ["vocabulary", "loss", "ms", "whole / this", "memory, MiB"]
     note = NOTE.format(width=given.width, tokens=f"{given.tokens:,}")
     table = Table("Large vocabularies", columns, rows, note)
-    save("loss", " ".join(["python", *sys.argv]), [table], clock=clock(given.threads).name)
+    save("loss", [table], clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ CUDA graph, and compiled besides.
 """
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def main() -> None:
     title = f"One step of each of N runs, on a {given.device.upper()}"
     table = Table(title, gpu_columns() if gpu else columns, rows, GPU_NOTE if gpu else NOTE)
     name = "replicas_gpu" if gpu else "replicas"
-    save(name, " ".join(["python", *sys.argv]), [table], clock=time.name)
+    save(name, [table], clock=time.name)
 
 
 if __name__ == "__main__":

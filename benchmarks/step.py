@@ -9,7 +9,6 @@ step's matrix products alone, which is the rate that the machine reaches at thes
 
 import os
 import statistics
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -123,7 +122,7 @@ def main() -> None:
             case.name, {name: round(statistics.median(t), 4) for name, t in found[case].items()}, flush=True
         )
     if given.cases == every:
-        save("step", " ".join(["python", *sys.argv]), tables(found), clock=clock(given.threads).name)
+        save("step", tables(found), clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

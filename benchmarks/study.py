@@ -150,12 +150,7 @@ def main() -> None:
         ["loop / study", alone / took["whole"]],
     ]
     title = f"{given.runs} runs in {cores} slots"
-    save(
-        "study",
-        " ".join(["python", *sys.argv]),
-        [Table(title, ["what", "figure"], rows, NOTE)],
-        clock="wall-clock",
-    )
+    save("study", [Table(title, ["what", "figure"], rows, NOTE)], clock="wall-clock")
 
 
 if __name__ == "__main__":

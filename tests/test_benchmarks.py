@@ -28,7 +28,7 @@ def test_a_figure_shows_the_median_of_each_row(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     (title, (file, name, value)) = next(iter(report.FIGURES.items()))
     rows = [["7M eager fp32", [1.0, 1.25, 1.5]], ["7M eager bf16", [0.75]]]
-    record.save("step", "step.py", [record.Table(title, [name, value], rows)])
+    record.save("step", [record.Table(title, [name, value], rows)])
     svg = report.figures()[file]
     assert all(f">{said}<" in svg for said in ("7M eager fp32", "1.25", "7M eager bf16", "0.75"))
 
@@ -36,14 +36,20 @@ def test_a_figure_shows_the_median_of_each_row(tmp_path, monkeypatch):
 def test_a_cell_of_rounds_shows_their_median_and_range(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     rows = [["ours", [3.0, 1.0, 2.5], 12345], ["theirs", [250.0], None]]
-    record.save(
-        "speed", "speed.py", [record.Table("rates", ["who", "rate", "tokens"], rows, "higher is better")]
-    )
+    record.save("speed", [record.Table("rates", ["who", "rate", "tokens"], rows, "higher is better")])
     (found,) = record.load()
     said = report.section(found)
     assert "| ours | 2.500 [1.000..3.000] | 12,345 |" in said
     assert "| theirs | 250 |  |" in said
     assert "higher is better" in said and found["command"] in said
+
+
+def test_a_command_is_said_as_it_is_to_be_typed(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", "--profile", "t5, sdpa"])
+    record.save("speed", [])
+    (found,) = record.load()
+    assert found["command"] == "python benchmarks/gpu.py --profile 't5, sdpa'"
 
 
 def test_a_row_of_another_length_is_refused():

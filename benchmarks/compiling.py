@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from clock import arguments, clock
+from clock import arguments, clock, ratios
 from record import Cell, Table, save
 
 from ablate.study_command import Composer
@@ -32,9 +32,14 @@ def found(payload: dict[str, Any]) -> Compiled:
     return measured(opened(payload))
 
 
+def row(size: str, each: list[Compiled]) -> list[Cell]:
+    plain, fast = [1e3 * one.eager for one in each], [1e3 * one.compiled for one in each]
+    return [size, plain, fast, ratios(plain, fast), each[0].once, [one.once for one in each[1:]] or None]
+
+
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     given = parser.parse_args()
     now = clock(given.threads)
     rows: list[list[Cell]] = []
@@ -48,9 +53,7 @@ def main() -> None:
             for _ in range(given.rounds):
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     each.append(pool.submit(found, payload).result())
-        plain, fast = [1e3 * one.eager for one in each], [1e3 * one.compiled for one in each]
-        ratio: Cell = [a / b for a, b in zip(plain, fast, strict=True)]
-        rows.append([size, plain, fast, ratio, each[0].once, [one.once for one in each[1:]]])
+        rows.append(row(size, each))
         print(*rows[-1], flush=True)
     columns = [
         "model",

@@ -8,8 +8,10 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import compiling  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
+from clock import arguments  # noqa: E402
 
 
 def test_results_are_made_of_the_stored_numbers():
@@ -55,3 +57,15 @@ def test_a_command_is_said_as_it_is_to_be_typed(tmp_path, monkeypatch):
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="2 columns"):
         record.Table("rates", ["who", "rate"], [["ours"]])
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--threads"])
+def test_no_rounds_and_no_threads_are_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        arguments(None, rounds=3).parse_args([option, "0"])
+    assert f"argument {option}: must be at least 1" in capsys.readouterr().err
+
+
+def test_one_round_of_compiling_has_no_next_time():
+    (*first, later) = compiling.row("0.05M", [compiling.Compiled(0.02, 0.01, 30.0)])
+    assert first == ["0.05M", [20.0], [10.0], [2.0], 30.0] and later is None

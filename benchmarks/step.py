@@ -110,18 +110,18 @@ def tables(found: dict[Case, dict[str, list[float]]]) -> list[Table]:
 
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
-    every = ["/".join(case) for case in CASES]
-    parser.add_argument("--cases", nargs="+", default=every, help="some of them are printed, and not kept")
+    every = {"/".join(case).removesuffix("/default"): case for case in CASES}
+    said = f"some of them are printed, and not kept: {' '.join(every)}"
+    parser.add_argument("--cases", nargs="+", default=list(every), choices=every, metavar="CASE", help=said)
     given = parser.parse_args()
-    cases = [Case(*text.split("/")) for text in given.cases]
     found = {}
-    for case in cases:
+    for case in (every[name] for name in given.cases):
         with allocator(case), ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found[case] = pool.submit(seconds, case, given.rounds, given.threads).result()
         print(
             case.name, {name: round(statistics.median(t), 4) for name, t in found[case].items()}, flush=True
         )
-    if given.cases == every:
+    if given.cases == list(every):
         save("step", tables(found), clock=clock(given.threads).name)
 
 

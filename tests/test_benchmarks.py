@@ -11,6 +11,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import compiling  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
+import step  # noqa: E402
 from clock import arguments  # noqa: E402
 
 
@@ -69,3 +70,12 @@ def test_no_rounds_and_no_threads_are_refused(option, capsys):
 def test_one_round_of_compiling_has_no_next_time():
     (*first, later) = compiling.row("0.05M", [compiling.Compiled(0.02, 0.01, 30.0)])
     assert first == ["0.05M", [20.0], [10.0], [2.0], 30.0] and later is None
+
+
+@pytest.mark.parametrize("case", ["7M/eager", "7M/eagre/fp32", "9M/eager/fp32"])
+def test_a_case_that_is_none_is_refused(case, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step.py", "--cases", case])
+    with pytest.raises(SystemExit):
+        step.main()
+    said = capsys.readouterr().err
+    assert f"invalid choice: '{case}'" in said and "'7M/eager/fp32'" in said

@@ -73,13 +73,14 @@ def seconds(case: Case, rounds: int, threads: int) -> dict[str, list[float]]:
 @contextmanager
 def allocator(case: Case) -> Iterator[None]:
     """For the processes started meanwhile."""
+    before = dict(os.environ)
     if case.allocator == "keeping":
         os.environ.update(KEEPING)
     try:
         yield
     finally:
-        for name in KEEPING:
-            os.environ.pop(name, None)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def tables(found: dict[Case, dict[str, list[float]]]) -> list[Table]:

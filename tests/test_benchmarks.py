@@ -1,5 +1,6 @@
 """What the benchmarks print is what they measured."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -79,3 +80,12 @@ def test_a_case_that_is_none_is_refused(case, monkeypatch, capsys):
         step.main()
     said = capsys.readouterr().err
     assert f"invalid choice: '{case}'" in said and "'7M/eager/fp32'" in said
+
+
+@pytest.mark.parametrize("case", ["default", "keeping"])
+def test_settings_of_the_allocator_outlast_a_case(case, monkeypatch):
+    (name, *_) = step.KEEPING
+    monkeypatch.setenv(name, "5")
+    with step.allocator(step.Case("7M", "eager", "fp32", case)):
+        assert os.environ[name] == ("5" if case == "default" else step.KEEPING[name])
+    assert os.environ[name] == "5"

@@ -12,6 +12,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import compiling  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
+import schedule  # noqa: E402
 import step  # noqa: E402
 from clock import arguments  # noqa: E402
 
@@ -89,3 +90,8 @@ def test_settings_of_the_allocator_outlast_a_case(case, monkeypatch):
     with step.allocator(step.Case("7M", "eager", "fp32", case)):
         assert os.environ[name] == ("5" if case == "default" else step.KEEPING[name])
     assert os.environ[name] == "5"
+
+
+def test_as_many_runs_as_slots_are_scheduled(capsys):
+    schedule.schedule(runs=1, seconds=0.01, slots=1, busy=False)
+    assert "ratio" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from clock import Clock, arguments, clock, race, ratios
 from record import Cell, Table, save
-from rivals import SIZES, spec
+from rivals import SIZES, installed, spec
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
@@ -136,6 +136,8 @@ def limits(now: Clock, rounds: int) -> list[list[Cell]]:
 
 def main() -> None:
     given = arguments(__doc__, rounds=3).parse_args()
+    if not installed("transformers"):
+        return
     now = clock(given.threads)
     columns = [
         "attention",

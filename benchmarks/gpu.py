@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from clock import arguments, kernels_of, ratios
 from record import Cell, Table, save
-from rivals import MAKERS, Size, spec, step
+from rivals import MAKERS, Size, installed, spec, step
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ablate.model.measure import blueprint, measure
@@ -280,7 +280,7 @@ def memory() -> Table:
     """Peaks of eager steps of 125M at context 1024, by rows. Large vocabularies make the difference."""
     rows_of_step = (4, 8, 16, 32)
     table: list[list[Cell]] = []
-    for name in MAKERS:
+    for name in filter(installed, MAKERS):
         table.append([name, *(cell for rows in rows_of_step for cell in peak_and_speed(name, rows))])
         print(table[-1], flush=True)
     columns = ["rival", *(f"{what}, {rows} rows" for rows in rows_of_step for what in ("GiB", "tokens/s"))]
@@ -442,8 +442,9 @@ Named = Iterator[tuple[str, list[Table]]]  # each of which has a file of its own
 
 
 def peers(given: Namespace, rate: float) -> Named:
+    there = list(filter(installed, given.rivals))
     for size in given.sizes:
-        cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
+        cases = [Case(rival, size, context) for context in given.contexts for rival in there]
         yield f"peers_{size}", of_peers(compete(cases, given.rounds, given.profile), rate)
 
 

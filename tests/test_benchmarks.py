@@ -10,8 +10,10 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import compiling  # noqa: E402
+import decode  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
+import rivals  # noqa: E402
 import schedule  # noqa: E402
 import step  # noqa: E402
 from clock import arguments  # noqa: E402
@@ -95,3 +97,10 @@ def test_settings_of_the_allocator_outlast_a_case(case, monkeypatch):
 def test_as_many_runs_as_slots_are_scheduled(capsys):
     schedule.schedule(runs=1, seconds=0.01, slots=1, busy=False)
     assert "ratio" in capsys.readouterr().out
+
+
+def test_decoding_without_its_peer_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(rivals, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["decode.py"])
+    decode.main()
+    assert capsys.readouterr().out.startswith("transformers is not installed, so it is left out")

@@ -144,7 +144,7 @@ class Rival:
         self.process.start()
 
     def hear(self) -> Any:
-        """What it says. Raises RuntimeError where it failed."""
+        """What it says. Raises RuntimeError where it failed, and EOFError where it died."""
         said = self.pipe.recv()
         if isinstance(said, str):
             raise RuntimeError(said)
@@ -180,11 +180,18 @@ Found = dict[Case, list[tuple[float, int]]]  # seconds of a step, and peak of me
 
 
 def compete(cases: Sequence[Case], rounds: int, profile: str) -> Found:
+    """Of those that made all rounds."""
     with rivals(cases, profile) as ready:
         found: Found = {rival.case: [] for rival in ready}
         for n in range(rounds):
             for rival in ready[:: -1 if n % 2 else 1]:
-                found[rival.case].append(rival.turn())
+                try:
+                    found[rival.case].append(rival.turn())
+                except (RuntimeError, EOFError, OSError) as error:
+                    print(rival.case, "failed:", error, flush=True)
+                    ready.remove(rival)
+                    del found[rival.case]
+                    continue
                 print(rival.case, f"{1e3 * found[rival.case][-1][0]:.1f} ms", flush=True)
     return found
 

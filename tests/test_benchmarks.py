@@ -11,6 +11,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import compiling  # noqa: E402
 import decode  # noqa: E402
+import gpu  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
 import rivals  # noqa: E402
@@ -104,3 +105,25 @@ def test_decoding_without_its_peer_says_so(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["decode.py"])
     decode.main()
     assert capsys.readouterr().out.startswith("transformers is not installed, so it is left out")
+
+
+@pytest.mark.parametrize("error", [EOFError(), RuntimeError("out of memory"), BrokenPipeError()])
+def test_a_rival_that_fails_takes_no_results_of_others(error, monkeypatch):
+    class Rival:
+        def __init__(self, case, profile):
+            self.case = case
+
+        def hear(self):
+            return 0.0
+
+        def turn(self):
+            if self.case.rival == "litgpt":
+                raise error
+            return 0.25, 2**30
+
+        def end(self):
+            assert self.case.rival == "ablate"
+
+    monkeypatch.setattr(gpu, "Rival", Rival)
+    cases = [gpu.Case(rival, "125M", 1024) for rival in ("litgpt", "ablate")]
+    assert gpu.compete(cases, 2, "") == {cases[1]: [(0.25, 2**30)] * 2}

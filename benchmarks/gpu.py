@@ -430,7 +430,9 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--contexts", nargs="+", type=int, default=list(CONTEXTS), choices=CONTEXTS)
-    parser.add_argument("--rivals", nargs="+", default=list(MAKERS), choices=list(MAKERS))
+    parser.add_argument(
+        "--rivals", nargs="+", default=list(MAKERS), choices=list(MAKERS), help="beside ablate"
+    )
     parser.add_argument(
         "--profile", default="", help="parts of ablate's whose kernels are printed, as rope+t5"
     )
@@ -449,7 +451,7 @@ Named = Iterator[tuple[str, list[Table]]]  # each of which has a file of its own
 
 
 def peers(given: Namespace, rate: float) -> Named:
-    there = list(filter(installed, given.rivals))
+    there = list(filter(installed, dict.fromkeys(["ablate", *given.rivals])))  # ours for the ratios
     for size in given.sizes:
         cases = [Case(rival, size, context) for context in given.contexts for rival in there]
         yield f"peers_{size}", of_peers(compete(cases, given.rounds, given.profile), rate)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,14 @@ def test_a_rival_that_fails_takes_no_results_of_others(error, monkeypatch):
     monkeypatch.setattr(gpu, "Rival", Rival)
     cases = [gpu.Case(rival, "125M", 1024) for rival in ("litgpt", "ablate")]
     assert gpu.compete(cases, 2, "") == {cases[1]: [(0.25, 2**30)] * 2}
+
+
+def test_peers_alone_are_measured_beside_ablate(monkeypatch):
+    monkeypatch.setattr(gpu, "installed", lambda name: True)
+    monkeypatch.setattr(
+        gpu, "compete", lambda cases, rounds, profile: {case: [(0.25, 2**30)] for case in cases}
+    )
+    given = Namespace(sizes=["125M"], contexts=[1024, 4096], rivals=["litgpt"], rounds=1, profile="")
+    ((_, (best, every)),) = gpu.peers(given, 1e12)
+    assert [row[:2] for row in best.rows] == [["125M, 1024", "litgpt"], ["125M, 4096", "litgpt"]]
+    assert len(every.rows) == 4

@@ -12,6 +12,7 @@ CUDA graph, and compiled besides.
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -141,6 +142,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the kernels (on a GPU)")
     given = parser.parse_args()
     gpu = given.device == "gpu"
+    if gpu and not torch.cuda.is_available():
+        sys.exit("there is no GPU here")
     time = clock(os.cpu_count() or 1) if gpu else clock(given.threads)
     rows = []
     for size in given.sizes:

@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=12, help="a multiple of two")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a run, about")
     given = parser.parse_args()
+    if given.runs < len(ARMS) or given.runs % len(ARMS):
+        parser.error(f"--runs {given.runs}: must be a multiple of {len(ARMS)}")
     cores = len(os.sched_getaffinity(0))
     seeds = given.runs // len(ARMS)
     with tempfile.TemporaryDirectory() as name:

@@ -18,6 +18,7 @@ import report  # noqa: E402
 import rivals  # noqa: E402
 import schedule  # noqa: E402
 import step  # noqa: E402
+import study  # noqa: E402
 from clock import arguments  # noqa: E402
 
 
@@ -139,3 +140,11 @@ def test_peers_alone_are_measured_beside_ablate(monkeypatch):
     ((_, (best, every)),) = gpu.peers(given, 1e12)
     assert [row[:2] for row in best.rows] == [["125M, 1024", "litgpt"], ["125M, 4096", "litgpt"]]
     assert len(every.rows) == 4
+
+
+@pytest.mark.parametrize("runs", ["0", "3"])
+def test_a_study_has_the_runs_that_were_asked_for(runs, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study.py", "--runs", runs])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert f"--runs {runs}: must be a multiple of 2" in capsys.readouterr().err

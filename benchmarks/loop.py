@@ -22,6 +22,7 @@ from ablate.parts.base import Call
 from ablate.registry import optimizer
 from ablate.study_command import Composer
 from ablate.train.fit import fit
+from ablate.train.pages import keep_pages
 from ablate.train.progress import Progress
 from ablate.train.schedule import factor
 
@@ -43,8 +44,8 @@ def bare(todo: Job, now: Now) -> float:
         if step == WARM:
             begin = now()
         batch = stream.batch(step, spec.rows)
-        found = decoder(batch.tokens, Call(batch.at), targets=batch.targets)
-        found.nll.mean().backward()
+        found = decoder(batch.tokens, Call(batch.at), targets=batch.targets, summed=True)
+        (found.objective / batch.targets.numel()).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), spec.clip or 1e9)
         for group in chosen.param_groups:
             group["lr"] = spec.optim.lr * factor(spec.schedule, step, spec.steps)
@@ -74,6 +75,7 @@ def measured(size: str, rounds: int, threads: int) -> list[Cell]:
         f"budget.tokens={2048 * STEPS[size]}",
     ]
     overrides += [f"trainer.threads={threads}", "evaluation.every=0", "keep=none", "trainer.progress=true"]
+    keep_pages()  # as `fit` does, from then on
     alone, inside = [], []
     with tempfile.TemporaryDirectory() as folder:
         todo = Composer("cache").job(overrides)

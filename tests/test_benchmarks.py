@@ -13,6 +13,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import compiling  # noqa: E402
 import decode  # noqa: E402
 import gpu  # noqa: E402
+import loss  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
 import rivals  # noqa: E402
@@ -148,3 +149,8 @@ def test_a_study_has_the_runs_that_were_asked_for(runs, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         study.main()
     assert f"--runs {runs}: must be a multiple of 2" in capsys.readouterr().err
+
+
+def test_a_torch_without_a_loss_in_slices_is_left_out(monkeypatch):
+    monkeypatch.delattr("torch.nn.LinearCrossEntropyOptions", raising=False)
+    assert list(loss.passes(64, 8, 4)) == ["whole", "slices"]

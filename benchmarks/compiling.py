@@ -25,7 +25,8 @@ SIZES = {
     "8M": ["model/size=8M"],
 }
 BASE = ["model.context=128", "data/tokenizer=bytes", "budget.batch_tokens=1024", "budget.tokens=102400"]
-NOTE = "The first time is that of an empty cache of torch; the second that of the next process."
+NOTE = """The compiler's seconds are wall-clock. The first time is that of an empty cache of torch; the second
+that of the next process."""
 
 
 def found(payload: dict[str, Any]) -> Compiled:

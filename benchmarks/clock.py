@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -26,11 +26,16 @@ def clock(threads: int) -> Clock:
 def arguments(about: str | None, rounds: int) -> ArgumentParser:
     """What every benchmark can be told."""
     parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="with 1: CPU time, else wall-clock"
-    )
+    parser.add_argument("--rounds", type=positive, default=rounds)
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=positive, default=cores, help="with 1: CPU time, else wall-clock")
     return parser
+
+
+def positive(said: str) -> int:
+    if int(said) < 1:
+        raise ArgumentTypeError("must be at least 1")
+    return int(said)
 
 
 def race(

@@ -6,13 +6,12 @@ As `sweep.py ... compile=auto` measures it: steps in turn, in a process of its o
 """
 
 import os
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from clock import arguments, clock
+from clock import arguments, clock, ratios
 from record import Cell, Table, save
 
 from ablate.study_command import Composer
@@ -26,16 +25,22 @@ SIZES = {
     "8M": ["model/size=8M"],
 }
 BASE = ["model.context=128", "data/tokenizer=bytes", "budget.batch_tokens=1024", "budget.tokens=102400"]
-NOTE = "The first time is that of an empty cache of torch; the second that of the next process."
+NOTE = """The compiler's seconds are wall-clock. The first time is that of an empty cache of torch; the second
+that of the next process."""
 
 
 def found(payload: dict[str, Any]) -> Compiled:
     return measured(opened(payload))
 
 
+def row(size: str, each: list[Compiled]) -> list[Cell]:
+    plain, fast = [1e3 * one.eager for one in each], [1e3 * one.compiled for one in each]
+    return [size, plain, fast, ratios(plain, fast), each[0].once, [one.once for one in each[1:]] or None]
+
+
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     given = parser.parse_args()
     now = clock(given.threads)
     rows: list[list[Cell]] = []
@@ -49,9 +54,7 @@ def main() -> None:
             for _ in range(given.rounds):
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     each.append(pool.submit(found, payload).result())
-        plain, fast = [1e3 * one.eager for one in each], [1e3 * one.compiled for one in each]
-        ratio: Cell = [a / b for a, b in zip(plain, fast, strict=True)]
-        rows.append([size, plain, fast, ratio, each[0].once, [one.once for one in each[1:]]])
+        rows.append(row(size, each))
         print(*rows[-1], flush=True)
     columns = [
         "model",
@@ -62,13 +65,7 @@ def main() -> None:
         "the next time",
     ]
     about = __doc__.split("\n")[0] if __doc__ else ""
-    save(
-        "compiling",
-        f"python {' '.join(sys.argv)}",
-        [Table("Compiling", columns, rows, NOTE)],
-        about,
-        now.name,
-    )
+    save("compiling", [Table("Compiling", columns, rows, NOTE)], about, now.name)
 
 
 if __name__ == "__main__":

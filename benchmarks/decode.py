@@ -6,16 +6,14 @@ LLaMA-shaped, 6.9M parameters, by batch and context, for multi-head, grouped and
 window. A round is a prompt and `NEW` tokens of each, one after the other.
 """
 
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from clock import Clock, arguments, clock, race, ratios
 from record import Cell, Table, save
-from rivals import SIZES, spec
+from rivals import SIZES, installed, spec
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
@@ -122,10 +120,10 @@ def limits(now: Clock, rounds: int) -> list[list[Cell]]:
             5,
             now,
         )
-        begin = time.perf_counter()
+        begin = now.now()
         assert packable(decoder)
         packed(decoder)
-        once = time.perf_counter() - begin
+        once = now.now() - begin
         steps = race({"one": lambda: complete(decoder, given, NEW)}, rounds, 1, now)["one"]
     found: list[list[Cell]] = [[name, [1e3 * s for s in each]] for name, each in seconds.items()]
     found.append(
@@ -137,6 +135,8 @@ def limits(now: Clock, rounds: int) -> list[list[Cell]]:
 
 def main() -> None:
     given = arguments(__doc__, rounds=3).parse_args()
+    if not installed("transformers"):
+        return
     now = clock(given.threads)
     columns = [
         "attention",
@@ -158,7 +158,7 @@ def main() -> None:
         Table("Decoding", columns, rows, TARGETS),
         Table("What a token costs at least, ms", ["what", "ms"], limits(now, given.rounds)),
     ]
-    save("decode", f"python {' '.join(sys.argv)}", tables, __doc__.split("\n")[0], now.name)
+    save("decode", tables, __doc__.split("\n")[0], now.name)
 
 
 if __name__ == "__main__":

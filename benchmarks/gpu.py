@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from clock import arguments, kernels_of, ratios
 from record import Cell, Table, save
-from rivals import MAKERS, Size, spec, step
+from rivals import MAKERS, Size, installed, spec, step
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ablate.model.measure import blueprint, measure
@@ -144,7 +144,7 @@ class Rival:
         self.process.start()
 
     def hear(self) -> Any:
-        """What it says. Raises RuntimeError where it failed."""
+        """What it says. Raises RuntimeError where it failed, and EOFError where it died."""
         said = self.pipe.recv()
         if isinstance(said, str):
             raise RuntimeError(said)
@@ -180,11 +180,18 @@ Found = dict[Case, list[tuple[float, int]]]  # seconds of a step, and peak of me
 
 
 def compete(cases: Sequence[Case], rounds: int, profile: str) -> Found:
+    """Of those that made all rounds."""
     with rivals(cases, profile) as ready:
         found: Found = {rival.case: [] for rival in ready}
         for n in range(rounds):
             for rival in ready[:: -1 if n % 2 else 1]:
-                found[rival.case].append(rival.turn())
+                try:
+                    found[rival.case].append(rival.turn())
+                except (RuntimeError, EOFError, OSError) as error:
+                    print(rival.case, "failed:", error, flush=True)
+                    ready.remove(rival)
+                    del found[rival.case]
+                    continue
                 print(rival.case, f"{1e3 * found[rival.case][-1][0]:.1f} ms", flush=True)
     return found
 
@@ -280,7 +287,7 @@ def memory() -> Table:
     """Peaks of eager steps of 125M at context 1024, by rows. Large vocabularies make the difference."""
     rows_of_step = (4, 8, 16, 32)
     table: list[list[Cell]] = []
-    for name in MAKERS:
+    for name in filter(installed, MAKERS):
         table.append([name, *(cell for rows in rows_of_step for cell in peak_and_speed(name, rows))])
         print(table[-1], flush=True)
     columns = ["rival", *(f"{what}, {rows} rows" for rows in rows_of_step for what in ("GiB", "tokens/s"))]
@@ -423,7 +430,9 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--contexts", nargs="+", type=int, default=list(CONTEXTS), choices=CONTEXTS)
-    parser.add_argument("--rivals", nargs="+", default=list(MAKERS), choices=list(MAKERS))
+    parser.add_argument(
+        "--rivals", nargs="+", default=list(MAKERS), choices=list(MAKERS), help="beside ablate"
+    )
     parser.add_argument(
         "--profile", default="", help="parts of ablate's whose kernels are printed, as rope+t5"
     )
@@ -435,15 +444,16 @@ def main() -> None:
     print(f"{rate / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s", flush=True)
     for section in given.sections:
         for name, tables in SECTIONS[section](given, rate):
-            save(f"gpu_{name}", " ".join(["python", *sys.argv]), tables, clock=CLOCK)
+            save(f"gpu_{name}", tables, clock=CLOCK)
 
 
 Named = Iterator[tuple[str, list[Table]]]  # each of which has a file of its own
 
 
 def peers(given: Namespace, rate: float) -> Named:
+    there = list(filter(installed, dict.fromkeys(["ablate", *given.rivals])))  # ours for the ratios
     for size in given.sizes:
-        cases = [Case(rival, size, context) for context in given.contexts for rival in given.rivals]
+        cases = [Case(rival, size, context) for context in given.contexts for rival in there]
         yield f"peers_{size}", of_peers(compete(cases, given.rounds, given.profile), rate)
 
 

@@ -6,8 +6,6 @@ At the shapes of the 7M model of step.py (tokens x in, in x out) and at a large 
 with as many as asked for.
 """
 
-import sys
-
 import torch
 from clock import arguments, clock, race
 from record import Cell, Table, save
@@ -34,9 +32,9 @@ def products(threads: int, rounds: int) -> dict[str, list[float]]:
     calls, flops = {}, {}
     for precision, dtype in DTYPES.items():
         for name, (m, k, n) in shapes().items():
-            x, w, y = torch.rand(m, k).to(dtype), torch.rand(n, k).to(dtype), torch.empty(m, n, dtype=dtype)
+            x, w = torch.rand(m, k).to(dtype), torch.rand(n, k).to(dtype)
             label = f"{precision}, {name}"
-            calls[label] = lambda x=x, w=w, y=y: torch.mm(x, w.T, out=y)
+            calls[label] = lambda x=x, w=w: torch.mm(x, w.T)
             flops[label] = 2 * m * k * n
             if dtype == torch.float32 and ONEDNN:
                 label = f"{precision} by oneDNN, {name}"
@@ -62,7 +60,7 @@ def main() -> None:
         rows: list[list[Cell]] = [[name, *(by[name] for by in found)] for name in found[0]]
         columns = ["what", *(f"{unit}, {n} thread{'s' * (n > 1)}" for n in counts)]
         tables.append(Table(title, columns, rows, NOTE if not tables else ""))
-    save("limits", " ".join(["python", *sys.argv]), tables, clock=clock(given.threads).name)
+    save("limits", tables, clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Interleaved: a round is a bare loop (the same decoder, batches, clipping and opt
 `fit` with its curve and progress on, timed from its third step to its last.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from ablate.parts.base import Call
 from ablate.registry import optimizer
 from ablate.study_command import Composer
 from ablate.train.fit import fit
+from ablate.train.pages import keep_pages
 from ablate.train.progress import Progress
 from ablate.train.schedule import factor
 
@@ -44,8 +44,8 @@ def bare(todo: Job, now: Now) -> float:
         if step == WARM:
             begin = now()
         batch = stream.batch(step, spec.rows)
-        found = decoder(batch.tokens, Call(batch.at), targets=batch.targets)
-        found.nll.mean().backward()
+        found = decoder(batch.tokens, Call(batch.at), targets=batch.targets, summed=True)
+        (found.objective / batch.targets.numel()).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), spec.clip or 1e9)
         for group in chosen.param_groups:
             group["lr"] = spec.optim.lr * factor(spec.schedule, step, spec.steps)
@@ -75,6 +75,7 @@ def measured(size: str, rounds: int, threads: int) -> list[Cell]:
         f"budget.tokens={2048 * STEPS[size]}",
     ]
     overrides += [f"trainer.threads={threads}", "evaluation.every=0", "keep=none", "trainer.progress=true"]
+    keep_pages()  # as `fit` does, from then on
     alone, inside = [], []
     with tempfile.TemporaryDirectory() as folder:
         todo = Composer("cache").job(overrides)
@@ -97,7 +98,7 @@ def main() -> None:
     rows = [measured(size, given.rounds, given.threads) for size in given.sizes]
     columns = ["model", "parameters", "bare, ms a step", "fit, ms a step", "fit / bare"]
     table = Table("The loop against a bare loop of the same steps", columns, rows, NOTE)
-    save("loop", " ".join(["python", *sys.argv]), [table], clock=clock(given.threads).name)
+    save("loop", [table], clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 """
 
 import multiprocessing
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from clock import arguments, clock, race, ratios
 from record import Cell, Table, save
-from torch.nn import LinearCrossEntropyOptions
+from torch import nn
 
 from ablate.model import loss
 from ablate.model.head import Head
@@ -41,14 +40,19 @@ def passes(vocab: int, width: int, tokens: int) -> dict[str, Callable[[], None]]
         return once
 
     def torchs() -> torch.Tensor:
-        options = LinearCrossEntropyOptions(batch_chunk_size=size, chunking_method=None)
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=size, chunking_method=None)
         return F.linear_cross_entropy(x[0], table, targets[0], reduction="sum", options=options)
 
-    return {
+    ways = {
         "whole": back(lambda: head.whole(x[0], table, targets[0])[0].sum()),
         "slices": back(lambda: head.sums(x, table, targets).objective),
-        "torch": back(torchs),
     }
+    return ways | {"torch": back(torchs)} if torch_slices() else ways
+
+
+def torch_slices() -> bool:
+    """Whether torch has its own loss in slices: from 2.13 on."""
+    return hasattr(nn, "LinearCrossEntropyOptions")
 
 
 def peak() -> int:
@@ -74,6 +78,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=2048)
     given = parser.parse_args()
+    if not torch_slices():
+        print(f"torch {torch.__version__} has no loss in slices, so its own is left out")
     rows: list[list[Cell]] = []
     for vocab in given.vocabularies:
         shape = (vocab, given.width, given.tokens)
@@ -87,7 +93,7 @@ def main() -> None:
     columns = ["vocabulary", "loss", "ms", "whole / this", "memory, MiB"]
     note = NOTE.format(width=given.width, tokens=f"{given.tokens:,}")
     table = Table("Large vocabularies", columns, rows, note)
-    save("loss", " ".join(["python", *sys.argv]), [table], clock=clock(given.threads).name)
+    save("loss", [table], clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The baseline is the 7M LLaMA shape of step.py in fp32, eager. Each choice of eac
 the place of the baseline's; a kind races against the baseline in one process.
 """
 
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -140,7 +139,7 @@ def main() -> None:
         for row in body:
             print(row[0], row[2], sorted(row[3])[len(row[3]) // 2], flush=True)
         tables.append(Table(title, ["part", "time", "demanded", "excess"], body, NOTE if not tables else ""))
-    save("parts", " ".join(["python", *sys.argv]), tables, clock=clock(given.threads).name)
+    save("parts", tables, clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a benchmark measured: `benchmarks/results/<name>.json`, of which `report.py` makes RESULTS.md.
 
     rows = [["tiny", 0.8e6, ratios]]
-    save("loop", "benchmarks/loop.py", [Table("fit / bare", ["model", "parameters", "ratio"], rows)])
+    save("loop", [Table("fit / bare", ["model", "parameters", "ratio"], rows)])
 
 A cell is text, a number, null, or the list of what its rounds measured: that is shown as its median and
 range, so the figures of the report are the raw numbers.
@@ -10,6 +10,8 @@ range, so the figures of the report are the raw numbers.
 import json
 import os
 import platform
+import shlex
+import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -43,12 +45,12 @@ class Table:
             raise ValueError(f"table {self.title}: {len(self.columns)} columns, and a row {wrong[0]}")
 
 
-def save(name: str, command: str, tables: list[Table], about: str = "", clock: str = "") -> Path:
+def save(name: str, tables: list[Table], about: str = "", clock: str = "") -> Path:
     """Write `results/<name>.json`. `about` says what was measured, `clock` with which one (`Clock.name`)."""
     found = {
         "name": name,
         "about": about,
-        "command": command,
+        "command": shlex.join(["python", *sys.argv]),
         "clock": clock,
         "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

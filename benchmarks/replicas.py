@@ -142,6 +142,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the kernels (on a GPU)")
     given = parser.parse_args()
     gpu = given.device == "gpu"
+    if gpu and not torch.cuda.is_available():
+        sys.exit("there is no GPU here")
     time = clock(os.cpu_count() or 1) if gpu else clock(given.threads)
     rows = []
     for size in given.sizes:
@@ -154,7 +156,7 @@ def main() -> None:
     title = f"One step of each of N runs, on a {given.device.upper()}"
     table = Table(title, gpu_columns() if gpu else columns, rows, GPU_NOTE if gpu else NOTE)
     name = "replicas_gpu" if gpu else "replicas"
-    save(name, " ".join(["python", *sys.argv]), [table], clock=time.name)
+    save(name, [table], clock=time.name)
 
 
 if __name__ == "__main__":

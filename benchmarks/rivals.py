@@ -153,13 +153,20 @@ MAKERS: dict[str, Any] = {
 }
 
 
+def installed(name: str) -> bool:
+    """Says so where it is not."""
+    if find_spec(name.replace("-", "_")) is not None:
+        return True
+    print(f"{name} is not installed, so it is left out (pip install -e '.[bench]')", flush=True)
+    return False
+
+
 def built(size: Size) -> Iterator[tuple[str, nn.Module, Loss]]:
     """Those that are installed. Raises ValueError where one has another number of parameters than ours, up to
     the 1% that biases and norms may add."""
     expected = 0
     for name, make in MAKERS.items():
-        if find_spec(name.replace("-", "_")) is None:
-            print(f"{name} is not installed, so it is left out (pip install -e '.[bench]')")
+        if not installed(name):
             continue
         torch.manual_seed(0)
         model, loss = make(size)

@@ -63,10 +63,12 @@ def schedule(runs: int, seconds: float, slots: int, busy: bool) -> None:
         f"{runs} {'busy' if busy else 'sleeping'} runs of {own / runs:.2f} s in {slots} slots: "
         f"{wall:.2f} s, ideal {ideal:.2f} s, ratio {wall / ideal:.3f}"
     )
-    print(
-        f"start-up in a warm worker: median {1e3 * statistics.median(warm):.1f} ms, "
-        f"worst {1e3 * max(warm):.1f} ms; first {1e3 * max(late[:slots]):.0f} ms"
-    )
+    print(f"start-up of a worker and its first run: {1e3 * max(late[:slots]):.0f} ms")
+    if warm:
+        print(
+            f"start-up in a warm worker: median {1e3 * statistics.median(warm):.1f} ms, "
+            f"worst {1e3 * max(warm):.1f} ms"
+        )
 
 
 def records(number: int) -> None:

@@ -6,7 +6,6 @@ From the begin and end of every run, as their records say. From the first begin 
 the pauses between tuning and tests included; scoring comes after the last run, and is not.
 """
 
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def main() -> None:
     kept = [file for file in files if file.parts[-3] != "quickstart"]
     rows = [[file.parts[-3], *used(pd.read_parquet(file), given.slots)] for file in kept]
     table = Table("Slots in use", ["study", "runs", "minutes", "share"], rows, NOTE)
-    save("slots", f"python {' '.join(sys.argv)}", [table], __doc__.split("\n")[0], "the records of the runs")
+    save("slots", [table], __doc__.split("\n")[0], "the records of the runs")
 
 
 if __name__ == "__main__":

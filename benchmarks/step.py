@@ -9,7 +9,6 @@ step's matrix products alone, which is the rate that the machine reaches at thes
 
 import os
 import statistics
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -74,13 +73,14 @@ def seconds(case: Case, rounds: int, threads: int) -> dict[str, list[float]]:
 @contextmanager
 def allocator(case: Case) -> Iterator[None]:
     """For the processes started meanwhile."""
+    before = dict(os.environ)
     if case.allocator == "keeping":
         os.environ.update(KEEPING)
     try:
         yield
     finally:
-        for name in KEEPING:
-            os.environ.pop(name, None)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def tables(found: dict[Case, dict[str, list[float]]]) -> list[Table]:
@@ -111,19 +111,19 @@ def tables(found: dict[Case, dict[str, list[float]]]) -> list[Table]:
 
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
-    every = ["/".join(case) for case in CASES]
-    parser.add_argument("--cases", nargs="+", default=every, help="some of them are printed, and not kept")
+    every = {"/".join(case).removesuffix("/default"): case for case in CASES}
+    said = f"some of them are printed, and not kept: {' '.join(every)}"
+    parser.add_argument("--cases", nargs="+", default=list(every), choices=every, metavar="CASE", help=said)
     given = parser.parse_args()
-    cases = [Case(*text.split("/")) for text in given.cases]
     found = {}
-    for case in cases:
+    for case in (every[name] for name in given.cases):
         with allocator(case), ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found[case] = pool.submit(seconds, case, given.rounds, given.threads).result()
         print(
             case.name, {name: round(statistics.median(t), 4) for name, t in found[case].items()}, flush=True
         )
-    if given.cases == every:
-        save("step", " ".join(["python", *sys.argv]), tables(found), clock=clock(given.threads).name)
+    if given.cases == list(every):
+        save("step", tables(found), clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

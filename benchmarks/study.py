@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=12, help="a multiple of two")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a run, about")
     given = parser.parse_args()
+    if given.runs < len(ARMS) or given.runs % len(ARMS):
+        parser.error(f"--runs {given.runs}: must be a multiple of {len(ARMS)}")
     cores = len(os.sched_getaffinity(0))
     seeds = given.runs // len(ARMS)
     with tempfile.TemporaryDirectory() as name:
@@ -150,12 +152,7 @@ def main() -> None:
         ["loop / study", alone / took["whole"]],
     ]
     title = f"{given.runs} runs in {cores} slots"
-    save(
-        "study",
-        " ".join(["python", *sys.argv]),
-        [Table(title, ["what", "figure"], rows, NOTE)],
-        clock="wall-clock",
-    )
+    save("study", [Table(title, ["what", "figure"], rows, NOTE)], clock="wall-clock")
 
 
 if __name__ == "__main__":

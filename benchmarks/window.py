@@ -4,7 +4,6 @@ attention without one, as the context grows: forward and backward.
     python benchmarks/window.py [--lengths 512 1024 2048 4096] [--window 128] [--rounds 5] [--threads 2]
 """
 
-import sys
 from collections.abc import Callable
 
 import torch
@@ -54,7 +53,7 @@ def main() -> None:
     columns = ["scores", "tokens", "causal, ms", "masked, ms", "chunked, ms"]
     columns += ["masked / chunked", "causal / chunked"]
     table = Table(f"Window {given.window}", columns, rows, NOTE)
-    save("window", " ".join(["python", *sys.argv]), [table], clock=clock(given.threads).name)
+    save("window", [table], clock=clock(given.threads).name)
 
 
 if __name__ == "__main__":

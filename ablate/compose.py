@@ -18,6 +18,8 @@ from ablate.spec import DataSpec, RunSpec, Strict, explain
 from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
 from ablate.train.start import started
 
+BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
+
 
 class Mistaken(Exception):
     """A configuration that is wrong: every mistake, one a line."""
@@ -87,15 +89,17 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     """Raises Mistaken with all that is wrong, before anything is trained."""
     node = plain(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
-    chosen = {k: node.pop(k) for k in Settings.model_fields if k in node}
-    chosen |= node.pop("trainer", {})
-    mistakes: list[str] = []
+    chosen = node.pop("trainer", {})
+    mistakes = [f"trainer.{name}: unknown option" for name in BESIDE if name in chosen]
+    chosen = chosen | {name: node.pop(name) for name in BESIDE if name in node}
     rest = validated(Rest, node, mistakes)
     try:
         load_parts(rest.parts if rest else [])
     except ImportError as error:
         raise Mistaken([f"parts: {error}"]) from error
-    settings = validated(Settings, chosen, mistakes, "trainer")
+    wrong: list[str] = []
+    settings = validated(Settings, chosen, wrong)
+    mistakes += [line if line.startswith(BESIDE) else f"trainer.{line}" for line in wrong]
     data = validated(DataSpec, decides.get("data", {}), mistakes, "data")
     spec = validated(RunSpec, decides, mistakes)
     if rest is None or settings is None or data is None or spec is None:

@@ -114,6 +114,16 @@ def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, te
             ["clipp: unknown option", "rerun", "clip", "optim.lr: Input should be a finite number"],
         ),
         (
+            ["+compile=true", "+trainer.keep=none", "keep=non", "logger.name=x", "trainer.strategy=x"],
+            [
+                "\ncompile: unknown option",
+                "trainer.keep: unknown option",
+                "\nkeep: Input should be",
+                "\nlogger.name: Input should be",
+                "\ntrainer.strategy: Input should be",
+            ],
+        ),
+        (
             ["parent=abc", "trainer.capture=true", "trainer.nodes=2", "trainer.devices=3"],
             ["start=runs/<id>", "trainer.capture", "torchrun", "trainer.devices"],
         ),

@@ -120,3 +120,11 @@ def test_it_is_accepted_in_a_model(kind, path):
     }
     spec = small(**inside.get(kind, {kind: node}))
     assert spec.model_dump()
+
+
+@pytest.mark.parametrize("given", [(), ("experiment=nanogpt_shakespeare", "data.source.files=[x]")])
+def test_a_fast_run_is_cut_short_whatever_else_is_chosen(given):
+    fast, off = OmegaConf.load(CONF / "debug/fast.yaml"), composed("train", *given)
+    cut = composed("train", *given, "debug=fast")
+    assert {key for key in off if cut[key] != off[key]} == {*fast}
+    assert all(cut[key] == fast[key] for key in fast)

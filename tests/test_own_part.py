@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ablate.model.decoder import Decoder
 from ablate.parts.base import Call, Position
 from ablate.registry import Registry, load_parts, registries
 from ablate.train.code import code, sources
+from ablate.train.measure import gives
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "kerple.py"
@@ -41,6 +43,15 @@ def test_the_example_of_the_docs_builds_trains_and_decodes(tokens, own_parts):
         typed = compose("train", [*shlex.split(line)[2:], "+model.position.start=0.5"])
     chosen = registries["position"].parse(OmegaConf.to_container(typed.model.position))
     assert chosen == m.spec.position
+
+
+def test_the_measure_of_the_docs_gives_what_it_says(tmp_path, own_parts):
+    page = (ROOT / "docs/measures.md").read_text()
+    (tmp_path / "mine.py").write_text(page.split("```python\n")[1].split("```")[0])
+    load_parts([str(tmp_path / "mine.py")])
+    found = registries["measure"].build("weights")(SimpleNamespace(decoder=Decoder(small()).start(0)), None)
+    assert tuple(found.metrics) == gives("weights")
+    assert 0 < found.metrics["weights/alive"] <= 1
 
 
 def test_an_option_may_be_a_list(own_parts):

@@ -1,7 +1,7 @@
 """The same runs under SLURM: submitit starts the processes, leases and records are the store's.
 
 A run that a preempted or killed cluster job leaves behind has a dead lease, and is done by whoever comes
-next. submitit is an optional extra (`pip install ablate[slurm]`) and is imported when asked for.
+next. submitit is an optional extra (`pip install -e '.[slurm]'`) and is imported when asked for.
 """
 
 import sys
@@ -38,7 +38,7 @@ def launch_submitit(
     try:
         import submitit
     except ImportError as error:
-        raise ImportError("SLURM needs submitit: pip install 'ablate[slurm]'") from error
+        raise ImportError("SLURM needs submitit: pip install -e '.[slurm]' (in the repository)") from error
 
     folder = store.root.absolute() / ".submitit"
     starter = submitit.AutoExecutor(folder=folder, cluster=executor)

@@ -95,20 +95,21 @@ def runs(text, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for spec, settings in every_case(text).values():
         fit(spec, prepared_for(spec, text.parent), settings, folder / "alone")
-    try:
-        spread(text, folder)
-    except mp.ProcessExitedException as error:
-        if error.signal_name not in ("SIGABRT", "SIGSEGV"):
-            raise
-        # gloo's threads have crashed so (torch 2.13; its heap was damaged): as the engine does, once more.
-        for strategy in STRATEGIES:
-            shutil.rmtree(folder / strategy, ignore_errors=True)
-        spread(text, folder)
+    spread(text, folder)
     return folder
 
 
-def spread(text: Path, folder: Path) -> None:
-    mp.spawn(one_rank, args=(ranks.free_port(), text, folder), nprocs=2)
+def spread(text: Path, folder: Path, tries: int = 3) -> None:
+    """gloo's threads have crashed a rank (torch 2.13: its heap was damaged): this tries again, as the engine
+    does with a run that crashed."""
+    try:
+        mp.spawn(one_rank, args=(ranks.free_port(), text, folder), nprocs=2)
+    except mp.ProcessExitedException as error:
+        if tries == 1 or error.signal_name not in ("SIGABRT", "SIGSEGV"):
+            raise
+        for strategy in STRATEGIES:
+            shutil.rmtree(folder / strategy, ignore_errors=True)
+        spread(text, folder, tries - 1)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

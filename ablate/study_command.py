@@ -38,7 +38,7 @@ from ablate.study.compare import Comparison, compare
 from ablate.study.compiling import Compiling
 from ablate.study.design import Study, StudyMistaken, load
 from ablate.study.freeze import amendments, freeze, frozen
-from ablate.study.plan import Plan, plan
+from ablate.study.plan import LOSSES, Plan, plan
 from ablate.study.store import MISSING, Store
 from ablate.train.settings import Keep, Strategy
 
@@ -46,8 +46,7 @@ CONF = Path(__file__).parent.parent / "conf"
 log = logging.getLogger(__name__)
 Given = TypeVar("Given")
 Found = TypeVar("Found")
-VALIDATION = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")
-OF_TRAINING = (*VALIDATION, "counts/*", "speed/*", "memory/*")  # the numbers that training itself gives
+OF_TRAINING = (*(f"validation/{loss}" for loss in LOSSES), "counts/*", "speed/*", "memory/*")  # what it gives
 AT_ONCE = 8  # runs of a stack, where a study does not say
 WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be
 
@@ -193,7 +192,8 @@ class Sweep:
         known = [*OF_TRAINING, *(pattern for name in measure for pattern in gives(name))]
         wrong = beyond(known, dict.fromkeys(asked(study)))
         if wrong:
-            near = [name for name in known if name.split("/")[0] in {n.split("/")[0] for n in wrong}]
+            families = {name.split("/")[0] for name in wrong}
+            near = [name for name in known if name.split("/")[0] in families]
             raise Mistaken(
                 [*(f"{name}: no measure gives it" for name in wrong), f"there are {', '.join(near or known)}"]
             )

@@ -111,15 +111,14 @@ def verdict(run: "Run", folder: Path, codes: list[int], stop: Interrupt) -> RunR
         try:
             records.append(RunRecord.load(folder / str(n)))
         except (OSError, ValueError):
-            how = (
-                f"was killed by {signal.Signals(-code).name}"
-                if code < 0
-                else f"ended with exit status {code}"
-            )
             status: Status = "interrupted" if stop.requested else "crashed"
-            records.append(run.record(status, stop.reason or f"rank {n} {how}"))
+            records.append(run.record(status, stop.reason or f"rank {n} {ended(code)}"))
     order = ("out_of_memory", "refused", "diverged", "crashed", "interrupted", "finished")
     return min(records, key=lambda record: order.index(record.status))
+
+
+def ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ ConfigStore.instance().store("sweep", OPTIONS)
 
 @hydra.main(config_path=None, config_name="sweep", version_base="1.3")
 def main(config: DictConfig) -> None:
-    from ablate.study_command import sweep
+    from ablate.cli.sweep import sweep
 
     sweep(config)
 

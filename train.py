@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
-    from ablate.command import train
+    from ablate.cli.train import train
 
     train(config)
 

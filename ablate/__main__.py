@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ablate.terminal import forgive
+from ablate.cli.terminal import forgive
 
 WRONG = 2  # exit code
 
@@ -129,7 +129,7 @@ def load_own(places: list[str]) -> None:
 def generate(options: argparse.Namespace) -> None:
     import torch
 
-    from ablate.train.trained import continue_texts, open_run, stream_text
+    from ablate.measure.trained import continue_texts, open_run, stream_text
 
     if not getattr(torch, options.device).is_available():
         raise ValueError(f"--device {options.device}: torch finds none on this machine; use --device cpu")
@@ -151,7 +151,7 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def parts(options: argparse.Namespace) -> None:
-    from ablate.catalogue import catalogue
+    from ablate.cli.catalogue import catalogue
 
     print(catalogue(), end="")
 
@@ -159,7 +159,7 @@ def parts(options: argparse.Namespace) -> None:
 def import_(options: argparse.Namespace) -> None:
     from ablate.model.hf import import_folder
     from ablate.record import atomic
-    from ablate.train.weights import FILE, save
+    from ablate.train.state.weights import FILE, save
 
     if options.to.exists():
         raise ValueError(f"{options.to} is there already")
@@ -171,8 +171,8 @@ def import_(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
+    from ablate.measure.trained import open_run
     from ablate.model.hf import export_folder
-    from ablate.train.trained import open_run
 
     run = open_run(options.folder)
     family = export_folder(run.decoder, options.to, options.family, run.tokenizer.end)
@@ -182,8 +182,8 @@ def export(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ablate.show import show_record, table
-    from ablate.train.score import score
+    from ablate.cli.show import show_record, table
+    from ablate.measure.score import score
 
     console = Console(highlight=False)
     record = score(options.folder, options.cache, options.measures)
@@ -193,7 +193,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def evidence(options: argparse.Namespace) -> None:
-    from ablate.study.evidence import write
+    from ablate.study.report.evidence import write
 
     for file in write(options.experiments, Path("README.md"), options.headline):
         print(file)

@@ -19,13 +19,14 @@ ODD = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class Batch(NamedTuple):
-    """Letters: B rows, T tokens. All int64."""
+    """Letters: B rows, T tokens. All int64, but for `real`."""
 
     tokens: Tensor  # (B, T)
     targets: Tensor  # (B, T) the next token; -100 where there is no loss
     at: Tensor  # (1, T), or (B, T) where positions restart with each document
     document: Tensor | None = None  # (B, T) who sees whom; None: all tokens of a row are one document
     prefix: Tensor | None = None  # (B,) length of the part that sees itself whole
+    real: Tensor | None = None  # (B, T) bool: not filling; None: all tokens are text
     owner: Tensor | None = None  # (B, T) the document of the split that the target belongs to; -1: no target
 
 
@@ -160,6 +161,7 @@ class Stream:
             torch.from_numpy(numbers[:, :-1]),
             torch.from_numpy(targets),
             torch.arange(self.context)[None],
+            real=torch.from_numpy(inside[:, :-1].copy()),
             owner=owner,
         )
 

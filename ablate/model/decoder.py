@@ -11,7 +11,7 @@ from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
 from ablate.model.memory import Cache, Rolling
 from ablate.model.residual import Placement, Residual, Scale
-from ablate.parts.base import Call, Fresh, Kernel, Ledger, Mask, Memory, Position, View, Where
+from ablate.parts.base import Call, Fresh, Kernel, Ledger, Mask, Memory, Position, Report, View, Where
 from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
 from ablate.spec import ModelSpec
 
@@ -119,13 +119,15 @@ class Decoder(nn.Module):
     def views(self, call: Call, dtype: torch.dtype) -> list[View]:
         """What each group of layers shares in this call."""
         memories: list[Memory] = call.memories or [Fresh()] * len(self.groups)
-        ledger = [{} for _ in self.layers] if call.ledger is None else call.ledger
+        ledger = call.ledger or self.ledger()
+        for report in ledger:
+            report.real = call.real
         return [
             self._view(g, memory, call, ledger, dtype)
             for g, memory in zip(self.groups, memories, strict=True)
         ]
 
-    def _view(self, group: Group, memory: Memory, call: Call, ledger: list, dtype: torch.dtype) -> View:
+    def _view(self, group: Group, memory: Memory, call: Call, ledger: Ledger, dtype: torch.dtype) -> View:
         scheme: Position = self.positions[group.position]
         sight, new, seen = memory.look(call)
         query = scheme.locate(sight.i)
@@ -146,8 +148,8 @@ class Decoder(nn.Module):
             for g in self.groups
         ]
 
-    def ledger(self) -> list[dict[str, Tensor]]:
-        return [{} for _ in self.layers]
+    def ledger(self) -> Ledger:
+        return [Report() for _ in self.layers]
 
     def recompute(self) -> None:
         """Keep no activations inside layers; compute them again in the backward pass (Chen et al. 2016)."""

@@ -244,7 +244,20 @@ class Fresh:
         return turn(k, where.new), v
 
 
-Ledger = list[dict[str, Tensor]]  # one for each layer: what its parts report of this call
+class Report(dict[str, Tensor]):
+    """What the parts of one layer report of a call, by name; and of which tokens they are to report."""
+
+    def __init__(self, real: Tensor | None = None):
+        super().__init__()
+        self.real = real  # (B, T) bool, as `Call.real`
+
+
+Ledger = list[Report]  # one for each layer
+
+
+def real_tokens(ledger: dict[str, Tensor]) -> Tensor | None:
+    """(B, T) bool: the tokens that a report is of; None: all. A plain dictionary is a report of all."""
+    return ledger.real if isinstance(ledger, Report) else None
 
 
 @dataclass
@@ -252,7 +265,8 @@ class Call:
     """One forward pass: where the tokens stand, what is remembered, and what is reported.
 
     Document borders, prefixes and left-padded prompts are said here, for each token and row. `ledger` is
-    written by name, so writing twice (a recomputed checkpoint) is writing once.
+    written by name, so writing twice (a recomputed checkpoint) is writing once. What it reports is of the
+    `real` tokens alone, and does not depend on how far rows are filled up.
     """
 
     at: Tensor  # (1|B, T)
@@ -261,6 +275,7 @@ class Call:
     memories: list[Any] | None = None  # one for each group of layers; None: nothing is remembered
     ledger: Ledger | None = None
     last: bool = False  # only the logits of the last token are wanted
+    real: Tensor | None = None  # (B, T) bool: not filling or padding; None: all are
 
     @classmethod
     def of(cls, tokens: Tensor) -> "Call":
@@ -272,7 +287,7 @@ class Call:
         """Rows of the given lengths (B,), padded on the left to `longest`. The padding is a document of
         its own, which no token sees."""
         at = torch.arange(longest, device=lengths.device) - (longest - lengths[:, None])
-        return cls(at, torch.where(at < 0, -1, 0))
+        return cls(at, torch.where(at < 0, -1, 0), real=at >= 0)
 
 
 class View(NamedTuple):

@@ -69,7 +69,7 @@ def answered(decoder: Decoder, split: Split, precision: str) -> np.ndarray:
         for batch in Stream(split, context, "joined", seed=0).whole(ROWS, by_document=True):
             assert batch.owner is not None
             given = on_device(batch, device)
-            likeliest = decoder(given.tokens, Call(given.at)).argmax(-1).cpu()
+            likeliest = decoder(given.tokens, Call(given.at, real=given.real)).argmax(-1).cpu()
             hit = (batch.targets != NO_LOSS) & (likeliest == batch.targets)
             right += np.bincount(batch.owner[hit].numpy(), minlength=len(right))
     return right

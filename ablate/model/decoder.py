@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
+from ablate.model.lost import Watched
 from ablate.model.memory import Cache, Rolling
 from ablate.model.residual import Placement, Residual, Scale
 from ablate.parts.base import Call, Fresh, Kernel, Ledger, Mask, Memory, Position, Report, View, Where
@@ -44,7 +45,15 @@ class Decoder(nn.Module):
         """All but `spec` is what the kernel must serve; `dtype` is that of the attention."""
         super().__init__()
         self.spec, self.shape = spec, spec.shape()
-        C, V = self.shape.width, self.shape.vocab
+        with Watched() as watched:
+            self._build()
+        watched.refuse(self)
+        self._group(device=device, documents=documents, training=training, dtype=dtype)
+        self.through = _through
+
+    def _build(self) -> None:
+        """Make the modules."""
+        spec, C, V = self.spec, self.shape.width, self.shape.vocab
         layers = spec.layers()
         placements: list[Placement] = [placement.build(layer.placement, spec.depth) for layer in layers]
 
@@ -71,24 +80,20 @@ class Decoder(nn.Module):
         self.leave = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
         self.head = Head(spec.head, C, V)
 
+    def _group(self, **facts: Any) -> None:
+        """Find the layers that share a memory, and the kernel that serves all."""
+        distinct = self.spec.distinct_positions()
         groups = [
             Group(distinct.index(layer.position), module.attention.mask)
-            for layer, module in zip(layers, self.layers, strict=True)
+            for layer, module in zip(self.spec.layers(), self.layers, strict=True)
         ]
         self.groups = list(dict.fromkeys(groups))
         self.group_of = [self.groups.index(group) for group in groups]
         needs = [
-            module.attention.need(
-                self.positions[group.position],
-                device=device,
-                documents=documents,
-                training=training,
-                dtype=dtype,
-            )
+            module.attention.need(self.positions[group.position], **facts)
             for module, group in zip(self.layers, groups, strict=True)
         ]
-        self.kernel: Kernel = kernel.build(spec.kernel).settle(needs)
-        self.through = _through
+        self.kernel: Kernel = kernel.build(self.spec.kernel).settle(needs)
 
     def forward(
         self,

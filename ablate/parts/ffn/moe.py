@@ -70,8 +70,8 @@ class MoE(nn.Module):
         return y
 
     def route(self, x: Tensor, ledger: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,k), with E in the place
-        of those of a token that is not real."""
+        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,k). The
+        number E stands for the experts of a token that is not real."""
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.to(wide), self.router.weight.to(wide))

@@ -66,6 +66,7 @@ WRITTEN: dict[str, tuple[Callable[[Own], Any], str]] = {
     "zeros_": (lambda own: nn.init.zeros_(own.down.weight), "down.weight"),
     "eye_": (lambda own: nn.init.eye_(own.down.weight), "down.weight"),
     "orthogonal_": (lambda own: nn.init.orthogonal_(own.down.weight), "down.weight"),
+    "sparse_": (lambda own: nn.init.sparse_(own.down.weight, 0.5), "down.weight"),
     "normal_": (lambda own: own.down.weight.data.normal_(0, 0.1), "down.weight"),
     "copy_": (lambda own: own.down.weight.data.copy_(torch.ones(C, C)), "down.weight"),
     "apply": (by_apply, "up.weight"),

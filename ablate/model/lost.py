@@ -26,6 +26,7 @@ ZERO = {"zeros", "zeros_like", "new_zeros", "zero_", "zeros_"}
 FILLS = {"fill_", "constant_", "full", "full_like", "new_full"}  # with the number that is given
 KEEPS = {"clone", "to", "type", "float", "double", "half", "bfloat16"}  # a copy of what they are given
 HARMLESS = {"requires_grad_", "share_memory_", "detach_", "rename_", "squeeze_", "unsqueeze_", "t_"}
+IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
 WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
 
 NOTHING, NIL = "", "0"  # no value that somebody wished; zeros. Else: the place that gave the values.
@@ -44,7 +45,10 @@ class Watched(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         found = func(*args, **kwargs)
+        caller = sys._getframe(1).f_code
         name = getattr(func, "__name__", "")
+        if func == IS_META and caller.co_filename == nn.init.__file__:
+            name = caller.co_name  # `orthogonal_` writes nothing where there is nothing to write
         target = kwargs.get("out", args[0] if args else kwargs.get("tensor"))
         if name in WRITES or "out" in kwargs or (name.endswith("_") and not name.endswith("__")):
             if isinstance(target, Tensor) and name not in HARMLESS:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, StrictBool, ValidationError
 
 from ablate.data.prepare import Prepared, prepare
-from ablate.data.stream import Stream, share
+from ablate.data.stream import refuse, share
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict, explain
 from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
@@ -115,8 +115,7 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     if spec is None:
         raise Mistaken(mistakes)
     try:
-        for name in ("train", "validation"):
-            Stream(prepared.splits[name], spec.model.context, spec.data.documents, 0, spec.data.prefix)
+        refuse(prepared.splits, spec)
     except ValueError as error:
         raise Mistaken([str(error)]) from None
     if rest.start:

@@ -15,7 +15,7 @@ from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import refuse, share
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict, explain
-from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
+from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched, too_many
 from ablate.train.start import started
 
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
@@ -139,6 +139,8 @@ def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
         return
     if settings.capture is True and accelerator(settings) == "cpu":
         yield f"trainer.capture: {NO_GRAPHS}; say auto"
+    if (reason := too_many(settings.threads)) is not None:
+        yield reason
     if settings.nodes > 1 and not elsewhere_launched():
         yield f"trainer.nodes: start all ranks of the {settings.nodes} machines with torchrun"
     try:

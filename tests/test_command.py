@@ -141,6 +141,7 @@ def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, te
             ],
             ["every document of the train split has a single token"],
         ),
+        (["trainer.threads=1000000"], ["trainer.threads 1000000: this machine has"]),
         (["schedule.warmup=100000"], ["schedule.warmup 100000 takes 100000 of the run's 10 steps"]),
         (["seed=010", "model.width=true"], ["seed: needs a whole number", "model.width: needs a number"]),
     ],

@@ -80,8 +80,8 @@ def too_many(threads: int | None) -> str | None:
     if threads is None or threads <= MOST * cores:
         return None
     return (
-        f"trainer.threads {threads}: this machine has {cores} cores, for which {MOST * cores} threads are the "
-        "most; leave it out, and torch chooses"
+        f"trainer.threads {threads}: this machine has {cores} cores; give {MOST * cores} at most, or leave "
+        "it out, and torch chooses"
     )
 
 

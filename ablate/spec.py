@@ -19,6 +19,10 @@ from ablate.registry import Numbers, Options, Part
 T = TypeVar("T")
 
 
+# Beyond any model that there is: what is larger is a slip, and would be built for hours or not at all.
+MOST_WIDE, MOST_LAYERS, MOST_TOKENS = 2**20, 10_000, 2**28
+
+
 class Strict(Numbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,12 +68,12 @@ class ModelSpec(LayerSpec):
     """A decoder. The parts named here make the common layer; `variants` are small overrides of it
     and `pattern` is cycled over the depth (an empty pattern is the common layer everywhere)."""
 
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    head_width: int | None = Field(None, gt=0)  # null: width / heads
-    context: int = Field(gt=0)
-    vocab: int | None = Field(None, gt=0)  # null: as many as the tokenizer has
+    width: int = Field(gt=0, le=MOST_WIDE)
+    depth: int = Field(gt=0, le=MOST_LAYERS)
+    heads: int = Field(gt=0, le=MOST_WIDE)
+    head_width: int | None = Field(None, gt=0, le=MOST_WIDE)  # null: width / heads
+    context: int = Field(gt=0, le=MOST_TOKENS)
+    vocab: int | None = Field(None, gt=0, le=MOST_TOKENS)  # null: as many as the tokenizer has
     embedding: EmbeddingSpec
     head: HeadSpec
     init: Annotated[Options, Part("init")]

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+import torch
 from conftest import SMALL
 from pydantic import ValidationError
 
+from ablate.model.decoder import Decoder
+from ablate.parts.base import Refused
 from ablate.registry import registries
 from ablate.spec import RunSpec, digest, explain
 from ablate.train.settings import Settings
@@ -97,6 +100,24 @@ def test_what_is_plain_keeps_its_id():
             layers = spec(model).model.layers()
             whole["model"]["layers"] = [x.model_dump(mode="json", exclude_defaults=True) for x in layers]
         assert spec(model).id(TEXT) == digest({**whole, "data": {**whole["data"], **TEXT}})
+
+
+@pytest.mark.parametrize("field", ["width", "depth", "heads", "head_width", "context", "vocab"])
+def test_what_is_larger_than_any_model_is_a_slip(field):
+    (line,) = said(model={**SMALL, field: 10**9})
+    assert line.startswith(f"model.{field}: Input should be less than or equal to ")
+
+
+@pytest.mark.parametrize("experts", [{"experts": 10**9}, {"experts": 4, "shared": 10**9}])
+def test_more_experts_than_can_be_built_are_refused(experts):
+    (line,) = said(model={**SMALL, "ffn": {"name": "moe", **experts}})
+    assert "experts in each of 3 layers; more than 131072 in all cannot be built" in line
+
+
+@pytest.mark.parametrize("ffn", [{"width": 10**15}, {"ratio": 1e300}])
+def test_a_tensor_that_cannot_be_counted_is_refused(ffn):
+    with torch.device("meta"), pytest.raises(Refused, match="a tensor of the model is too large"):
+        Decoder(spec({"width": 2**16, "ffn": {"name": "glu", **ffn}}).model)
 
 
 def said(**changes: Any) -> list[str]:

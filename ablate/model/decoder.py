@@ -12,7 +12,19 @@ from ablate.model.loss import Sums
 from ablate.model.lost import Watched
 from ablate.model.memory import Cache, Rolling
 from ablate.model.residual import Placement, Residual, Scale
-from ablate.parts.base import Call, Fresh, Kernel, Ledger, Mask, Memory, Position, Report, View, Where
+from ablate.parts.base import (
+    Call,
+    Fresh,
+    Kernel,
+    Ledger,
+    Mask,
+    Memory,
+    Position,
+    Refused,
+    Report,
+    View,
+    Where,
+)
 from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
 from ablate.spec import ModelSpec
 
@@ -45,8 +57,15 @@ class Decoder(nn.Module):
         """All but `spec` is what the kernel must serve; `dtype` is that of the attention."""
         super().__init__()
         self.spec, self.shape = spec, spec.shape()
-        with Watched() as watched:
-            self._build()
+        try:
+            with Watched() as watched:
+                self._build()
+        except (RuntimeError, TypeError) as error:
+            if "verflow" not in str(error):  # torch's word for sizes that it cannot count
+                raise
+            raise Refused(
+                f"a tensor of the model is too large to be counted: {error}".splitlines()[0]
+            ) from error
         watched.refuse(self)
         self._group(device=device, documents=documents, training=training, dtype=dtype)
         self.through = _through

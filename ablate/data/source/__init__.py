@@ -13,6 +13,15 @@ class BadText(ValueError):
     """Text that cannot be used, with the place, the reason and what to do."""
 
 
+LONGEST = 2**29  # characters of a document, and bytes of a line: a document is held in memory
+PIECE = 2**20  # characters that are encoded at once
+
+
+def encoded(text: str) -> Iterator[bytes]:
+    """The text as UTF-8, in pieces: whole, a long one would take its memory twice."""
+    return (text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
+
+
 class NoNetwork(ConnectionError):
     """A source that lies elsewhere and cannot be reached."""
 
@@ -37,9 +46,9 @@ class Source(ABC):
         for split in SPLITS:
             content.update(f"split {split}\n".encode())
             for document in self.documents(split):
-                text = document.encode()
-                content.update(f"{len(text)}\n".encode())
-                content.update(text)
+                content.update(f"{sum(map(len, encoded(document)))}\n".encode())
+                for piece in encoded(document):
+                    content.update(piece)
         return content.hexdigest()
 
     def stamp(self) -> Any:

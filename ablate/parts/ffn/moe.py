@@ -13,6 +13,8 @@ from ablate.parts.ffn.width import exact
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
+MOST = 2**17  # experts of all layers: several times as many as any model has
+
 
 @ffn("moe", paper="arXiv:1701.06538")
 class MoE(nn.Module):
@@ -137,6 +139,12 @@ class MoE(nn.Module):
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         wrong = []
+        modules = model.depth * (options.experts + options.shared)
+        if modules > MOST:
+            wrong.append(
+                f"has {options.experts + options.shared} experts in each of {model.depth} layers; more than "
+                f"{MOST} in all cannot be built"
+            )
         if options.k > options.experts:
             wrong.append(f"chooses k {options.k} of experts {options.experts}")
         if options.k == 1 and options.score != "before":

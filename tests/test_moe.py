@@ -272,6 +272,23 @@ def test_the_ledger_of_each_layer_is_its_own(tokens):
     torch.testing.assert_close(m.auxiliary(call.ledger), sum(losses))
 
 
+def test_padding_before_a_prompt_counts_for_nothing(tokens):
+    m = Decoder(small(ffn={"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}})).start(0)
+    call = Call.ragged(torch.tensor([20, 13]), 20)
+    call.ledger = m.ledger()
+    alone = [Call.of(tokens[:1]), Call.of(tokens[1:, 7:])]
+    with torch.no_grad():
+        m(tokens, call)
+        for row, given in zip((tokens[:1], tokens[1:, 7:]), alone, strict=True):
+            given.ledger = m.ledger()
+            m(row, given)
+    for n, report in enumerate(call.ledger):
+        first, second = (given.ledger[n] for given in alone)
+        assert torch.equal(report["load"], first["load"] + second["load"])
+        mean = (20 * first["probability"] + 13 * second["probability"]) / 33
+        torch.testing.assert_close(report["probability"], mean)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

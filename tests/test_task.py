@@ -13,7 +13,7 @@ from ablate.data.prepare import Split
 from ablate.data.stream import Stream
 from ablate.parts.base import Refused
 from ablate.registry import registries
-from ablate.train.stack import Seat
+from ablate.train.stack import Seat, Stack
 from ablate.train.trainer import hushed, trainer
 
 ROWS, TOKENS = 8, 9
@@ -91,6 +91,18 @@ def test_passes_do_not_decide_which_expert_is_above_the_mean(text, seed):
         parts = stepped(seat(text, TOKENS, EXPERTS, seed, micro_rows=rows))
         assert parts[2] == whole[2]
         assert all(torch.equal(parts[3][name], bias) for name, bias in whole[3].items())
+
+
+def test_examples_are_stacked_with_their_filling(text):
+    """Rows of several models, each with its own filling; `prove` holds the stack to a lone model."""
+    dense = {"name": "glu", "width": 24}
+    alone = seat(text, 16, dense, seed=1)
+    stack = Stack([seat(text, 16, dense, seed=seed) for seed in (0, 1)])
+    stack.prove()
+    losses = stack.gradients(*stack.passes(0))
+    passes = alone.passes(0)
+    loss, _, _ = alone.objective(passes[0], alone.count(passes), None)
+    assert float(losses[1]) == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_a_load_of_shares_is_refused(text, own_parts):

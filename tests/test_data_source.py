@@ -295,6 +295,11 @@ def test_tail_reads_no_file_that_lies_outside(tmp_path: Path, monkeypatch: pytes
     assert "".join(found[split] for split in SPLITS) == "".join(f"{n % 10}" * 1000 for n in range(20))
     assert len(opened) == 2 * 20, "once to count, and once to read"
     opened.clear()
+    manifest = source.manifest()
+    assert len(opened) == 20, "in one reading"
+    monkeypatch.setattr(module.Text, "every", Source.every)
+    assert source.manifest() == manifest
+    opened.clear()
     list(source.documents("heldout"))
     assert opened == ["18", "19"]
 

@@ -9,6 +9,7 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, cast
 
@@ -71,29 +72,39 @@ class Text(Source):
         """The files and the characters of their documents."""
         return [(path, sum(len(text) for text in self._documents_of(path))) for path in find(self.files)]
 
+    @cached_property
+    def _borders(self) -> dict[SplitName, tuple[int, int]]:
+        """Where the splits begin and end in the stream of all documents."""
+        total = sum(length for _, length in self._lengths)
+        later = [int(total * (1 - self.validation - self.heldout)), int(total * (1 - self.heldout)), total]
+        return dict(zip(SPLITS, pairwise([0, *later]), strict=True))
+
     def _stretch(self, split: SplitName) -> Iterator[str]:
         """The part of the stream of all documents that belongs to a split. Files outside it are not read."""
-        total = sum(length for _, length in self._lengths)
-        borders = [
-            0,
-            int(total * (1 - self.validation - self.heldout)),
-            int(total * (1 - self.heldout)),
-            total,
-        ]
-        number = SPLITS.index(split)
-        first, last = borders[number : number + 2]
+        first, last = self._borders[split]
         at = 0
         for path, length in self._lengths:
-            if at + length <= first or at >= last:
-                at += length
-                continue
-            for text in self._documents_of(path):
-                piece = text[max(0, first - at) : max(0, last - at)]
-                if piece:
-                    yield piece
-                at += len(text)
-                if at >= last:
-                    return
+            if first < at + length and at < last:
+                place = at
+                for text in self._documents_of(path):
+                    if piece := text[max(0, first - place) : max(0, last - place)]:
+                        yield piece
+                    place += len(text)
+                    if place >= last:
+                        return
+            at += length
+
+    def every(self) -> Iterator[tuple[SplitName, str]]:
+        """Of `tail`, in one reading."""
+        if self.split == "document":
+            yield from super().every()
+            return
+        at = 0
+        for text in self._every_document():
+            for split, (first, last) in self._borders.items():
+                if piece := text[max(0, first - at) : max(0, last - at)]:
+                    yield split, piece
+            at += len(text)
 
     def _every_document(self) -> Iterator[str]:
         for path in find(self.files):

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
-from ablate.parts.base import DTYPES, Call, Ledger, Refused
+from ablate.parts.base import DTYPES, AuxOutputs, ForwardContext, Refused
 from ablate.parts.compiler import keep_graphs
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
@@ -91,7 +91,7 @@ class Task(LightningModule):
         if self.device_mesh is not None:
             shard(decoder, self.device_mesh)
         decoder.to_empty(device=device)
-        decoder.start(self.spec.seed.init, self.spec.seed.redraw)
+        decoder.init_parameters(self.spec.seed.init, self.spec.seed.redraw)
         if self.weights is not None:
             from ablate.train.state.weights import load
 
@@ -187,17 +187,17 @@ class Task(LightningModule):
         out = self.decoder(batch.tokens, call, targets=batch.targets, summed=True)
         targets, real = count.unbind()
         objective = out.objective / targets
-        ledger = call.ledger or []
-        if any(ledger):
+        aux = call.aux or []
+        if any(aux):
             if loads is None:
-                loads = self.add_loads([ledger])
-            put_loads(ledger, loads)
-            objective = objective + real_of(batch) / real * self.decoder.auxiliary(ledger)
+                loads = self.add_loads([aux])
+            put_loads(aux, loads)
+            objective = objective + real_of(batch) / real * self.decoder.auxiliary(aux)
         return out.nll / targets, objective * self.trainer.world_size, loads
 
-    def call(self, batch: Batch) -> Call:
-        ledger = self.decoder.ledger()
-        return Call(batch.at, batch.document, batch.prefix, ledger=ledger, real=batch.real)
+    def call(self, batch: Batch) -> ForwardContext:
+        aux = self.decoder.aux()
+        return ForwardContext(batch.positions, batch.document, batch.prefix, aux=aux, real=batch.real)
 
     def turn(self, step: int) -> None:
         """Set the rates of the step."""
@@ -236,22 +236,22 @@ class Task(LightningModule):
         first pass needs those of the last. None where no layer reports any."""
         if self.reports is False:
             return None
-        ledgers: list[Ledger] = []
+        ledgers: list[AuxOutputs] = []
         with torch.no_grad():
             for n, batch in enumerate(passes):
                 self.reseed(step, n)
                 call = self.call(batch)
                 self.decoder(batch.tokens, call, targets=batch.targets)
-                ledger = call.ledger or []
+                aux = call.aux or []
                 if self.reports is None:
-                    self.reports = any("load" in report for report in ledger)
+                    self.reports = any("load" in report for report in aux)
                 if not self.reports:
                     break
-                ledgers.append(ledger)
+                ledgers.append(aux)
         torch.clear_autocast_cache()  # casts made without gradients must not serve the passes with them
         return self.add_loads(ledgers) if self.reports else None
 
-    def add_loads(self, ledgers: list[Ledger]) -> list[Tensor] | None:
+    def add_loads(self, ledgers: list[AuxOutputs]) -> list[Tensor] | None:
         """The load of each layer that reports one, added up over passes and ranks. In whole numbers, or the
         order of addition would say which of two equal experts had more. Raises Refused for others."""
         first = ledgers[0]
@@ -266,7 +266,7 @@ class Task(LightningModule):
                     "int64, and is added up over the batch"
                 )
         sizes = [len(first[n]["load"]) for n in self.loaded]
-        each = [torch.cat([ledger[n]["load"] for n in self.loaded]) for ledger in ledgers]
+        each = [torch.cat([aux[n]["load"] for n in self.loaded]) for aux in ledgers]
         return list(self.over_ranks(torch.stack(each).sum(0)).split(sizes))
 
     def after_step(self, loads: list[Tensor]) -> None:
@@ -349,7 +349,7 @@ def real_of(batch: Batch) -> Tensor | int:
     return batch.tokens.numel() if batch.real is None else batch.real.sum()
 
 
-def put_loads(ledger: Ledger, loads: list[Tensor] | None) -> None:
-    reports = [report for report in ledger if "load" in report]
+def put_loads(aux: AuxOutputs, loads: list[Tensor] | None) -> None:
+    reports = [report for report in aux if "load" in report]
     for report, load in zip(reports, loads or [], strict=True):
         report["load"] = load

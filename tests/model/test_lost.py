@@ -36,7 +36,7 @@ class Own(nn.Module):
     down: nn.Linear
     starts: dict[str, Any]
 
-    def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         return self.down(self.up(x))
 
 
@@ -107,7 +107,7 @@ KEPT: dict[str, Callable[[Own], Any]] = {
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 @pytest.mark.parametrize("make", KEPT.values(), ids=KEPT.keys())
 def test_what_nobody_wished_is_drawn(make, device, own_parts):
-    built(make, device).to_empty(device="cpu").start(0)
+    built(make, device).to_empty(device="cpu").init_parameters(0)
 
 
 def test_a_part_says_how_its_tensors_start(own_parts):
@@ -124,7 +124,7 @@ def test_a_part_says_how_its_tensors_start(own_parts):
             "table": lambda shape, generator: torch.randn(shape, generator=generator),
         }
 
-    one, again, other = (built_anew(make).to_empty(device="cpu").start(seed) for seed in (0, 0, 1))
+    one, again, other = (built_anew(make).to_empty(device="cpu").init_parameters(seed) for seed in (0, 0, 1))
     first, second = one.layers[0].ffn, one.layers[1].ffn
     assert first.down.weight.abs().sum() == 0 and (first.up.bias == 1).all()
     assert torch.equal(first.mix[2], torch.eye(C)) and first.up.weight.std() > 0
@@ -145,7 +145,9 @@ def test_what_holds_a_part_says_first_how_it_starts(own_parts):
         own.up.starts = {"weight": zeros}  # type: ignore[assignment]
         own.starts = {"up.weight": eye}
 
-    assert torch.equal(built(make).to_empty(device="cpu").start(0).layers[1].ffn.up.weight, torch.eye(C))
+    assert torch.equal(
+        built(make).to_empty(device="cpu").init_parameters(0).layers[1].ffn.up.weight, torch.eye(C)
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_what_holds_a_part_says_first_how_it_starts(own_parts):
 )
 def test_a_start_that_is_none_is_refused(starts, reason, own_parts):
     with pytest.raises(Refused, match=reason):
-        built(lambda own: setattr(own, "starts", starts)).to_empty(device="cpu").start(0)
+        built(lambda own: setattr(own, "starts", starts)).to_empty(device="cpu").init_parameters(0)
 
 
 def test_a_start_that_no_draw_decides_cannot_be_redrawn(own_parts):
@@ -172,6 +174,8 @@ def test_a_start_that_no_draw_decides_cannot_be_redrawn(own_parts):
 
     decoder = built(make).to_empty(device="cpu")
     with pytest.raises(Refused, match=r"layers.\*.ffn.down.weight starts from constants"):
-        decoder.start(0, ["layers.*.ffn.down.weight"])
-    before = decoder.start(0).layers[0].ffn.up.weight.clone()
-    assert not torch.equal(decoder.start(0, ["layers.*.ffn.up.weight"]).layers[0].ffn.up.weight, before)
+        decoder.init_parameters(0, ["layers.*.ffn.down.weight"])
+    before = decoder.init_parameters(0).layers[0].ffn.up.weight.clone()
+    assert not torch.equal(
+        decoder.init_parameters(0, ["layers.*.ffn.up.weight"]).layers[0].ffn.up.weight, before
+    )

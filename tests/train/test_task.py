@@ -17,7 +17,12 @@ from ablate.train.speed.ensemble import Seat, Stack
 from ablate.train.trainer import hushed, trainer
 
 ROWS, TOKENS = 8, 9
-EXPERTS: dict[str, Any] = {**MOE, "balance": 0.1, "router_z": 0.01, "bias_step": 0.01}
+EXPERTS: dict[str, Any] = {
+    **MOE,
+    "balance_loss_weight": 0.1,
+    "router_z_loss_weight": 0.01,
+    "bias_update_rate": 0.01,
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +34,17 @@ def examples() -> Split:
     """64 of 9 tokens each and fewer, whose last three are answers."""
     draw = np.random.default_rng(0)
     lengths = draw.integers(5, TOKENS + 1, 64)
-    starts = np.append(0, lengths.cumsum())
-    scored = np.zeros(starts[-1], dtype=bool)
-    for end in starts[1:]:
+    document_offsets = np.append(0, lengths.cumsum())
+    scored = np.zeros(document_offsets[-1], dtype=bool)
+    for end in document_offsets[1:]:
         scored[end - 3 : end] = True
-    return Split("train", draw.integers(1, 250, starts[-1]).astype(np.uint16), starts[:-1], 1, scored)
+    return Split(
+        "train",
+        draw.integers(1, 250, document_offsets[-1]).astype(np.uint16),
+        document_offsets[:-1],
+        1,
+        scored,
+    )
 
 
 def seat(text: Path, context: int, ffn: dict[str, Any], seed: int = 0, **settings: Any) -> Seat:
@@ -65,13 +76,13 @@ def stepped(task: Seat) -> tuple[float, list[Tensor], list[list[float]], dict[st
     return float(task.total), gradients, [load.tolist() for load in task.loads], biases
 
 
-@pytest.mark.parametrize("capacity", [None, 0.75])
+@pytest.mark.parametrize("capacity_factor", [None, 0.75])
 @pytest.mark.parametrize(
     ("context", "settings"),
     [(16, {}), (80, {}), (80, {"micro_rows": 3}), (9, {"micro_rows": 1}), (40, {"recompute": True})],
 )
-def test_filling_passes_and_recomputation_change_nothing(text, context, settings, capacity):
-    ffn = EXPERTS | {"capacity": capacity}
+def test_filling_passes_and_recomputation_change_nothing(text, context, settings, capacity_factor):
+    ffn = EXPERTS | {"capacity_factor": capacity_factor}
     loss, gradients, loads, biases = stepped(seat(text, TOKENS, ffn))
     loss_filled, gradients_filled, loads_filled, biases_filled = stepped(seat(text, context, ffn, **settings))
     assert loads_filled == loads and sum(loads[0]) < 2 * ROWS * TOKENS
@@ -107,12 +118,12 @@ def test_examples_are_stacked_with_their_filling(text):
 
 def test_a_load_of_shares_is_refused(text, own_parts):
     class Shares(torch.nn.Identity):
-        def forward(self, x, ledger):
-            ledger["load"] = torch.full((2,), 0.5)
+        def forward(self, x, aux):
+            aux["load"] = torch.full((2,), 0.5)
             return x
 
-        def auxiliary(self, ledger):
-            return ledger["load"].sum()
+        def auxiliary(self, aux):
+            return aux["load"].sum()
 
     registries["ffn"]("shares", paper="mine")(lambda shape: Shares())
     with pytest.raises(Refused, match=r"ffn shares: reports a load of torch.float32; .* in int64"):

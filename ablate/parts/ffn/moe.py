@@ -20,7 +20,7 @@ MOST = 2**17  # experts of all layers: several times as many as any model has
 class MoE(nn.Module):
     """y = sum over the top k experts of gate_e(x) expert_e(x).
 
-    Shazeer et al. 2017. The router works in fp32. `score` says when the softmax is taken: over the
+    Shazeer et al. 2017. The router works in fp32. `normalisation` says when the softmax is taken: over the
     selected logits (`after`, Mixtral), over all before the selection, the selected then renormalised
     (`renormalised`, GShard) or not (`before`, Switch), or sigmoids, renormalised (`sigmoid`, DeepSeek-V3).
     Dropless, unless `capacity` c is given: an expert takes at most ceil(c k T / E) tokens of a row of T, in
@@ -44,97 +44,101 @@ class MoE(nn.Module):
         *,
         expert: Annotated[Factory, Part("ffn")] = use("glu", activation="silu"),
         experts: Annotated[int, Gt(0)] = 8,
-        k: Annotated[int, Gt(0)] = 2,
+        top_k: Annotated[int, Gt(0)] = 2,
         shared: Annotated[int, Ge(0)] = 0,
-        score: Literal["after", "before", "renormalised", "sigmoid"] = "after",
-        capacity: Annotated[float, Gt(0)] | None = None,
-        balance: Annotated[float, Ge(0)] = 0.01,
-        router_z: Annotated[float, Ge(0)] = 0.0,
-        bias_step: Annotated[float, Ge(0)] = 0.0,
+        normalisation: Literal["selected", "all", "renormalised", "sigmoid"] = "selected",
+        capacity_factor: Annotated[float, Gt(0)] | None = None,
+        balance_loss_weight: Annotated[float, Ge(0)] = 0.01,
+        router_z_loss_weight: Annotated[float, Ge(0)] = 0.0,
+        bias_update_rate: Annotated[float, Ge(0)] = 0.0,
     ):
         super().__init__()
-        self.k, self.score = k, score
-        self.capacity = None if capacity is None else exact(capacity)
-        self.balance, self.router_z, self.bias_step = balance, router_z, bias_step
+        self.top_k, self.normalisation = top_k, normalisation
+        self.capacity_factor = None if capacity_factor is None else exact(capacity_factor)
+        self.balance_loss_weight, self.router_z_loss_weight, self.bias_update_rate = (
+            balance_loss_weight,
+            router_z_loss_weight,
+            bias_update_rate,
+        )
         self.router = nn.Linear(shape.width, experts, bias=False)
         self.experts = nn.ModuleList(expert(shape) for _ in range(experts))
         self.shared = nn.ModuleList(expert(shape) for _ in range(shared))
         self.register_buffer("bias", torch.zeros(experts))
         self.constants = {"bias": 0.0}
 
-    def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
-        gate, chosen = self.route(x, ledger)
-        admitted = self.admit(chosen, ledger)
+    def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
+        gate, chosen = self.route(x, aux)
+        admitted = self.admit(chosen, aux)
         y = self.dispatch(x.flatten(0, 1), gate.flatten(0, 1).to(x.dtype), admitted)
         y = y.view_as(x)
         for expert in self.shared:
-            y = y + expert(x, ledger)
+            y = y + expert(x, aux)
         return y
 
-    def route(self, x: Tensor, ledger: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,k). The
+    def route(self, x: Tensor, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,top_k). The
         number E stands for the experts of a token that is not real."""
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.to(wide), self.router.weight.to(wide))
-        probability = logits.sigmoid() if self.score == "sigmoid" else logits.softmax(-1)
-        chosen = (probability + self.bias).topk(self.k, -1).indices
+        probability = logits.sigmoid() if self.normalisation == "sigmoid" else logits.softmax(-1)
+        chosen = (probability + self.bias).topk(self.top_k, -1).indices
         gate = probability.gather(-1, chosen)
-        if self.score == "after":
+        if self.normalisation == "selected":
             gate = logits.gather(-1, chosen).softmax(-1)
-        elif self.score != "before":
+        elif self.normalisation != "all":
             gate = gate / gate.sum(-1, keepdim=True)
-        E, real = self.bias.shape[0], real_tokens(ledger)
+        E, real = self.bias.shape[0], real_tokens(aux)
         if real is not None:
             chosen = chosen.masked_fill(~real[..., None], E)
-        ledger["load"] = F.one_hot(chosen, E + 1).sum((0, 1, 2))[:E]
-        ledger["probability"] = mean(probability / probability.sum(-1, keepdim=True), real)
-        ledger["router_z"] = mean(logits.logsumexp(-1).square(), real)
+        aux["load"] = F.one_hot(chosen, E + 1).sum((0, 1, 2))[:E]
+        aux["probability"] = mean(probability / probability.sum(-1, keepdim=True), real)
+        aux["router_z"] = mean(logits.logsumexp(-1).square(), real)
         return gate, chosen
 
-    def admit(self, chosen: Tensor, ledger: dict[str, Tensor]) -> Tensor:
-        """The chosen experts (B,T,k), with E in the place of one that is full."""
+    def admit(self, chosen: Tensor, aux: dict[str, Tensor]) -> Tensor:
+        """The chosen experts (B,T,top_k), with E in the place of one that is full."""
         E = self.bias.shape[0]
-        if self.capacity is None or not self.training:
-            ledger["dropped"] = torch.zeros((), device=chosen.device)
+        if self.capacity_factor is None or not self.training:
+            aux["dropped"] = torch.zeros((), device=chosen.device)
             return chosen
-        real = real_tokens(ledger)
+        real = real_tokens(aux)
         taken = F.one_hot(chosen.flatten(1), E + 1).cumsum(1)  # (B, T k, E + 1): choices of each so far
         taken = taken.gather(-1, chosen.flatten(1)[..., None])[..., 0].view_as(chosen)
-        full = (taken > self.room(self.capacity, chosen, real)) & (chosen < E)
-        ledger["dropped"] = mean(full.float().mean(-1), real)
+        full = (taken > self.room(self.capacity_factor, chosen, real)) & (chosen < E)
+        aux["dropped"] = mean(full.float().mean(-1), real)
         return chosen.masked_fill(full, E)
 
-    def room(self, capacity: Fraction, chosen: Tensor, real: Tensor | None) -> Tensor | int:
+    def room(self, capacity_factor: Fraction, chosen: Tensor, real: Tensor | None) -> Tensor | int:
         """ceil(c k T / E), with the real tokens T of each row: (B, 1, 1), or one number for rows of real
         tokens alone."""
-        share = capacity * self.k / self.bias.shape[0]
+        share = capacity_factor * self.top_k / self.bias.shape[0]
         if real is None:
             return ceil(share * chosen.shape[1])
         return torch.tensor(rooms(share, chosen.shape[1]), device=chosen.device)[real.sum(1)][:, None, None]
 
     def dispatch(self, x: Tensor, gate: Tensor, chosen: Tensor) -> Tensor:
-        """x (N,C), gate (N,k), chosen (B,T,k). Sort the choices by expert, run each expert on its tokens,
+        """x (N,C), gate (N,k), chosen (B,T,top_k). Sort the choices by expert, run each expert on its tokens,
         add the results up."""
         E, choices = self.bias.shape[0], chosen.flatten()
         counts = F.one_hot(choices, E + 1).sum(0).tolist()
         order = choices.argsort(stable=True)[: sum(counts[:E])]
-        token, weight = order // self.k, gate.flatten().index_select(0, order)[:, None]
+        token, weight = order // self.top_k, gate.flatten().index_select(0, order)[:, None]
         parts = x.index_select(0, token).split(counts[:E])
         y = torch.cat([expert(part, {}) for expert, part in zip(self.experts, parts, strict=True)])
         return torch.zeros_like(x).index_add(0, token, y * weight)
 
-    def auxiliary(self, ledger: dict[str, Tensor]) -> Tensor:
+    def auxiliary(self, aux: dict[str, Tensor]) -> Tensor:
         """The balance loss and the router's z-loss (ST-MoE, arXiv:2202.08906, eq. 5)."""
-        load = ledger["load"]
-        balance = len(load) * (load / load.sum().clamp(min=1) * ledger["probability"]).sum()
-        return self.balance * balance + self.router_z * ledger["router_z"]
+        load = aux["load"]
+        balance_loss_weight = len(load) * (load / load.sum().clamp(min=1) * aux["probability"]).sum()
+        return self.balance_loss_weight * balance_loss_weight + self.router_z_loss_weight * aux["router_z"]
 
     @torch.no_grad()
     def after_step(self, load: Tensor) -> None:
         """Raise the bias of experts below the mean load, lower that of those above. An expert that has just
         the mean stays: counts are whole numbers, and nothing is rounded."""
-        self.bias += self.bias_step * (load.sum() - len(load) * load).sign()
+        self.bias += self.bias_update_rate * (load.sum() - len(load) * load).sign()
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
@@ -145,12 +149,12 @@ class MoE(nn.Module):
                 f"has {options.experts + options.shared} experts in each of {model.depth} layers; more than "
                 f"{MOST} in all cannot be built"
             )
-        if options.k > options.experts:
-            wrong.append(f"chooses k {options.k} of experts {options.experts}")
-        if options.k == 1 and options.score != "before":
+        if options.top_k > options.experts:
+            wrong.append(f"chooses top_k {options.top_k} of experts {options.experts}")
+        if options.top_k == 1 and options.normalisation != "all":
             wrong.append(
-                f"with k 1 and score {options.score} every gate is 1: the router learns nothing of the text; "
-                "score=before gives it the gradient"
+                f"with top_k 1 and normalisation {options.normalisation} every gate is 1: "
+                "the router learns nothing of the text; normalisation=all gives it the gradient"
             )
         if hasattr(options.expert.entry.make, "auxiliary"):
             wrong.append(

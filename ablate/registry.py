@@ -18,9 +18,17 @@ from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializationInfo, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    SerializationInfo,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -29,7 +37,26 @@ registries: dict[str, "Registry"] = {}
 OURS = ("name", "kind", "entry")  # what `Options` itself is asked for
 
 
-class Options(BaseModel):
+class Numbers(BaseModel):
+    """A schema whose numbers are numbers: true is no 1."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name is not None:
+            taken = set(_types(cls.model_fields[info.field_name].annotation))
+            if taken & {int, float} and bool not in taken:
+                raise PydanticCustomError("number", "needs a number, not true or false")
+        return value
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inside in get_args(annotation):
+        yield from _types(inside)
+
+
+class Options(Numbers):
     """The options of one part: its name and what its signature declares."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

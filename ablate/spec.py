@@ -6,17 +6,24 @@ their registries, which load the parts (and torch) only when a specification is 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from ablate.registry import Options, Part
+from ablate.registry import Numbers, Options, Part
 
 T = TypeVar("T")
 
 
-class Strict(BaseModel):
+# Beyond any model that there is: what is larger is a slip, and would be built for hours or not at all.
+MOST_WIDE, MOST_LAYERS, MOST_TOKENS = 2**20, 10_000, 2**28
+
+
+class Strict(Numbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -61,12 +68,12 @@ class ModelSpec(LayerSpec):
     """A decoder. The parts named here make the common layer; `variants` are small overrides of it
     and `pattern` is cycled over the depth (an empty pattern is the common layer everywhere)."""
 
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    head_width: int | None = Field(None, gt=0)  # null: width / heads
-    context: int = Field(gt=0)
-    vocab: int | None = Field(None, gt=0)  # null: as many as the tokenizer has
+    width: int = Field(gt=0, le=MOST_WIDE)
+    depth: int = Field(gt=0, le=MOST_LAYERS)
+    heads: int = Field(gt=0, le=MOST_WIDE)
+    head_width: int | None = Field(None, gt=0, le=MOST_WIDE)  # null: width / heads
+    context: int = Field(gt=0, le=MOST_TOKENS)
+    vocab: int | None = Field(None, gt=0, le=MOST_TOKENS)  # null: as many as the tokenizer has
     embedding: EmbeddingSpec
     head: HeadSpec
     init: Annotated[Options, Part("init")]
@@ -114,6 +121,27 @@ class ModelSpec(LayerSpec):
                         said.add(mistake)
                         yield mistake
 
+    def canonical(self) -> "ModelSpec":
+        """The same model as it is written when nothing is said that needs no saying."""
+        common = LayerSpec.model_construct(**{f: getattr(self, f) for f in LayerSpec.model_fields})
+        update: dict[str, Any] = {
+            f: canonical(getattr(self, f), common, self) for f in (*LayerSpec.model_fields, "init", "kernel")
+        }
+        update["variants"] = {
+            name: layer.model_copy(
+                update={f: canonical(getattr(layer, f), layer, self) for f in LayerSpec.model_fields}
+            )
+            for name, layer in self.variants.items()
+        }
+        if self.head_width is not None and self.head_width * self.heads == self.width:
+            update["head_width"] = None
+        if self.embedding.scale == self.width**0.5 != 1.0:
+            update["embedding"] = self.embedding.model_copy(update={"scale": "sqrt_width"})
+        plain = self.model_copy(update=update)
+        if plain.layers() == [plain.model_copy(update={"pattern": ()}).layers()[0]] * self.depth:
+            plain = plain.model_copy(update={"variants": {}, "pattern": ()})
+        return plain
+
     def shape(self) -> Shape:
         head_width = self.head_width or self.width // self.heads
         return Shape(self.width, self.depth, self.heads, head_width, self.context, self.vocab or 256)
@@ -151,6 +179,18 @@ def check(options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:
         if isinstance(value, Options):
             wrong += check(value, layer, model)
     return wrong
+
+
+def canonical(options: Options, layer: LayerSpec, model: ModelSpec) -> Options:
+    """The part as it is written when nothing is said that needs no saying: what its own
+    `canonical(options, layer, model) -> dict` says otherwise, and so for the parts inside it."""
+    rules = getattr(options.entry.make, "canonical", None)
+    update = dict(rules(options, layer, model)) if rules else {}
+    for field in type(options).model_fields:
+        value = getattr(options, field)
+        if isinstance(value, Options):
+            update[field] = canonical(value, layer, model)
+    return options.model_copy(update=update) if update else options
 
 
 def override(base: Any, patch: Any) -> Any:
@@ -194,7 +234,14 @@ class SeedSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_for_all(cls, node: Any) -> Any:
-        return {"init": node, "data": node, "dropout": node} if isinstance(node, int) else node
+        if isinstance(node, Mapping | SeedSpec):
+            return node
+        if isinstance(node, bool) or not isinstance(node, int) or node < 0:
+            raise PydanticCustomError(
+                "seed",
+                "needs a whole number, 0 or more, in digits alone and with no 0 before them, as in seed=3",
+            )
+        return {"init": node, "data": node, "dropout": node}
 
 
 class RunSpec(Strict):
@@ -230,6 +277,13 @@ class RunSpec(Strict):
             raise ValueError(
                 f"budget.tokens {self.budget.tokens} is less than one batch ({self.budget.batch_tokens})"
             )
+        warmup = getattr(self.schedule, "warmup", 0)
+        rises = warmup if isinstance(warmup, int) else round(warmup * self.steps)
+        if rises >= self.steps and rises:
+            raise ValueError(
+                f"schedule.warmup {warmup} takes {rises} of the run's {self.steps} steps, so the rate never "
+                "reaches its peak; give fewer steps, a smaller share, or more budget.tokens"
+            )
         return self
 
     @property
@@ -242,15 +296,19 @@ class RunSpec(Strict):
         return self.budget.tokens // self.budget.batch_tokens
 
     def canonical(self, fingerprint: Mapping[str, str]) -> dict[str, Any]:
-        """What identity hashes: options at their default left out (so that an option added later, whose
-        default is what there was before, changes no id; but options that are parts are always named), layers
-        spelled out, text and tokenizer by content (`fingerprint`, from `ablate.data`)."""
-        spec: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        """What identity hashes: the model in its canonical form, options at their default left out (so that
+        an option added later, whose default is what there was before, changes no id; but options that are
+        parts are always named), layers spelled out, text and tokenizer by content (`fingerprint`, from
+        `ablate.data`)."""
+        whole = self.model.canonical()
+        spec: dict[str, Any] = self.model_copy(update={"model": whole}).model_dump(
+            mode="json", exclude_defaults=True
+        )
         model = spec["model"]
         if model.pop("pattern", None):
             del model["variants"]
             model["layers"] = [
-                layer.model_dump(mode="json", exclude_defaults=True) for layer in self.model.layers()
+                layer.model_dump(mode="json", exclude_defaults=True) for layer in whole.layers()
             ]
         spec["data"] = {**spec["data"], **fingerprint}
         return spec
@@ -268,12 +326,39 @@ def digest(value: Any) -> str:
 PLAINLY = {  # what pydantic says in words of Python's
     "tuple_type": "Input should be a list: [a, b]",
     "dict_type": "Input should be a mapping: {name: value}",
+    "model_type": "Input should be a mapping: {name: value}",
 }
+# How pydantic marks, at the end of a path, which of several types it has tried.
+TRIED = re.compile(r"(constrained-)?(int|float|str|bool)|(literal|list|tuple|dict)\[.*\]")
+SHOULD = "Input should be "
+
+
+def mistakes(error: ValidationError) -> list[Any]:
+    """As pydantic's `errors()`, but one where a value is none of several types."""
+    found: list[Any] = []
+    for tried, together in groupby(error.errors(), lambda e: _tried(e["loc"])):
+        same = list(together)
+        if tried is None or len(same) == 1:
+            found += same
+            continue
+        wishes = dict.fromkeys(e["msg"].removeprefix(SHOULD) for e in same)
+        value = same[0]["input"]
+        whole = isinstance(value, float) and value.is_integer() and any(e["type"] == "int_type" for e in same)
+        hint = f"; as an integer it is {value:.0f}" if whole else ""
+        found.append(
+            {**same[0], "loc": tried, "type": "value", "msg": f"{SHOULD}{', or '.join(wishes)}{hint}"}
+        )
+    return found
+
+
+def _tried(path: tuple[int | str, ...]) -> tuple[int | str, ...] | None:
+    """The path without the mark of the type that was tried; None where there is none."""
+    return path[:-1] if path and isinstance(path[-1], str) and TRIED.fullmatch(path[-1]) else None
 
 
 def explain(error: ValidationError) -> list[str]:
     """Every mistake in one line each: `path: what is wrong (value); what is allowed`."""
-    return [_line(e) for e in error.errors()]
+    return [_line(e) for e in mistakes(error)]
 
 
 def _line(e: Any) -> str:
@@ -285,6 +370,8 @@ def _line(e: Any) -> str:
     value = repr(e["input"])
     if path.endswith("[key]") and e["type"] == "string_type":
         return f"{path.removesuffix('.[key]')}: YAML reads this name as {value}; put it in double quotes"
+    if e["type"] == "string_type" and isinstance(e["input"], bool | int | float):
+        return f"{path}: YAML reads this as {value}, and not as text; put it in double quotes"
     if e["type"] in PLAINLY:
         return f"{path}: {PLAINLY[e['type']]} (got {value[:60]})"
     shown = "" if len(value) > 60 or e["type"] in ("value_error", "part") else f" (got {value})"

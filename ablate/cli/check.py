@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ablate.data.prepare import prepare
+from ablate.data.stream import refuse
 from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
@@ -43,13 +44,18 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         decoder.init_parameters(0, spec.seed.redraw)
     except Refused as refusal:
         return Facts(refusals=(str(refusal),))
+    prepared = prepare(spec.data, cache)
+    try:
+        refuse(prepared.splits, spec)
+    except ValueError as error:
+        return Facts(refusals=(str(error),))
     if looks_ahead(decoder):
         return Facts(refusals=("a part looks ahead: what is said of a token depends on those after it",))
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
     candidates = CUDA if device == "cuda" else ELSEWHERE
     costs = costs_of_run(spec, ghost)
     return Facts(
-        id=spec.id(prepare(spec.data, cache).fingerprint),
+        id=spec.id(prepared.fingerprint),
         parameters={
             "total": costs.parameters,
             "non_embedding": costs.non_embedding,

@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, StrictBool, ValidationError
 
 from ablate.data.prepare import Prepared, prepare
-from ablate.data.stream import Stream, share
+from ablate.data.stream import refuse, share
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict, explain
-from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
+from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched, too_many
 from ablate.train.state.warm_start import started
 
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
@@ -115,8 +115,7 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     if spec is None:
         raise Mistaken(mistakes)
     try:
-        for name in ("train", "validation"):
-            Stream(prepared.splits[name], spec.model.context, spec.data.documents, 0, spec.data.prefix)
+        refuse(prepared.splits, spec)
     except ValueError as error:
         raise Mistaken([str(error)]) from None
     if rest.start:
@@ -140,6 +139,8 @@ def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
         return
     if settings.capture is True and accelerator(settings) == "cpu":
         yield f"trainer.capture: {NO_GRAPHS}; say auto"
+    if (reason := too_many(settings.threads)) is not None:
+        yield reason
     if settings.nodes > 1 and not elsewhere_launched():
         yield f"trainer.nodes: start all ranks of the {settings.nodes} machines with torchrun"
     try:

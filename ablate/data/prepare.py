@@ -1,7 +1,7 @@
 """Text to tokens on disk, once.
 
     <cache>/texts/<options>.json      the manifest of a source, valid while its files stay as they are
-    <cache>/<key>/cache.json          what the cache holds: counts, sizes and hashes of its files
+    <cache>/<key>/cache.json          what the cache holds: counts, sizes and hashes of its files, and its own
     <cache>/<key>/train.tokens        uint16 or uint32, end tokens included; memory-mapped
     <cache>/<key>/train.starts.npy    int64, where each document begins
     <cache>/<key>/train.scored        bool, beside each token; only where the tokenizer marks answers
@@ -36,6 +36,10 @@ from ablate.spec import DataSpec, digest
 FORMAT = 1  # raise it when the files change their meaning
 PIECE = 1 << 16  # characters: longer documents are tokenised in pieces, which takes far less memory
 BATCH = 1 << 20  # characters that are tokenised at once
+
+LARGE = 1 << 33  # bytes of a cache that take too long to be hashed by each process
+
+HASHED: dict[Path, dict[str, list[int]]] = {}  # caches that this process has hashed: their files' signatures
 
 log = logging.getLogger("ablate.data")
 
@@ -115,15 +119,17 @@ def identify(source: Source, options: Options, cache: Path) -> tuple[str, Any]:
         with suppress(OSError):  # a cache that cannot be written to still can be read
             memo.parent.mkdir(exist_ok=True)
             with atomic(memo) as file:
-                file.write(json.dumps({"change_stamp": change_stamp, "manifest": manifest}).encode())
+                known = {"change_stamp": change_stamp, "manifest": manifest}
+                file.write(json.dumps({**known, "hash": seal(known)}).encode())
     return manifest, change_stamp
 
 
 def recall(memo: Path) -> dict[str, Any] | None:
-    """What was remembered, if it can be read."""
+    """What was remembered, if it can be read and is what was written."""
     try:
-        known = json.loads(memo.read_bytes())
-        return {"change_stamp": known["change_stamp"], "manifest": str(known["manifest"])}
+        written = json.loads(memo.read_bytes())
+        known = {"change_stamp": written["change_stamp"], "manifest": str(written["manifest"])}
+        return known if written["hash"] == seal(known) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -142,8 +148,7 @@ def refuse_change(source: Source, change_stamp: Any) -> None:
 
 
 def is_whole(folder: Path, content: Any) -> bool:
-    """Whether the cache is there and undamaged. Files that have not been touched since they were last
-    hashed are not hashed again."""
+    """Whether the cache is there and undamaged."""
     if not folder.is_dir():
         return False
     wrong = damage(folder, content)
@@ -153,36 +158,63 @@ def is_whole(folder: Path, content: Any) -> bool:
 
 
 def damage(folder: Path, content: Any) -> str:
-    """What is wrong with a cache; empty if nothing is."""
+    """What is wrong with a cache; empty if nothing is. Its files are hashed when a process first opens it and
+    again when they were touched; those of a LARGE cache only if they were."""
     try:
-        held = json.loads((folder / "cache.json").read_bytes())
-        sizes, hashes = held["sizes"], held["files"]
+        held = held_in(folder)
         if held["content"] != content:
             return "cache.json speaks of another text or tokenizer"
-        for name, size in sizes.items():
+        for name, size in sizes(held).items():
             if (folder / name).stat().st_size != size:
                 return f"{name} has {(folder / name).stat().st_size} bytes, not {size}"
-        if touched(folder, hashes):
-            for name, expected in hashes.items():
+        seen = signatures(folder, held["files"])
+        known = sum(held["sizes"].values()) >= LARGE and not touched(folder, seen)
+        if not known and HASHED.get(folder) != seen:
+            for name, expected in held["files"].items():
                 if sha256(folder / name) != expected:
                     return f"{name} has another hash"
-            mark_untouched(folder, hashes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            mark_untouched(folder, seen)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def touched(folder: Path, names: Mapping[str, str]) -> bool:
-    seen = folder / "untouched.json"
+def held_in(folder: Path) -> dict[str, Any]:
+    """What cache.json says. Raises ValueError where it is not what was written."""
+    held: dict[str, Any] = json.loads((folder / "cache.json").read_bytes())
+    if not isinstance(held, dict) or held.pop("hash", None) != seal(held):
+        raise ValueError("cache.json is not what was written")
+    return held
+
+
+def seal(value: Any) -> str:
+    """SHA-256 (hex) of canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sizes(held: Mapping[str, Any]) -> dict[str, int]:
+    """The bytes of each file, where tokens and marks take as many as their number says."""
+    found = dict(held["sizes"])
+    for name in SPLITS:
+        tokens = held["counts"][name]["tokens"]
+        found[f"{name}.tokens"] = tokens * np.dtype(held["dtype"]).itemsize
+        if f"{name}.scored" in found:
+            found[f"{name}.scored"] = tokens
+    return found
+
+
+def touched(folder: Path, seen: Mapping[str, list[int]]) -> bool:
     try:
-        return bool(json.loads(seen.read_bytes()) != signatures(folder, names))
+        return bool(json.loads((folder / "untouched.json").read_bytes()) != seen)
     except (OSError, ValueError):
         return True
 
 
-def mark_untouched(folder: Path, names: Mapping[str, str]) -> None:
+def mark_untouched(folder: Path, seen: dict[str, list[int]]) -> None:
+    HASHED[folder] = seen
     with suppress(OSError), atomic(folder / "untouched.json") as file:
-        file.write(json.dumps(signatures(folder, names)).encode())
+        file.write(json.dumps(seen).encode())
 
 
 def signatures(folder: Path, names: Mapping[str, str]) -> dict[str, list[int]]:
@@ -211,6 +243,7 @@ def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokeniz
         if folder.exists():
             os.replace(folder, aside.with_suffix(".damaged"))
         os.replace(aside, folder)
+        mark_untouched(folder, signatures(folder, held_in(folder)["files"]))
         shutil.rmtree(aside.with_suffix(".damaged"), ignore_errors=True)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -235,8 +268,7 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
         "files": {name: sha256(folder / name) for name in files},
     }
     with atomic(folder / "cache.json") as file:
-        file.write(json.dumps(held, indent=1).encode())
-    mark_untouched(folder, held["files"])
+        file.write(json.dumps({**held, "hash": seal(held)}, indent=1).encode())
 
 
 def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokenizer) -> dict[str, int]:
@@ -336,7 +368,7 @@ def dtype(tokenizer: Tokenizer) -> np.dtype:
 
 
 def open_cache(folder: Path, tokenizer: Tokenizer) -> Prepared:
-    held = json.loads((folder / "cache.json").read_bytes())
+    held = held_in(folder)
     tokenizer.load(folder)
     return Prepared(
         fingerprint={"source": held["content"]["source"], "tokenizer": held["tokenizer"]},

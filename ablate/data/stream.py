@@ -2,7 +2,7 @@
 devices and wherever a run was resumed."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ablate.data.prepare import Split
+from ablate.spec import RunSpec
 
 ROUNDS = 8  # with 4, the orders of a small epoch are not equally likely (chi-squared)
 AHEAD = 64  # steps whose places in the text are found at once, which costs little more than for one
@@ -19,13 +20,14 @@ ODD = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class Batch(NamedTuple):
-    """Letters: B rows, T tokens. All int64."""
+    """Letters: B rows, T tokens. All int64, but for `real`."""
 
     tokens: Tensor  # (B, T)
     targets: Tensor  # (B, T) the next token; -100 where there is no loss
     positions: Tensor  # (1, T), or (B, T) where positions restart with each document
     document: Tensor | None = None  # (B, T) who sees whom; None: all tokens of a row are one document
     prefix: Tensor | None = None  # (B,) length of the part that sees itself whole
+    real: Tensor | None = None  # (B, T) bool: not filling; None: all tokens are text
     document_index: Tensor | None = (
         None  # (B, T) the document of the split that the target belongs to; -1: no target
     )
@@ -46,7 +48,8 @@ class Stream:
     With `prefix`, each row begins with a part that sees itself whole and holds no target: its length is drawn
     evenly from 1 to T - 1 in training (Raffel et al. 2020, section 3.2.3), and is T / 2 in `whole`.
 
-    Raises ValueError if the split holds less than one window and its last target, or a longer example.
+    Raises ValueError if the split holds less than one window and its last target, a longer example, or, in
+    masked text, no document of two tokens, which would make no target.
     """
 
     def __init__(
@@ -76,9 +79,23 @@ class Stream:
                 f"data: the {split.name} split has {len(split.tokens)} tokens, but a context of {context} "
                 f"needs at least {context + 1}; give it more text or lower model.context"
             )
+        if not self.learns(len(split.tokens)):
+            raise ValueError(
+                f"data: every document of the {split.name} split has a single token, so with "
+                "data.documents=masked nothing is predicted; say data.documents=joined, or take a tokenizer "
+                "with an end token"
+            )
         targets = len(split.tokens) - 1
         self.windows = max(1, targets // context - 1)  # in one epoch: one fewer than fit, for the shift
         self._shifts = min(context, targets - self.windows * context + 1)
+
+    def learns(self, tokens: int) -> bool:
+        """Whether there is a target among the first so many tokens and the one after them."""
+        if self.split.loss_mask is not None or self.documents == "joined":
+            return True
+        last = min(tokens + 1, len(self.split.tokens))
+        inside = self.split.document_offsets[: np.searchsorted(self.split.document_offsets, last)]
+        return bool((np.diff(inside, append=last) > 1).any())
 
     def batch(self, step: int, rows: int, of: tuple[int, int] = (0, 1)) -> Batch:
         """What optimizer step `step` learns from: `rows` sequences over all devices, of which rank r of n
@@ -172,8 +189,21 @@ class Stream:
             torch.from_numpy(numbers[:, :-1]),
             torch.from_numpy(targets),
             torch.arange(self.context)[None],
+            real=torch.from_numpy(inside[:, :-1].copy()),
             document_index=document_index,
         )
+
+
+def refuse(splits: Mapping[str, Split], spec: RunSpec) -> None:
+    """Raises ValueError where a run finds nothing to learn, or to be looked at, in its text."""
+    for name in ("train", "validation"):
+        stream = Stream(splits[name], spec.model.context, spec.data.documents, 0, spec.data.prefix)
+        look = spec.evaluation.tokens if name == "validation" and spec.evaluation.every else None
+        if look is not None and not stream.learns(-(-look // spec.model.context) * spec.model.context):
+            raise ValueError(
+                f"evaluation.tokens: the first {look} tokens of validation are documents of a single token "
+                "each, which have no target; give more, or null for all"
+            )
 
 
 def read_ahead(batch: Batch, length: np.ndarray) -> Batch:

@@ -69,7 +69,9 @@ def answered(decoder: Decoder, split: Split, precision: str) -> np.ndarray:
         for batch in Stream(split, context, "joined", seed=0).whole(ROWS, by_document=True):
             assert batch.document_index is not None
             given = on_device(batch, device)
-            likeliest = decoder(given.tokens, ForwardContext(given.positions)).argmax(-1).cpu()
+            likeliest = (
+                decoder(given.tokens, ForwardContext(given.positions, real=given.real)).argmax(-1).cpu()
+            )
             hit = (batch.targets != NO_LOSS) & (likeliest == batch.targets)
             right += np.bincount(batch.document_index[hit].numpy(), minlength=len(right))
     return right

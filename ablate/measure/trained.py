@@ -80,8 +80,9 @@ def continue_texts(
     """What the model says next to each prompt, up to the end of a document or the first `stop`, which is left
     out. An empty prompt begins a document. Raises as `generate` does."""
     ends = () if run.tokenizer.end is None else (run.tokenizer.end,)
-    rows = complete(run.decoder, _read(run.tokenizer, prompts), tokens, stop=ends, **options)
-    texts = [_text(run.tokenizer, row) for row in rows]
+    given = _read(run.tokenizer, prompts)
+    rows = complete(run.decoder, given, tokens, stop=ends, **options)
+    texts = [_text(run.tokenizer, prompt, row) for prompt, row in zip(given, rows, strict=True)]
     return [text[: _first(text, stop)] for text in texts]
 
 
@@ -90,8 +91,9 @@ def stream_text(
 ) -> Iterator[str]:
     """`continue_texts` of one prompt, piece by piece as it comes. Raises as `generate` does, at once."""
     ends = () if run.tokenizer.end is None else (run.tokenizer.end,)
-    steps = generate(run.decoder, _read(run.tokenizer, [prompt]), tokens, stop=ends, **options)
-    return _spoken(run.tokenizer, steps, stop)
+    given = _read(run.tokenizer, [prompt])
+    steps = generate(run.decoder, given, tokens, stop=ends, **options)
+    return _spoken(run.tokenizer, given[0], steps, stop)
 
 
 def _read(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -102,9 +104,13 @@ def _read(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return rows
 
 
-def _text(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """Of the tokens that are the tokenizer's: a model may have more."""
-    return str(tokenizer.decode([token for token in tokens if token < tokenizer.vocab]))
+def _text(tokenizer: Any, prompt: Sequence[int], new: Sequence[int]) -> str:
+    """What the new tokens add to the text of the prompt: alone, a word may lose the space before it. Of the
+    tokens that are the tokenizer's; a model may have more."""
+    known = [token for token in new if token < tokenizer.vocab]
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *known])
+    same = (n for n, (old, now) in enumerate(zip(before, whole, strict=False)) if old != now)
+    return str(whole[next(same, min(len(before), len(whole))) :])
 
 
 def _first(text: str, stop: Sequence[str]) -> int:
@@ -112,14 +118,16 @@ def _first(text: str, stop: Sequence[str]) -> int:
     return min((text.index(s) for s in stop if s and s in text), default=len(text))
 
 
-def _spoken(tokenizer: Any, steps: Iterator[list[int | None]], stop: Sequence[str]) -> Iterator[str]:
+def _spoken(
+    tokenizer: Any, prompt: Sequence[int], steps: Iterator[list[int | None]], stop: Sequence[str]
+) -> Iterator[str]:
     """Text is held back while it may be the beginning of a stop, or of a character of several bytes."""
     new: list[int] = []
     said, text = 0, ""
     for (token,) in steps:
         assert token is not None  # the only row ends the steps when it stops
         new.append(token)
-        text = _text(tokenizer, new)
+        text = _text(tokenizer, prompt, new)
         if _first(text, stop) < len(text):
             break
         sure = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))

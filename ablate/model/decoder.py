@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
+from ablate.model.lost import Watched
 from ablate.model.memory import Cache, RollingCache
 from ablate.model.residual import Placement, Residual, Scale
 from ablate.parts.base import (
@@ -21,6 +22,8 @@ from ablate.parts.base import (
     NoCache,
     Position,
     PositionInputs,
+    Refused,
+    Report,
 )
 from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
 from ablate.spec import ModelSpec
@@ -54,7 +57,22 @@ class Decoder(nn.Module):
         """All but `spec` is what the kernel must serve; `dtype` is that of the attention."""
         super().__init__()
         self.spec, self.shape = spec, spec.shape()
-        C, V = self.shape.width, self.shape.vocab
+        try:
+            with Watched() as watched:
+                self._build()
+        except (RuntimeError, TypeError) as error:
+            if "verflow" not in str(error):  # torch's word for sizes that it cannot count
+                raise
+            raise Refused(
+                f"a tensor of the model is too large to be counted: {error}".splitlines()[0]
+            ) from error
+        watched.refuse(self)
+        self._group(device=device, documents=documents, training=training, dtype=dtype)
+        self.through = _through
+
+    def _build(self) -> None:
+        """Make the modules."""
+        spec, C, V = self.spec, self.shape.width, self.shape.vocab
         layers = spec.layers()
         placements: list[Placement] = [placement.build(layer.placement, spec.depth) for layer in layers]
 
@@ -81,24 +99,20 @@ class Decoder(nn.Module):
         self.final_norm = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
         self.head = Head(spec.head, C, V)
 
+    def _group(self, **facts: Any) -> None:
+        """Find the layers that share a memory, and the kernel that serves all."""
+        distinct = self.spec.distinct_positions()
         groups = [
             Group(distinct.index(layer.position), module.attention.mask)
-            for layer, module in zip(layers, self.layers, strict=True)
+            for layer, module in zip(self.spec.layers(), self.layers, strict=True)
         ]
         self.groups = list(dict.fromkeys(groups))
         self.group_of = [self.groups.index(group) for group in groups]
         needs = [
-            module.attention.need(
-                self.positions[group.position],
-                device=device,
-                documents=documents,
-                training=training,
-                dtype=dtype,
-            )
+            module.attention.need(self.positions[group.position], **facts)
             for module, group in zip(self.layers, groups, strict=True)
         ]
-        self.kernel: Kernel = kernel.build(spec.kernel).settle(needs)
-        self.through = _through
+        self.kernel: Kernel = kernel.build(self.spec.kernel).settle(needs)
 
     def forward(
         self,
@@ -129,13 +143,15 @@ class Decoder(nn.Module):
     def views(self, call: ForwardContext, dtype: torch.dtype) -> list[LayerContext]:
         """What each group of layers shares in this call."""
         memories: list[Memory] = call.memories or [NoCache()] * len(self.groups)
-        aux = [{} for _ in self.layers] if call.aux is None else call.aux
+        aux = call.aux or self.aux()
+        for report in aux:
+            report.real = call.real
         return [
             self._view(g, memory, call, aux, dtype) for g, memory in zip(self.groups, memories, strict=True)
         ]
 
     def _view(
-        self, group: Group, memory: Memory, call: ForwardContext, aux: list, dtype: torch.dtype
+        self, group: Group, memory: Memory, call: ForwardContext, aux: AuxOutputs, dtype: torch.dtype
     ) -> LayerContext:
         scheme: Position = self.positions[group.position]
         sight, new, seen = memory.look(call)
@@ -157,8 +173,8 @@ class Decoder(nn.Module):
             for g in self.groups
         ]
 
-    def aux(self) -> list[dict[str, Tensor]]:
-        return [{} for _ in self.layers]
+    def aux(self) -> AuxOutputs:
+        return [Report() for _ in self.layers]
 
     def recompute(self) -> None:
         """Keep no activations inside layers; compute them again in the backward pass (Chen et al. 2016)."""

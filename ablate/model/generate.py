@@ -164,7 +164,10 @@ def _steps(
         whole = _reading(decoder, lengths, longest, memories)
         for a, b in _pieces(longest, memories):
             document = None if whole.document is None else whole.document[:, a:b]
-            piece = ForwardContext(whole.positions[:, a:b], document, whole.prefix, memories, last=True)
+            real = None if whole.real is None else whole.real[:, a:b]
+            piece = ForwardContext(
+                whole.positions[:, a:b], document, whole.prefix, memories, last=True, real=real
+            )
             logits = decoder(tokens[:, a:b], piece)
         at = whole.positions[:, -1:]
         document = None if whole.document is None else whole.document[:, -1:]

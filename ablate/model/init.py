@@ -3,12 +3,13 @@
 A parameter's values are a function of (seed, name, shape) alone: arms that differ in one part start
 equal in all the others, and a sharded model starts as an unsharded one. Drawn whole on the CPU in
 fp32, then cast and moved. Only matrices are drawn: what vectors and buffers start with (a norm's
-ones) their part says in `constants`; those called `bias` start at zero.
+ones) their part says in `constants`, by name; those called `bias` start at zero. How any other tensor starts
+a part says in `starts`, by its path in the part: a function of shape and generator (`ablate.parts.starts`).
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Annotated, Protocol
 
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from ablate.parts.base import Refused
 from ablate.registry import init
 from ablate.spec import Shape
+
+Start = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 RESIDUAL = ("out", "down")  # the projections that write to the residual stream
 TABLES = ("embedding", "table", "head")  # one row for each token or position
@@ -95,8 +98,51 @@ def key(seed: int, name: str) -> int:
 
 def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
     """On the CPU, whatever the default device is (Lightning makes it the GPU while a model is built)."""
-    generator = torch.Generator("cpu").manual_seed(key(seed, name))
-    return torch.empty(shape, device="cpu").normal_(0, std, generator=generator)
+    return torch.empty(shape, device="cpu").normal_(0, std, generator=generator(seed, name))
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(key(seed, name))
+
+
+def said(model: nn.Module) -> dict[str, float | Start]:
+    """How the tensors start of which a part says it, by their names: what a part says of those inside it goes
+    before what they say. Raises Refused for a name that there is not, or a start that is none."""
+    found: dict[str, float | Start] = {}
+    for path, module in model.named_modules():
+        before = f"{path}." if path else ""
+        constants: Mapping[str, float] = getattr(module, "constants", {})
+        starts: Mapping[str, Start] = getattr(module, "starts", {})
+        if starts:
+            there = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name, start in starts.items():
+            if name not in there:
+                raise Refused(
+                    f"{before}{name}: `starts` names it, but there is no such tensor; there are "
+                    f"{', '.join(there)}"
+                )
+            if not callable(start):
+                raise Refused(
+                    f"{before}{name}: `starts` takes a function of shape and generator (as those of "
+                    f"`ablate.parts.starts`), and not {start!r}"
+                )
+            found.setdefault(before + name, start)
+        for name, number in constants.items():
+            found.setdefault(before + name, number)
+    return found
+
+
+def made(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
+    """What a part's function gives. Raises Refused where it cannot start a tensor of this shape."""
+    with torch.device("cpu"):
+        values = start(shape, generator(seed, name))
+    if not isinstance(values, Tensor):
+        raise Refused(f"{name}: its function in `starts` gives {type(values).__name__}, and not a tensor")
+    if tuple(values.shape) != shape:
+        raise Refused(f"{name}: its function in `starts` gives {[*values.shape]} numbers for {[*shape]}")
+    if not values.isfinite().all():
+        raise Refused(f"{name}: its function in `starts` gives numbers that are not finite")
+    return values
 
 
 @torch.no_grad()
@@ -104,27 +150,32 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
     """Set every parameter and buffer in place; a sharded parameter takes its shard. Names that match a
     pattern of `redraw` get other draws than the seed alone gives. Raises Refused for one that matches none,
     where all that match start from constants, and for a vector or a buffer whose start is not said."""
+    told = said(model)
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     idle = [pattern for pattern in redraw if not any(fnmatch(name, pattern) for name in names)]
     if idle:
         raise Refused(f"seed.redraw: no parameter is called {', '.join(idle)}, so nothing would be redrawn")
     redrawn = False
     for path, module in model.named_modules():
-        constants = getattr(module, "constants", {})
         tensors = [*module.named_parameters(path, recurse=False), *module.named_buffers(path, recurse=False)]
         for name, tensor in tensors:
             leaf = name.rpartition(".")[2]
-            if leaf in constants or leaf == "bias":
-                tensor.fill_(constants.get(leaf, 0.0))
+            shape = tuple(tensor.shape)
+            drawn = f"redrawn/{name}" if any(fnmatch(name, pattern) for pattern in redraw) else name
+            start = told.get(name, 0.0 if leaf == "bias" else None)
+            if callable(start):
+                whole = made(start, seed, drawn, shape)
+                redrawn |= drawn != name and not torch.equal(whole, made(start, seed, name, shape))
+                tensor.copy_(_sharded(whole, tensor))
+            elif start is not None:
+                tensor.fill_(start)
             elif tensor.ndim < 2 or not isinstance(tensor, nn.Parameter):
                 what = "vector" if isinstance(tensor, nn.Parameter) else "buffer"
                 raise Refused(
-                    f"{name}: a {what} is not drawn; say in `constants` what number it starts from, or "
-                    "compute it in the call"
+                    f"{name}: a {what} is not drawn; say in `constants` what number it starts from, in "
+                    "`starts` which function makes it, or compute it in the call"
                 )
             else:
-                shape = tuple(tensor.shape)
-                drawn = f"redrawn/{name}" if any(fnmatch(name, pattern) for pattern in redraw) else name
                 redrawn |= drawn != name
                 whole = draw(seed, drawn, shape, scheme.std(path, path.rpartition(".")[2], shape))
                 tensor.copy_(_sharded(whole, tensor))

@@ -249,7 +249,20 @@ class NoCache:
         return turn(k, where.new), v
 
 
-AuxOutputs = list[dict[str, Tensor]]  # one for each layer: what its parts report of this call
+class Report(dict[str, Tensor]):
+    """What the parts of one layer report of a call, by name; and of which tokens they are to report."""
+
+    def __init__(self, real: Tensor | None = None):
+        super().__init__()
+        self.real = real  # (B, T) bool, as `ForwardContext.real`
+
+
+AuxOutputs = list[Report]  # one for each layer
+
+
+def real_tokens(aux: dict[str, Tensor]) -> Tensor | None:
+    """(B, T) bool: the tokens that a report is of; None: all. A plain dictionary is a report of all."""
+    return aux.real if isinstance(aux, Report) else None
 
 
 @dataclass
@@ -257,7 +270,8 @@ class ForwardContext:
     """One forward pass: where the tokens stand, what is remembered, and what is reported.
 
     Document borders, prefixes and left-padded prompts are said here, for each token and row. `aux` is
-    written by name, so writing twice (a recomputed checkpoint) is writing once.
+    written by name, so writing twice (a recomputed checkpoint) is writing once. What it reports is of the
+    `real` tokens alone, and does not depend on how far rows are filled up.
     """
 
     positions: Tensor  # (1|B, T)
@@ -266,6 +280,7 @@ class ForwardContext:
     memories: list[Any] | None = None  # one for each group of layers; None: nothing is remembered
     aux: AuxOutputs | None = None
     last: bool = False  # only the logits of the last token are wanted
+    real: Tensor | None = None  # (B, T) bool: not filling or padding; None: all are
 
     @classmethod
     def of(cls, tokens: Tensor) -> "ForwardContext":
@@ -277,7 +292,7 @@ class ForwardContext:
         """Rows of the given lengths (B,), padded on the left to `longest`. The padding is a document of
         its own, which no token sees."""
         positions = torch.arange(longest, device=lengths.device) - (longest - lengths[:, None])
-        return cls(positions, torch.where(positions < 0, -1, 0))
+        return cls(positions, torch.where(positions < 0, -1, 0), real=positions >= 0)
 
 
 class LayerContext(NamedTuple):

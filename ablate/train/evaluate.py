@@ -80,7 +80,7 @@ def evaluate(
                 mine = len(batch.targets)
                 batch.targets[max(0, windows - n * rows - ranks[0] * mine) :] = NO_LOSS
             given = on_device(batch, device)
-            call = ForwardContext(given.positions, given.document, given.prefix)
+            call = ForwardContext(given.positions, given.document, given.prefix, real=given.real)
             out = decoder(given.tokens, call, targets=given.targets)
             metric.update(*sums(out.nll, batch.targets, batch.document_index, metric.nll.numel()))
             between()

@@ -13,6 +13,8 @@ from pydantic import Field, PositiveInt
 
 from ablate.spec import Strict
 
+MOST = 16  # threads to a core: with far more, there is no memory to start them
+
 Strategy = Literal["auto", "ddp", "fsdp"]
 Keep = Literal["none", "weights", "all"]
 
@@ -71,11 +73,27 @@ def devices(settings: Settings) -> int:
     return torch.cuda.device_count() if accelerator(settings) == "gpu" else 1
 
 
+def too_many(threads: int | None) -> str | None:
+    """Why this machine cannot run so many threads; None if it can. That is the machine's, and no outcome of a
+    run."""
+    cores = os.cpu_count() or 1
+    if threads is None or threads <= MOST * cores:
+        return None
+    return (
+        f"trainer.threads {threads}: this machine has {cores} cores; give {MOST * cores} at most, or leave "
+        "it out, and torch chooses"
+    )
+
+
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """So many of the CPU, and afterwards as many as before. None: as they are."""
+    """So many of the CPU, and afterwards as many as before. None: as they are. Raises ValueError for too
+    many."""
     import torch
 
+    reason = too_many(number)
+    if reason is not None:
+        raise ValueError(reason)
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)

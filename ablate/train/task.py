@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
-from ablate.parts.base import DTYPES, AuxOutputs, ForwardContext
+from ablate.parts.base import DTYPES, AuxOutputs, ForwardContext, Refused
 from ablate.parts.compiler import keep_graphs
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
@@ -50,8 +50,9 @@ class Task(LightningModule):
     """Trains a decoder.
 
     The loss is the sum over all targets of the global batch divided by their number, so it does not depend on
-    how rows are split over devices and passes; nor does the balance loss of experts, whose loads are averaged
-    first. Dropout is drawn by (seed, step, rank, pass), so resuming restores no generator.
+    how rows are split over devices and passes; nor does the balance loss of experts, whose loads are counted
+    over the global batch first. Dropout is drawn by (seed, step, rank, pass), so resuming restores no
+    generator.
     """
 
     decoder: Decoder
@@ -170,30 +171,33 @@ class Task(LightningModule):
         return [part(batch, n, n + size) for n in range(0, rows, size)]
 
     def count(self, passes: list[Batch]) -> Tensor:
-        """The targets of the global batch."""
-        count = sum((batch.targets != NO_LOSS).sum() for batch in passes)
-        assert isinstance(count, Tensor)
-        return self.over_ranks(count).clamp(min=1)
+        """(2,): the targets of the global batch, and its real tokens."""
+        targets = sum((batch.targets != NO_LOSS).sum() for batch in passes)
+        assert isinstance(targets, Tensor)
+        real = targets.new_zeros(()) + sum(real_of(batch) for batch in passes)
+        return self.over_ranks(torch.stack((targets, real))).clamp(min=1)
 
     def objective(
         self, batch: Batch, count: Tensor, loads: list[Tensor] | None
     ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
         """(this pass's part of the loss, what to differentiate, the loads). Gradients are averaged over
-        ranks, so what is differentiated is multiplied by their number."""
+        ranks, so what is differentiated is multiplied by their number. What parts report of a pass counts by
+        its real tokens."""
         call = self.call(batch)
         out = self.decoder(batch.tokens, call, targets=batch.targets, summed=True)
-        objective = out.objective / count
+        targets, real = count.unbind()
+        objective = out.objective / targets
         aux = call.aux or []
         if any(aux):
             if loads is None:
-                loads = self.average_loads([(aux, 1.0)])
+                loads = self.add_loads([aux])
             put_loads(aux, loads)
-            share = len(batch.tokens) / self.spec.rows
-            objective = objective + share * self.decoder.auxiliary(aux)
-        return out.nll / count, objective * self.trainer.world_size, loads
+            objective = objective + real_of(batch) / real * self.decoder.auxiliary(aux)
+        return out.nll / targets, objective * self.trainer.world_size, loads
 
     def call(self, batch: Batch) -> ForwardContext:
-        return ForwardContext(batch.positions, batch.document, batch.prefix, aux=self.decoder.aux())
+        aux = self.decoder.aux()
+        return ForwardContext(batch.positions, batch.document, batch.prefix, aux=aux, real=batch.real)
 
     def turn(self, step: int) -> None:
         """Set the rates of the step."""
@@ -232,8 +236,7 @@ class Task(LightningModule):
         first pass needs those of the last. None where no layer reports any."""
         if self.reports is False:
             return None
-        ledgers: list[tuple[AuxOutputs, float]] = []
-        rows = sum(len(batch.tokens) for batch in passes)
+        aux_outputs: list[AuxOutputs] = []
         with torch.no_grad():
             for n, batch in enumerate(passes):
                 self.reseed(step, n)
@@ -244,25 +247,27 @@ class Task(LightningModule):
                     self.reports = any("load" in report for report in aux)
                 if not self.reports:
                     break
-                ledgers.append((aux, len(batch.tokens) / rows))
+                aux_outputs.append(aux)
         torch.clear_autocast_cache()  # casts made without gradients must not serve the passes with them
-        return self.average_loads(ledgers) if self.reports else None
+        return self.add_loads(aux_outputs) if self.reports else None
 
-    def average_loads(self, ledgers: list[tuple[AuxOutputs, float]]) -> list[Tensor] | None:
-        """The load of each layer that reports one, averaged over passes (by the given weights) and ranks. To
-        six decimals, or the order of addition would say which of two equal experts had more."""
-        reports = [
-            torch.cat([report["load"].double() * weight for report in aux if "load" in report])
-            for aux, weight in ledgers
-            if any("load" in report for report in aux)
-        ]
-        if not reports:
-            return None
-        first = ledgers[0][0]
+    def add_loads(self, aux_outputs: list[AuxOutputs]) -> list[Tensor] | None:
+        """The load of each layer that reports one, added up over passes and ranks. In whole numbers, or the
+        order of addition would say which of two equal experts had more. Raises Refused for others."""
+        first = aux_outputs[0]
         self.loaded = [n for n, report in enumerate(first) if "load" in report]
+        if not self.loaded:
+            return None
+        for n in self.loaded:
+            if first[n]["load"].dtype != torch.int64:
+                name, dtype = self.spec.model.layers()[n].ffn.name, first[n]["load"].dtype
+                raise Refused(
+                    f"ffn {name}: reports a load of {dtype}; a load is how many choices each expert got, in "
+                    "int64, and is added up over the batch"
+                )
         sizes = [len(first[n]["load"]) for n in self.loaded]
-        mean = self.over_ranks(torch.stack(reports).sum(0)) / self.trainer.world_size
-        return list(mean.round(decimals=6).float().split(sizes))
+        each = [torch.cat([aux[n]["load"] for n in self.loaded]) for aux in aux_outputs]
+        return list(self.over_ranks(torch.stack(each).sum(0)).split(sizes))
 
     def after_step(self, loads: list[Tensor]) -> None:
         """Let each layer with experts move its bias against the load."""
@@ -303,7 +308,7 @@ class Task(LightningModule):
         if self.loads is None:
             return {}
         return {
-            f"expert_load/layer_{n}": float(load.max() * len(load))
+            f"expert_load/layer_{n}": float(load.max() * len(load) / load.sum())
             for n, load in zip(self.loaded, self.loads, strict=True)
         }
 
@@ -328,14 +333,20 @@ def shard(decoder: Decoder, mesh: Any) -> None:
 
 def part(batch: Batch, first: int, last: int) -> Batch:
     """The rows from first to last."""
-    tokens, targets, at, document, prefix, _ = batch
+    tokens, targets, at, document, prefix, real, _ = batch
     return Batch(
         tokens[first:last],
         targets[first:last],
         at if len(at) == 1 else at[first:last],
         None if document is None else document[first:last],
         None if prefix is None else prefix[first:last],
+        None if real is None else real[first:last],
     )
+
+
+def real_of(batch: Batch) -> Tensor | int:
+    """How many tokens of it are text, and not filling."""
+    return batch.tokens.numel() if batch.real is None else batch.real.sum()
 
 
 def put_loads(aux: AuxOutputs, loads: list[Tensor] | None) -> None:

@@ -131,11 +131,25 @@ def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, te
             ["model.context=2048", "budget.batch_tokens=2048", "budget.tokens=2048"],
             ["the validation split has"],
         ),
+        (
+            [
+                "data.source.files=[letters.jsonl]",
+                "data.source.split=tail",
+                "data/tokenizer=characters",
+                "data.tokenizer.end=false",
+                "data.documents=masked",
+            ],
+            ["every document of the train split has a single token"],
+        ),
+        (["trainer.threads=1000000"], ["trainer.threads 1000000: this machine has"]),
+        (["schedule.warmup=100000"], ["schedule.warmup 100000 takes 100000 of the run's 10 steps"]),
+        (["seed=010", "model.width=true"], ["seed: needs a whole number", "model.width: needs a number"]),
     ],
 )
 def test_every_mistake_is_a_line(given, said, tmp_path, text, monkeypatch, capsys):
     """As above, without a process for each."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "letters.jsonl").write_text("".join(f'{{"text": "{letter}"}}\n' for letter in "abcd" * 200))
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [*TINY, *places, *given])

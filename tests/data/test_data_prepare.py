@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ import pytest
 
 from ablate.data import prepare as module
 from ablate.data.prepare import Prepared, prepare
-from ablate.data.source import SPLITS, BadText, NoNetwork
+from ablate.data.source import SPLITS, BadText, NoNetwork, Source
 from ablate.data.source.hub import Hub
 from ablate.data.tokenizer import BadTokenizer
+from ablate.registry import registries
 from ablate.spec import DataSpec
 
 STORIES = [f"Story {n}\nabout thé number {n}." for n in range(300)]
@@ -185,6 +187,103 @@ def test_a_damaged_cache_is_made_anew(
         ["texts", after.folder.name],
         [after.folder.name, "texts"],
     )
+
+
+def halved(held: dict[str, Any]) -> None:
+    held["counts"]["train"]["tokens"] //= 2
+
+
+def fewer_bytes(held: dict[str, Any]) -> None:
+    held["counts"]["train"]["bytes"] -= 1
+
+
+def wider(held: dict[str, Any]) -> None:
+    held["dtype"] = "uint32"
+
+
+@pytest.mark.parametrize("edit", [halved, fewer_bytes, wider])
+def test_an_edited_manifest_is_noticed(file: Path, cache: Path, builds: list[Path], edit: Any) -> None:
+    before = prepare(spec(file), cache)
+    manifest = before.folder / "cache.json"
+    held = json.loads(manifest.read_bytes())
+    edit(held)
+    manifest.write_text(json.dumps(held))
+    after = prepare(spec(file), cache)
+    assert len(builds) == 2
+    assert (after.splits["train"].tokens == before.splits["train"].tokens).all()
+    assert after.splits["train"].bytes == before.splits["train"].bytes
+
+
+@pytest.mark.parametrize("edit", [halved, wider])
+def test_tokens_take_the_bytes_of_their_file_whatever_the_hash_says(
+    file: Path, cache: Path, builds: list[Path], edit: Any
+) -> None:
+    manifest = prepare(spec(file), cache).folder / "cache.json"
+    held = json.loads(manifest.read_bytes())
+    edit(held)
+    del held["hash"]
+    manifest.write_text(json.dumps({**held, "hash": module.seal(held)}))
+    prepare(spec(file), cache)
+    assert len(builds) == 2
+
+
+class Numbers(Source):
+    """Examples of a task, whose answers are marked."""
+
+    def documents(self, split: str) -> Iterator[str]:
+        return (f"{n} {n + 1} ={n + 2}" for n in range(40))
+
+
+@pytest.mark.parametrize("flips", [150, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tokenizer", [{"name": "bpe", "vocab": 280}, "symbols"])
+def test_no_flipped_bit_is_taken_for_text(
+    file: Path, cache: Path, tokenizer: Any, flips: int, own_parts: None
+) -> None:
+    """Of all bits of a cache and of what is remembered beside it, with times that say nothing."""
+    registries["source"]("numbers", paper="mine")(Numbers)
+    examples = tokenizer == "symbols"
+    data = DataSpec(source="numbers", tokenizer=tokenizer) if examples else spec(file, tokenizer)
+    folder = prepare(data, cache).folder
+    manifest = folder / "cache.json"
+    content = json.loads(manifest.read_bytes())["content"]
+    files = [path for path in folder.iterdir() if path.name != "untouched.json"] + [*cache.glob("texts/*")]
+    assert {path.suffix for path in files} >= {".tokens", ".npy", ".json"}
+    draw = random.Random(0)
+    noticed = 0
+    for _ in range(flips):
+        path = draw.choice(files)
+        before = path.read_bytes()
+        after = bytearray(before)
+        after[draw.randrange(len(before))] ^= 1 << draw.randrange(8)
+        path.write_bytes(after)
+        module.HASHED.clear()  # as in a new process
+        if path.parent == folder:
+            wrong = module.damage(folder, content)
+        else:
+            wrong = module.recall(path) != {k: json.loads(before)[k] for k in ("change_stamp", "manifest")}
+        try:
+            harmless = path.suffix == ".json" and json.loads(bytes(after)) == json.loads(before)  # a space
+        except ValueError:
+            harmless = False
+        assert wrong or harmless, (path, before, after)
+        noticed += bool(wrong)
+        path.write_bytes(before)
+    assert noticed > 0.9 * flips
+    assert not module.damage(folder, content)
+
+
+def test_a_large_cache_is_hashed_only_where_it_was_touched(
+    file: Path, cache: Path, builds: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGE", 1)
+    folder = prepare(spec(file), cache).folder
+    module.HASHED.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "sha256", lambda _: pytest.fail("the cache was hashed again"))
+        prepare(spec(file), cache)
+    flip(folder / "train.tokens")
+    prepare(spec(file), cache)
+    assert len(builds) == 2
 
 
 def test_a_damaged_memory_of_the_manifest_is_no_matter(file: Path, cache: Path) -> None:

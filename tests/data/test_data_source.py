@@ -6,7 +6,7 @@ import lzma
 import shutil
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ablate import registry
 from ablate.data.source import SPLITS, BadText, NoNetwork, Source
+from ablate.data.source import text as module
 from ablate.data.source.stdlib import WITHOUT, deal, modules, size
 
 STORIES = [f"Story {n}\nabout the number {n}." for n in range(400)]
@@ -217,6 +218,98 @@ def test_rows_without_text_are_refused(tmp_path: Path) -> None:
 def parquet(column: list[Any]) -> bytes:
     content: bytes = pd.DataFrame({"body": column}).to_parquet(None)
     return content
+
+
+ODD = {
+    "digits": ('"n": ' + "1" * 5000, "no JSON .*5000 digits"),
+    "lists": ('"n": ' + "[" * 50_000 + "]" * 50_000, "lists within lists, too deep"),
+    "objects": ('"n": ' + '{"a":' * 50_000 + "1" + "}" * 50_000, "lists within lists, too deep"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_rows_that_cannot_be_read_are_a_line(tmp_path: Path, name: str) -> None:
+    more, said = ODD[name]
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "fine"}}\n{{"text": "x", {more}}}\n')
+    with pytest.raises(BadText, match=rf"a\.jsonl, line 2: {said}"):
+        text(tmp_path / "a.jsonl").manifest()
+
+
+def test_a_column_that_is_not_utf8_is_a_line(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    values = pyarrow.array([b"fine", b"fine too", b"gro\xdf"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": values}), tmp_path / "a.parquet")
+    with pytest.raises(BadText, match=r"a\.parquet, row 3: byte 3 of it is not UTF-8"):
+        text(tmp_path / "a.parquet").manifest()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".parquet"])
+def test_what_unpacks_to_far_more_than_text_does_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, suffix: str
+) -> None:
+    monkeypatch.setattr(module, "SMALL", 10_000)
+    row = {".txt": "a\n\n", ".jsonl": '{"text": "a"}\n', ".parquet": "a"}[kind]
+    file = tmp_path / f"a{kind}{suffix}"
+    file.write_bytes({".gz": gzip.compress, ".xz": lzma.compress}[suffix](row.encode() * 200_000))
+    with pytest.raises(BadText, match=r"unpacks to more than 200 times its size.*unpack it"):
+        text(file).manifest()
+
+
+@pytest.mark.parametrize("split", ["document", "tail"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "a" * 2000),
+        ("b.txt", "a line\n" * 300),
+        ("c.jsonl", '{"text": "%s"}' % ("a" * 2000)),
+        ("d.jsonl", '{"text": "%s"}' % ("\\u00e9" * 150)),
+    ],
+)
+def test_a_document_has_a_length_that_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, split: str
+) -> None:
+    monkeypatch.setattr(module, "LONGEST", 1000)
+    (tmp_path / name).write_text(content)
+    if name == "d.jsonl":
+        assert text(tmp_path / name, split=split).manifest()  # 150 characters
+        return
+    with pytest.raises(BadText, match=r"has more than 1000 (characters|bytes); divide it"):
+        text(tmp_path / name, split=split).manifest()
+
+
+def test_tail_reads_no_file_that_lies_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(20):
+        (tmp_path / f"{n:02}.txt").write_text(f"{n % 10}" * 1000)
+    read, opened = module.read, []
+
+    def noted(path: Path, *rest: Any, **more: Any) -> Iterator[str]:
+        opened.append(path.stem)
+        return read(path, *rest, **more)
+
+    monkeypatch.setattr(module, "read", noted)
+    source = text(tmp_path / "*.txt", split="tail", validation=0.1, heldout=0.1)
+    found = {split: "".join(documents) for split, documents in all_splits(source).items()}
+    assert "".join(found[split] for split in SPLITS) == "".join(f"{n % 10}" * 1000 for n in range(20))
+    assert len(opened) == 2 * 20, "once to count, and once to read"
+    opened.clear()
+    manifest = source.manifest()
+    assert len(opened) == 20, "in one reading"
+    monkeypatch.setattr(module.Text, "every", Source.every)
+    assert source.manifest() == manifest
+    opened.clear()
+    list(source.documents("heldout"))
+    assert opened == ["18", "19"]
+
+
+def test_long_documents_are_hashed_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In pieces, so that a long one is not in memory twice."""
+    file = write(tmp_path / "a.txt", ["thé end " * 50, *STORIES])
+    whole, splits = text(file).manifest(), all_splits(text(file))
+    monkeypatch.setattr("ablate.data.source.PIECE", 7)
+    assert text(file).manifest() == whole and all_splits(text(file)) == splits
 
 
 def test_what_names_no_file_is_refused(tmp_path: Path) -> None:

@@ -138,6 +138,15 @@ def test_a_split_shorter_than_a_window_is_refused(length: int) -> None:
         Stream(Split("validation", np.zeros(length, np.uint16), np.zeros(1, np.int64), 0), 10, "joined", 0)
 
 
+def test_masked_documents_of_one_token_have_no_target_and_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"every document of the train split has a single token.*joined"):
+        Stream(split([1] * 40), 10, "masked", seed=0)
+    Stream(split([1] * 40), 10, "joined", seed=0)
+    stream = Stream(split([1] * 30 + [2] + [1] * 9), 10, "masked", seed=0)
+    assert sum(int((batch.targets != NO_LOSS).sum()) for batch in stream.whole(2)) == 1
+    assert [stream.learns(tokens) for tokens in (10, 30, 31, 40)] == [False, False, True, True]
+
+
 @given(
     lengths=st.lists(st.integers(2, 30), min_size=3, max_size=30),
     seed=st.integers(0, 100),

@@ -151,6 +151,50 @@ def test_saved_without_an_end_token_is_refused(folder: Path) -> None:
         make("saved", path=str(folder), end="</s>")
 
 
+DAMAGED = [b"{", b"\xff\xfe", b"[" * 100_000, b'{"eos_token": 1']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_configuration_beside_it_is_a_line(folder: Path, content: bytes) -> None:
+    (folder / "tokenizer_config.json").write_bytes(content)
+    with pytest.raises(BadTokenizer, match=r"tokenizer_config\.json is damaged"):
+        make("saved", path=str(folder))
+
+
+@pytest.mark.parametrize("content", [[], "eos", 3, {"eos_token": 7}, {"eos_token": {"content": [1]}}])
+def test_a_configuration_that_names_no_token_is_a_line(folder: Path, content: Any) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    with pytest.raises(BadTokenizer, match="names no eos_token"):
+        make("saved", path=str(folder))
+
+
+@pytest.mark.parametrize("name", ["characters", "bpe"])
+@pytest.mark.parametrize("content", [*DAMAGED, b"{}", b"[]", b"3", b'{"characters": [], "end": true}'])
+def test_what_was_saved_and_is_damaged_is_a_line(name: str, content: bytes, tmp_path: Path) -> None:
+    made = make(name)
+    made.save(tmp_path)
+    for file in list(tmp_path.iterdir()):
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(BadTokenizer):
+            registry.tokenizer.build(name).load(tmp_path)
+        file.write_bytes(whole)
+
+
+def test_tokens_that_are_numbered_beyond_all_measure_are_refused(folder: Path) -> None:
+    node = json.loads((folder / "tokenizer.json").read_text())
+    node["model"]["vocab"]["far"] = 2**31
+    (folder / "tokenizer.json").write_text(json.dumps(node))
+    with pytest.raises(BadTokenizer, match="tokens are numbered up to 2147483648"):
+        make("saved", path=str(folder), end=END)
+
+
+@pytest.mark.parametrize("name", ["bpe", "symbols"])
+def test_a_vocabulary_beyond_memory_is_refused_before_it_is_learned(name: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 16777216"):
+        registry.tokenizer.parse({"name": name, "vocab": 10**12})
+
+
 def test_saved_that_is_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(BadTokenizer, match="there is no file"):
         make("saved", path=str(tmp_path / "nowhere"), end=END)

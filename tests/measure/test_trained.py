@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
 from training import run_spec
 
-from ablate.measure.trained import Unopened, open_run, sample_text, stream_text
+from ablate.measure import trained as module
+from ablate.measure.trained import Trained, Unopened, continue_texts, open_run, sample_text, stream_text
 from ablate.model.decoder import Decoder
 from ablate.record import RunRecord
 from ablate.registry import tokenizer
@@ -47,6 +49,52 @@ def test_tokens_that_the_tokenizer_does_not_have_say_nothing(tmp_path):
     said = sample_text(run, "def ", 30, temperature=1.0)
     assert said.startswith("def ") and len(said) < 20
     assert "".join(stream_text(run, "def ", 30, temperature=1.0)) == said[4:]
+
+
+WORDS = ["<s>", "</s>", "<unk>", "\u2581you", "\u2581the", "\u2581cat", "s", "\u2581", "t", "h", "e"]
+WORDS += ["<0xF0>", "<0x9F>", "<0x99>", "<0x82>"]
+
+
+def sentence_pieces(folder: Path, strip: bool) -> Any:
+    """A tokenizer of the LLaMA kind: a space is a mark on the word after it, rare characters are bytes."""
+    model = {"type": "BPE", "vocab": {word: n for n, word in enumerate(WORDS)}, "merges": []}
+    model |= {"byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
+    steps = [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    node = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
+    node |= {"pre_tokenizer": None, "post_processor": None, "model": model}
+    node |= {"decoder": {"type": "Sequence", "decoders": steps[: 4 if strip else 3]}}
+    (folder / "tokenizer.json").write_text(json.dumps(node))
+    made = tokenizer.build({"name": "saved", "path": str(folder), "end": "</s>"})
+    made.learn(iter(()))
+    return made
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_the_space_before_a_new_word_is_kept(tmp_path, monkeypatch, strip):
+    words = sentence_pieces(tmp_path, strip)
+    you, the, cat, smile = 3, 4, 5, [11, 12, 13, 14]
+    new = [the, cat, 6, *smile, the]
+    monkeypatch.setattr(words, "encode", lambda texts: [[you]] * len(texts))
+    monkeypatch.setattr(module, "complete", lambda _, prompts, *__, **___: [new] * len(prompts))
+    monkeypatch.setattr(module, "generate", lambda *_, **__: iter([[token] for token in new]))
+    run = Trained(None, words, None)
+    assert continue_texts(run, ["you", "you"], 9) == [" the cats\N{SLIGHTLY SMILING FACE} the"] * 2
+    pieces = list(stream_text(run, "you", 9))
+    assert pieces == [" the", " cat", "s", "\N{SLIGHTLY SMILING FACE}", " the"]
+    for stop, left in ((" the", ""), (" cat", " the"), ("s", " the cat")):
+        assert continue_texts(run, ["you"], 9, stop=[stop]) == [left]
+        assert "".join(stream_text(run, "you", 9, stop=[stop])) == left
+
+
+def test_numbers_go_on_after_a_space(monkeypatch):
+    monkeypatch.setattr(module, "complete", lambda *_, **__: [[7, 12]])
+    run = Trained(None, tokenizer.build({"name": "symbols", "vocab": 16}), None)
+    assert continue_texts(run, ["1 2"], 2) == [" 7 12"]
 
 
 def test_a_run_that_cannot_be_opened_says_why(tmp_path):

@@ -29,6 +29,14 @@ def test_flops_are_those_that_torch_counts(case, tokens):
     assert training.get_total_flops() == pytest.approx(ROWS * T * costs.training_flops_unmasked)
 
 
+def test_of_sdpa_on_a_cpu_torch_counts_the_products_with_parameters_alone(tokens):
+    m = model({"kernel": "sdpa"}, torch.float32)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        m(tokens)
+    products = sum(p.numel() for name, p in m.named_parameters() if p.ndim == 2)  # the tied table once
+    assert forward.get_total_flops() == 2 * ROWS * T * products
+
+
 @every
 def test_a_cache_takes_the_bytes_that_are_counted(case, tokens):
     m = model(case, torch.float32)

@@ -6,7 +6,7 @@ from conftest import small
 from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import ForwardContext
+from ablate.parts.base import ForwardContext, Report
 from ablate.registry import ffn
 from ablate.spec import Shape
 
@@ -80,7 +80,7 @@ def test_the_ledger_is_counted_and_the_loss_is_switch_eq_4_and_st_moe_eq_5():
         logits = m.router.weight @ x
         probability += logits.softmax(0) / len(tokens)
         z += logits.exp().sum().log() ** 2 / len(tokens)
-    torch.testing.assert_close(aux["load"].double(), counts.double() / counts.sum(), rtol=1e-6, atol=0)
+    assert aux["load"].dtype == torch.int64 and aux["load"].tolist() == counts.tolist()
     torch.testing.assert_close(aux["probability"], probability)
     loss = 0.1 * 5 * (counts / counts.sum()) @ probability.float() + 0.01 * z
     torch.testing.assert_close(m.auxiliary(aux).double(), loss.double(), rtol=1e-6, atol=0)
@@ -89,7 +89,7 @@ def test_the_ledger_is_counted_and_the_loss_is_switch_eq_4_and_st_moe_eq_5():
 def test_an_even_router_has_a_balance_loss_of_one():
     m = moe(experts=4, top_k=1, normalisation="all", balance_loss_weight=1.0)
     even = {
-        "load": torch.full((4,), 0.25),
+        "load": torch.full((4,), 6),
         "probability": torch.full((4,), 0.25),
         "router_z": torch.tensor(0.0),
     }
@@ -145,6 +145,59 @@ def test_the_room_is_of_the_number_that_was_meant():
     assert int((admitted == 0).sum()) == 110 and float(aux["dropped"]) == pytest.approx(290 / 400)
 
 
+def reported(m: nn.Module, x: Tensor, real: Tensor) -> tuple[Tensor, Report]:
+    report = Report(real)
+    return m(x, report), report
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("capacity_factor", [None, 0.5])
+def test_filling_goes_to_no_expert_and_counts_for_nothing(capacity_factor, side):
+    """Rows of 9, 24 and 5 real tokens, alone and filled up to 80, on either side."""
+    m = moe(experts=4, capacity_factor=capacity_factor, router_z_loss_weight=0.1).train()
+    lengths = (9, 24, 5)
+    found = []
+    for width in (24, 80):
+        x = torch.full((3, width, 16), 3.0, dtype=torch.float64)
+        real = torch.zeros(3, width, dtype=torch.bool)
+        for row, n in enumerate(lengths):
+            here = slice(0, n) if side == "right" else slice(width - n, width)
+            x[row, here], real[row, here] = X[row, :n], True
+        y, report = reported(m, x, real)
+        gradient = torch.autograd.grad(y[real].square().sum() + m.auxiliary(report), list(m.parameters()))
+        found.append((y[real], dict(report), gradient))
+    (y, report, gradient), (y_filled, filled, gradient_filled) = found
+    assert report["load"].sum() == m.k * sum(lengths)
+    assert report.keys() == filled.keys()
+    for name, value in report.items():
+        assert torch.equal(filled[name], value), name
+    torch.testing.assert_close(y_filled, y)
+    torch.testing.assert_close(gradient_filled, gradient)
+    if capacity_factor is not None:
+        assert report["dropped"] > 0
+        for row, n in enumerate(lengths):  # a row has the room that it has alone
+            here = y[sum(lengths[:row]) : sum(lengths[: row + 1])]
+            torch.testing.assert_close(here, m(X[row : row + 1, :n], {})[0])
+
+
+def test_an_expert_with_just_the_mean_load_stays():
+    """Seven experts: in floats a seventh of the choices is not the mean of seven loads."""
+    m = moe(experts=7, top_k=1, normalisation="all", bias_update_rate=0.5)
+    for choices in range(1, 2000):
+        load = torch.tensor([choices, choices + 3, choices - 3, choices, choices + 1, choices - 1, choices])
+        m.bias.zero_()
+        m.after_step(load)
+        assert m.bias.tolist() == [0.0, -0.5, 0.5, 0.0, -0.5, 0.5, 0.0], choices
+
+
+def test_room_is_of_whole_numbers_however_odd_the_capacity():
+    m = moe(experts=4, top_k=2, capacity_factor=1e-300)
+    real = torch.tensor([[True] * 24, [True] * 5 + [False] * 19])
+    assert m.room(m.capacity_factor, torch.zeros(2, 24, 2), real).flatten().tolist() == [1, 1]
+    m = moe(experts=4, top_k=2, capacity_factor=1.1)  # 0.55 tokens for each of a row
+    assert m.room(m.capacity_factor, torch.zeros(2, 24, 2), real).flatten().tolist() == [14, 3]
+
+
 @pytest.mark.parametrize("capacity_factor", [None, 0.5])
 def test_the_same_however_rows_are_split(capacity_factor):
     """Outputs, and the ledger's means, are those of the parts: so of any number of devices."""
@@ -154,6 +207,7 @@ def test_the_same_however_rows_are_split(capacity_factor):
     parts: list[dict[str, Tensor]] = [{}, {}, {}]
     split = torch.cat([m(row[None], aux) for row, aux in zip(X, parts, strict=True)])
     torch.testing.assert_close(split, y)
+    assert torch.equal(sum(p.pop("load") for p in parts), whole.pop("load"))
     for name, value in whole.items():
         torch.testing.assert_close(torch.stack([p[name] for p in parts]).mean(0), value)
 
@@ -165,13 +219,14 @@ def test_the_bias_evens_a_skewed_router_without_a_loss():
         m.router.weight[0] += 0.4
     aux: dict[str, Tensor] = {}
     m(x, aux)
-    skewed = aux["load"].clone()
+    skewed = aux["load"] / aux["load"].sum()
     for _ in range(60):
         m(x, aux)
         m.after_step(aux["load"])
+    evened = aux["load"] / aux["load"].sum()
     assert skewed.max() > 0.35
-    assert aux["load"].max() < 0.25  # even is 1/6
-    assert aux["load"].std() < skewed.std() / 3
+    assert evened.max() < 0.25  # even is 1/6
+    assert evened.std() < skewed.std() / 3
     assert m.auxiliary(aux).item() == 0
 
 
@@ -215,6 +270,25 @@ def test_the_ledger_of_each_layer_is_its_own(tokens):
     assert [set(report) for report in call.aux] == [{"load", "probability", "router_z", "dropped"}] * 3
     losses = [layer.ffn.auxiliary(report) for layer, report in zip(m.layers, call.aux, strict=True)]
     torch.testing.assert_close(m.auxiliary(call.aux), sum(losses))
+
+
+def test_padding_before_a_prompt_counts_for_nothing(tokens):
+    m = Decoder(
+        small(ffn={"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}})
+    ).init_parameters(0)
+    call = ForwardContext.ragged(torch.tensor([20, 13]), 20)
+    call.aux = m.aux()
+    alone = [ForwardContext.of(tokens[:1]), ForwardContext.of(tokens[1:, 7:])]
+    with torch.no_grad():
+        m(tokens, call)
+        for row, given in zip((tokens[:1], tokens[1:, 7:]), alone, strict=True):
+            given.aux = m.aux()
+            m(row, given)
+    for n, report in enumerate(call.aux):
+        first, second = (given.aux[n] for given in alone)
+        assert torch.equal(report["load"], first["load"] + second["load"])
+        mean = (20 * first["probability"] + 13 * second["probability"]) / 33
+        torch.testing.assert_close(report["probability"], mean)
 
 
 @pytest.mark.parametrize(

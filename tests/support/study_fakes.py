@@ -55,7 +55,7 @@ BASE: dict[str, Any] = {
 
 
 class Mistaken(Exception):
-    """As ablate.compose raises it."""
+    """As ablate.cli.compose raises it."""
 
     def __init__(self, mistakes: list[str]):
         super().__init__("\n".join(mistakes))

@@ -91,6 +91,12 @@ def test_threads_are_those_of_the_run_alone(text, tmp_path):
     assert torch.get_num_threads() == before
 
 
+def test_more_threads_than_the_machine_can_start_are_no_outcome_of_the_run(text, tmp_path):
+    with pytest.raises(ValueError, match=r"trainer.threads 1000000: this machine has \d+ cores"):
+        train(run_spec(text, steps=2), tmp_path, text, {"threads": 1_000_000})
+    assert not list(tmp_path.glob("*/record.json"))
+
+
 def test_the_metrics_are_those_of_the_stored_weights(plain, text):
     """By another road: all tokens of the split in one batch of the stream, without `evaluate`."""
     spec, runs, record = plain

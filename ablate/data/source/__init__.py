@@ -13,6 +13,15 @@ class BadText(ValueError):
     """Text that cannot be used, with the place, the reason and what to do."""
 
 
+LONGEST = 2**29  # characters of a document, and bytes of a line: a document is held in memory
+PIECE = 2**20  # characters that are encoded at once
+
+
+def encoded(text: str) -> Iterator[bytes]:
+    """The text as UTF-8, in pieces: whole, a long one would take its memory twice."""
+    return (text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
+
+
 class NoNetwork(ConnectionError):
     """A source that lies elsewhere and cannot be reached."""
 
@@ -28,18 +37,26 @@ class Source(ABC):
     def documents(self, split: SplitName) -> Iterator[str]:
         """The documents of a split, none of them empty. Raises BadText, NoNetwork."""
 
+    def every(self) -> Iterator[tuple[SplitName, str]]:
+        """The documents of all splits, one split after the other."""
+        return ((split, document) for split in SPLITS for document in self.documents(split))
+
     def manifest(self) -> str:
         """SHA-256 (hex) of what identifies the text: by default every document of every split, and the limit.
         It knows nothing of paths, so a copy of the text elsewhere is the same text."""
         content = hashlib.sha256()
         if self.limit is not None:
             content.update(f"limit {self.limit}\n".encode())
-        for split in SPLITS:
-            content.update(f"split {split}\n".encode())
-            for document in self.documents(split):
-                text = document.encode()
-                content.update(f"{len(text)}\n".encode())
-                content.update(text)
+        begun = 0
+        for split, document in self.every():
+            for name in SPLITS[begun : SPLITS.index(split) + 1]:
+                content.update(f"split {name}\n".encode())
+            begun = SPLITS.index(split) + 1
+            content.update(f"{sum(map(len, encoded(document)))}\n".encode())
+            for piece in encoded(document):
+                content.update(piece)
+        for name in SPLITS[begun:]:
+            content.update(f"split {name}\n".encode())
         return content.hexdigest()
 
     def change_stamp(self) -> Any:

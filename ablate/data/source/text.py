@@ -4,19 +4,24 @@ import hashlib
 import io
 import json
 import lzma
+import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
-from ablate.data.source import SPLITS, BadText, Source, SplitName
+from ablate.data.source import LONGEST, SPLITS, BadText, Source, SplitName, encoded
 from ablate.registry import source
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
+SMALL, SHRINKS = 2**30, 200  # bytes that any packed file may hold; and, of a larger one, times its own size
+SHORTER = "divide it, by blank lines in .txt and by rows elsewhere"
+HALF = re.compile("[\ud800-\udfff]")
 DAMAGE = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
 
 
@@ -54,43 +59,64 @@ class Text(Source):
         return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for path, s in seen]
 
     def _split_of(self, text: str) -> SplitName:
-        fraction = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+        content = hashlib.sha256()
+        for piece in encoded(text):
+            content.update(piece)
+        fraction = int.from_bytes(content.digest()[:8], "big") / 2**64
         if fraction < self.heldout:
             return "heldout"
         return "validation" if fraction < self.heldout + self.validation else "train"
 
     @cached_property
-    def _characters(self) -> int:
-        return sum(len(text) for text in self._every_document())
+    def _lengths(self) -> list[tuple[Path, int]]:
+        """The files and the characters of their documents."""
+        return [(path, sum(len(text) for text in self._documents_of(path))) for path in find(self.files)]
+
+    @cached_property
+    def _borders(self) -> dict[SplitName, tuple[int, int]]:
+        """Where the splits begin and end in the stream of all documents."""
+        total = sum(length for _, length in self._lengths)
+        later = [int(total * (1 - self.validation - self.heldout)), int(total * (1 - self.heldout)), total]
+        return dict(zip(SPLITS, pairwise([0, *later]), strict=True))
 
     def _stretch(self, split: SplitName) -> Iterator[str]:
-        """The part of the stream of all documents that belongs to a split."""
-        total = self._characters
-        borders = [
-            0,
-            int(total * (1 - self.validation - self.heldout)),
-            int(total * (1 - self.heldout)),
-            total,
-        ]
-        number = SPLITS.index(split)
-        first, last = borders[number : number + 2]
+        """The part of the stream of all documents that belongs to a split. Files outside it are not read."""
+        first, last = self._borders[split]
+        at = 0
+        for path, length in self._lengths:
+            if first < at + length and at < last:
+                place = at
+                for text in self._documents_of(path):
+                    if piece := text[max(0, first - place) : max(0, last - place)]:
+                        yield piece
+                    place += len(text)
+                    if place >= last:
+                        return
+            at += length
+
+    def every(self) -> Iterator[tuple[SplitName, str]]:
+        """Of `tail`, in one reading."""
+        if self.split == "document":
+            yield from super().every()
+            return
         at = 0
         for text in self._every_document():
-            piece = text[max(0, first - at) : max(0, last - at)]
-            if piece:
-                yield piece
+            for split, (first, last) in self._borders.items():
+                if piece := text[max(0, first - at) : max(0, last - at)]:
+                    yield split, piece
             at += len(text)
-            if at >= last:
-                return
 
     def _every_document(self) -> Iterator[str]:
         for path in find(self.files):
-            empty = True
-            for text in read(path, self.field, whole=self.split == "tail"):
-                empty = False
-                yield text
-            if empty:
-                raise BadText(f"text: {path} has no text in it; leave it out")
+            yield from self._documents_of(path)
+
+    def _documents_of(self, path: Path) -> Iterator[str]:
+        empty = True
+        for text in read(path, self.field, whole=self.split == "tail"):
+            empty = False
+            yield text
+        if empty:
+            raise BadText(f"text: {path} has no text in it; leave it out")
 
 
 def find(patterns: list[str]) -> list[Path]:
@@ -125,15 +151,19 @@ def read(path: Path, field: str, whole: bool) -> Iterator[str]:
 
 
 def read_txt(path: Path, file: IO[bytes], whole: bool) -> Iterator[str]:
-    lines: list[str] = []
+    held, size = io.StringIO(), 0
     for line in decoded_lines(path, file):
         if whole or line.strip():
-            lines.append(line)
-        elif lines:
-            yield "".join(lines).rstrip("\r\n")
-            lines = []
-    if lines:
-        yield "".join(lines) if whole else "".join(lines).rstrip("\r\n")
+            held.write(line)
+            size += len(line)
+            if size > LONGEST:
+                raise BadText(f"text: {path}: a document has more than {LONGEST} characters; {SHORTER}")
+        elif size:
+            text, held, size = held.getvalue(), io.StringIO(), 0  # one copy while others work on it
+            yield text.rstrip("\r\n")
+    if size:
+        text, held = held.getvalue(), io.StringIO()
+        yield text if whole else text.rstrip("\r\n")
 
 
 def read_jsonl(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
@@ -142,8 +172,10 @@ def read_jsonl(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadText(f"text: {path}, line {number}: no JSON ({error})") from error
+        except RecursionError as error:
+            raise BadText(f"text: {path}, line {number}: lists within lists, too deep to be read") from error
+        except ValueError as error:  # no JSON, or a number of thousands of digits
+            raise BadText(f"text: {path}, line {number}: no JSON ({str(error).partition(';')[0]})") from error
         if not isinstance(row, dict) or field not in row:
             there = ", ".join(row) if isinstance(row, dict) else "no fields"
             raise BadText(f"text: {path}, line {number}: there is no field {field!r}; there is {there}")
@@ -155,27 +187,58 @@ def read_parquet(path: Path, file: IO[bytes], field: str, packed: bool) -> Itera
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if packed else file)
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(unpacked(path, file)) if packed else file)
         if field not in table.schema_arrow.names:
             there = ", ".join(table.schema_arrow.names)
             raise BadText(f"text: {path}: there is no column {field!r}; there is {there}")
         number = 0
         for batch in table.iter_batches(columns=[field]):
-            for value in batch.column(0).to_pylist():
+            for value in batch.column(0):
                 number += 1
-                yield from checked(value, field, f"{path}, row {number}")
+                yield from checked(of_row(path, number, value), field, f"{path}, row {number}")
     except pyarrow.ArrowException as error:
         raise BadText(f"text: {path} is no parquet file, or is damaged ({error})") from error
+
+
+def of_row(path: Path, number: int, value: Any) -> Any:
+    """A value of a parquet file as Python's."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        raise BadText(
+            f"text: {path}, row {number}: byte {error.start} of it is not UTF-8; write the column anew"
+        ) from error
+
+
+def unpacked(path: Path, file: IO[bytes]) -> bytes:
+    """All of a packed file. Raises BadText for one that unpacks to far more than text does."""
+    most = allowed(path)
+    found = file.read(most + 1)
+    if len(found) > most:
+        raise BadText(swollen(path))
+    return found
+
+
+def allowed(path: Path) -> int:
+    """The bytes that a packed file may unpack to: text shrinks to a fourth, hardly to a hundredth."""
+    return max(SMALL, SHRINKS * path.stat().st_size)
+
+
+def swollen(path: Path) -> str:
+    return (
+        f"text: {path} unpacks to more than {SHRINKS} times its size, as no text does; if it is meant, "
+        "unpack it and name what comes out"
+    )
 
 
 def checked(value: Any, field: str, place: str) -> Iterator[str]:
     """The text, if it is not empty. Raises BadText if it is no text, or cannot be written as UTF-8."""
     if not isinstance(value, str):
         raise BadText(f"text: {place}: field {field!r} is {type(value).__name__}, not text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadText(f"text: {place}: character {error.start} is half a surrogate pair") from error
+    if len(value) > LONGEST:
+        raise BadText(f"text: {place}: a document has more than {LONGEST} characters; {SHORTER}")
+    if half := HALF.search(value):
+        raise BadText(f"text: {place}: character {half.start()} is half a surrogate pair")
     if value:
         yield value
 
@@ -184,8 +247,10 @@ def decoded_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
     """Without the byte order mark, which is no text."""
     if file.read(len(BOM_UTF8)) != BOM_UTF8:
         file.seek(0)
-    offset = file.tell()
-    for line in file:
+    offset, most = file.tell(), allowed(path) if path.suffix in PACKED else None
+    while line := file.readline(LONGEST + 1):
+        if len(line) > LONGEST:
+            raise BadText(f"text: {path}: a line has more than {LONGEST} bytes; {SHORTER}")
         try:
             yield line.decode()
         except UnicodeDecodeError as error:
@@ -195,3 +260,5 @@ def decoded_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
                 f"text: {path}, {place} {at}: 0x{value:02x} is not UTF-8; convert it (iconv)"
             ) from error
         offset += len(line)
+        if most is not None and offset > most:
+            raise BadText(swollen(path))

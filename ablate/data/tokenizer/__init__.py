@@ -1,9 +1,12 @@
 """What a token is. One file for each tokenizer; this page is what a tokenizer must do."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+MOST = 2**24  # tokens of a vocabulary: far beyond any, and what memory still holds
 
 
 class BadTokenizer(ValueError):
@@ -47,6 +50,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises BadTokenizer."""
+
+
+def read_json(file: Path) -> Any:
+    """Raises BadTokenizer for what is no JSON, or too deep."""
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise BadTokenizer(f"tokenizer: {file} is damaged: it is no JSON ({error})") from error
 
 
 def first_bytes(texts: Iterator[str], limit: int) -> Iterator[str]:

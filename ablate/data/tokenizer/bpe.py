@@ -2,9 +2,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
-from ablate.data.tokenizer import BadTokenizer, first_bytes
+from ablate.data.tokenizer import MOST, BadTokenizer, first_bytes
 from ablate.data.tokenizer.library import Library
 from ablate.registry import tokenizer
 
@@ -19,7 +19,9 @@ class Bpe(Library):
     `sample` bytes of text.
     """
 
-    def __init__(self, *, vocab: Annotated[int, Ge(257)] = 4096, sample: Annotated[int, Ge(1)] = 100_000_000):
+    def __init__(
+        self, *, vocab: Annotated[int, Ge(257), Le(MOST)] = 4096, sample: Annotated[int, Ge(1)] = 100_000_000
+    ):
         self._wanted, self._sample = vocab, sample
 
     def recipe(self) -> Any:

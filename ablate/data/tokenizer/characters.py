@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import BadTokenizer, Tokenizer
+from ablate.data.tokenizer import BadTokenizer, Tokenizer, read_json
 from ablate.record import atomic
 from ablate.registry import tokenizer
 
@@ -53,10 +53,13 @@ class Characters(Tokenizer):
             file.write(self._text().encode())
 
     def load(self, folder: Path) -> None:
-        saved = json.loads((folder / self.FILE).read_text(encoding="utf-8"))
-        if saved["end"] != self._has_end:
-            raise BadTokenizer(f"characters: {folder / self.FILE} was saved with end: {saved['end']}")
-        self._know(saved["characters"])
+        match read_json(folder / self.FILE):
+            case {"characters": [str(), *_] as characters, "end": end} if end == self._has_end:
+                self._know(characters)
+            case {"characters": [str(), *_], "end": bool(end)}:
+                raise BadTokenizer(f"characters: {folder / self.FILE} was saved with end: {end}")
+            case _:
+                raise BadTokenizer(f"characters: {folder / self.FILE} is damaged: it holds no characters")
 
     def _know(self, characters: list[str]) -> None:
         if not characters:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.data.tokenizer import BadTokenizer, Tokenizer
+from ablate.data.tokenizer import MOST, BadTokenizer, Tokenizer, read_json
 from ablate.record import atomic
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ class Library(Tokenizer):
                 file.write(text.encode())
 
     def load(self, folder: Path) -> None:
-        self._know(read(folder / FILE), json.loads((folder / END_FILE).read_text(encoding="utf-8")))
+        end = read_json(folder / END_FILE)
+        if not isinstance(end, str):
+            raise BadTokenizer(f"tokenizer: {folder / END_FILE} is damaged: it names no token")
+        self._know(read(folder / FILE), end)
 
     def _text(self) -> str:
         return self._model.to_str(pretty=False)
@@ -47,6 +50,10 @@ class Library(Tokenizer):
         self._model, self._end_token = model, end
         self.end = number
         self.vocab = 1 + max(model.get_vocab(with_added_tokens=True).values())
+        if self.vocab > MOST:
+            raise BadTokenizer(
+                f"tokenizer: its tokens are numbered up to {self.vocab - 1}; {MOST - 1} is the most"
+            )
 
 
 def read(file: Path) -> "tokenizers.Tokenizer":
@@ -57,5 +64,7 @@ def read(file: Path) -> "tokenizers.Tokenizer":
         raise BadTokenizer(f"tokenizer: there is no file {file}")
     try:
         return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises plain Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises plain Exception, and panics that are not even that
         raise BadTokenizer(f"tokenizer: {file} is no tokenizer.json ({error})") from error

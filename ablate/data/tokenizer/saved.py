@@ -1,12 +1,11 @@
 import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import BadTokenizer
+from ablate.data.tokenizer import BadTokenizer, read_json
 from ablate.data.tokenizer.library import FILE, Library, read
 from ablate.registry import tokenizer
 
@@ -49,10 +48,9 @@ class Saved(Library):
     def _end_of_document(self) -> str:
         config = self.file.with_name("tokenizer_config.json")
         if self._end is None and config.is_file():
-            token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if token:
-                return str(token)
+            match read_json(config):
+                case {"eos_token": str(token) | {"content": str(token)}} if token:
+                    return token
         if self._end is None:
             raise BadTokenizer(
                 f"saved: {config} names no eos_token; say data.tokenizer.end=<token that ends a document>"

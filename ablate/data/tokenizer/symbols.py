@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
-from ablate.data.tokenizer import BadTokenizer, Tokenizer
+from ablate.data.tokenizer import MOST, BadTokenizer, Tokenizer
 from ablate.registry import tokenizer
 
 ANSWER = "="
@@ -24,7 +24,7 @@ class Symbols(Tokenizer):
 
     end = None
 
-    def __init__(self, *, vocab: Annotated[int, Ge(2)] = 8192):
+    def __init__(self, *, vocab: Annotated[int, Ge(2), Le(MOST)] = 8192):
         self.vocab = vocab
 
     def recipe(self) -> Any:

@@ -1,4 +1,4 @@
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -90,6 +90,15 @@ class Softmax(nn.Module):
             dropout=self.dropout,
             **facts,
         )
+
+    @classmethod
+    def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
+        shape = model.shape()
+        return {
+            "bias": tuple(name for name in get_args(Projection) if name in options.bias),
+            "kv_heads": None if options.kv_heads == shape.heads else options.kv_heads,
+            "scale": None if options.scale == shape.head_width**-0.5 else options.scale,
+        }
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:

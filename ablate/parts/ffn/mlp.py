@@ -1,12 +1,14 @@
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from ablate.parts.ffn.width import hidden_width
+from ablate.parts.ffn.width import hidden_width, plain_width
 from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, ffn, use
-from ablate.spec import Shape
+from ablate.spec import LayerSpec, ModelSpec, Shape
+
+Projection = Literal["up", "down"]
 
 
 @ffn("mlp", paper="arXiv:1706.03762")
@@ -22,7 +24,7 @@ class MLP(nn.Module):
         ratio: Annotated[float, Gt(0)] = 4.0,
         multiplier: Annotated[float, Gt(0)] = 1.0,
         multiple_of: Annotated[int, Gt(0)] = 1,
-        bias: tuple[Literal["up", "down"], ...] = (),
+        bias: tuple[Projection, ...] = (),
     ):
         super().__init__()
         hidden = hidden_width(shape.width, width, ratio, multiplier, multiple_of)
@@ -32,3 +34,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         return self.down(self.activation(self.up(x)))
+
+    @classmethod
+    def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
+        bias = tuple(name for name in get_args(Projection) if name in options.bias)
+        return {"bias": bias, **plain_width(options, model.width)}

@@ -1,3 +1,5 @@
+from fractions import Fraction
+from functools import cache
 from math import ceil
 from typing import Annotated, Any, Literal
 
@@ -6,9 +8,12 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from ablate.parts.base import real_tokens
 from ablate.parts.ffn.width import exact
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
+
+MOST = 2**17  # experts of all layers: several times as many as any model has
 
 
 @ffn("moe", paper="arXiv:1701.06538")
@@ -18,16 +23,17 @@ class MoE(nn.Module):
     Shazeer et al. 2017. The router works in fp32. `normalisation` says when the softmax is taken: over the
     selected logits (`selected`, Mixtral), over all before the selection, the selected then renormalised
     (`renormalised`, GShard) or not (`all`, Switch), or sigmoids, renormalised (`sigmoid`, DeepSeek-V3).
-    Dropless, unless `capacity_factor` c is given: an expert takes at most ceil(c k T / E) tokens of a row, in
+    Dropless, unless `capacity_factor` c is given: an expert takes at most ceil(c k T / E) tokens of T, in
     their order, and what is over is dropped from that expert and counted. Evaluation never drops. (GShard
     and Switch count over a device's group of rows, and GShard admits all first choices before the second;
     by row and token, drops depend neither on the number of devices, nor on other rows, nor on later tokens.)
 
-    `aux` receives `load` (E,), the share of the choices that went to each expert, `probability` (E,),
-    the mean of the router's probabilities, `router_z` and `dropped`. The balance loss is
-    E sum_e load_e probability_e (Switch, eq. 4), the load taken over the whole batch by the training step.
-    `bias_update_rate` balances without a loss: a bias on the selection moves against the load
-    (arXiv:2408.15664).
+    `aux` receives `load` (E,), how many choices went to each expert, `probability` (E,), the mean of
+    the router's probabilities, `router_z` and `dropped`, the share of choices that found no room. All are of
+    real tokens: filling goes to no expert, takes no room and counts for nothing. The balance loss is
+    E sum_e share_e probability_e (Switch, eq. 4), the load's share taken over the whole batch by the training
+    step. `bias_update_rate` balances without a loss: a bias on the selection moves against the load
+    (arXiv:2408.15664), by sign(sum load - E load_e).
     """
 
     bias: Tensor  # (E,) on the selection; a buffer
@@ -62,14 +68,16 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         gate, chosen = self.route(x, aux)
-        y = self.dispatch(x.flatten(0, 1), gate.flatten(0, 1).to(x.dtype), self.admit(chosen, aux))
+        admitted = self.admit(chosen, aux)
+        y = self.dispatch(x.flatten(0, 1), gate.flatten(0, 1).to(x.dtype), admitted)
         y = y.view_as(x)
         for expert in self.shared:
             y = y + expert(x, aux)
         return y
 
     def route(self, x: Tensor, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,top_k)."""
+        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,top_k). The
+        number E stands for the experts of a token that is not real."""
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.to(wide), self.router.weight.to(wide))
@@ -80,10 +88,12 @@ class MoE(nn.Module):
             gate = logits.gather(-1, chosen).softmax(-1)
         elif self.normalisation != "all":
             gate = gate / gate.sum(-1, keepdim=True)
-        E = self.bias.shape[0]
-        aux["load"] = F.one_hot(chosen, E).sum((0, 1, 2)) / chosen.numel()
-        aux["probability"] = (probability / probability.sum(-1, keepdim=True)).mean((0, 1))
-        aux["router_z"] = logits.logsumexp(-1).square().mean()
+        E, real = self.bias.shape[0], real_tokens(aux)
+        if real is not None:
+            chosen = chosen.masked_fill(~real[..., None], E)
+        aux["load"] = F.one_hot(chosen, E + 1).sum((0, 1, 2))[:E]
+        aux["probability"] = mean(probability / probability.sum(-1, keepdim=True), real)
+        aux["router_z"] = mean(logits.logsumexp(-1).square(), real)
         return gate, chosen
 
     def admit(self, chosen: Tensor, aux: dict[str, Tensor]) -> Tensor:
@@ -92,11 +102,20 @@ class MoE(nn.Module):
         if self.capacity_factor is None or not self.training:
             aux["dropped"] = torch.zeros((), device=chosen.device)
             return chosen
-        room = ceil(self.capacity_factor * chosen[0].numel() / E)
-        taken = F.one_hot(chosen.flatten(1), E).cumsum(1)  # (B, T k, E): choices of each expert so far
-        full = taken.gather(-1, chosen.flatten(1)[..., None])[..., 0].view_as(chosen) > room
-        aux["dropped"] = full.float().mean()
+        real = real_tokens(aux)
+        taken = F.one_hot(chosen.flatten(1), E + 1).cumsum(1)  # (B, T k, E + 1): choices of each so far
+        taken = taken.gather(-1, chosen.flatten(1)[..., None])[..., 0].view_as(chosen)
+        full = (taken > self.room(self.capacity_factor, chosen, real)) & (chosen < E)
+        aux["dropped"] = mean(full.float().mean(-1), real)
         return chosen.masked_fill(full, E)
+
+    def room(self, capacity_factor: Fraction, chosen: Tensor, real: Tensor | None) -> Tensor | int:
+        """ceil(c k T / E), with the real tokens T of each row: (B, 1, 1), or one number for rows of real
+        tokens alone."""
+        share = capacity_factor * self.top_k / self.bias.shape[0]
+        if real is None:
+            return ceil(share * chosen.shape[1])
+        return torch.tensor(rooms(share, chosen.shape[1]), device=chosen.device)[real.sum(1)][:, None, None]
 
     def dispatch(self, x: Tensor, gate: Tensor, chosen: Tensor) -> Tensor:
         """x (N,C), gate (N,k), chosen (B,T,top_k). Sort the choices by expert, run each expert on its tokens,
@@ -111,17 +130,25 @@ class MoE(nn.Module):
 
     def auxiliary(self, aux: dict[str, Tensor]) -> Tensor:
         """The balance loss and the router's z-loss (ST-MoE, arXiv:2202.08906, eq. 5)."""
-        balance_loss_weight = aux["load"].shape[0] * (aux["load"] * aux["probability"]).sum()
+        load = aux["load"]
+        balance_loss_weight = len(load) * (load / load.sum().clamp(min=1) * aux["probability"]).sum()
         return self.balance_loss_weight * balance_loss_weight + self.router_z_loss_weight * aux["router_z"]
 
     @torch.no_grad()
     def after_step(self, load: Tensor) -> None:
-        """Raise the bias of experts below the mean load, lower that of those above."""
-        self.bias += self.bias_update_rate * (load.mean() - load).sign()
+        """Raise the bias of experts below the mean load, lower that of those above. An expert that has just
+        the mean stays: counts are whole numbers, and nothing is rounded."""
+        self.bias += self.bias_update_rate * (load.sum() - len(load) * load).sign()
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         wrong = []
+        modules = model.depth * (options.experts + options.shared)
+        if modules > MOST:
+            wrong.append(
+                f"has {options.experts + options.shared} experts in each of {model.depth} layers; more than "
+                f"{MOST} in all cannot be built"
+            )
         if options.top_k > options.experts:
             wrong.append(f"chooses top_k {options.top_k} of experts {options.experts}")
         if options.top_k == 1 and options.normalisation != "all":
@@ -134,3 +161,17 @@ class MoE(nn.Module):
                 f"its expert {options.expert.name} has a loss and a report of its own, which would be lost"
             )
         return wrong
+
+
+def mean(x: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of x (B,T,...) over the real tokens of all rows; 0 where there is none."""
+    if real is None:
+        return x.mean((0, 1))
+    at = real.nonzero(as_tuple=True)
+    return x[at].sum(0) / max(1, len(at[0]))
+
+
+@cache
+def rooms(share: Fraction, T: int) -> list[int]:
+    """ceil(share t) for rows of t = 0 to T tokens."""
+    return [ceil(share * t) for t in range(T + 1)]

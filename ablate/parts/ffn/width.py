@@ -2,6 +2,9 @@
 
 from fractions import Fraction
 from math import ceil, floor
+from typing import Any
+
+RULE = ("ratio", "multiplier", "multiple_of")  # what a given width leaves without effect
 
 
 def hidden_width(width: int, given: int | None, ratio: float, multiplier: float, multiple_of: int) -> int:
@@ -10,6 +13,15 @@ def hidden_width(width: int, given: int | None, ratio: float, multiplier: float,
     if given is not None:
         return given
     return multiple_of * ceil(floor(exact(multiplier) * floor(exact(ratio) * width)) / multiple_of)
+
+
+def plain_width(options: Any, width: int) -> dict[str, Any]:
+    """What a given width leaves without effect at its default; and no width, where the defaults give it."""
+    if options.width is None:
+        return {}
+    defaults = {name: type(options).model_fields[name].default for name in RULE}
+    needless = options.width == hidden_width(width, None, **defaults)
+    return {**defaults, "width": None if needless else options.width}
 
 
 def exact(x: float) -> Fraction:

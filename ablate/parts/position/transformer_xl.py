@@ -36,10 +36,7 @@ class TransformerXL(Position):
         self.u = nn.Parameter(torch.zeros(shape.heads, 1, shape.head_width))
         self.v = nn.Parameter(torch.zeros(shape.heads, 1, shape.head_width))
         self.projection = nn.ParameterList(
-            [
-                torch.empty(shape.heads, shape.head_width, self.extra_key_dim).normal_(0, 0.02)
-                for _ in range(shape.depth)
-            ]
+            [torch.empty(shape.heads, shape.head_width, self.extra_key_dim) for _ in range(shape.depth)]
         )
 
     def locate(self, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -211,6 +211,7 @@ def stacked(batches: Sequence[Batch], most: int) -> Batch:
         first.positions if first.document is None else of_all("positions"),
         None if first.document is None else of_all("document"),
         None if first.prefix is None else of_all("prefix"),
+        None if first.real is None else of_all("real"),
     )
 
 
@@ -222,4 +223,5 @@ def repeated(x: Tensor, parts: int) -> Tensor:
 def dimensions(batch: Batch) -> Any:
     """Where the fields of a stacked batch have their dimension of models."""
     restarts = 0 if batch.document is not None else None
-    return Batch(0, 0, restarts, restarts, None if batch.prefix is None else 0)  # type: ignore[arg-type]
+    prefix, real = (None if x is None else 0 for x in (batch.prefix, batch.real))
+    return Batch(0, 0, restarts, restarts, prefix, real)  # type: ignore[arg-type]

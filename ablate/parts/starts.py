@@ -1,0 +1,31 @@
+"""How a tensor may start, for a part to say in `self.starts`: each a function of shape and generator.
+
+self.starts = {"down.weight": zeros, "mix": eye, "features": lambda shape, generator: ...}
+"""
+
+import torch
+from torch import Tensor
+
+Sizes = tuple[int, ...]
+
+
+def zeros(shape: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.zeros(shape)
+
+
+def ones(shape: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.ones(shape)
+
+
+def eye(shape: Sizes, generator: torch.Generator) -> Tensor:
+    """1 on the diagonal of the last two dimensions, 0 elsewhere."""
+    return torch.eye(*shape[-2:]).expand(shape)
+
+
+def orthogonal(shape: Sizes, generator: torch.Generator) -> Tensor:
+    """Orthonormal rows or columns, whichever are fewer, uniformly distributed (Saxe et al. 2014)."""
+    *others, rows, columns = shape
+    tall = torch.randn(*others, max(rows, columns), min(rows, columns), generator=generator)
+    q, r = torch.linalg.qr(tall)
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return q if rows >= columns else q.transpose(-1, -2)

@@ -58,12 +58,17 @@ def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[Mod
     damaged file and for pickled weights; FileNotFoundError without a config.json.
     """
     folder = Path(folder)
+    family, spec = import_spec(folder, ignore)
+    return spec, read_weights(folder, family, spec)
+
+
+def import_spec(folder: Path, ignore: Collection[str] = ()) -> tuple[Family, ModelSpec]:
+    """What config.json says. Raises Unreadable, FileNotFoundError."""
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise Unreadable(f"{folder}: model_type {shown(kind)} has no table; there are {', '.join(FAMILIES)}")
-    spec = read_config(config, FAMILIES[kind], ignore)
-    return spec, read_weights(folder, FAMILIES[kind], spec)
+    return FAMILIES[kind], read_config(config, FAMILIES[kind], ignore)
 
 
 def export_folder(

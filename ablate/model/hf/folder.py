@@ -110,12 +110,12 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     return sorted(files), where
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, most: int = MOST_JSON) -> dict[str, Any]:
     """Raises Unreadable, FileNotFoundError."""
     if file.exists() and not file.is_file():
         raise Unreadable(f"{file} is no regular file")
-    if file.stat().st_size > MOST_JSON:
-        raise Unreadable(f"{file} has more than {MOST_JSON:,} bytes")
+    if file.stat().st_size > most:
+        raise Unreadable(f"{file} has more than {most:,} bytes")
     try:
         node = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

@@ -89,7 +89,7 @@ def layered_windows(config: dict[str, Any]) -> list[int | None]:
         )
     if len(kinds) != depth:
         raise Unreadable(f"layer_types names {len(kinds)} layers, num_hidden_layers {shown(depth)}")
-    if LAYER_TYPES[0] in kinds and (isinstance(window, bool) or not isinstance(window, int)):
+    if LAYER_TYPES[0] in kinds and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise Unreadable(f"layer_types has layers with a window, and sliding_window is {shown(window)}")
     return [window if kind == LAYER_TYPES[0] else None for kind in kinds]
 
@@ -169,6 +169,12 @@ def one_activation(
 
 def gemma_activation(config: dict[str, Any]) -> dict[str, Any]:
     return one_activation(config, "hidden_act", "hidden_activation", legacy_gelu)
+
+
+def read_scale(width: Any) -> float:
+    if width is None or width <= 0:
+        raise Unreadable(f"query_pre_attn_scalar is {shown(width)}, and should be a number above 0")
+    return float(width) ** -0.5
 
 
 LLAMA = Family(
@@ -280,7 +286,7 @@ GEMMA2 = replace(
             "attention.scale",
             "query_pre_attn_scalar",
             256,
-            read=lambda width: width**-0.5,
+            read=read_scale,
             write=lambda scale: round(scale**-2),
         ),
     ],

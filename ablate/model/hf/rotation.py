@@ -56,8 +56,11 @@ def gather(
                 )
     trained = config.pop("original_max_position_embeddings", None)
     if parameters["rope_type"] in ("llama3", "yarn"):
-        trained = trained or parameters.get("original_max_position_embeddings")
-        parameters["original_max_position_embeddings"] = trained or config.get("max_position_embeddings")
+        if trained is None:
+            trained = parameters.get(
+                "original_max_position_embeddings", config.get("max_position_embeddings")
+            )
+        parameters["original_max_position_embeddings"] = trained
     return {**{k: v for k, v in config.items() if k not in OLD}, "rope_parameters": parameters}
 
 

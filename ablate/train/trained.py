@@ -60,7 +60,6 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
         raise Unopened(f"{folder}: its tokenizer cannot be read: {error}") from None
     if tokenizer.hash() != record.fingerprint.get("tokenizer"):
         raise Unopened(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
-    tokenizer = foreign.tokenizer or _Speechless(folder)
     return Trained(decoder.to(device).eval(), tokenizer, record, folder)
 
 
@@ -78,6 +77,7 @@ def _open_foreign(folder: Path, device: str) -> Trained:
         spec={"model": foreign.spec.model_dump(mode="json")},
         fingerprint={} if foreign.tokenizer is None else {"tokenizer": foreign.tokenizer.hash()},
     )
+    tokenizer = foreign.tokenizer or _Speechless(folder)
     return Trained(decoder.to(device).eval(), tokenizer, record, folder)
 
 

@@ -1,4 +1,4 @@
-"""What an export writes, and which models it takes: every accepted one runs in transformers with our logits."""
+"""What an export writes, and which models it takes: all of these run in transformers with our logits."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ GPT = {
     "attention": {"name": "softmax", "bias": ["q", "k", "v", "out"]},
     "ffn": {"name": "mlp", "width": 48, "bias": ["up", "down"]},
 }
-QK = {"qk_norm": {"name": "rmsnorm", "eps": 1e-6}}
+QK = {"qk_norm": {"name": "rmsnorm", "eps": 1e-5}}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {},
@@ -133,11 +133,12 @@ def test_every_accepted_rotation_runs_in_transformers(name, scaling, tokens, tmp
     fraction = {"gpt_neox": 0.5}.get(name, 1.0)
     position = {"name": "rope", "base": 500.0, "fraction": fraction, "scaling": scaling}
     decoder = random(of_family(name, position=position))
-    if scaling.get("trained") == 1:
-        with pytest.raises(Inexpressible, match="where the ramp lies is not defined"):
-            export_folder(decoder, tmp_path / "out", name)
+    try:
+        export_folder(decoder, tmp_path / "out", name)
+    except Inexpressible as refused:
+        if scaling.get("trained") != 1 or "where the ramp lies is not defined" not in str(refused):
+            raise
         return
-    export_folder(decoder, tmp_path / "out", name)
     held_to_transformers(tmp_path / "out", decoder, tokens)
 
 
@@ -193,7 +194,7 @@ def test_all_obstacles_are_named_the_nearest_family_first():
         choose(spec)
     first, *lines = str(refused.value).splitlines()
     assert "the nearest family first" in first
-    assert [line.split(":")[0] for line in lines][0] == "gemma2" and len(lines) == len(FAMILIES)
+    assert lines[0].startswith("gemma2: ") and len(lines) == len(FAMILIES)
     assert "norm.offset is False" in lines[0] and "position is 't5'" in lines[0]
     counts = [line.count("; ") for line in lines]
     assert counts == sorted(counts)

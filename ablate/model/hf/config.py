@@ -153,6 +153,12 @@ def blockers(spec: ModelSpec, family: Family) -> list[str]:
         unsaid.append(
             f"width {spec.width} is not a multiple of heads {spec.heads} ({family.name} in transformers)"
         )
+    for name in ("width", "ffn.expert.width") if family.grain > 1 else ():
+        width = _or_none(model, name)
+        if width is not None and width % family.grain:
+            unsaid.append(
+                f"{name} {width} is not a multiple of {family.grain} ({family.name} in transformers)"
+            )
     try:
         back = read_config(config, family)
     except Unreadable as error:
@@ -162,6 +168,13 @@ def blockers(spec: ModelSpec, family: Family) -> list[str]:
     return [
         f"{path} is {ours!r} ({family.name}: {theirs!r})" for path, ours, theirs in lost if path not in said
     ] + unsaid
+
+
+def _or_none(model: dict[str, Any], path: str) -> Any:
+    try:
+        return lookup(model, path)
+    except KeyError:
+        return None
 
 
 def _broken(model: dict[str, Any], family: Family) -> list[str]:

@@ -115,9 +115,8 @@ class Family:
     old_rope: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # their names before transformers 5
     windows: Callable[[dict[str, Any]], list[int | None]] | None = None  # by layer, where layers differ
     nested: tuple[str, ...] = ()  # their objects that `unpack` makes flat
-    whole_heads: bool = (
-        False  # transformers refuses a width that is no multiple of the heads, whatever head_dim
-    )
+    whole_heads: bool = False  # transformers wants a width that is a multiple of the heads
+    grain: int = 1  # transformers' kernels take only widths that are multiples of it
 
     def expanded(self, depth: int, experts: int) -> Iterator[Row]:
         for row in self.rows:

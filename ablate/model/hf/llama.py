@@ -223,6 +223,7 @@ MIXTRAL = replace(
         *linear(f"{LAYER}.ffn.experts.{{e}}.down", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w2"),
     ],
     harmless=("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+    grain=8,
     theta=1e6,
     whole_heads=False,
 )

@@ -86,7 +86,7 @@ def random(spec: ModelSpec) -> Decoder:
 
 
 def held_to_transformers(folder: Path, decoder: Decoder, tokens: torch.Tensor) -> None:
-    """Whole, and token by token from transformers' own cache."""
+    """In transformers, and read back by the import."""
     from transformers import AutoModelForCausalLM
 
     model, loading = AutoModelForCausalLM.from_pretrained(

@@ -51,7 +51,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logits_scaling": (1, 1.0),
     "residual_multiplier": (1, 1.0),
 }
-MOST = 2**31 - 1  # of any whole number of a config
+MOST_NUMBER = 2**31 - 1  # no number of a config is larger
+MOST = {"depth": 100_000, "ffn.experts": 100_000}  # nor these, of which each is looked at
 
 
 def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] = ()) -> ModelSpec:
@@ -108,9 +109,10 @@ def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         said = {bool: "true or false", str: "a text", dict: "an object"}.get(wanted[0], "a number")
         raise Unreadable(f"{family.name} config: {option.theirs} is {shown(value)}, and should be {said}")
-    if isinstance(value, int | float) and not abs(value) <= MOST:
+    most = MOST.get(option.ours, MOST_NUMBER)
+    if isinstance(value, int | float) and not abs(value) <= most:
         raise Unreadable(
-            f"{family.name} config: {option.theirs} is {shown(value)}, more than any model has ({MOST})"
+            f"{family.name} config: {option.theirs} is {shown(value)}, more than any model has ({most})"
         )
 
 

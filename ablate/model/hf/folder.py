@@ -87,7 +87,7 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         if not isinstance(where, dict):
             raise Unreadable(f"{index} has no weight_map")
         for name, file in where.items():
-            if not isinstance(file, str) or not file or Path(file).name != file:
+            if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
                 raise Unreadable(f"{index}: {name} is in {shown(file)}, which is no name of a file beside it")
         named = {folder / file for file in where.values()}
         lost = sorted(path.name for path in named if not path.exists())

@@ -8,7 +8,14 @@ from typing import Any
 from ablate.amounts import amount
 from ablate.record import RunRecord
 
-PARTS = ("norm", "placement", "topology", "position", "attention", "ffn")
+PARTS = {
+    "Norm": "norm",
+    "Placement": "placement",
+    "Topology": "topology",
+    "Position": "position",
+    "Attention": "attention",
+    "Feed-forward": "ffn",
+}
 LOSSES = ("validation/loss", "heldout/loss", "heldout/bits_per_byte")
 
 
@@ -16,12 +23,12 @@ def card(record: RunRecord, family: str, tokenizer: str, verdicts: list[str]) ->
     """The Markdown, with the front matter that model hubs read. `tokenizer` says what was written of it."""
     model = record.spec["model"]
     facts = {
-        "Run": f"`{record.id}`",
+        "Run" if "budget" in record.spec else "Imported as": f"`{record.id}`",
         "Family": f"`{family}`",
         "Parameters": amount(record.counts.get("parameters")),
         "Width, depth, heads": f"{model['width']}, {model['depth']}, {model['heads']}",
         "Context": f"{model['context']} tokens",
-        **{part.capitalize(): f"`{_name(model[part])}`" for part in PARTS},
+        **{label: f"`{_name(model[part])}`" for label, part in PARTS.items()},
         "Tokenizer": tokenizer,
         **_training(record),
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from ablate.card import card, verdicts_on
 from ablate.data.prepare import Prepared, prepare
@@ -96,11 +97,19 @@ def measure_like(folder: Path, names: Sequence[str], like: Path, cache: Path) ->
     if not is_foreign(folder):
         raise Unmeasured(f"{folder}: is no Hugging Face folder or imported one; a run has a text of its own")
     trained, prepared = on_text_of(like, open_run(folder), folder, cache)
-    found = [measure.build(name)(trained, prepared) for name in names]
+    found = [_measured(name, trained, prepared) for name in names]
     return Found(
         {key: value for one in found for key, value in one.metrics.items()},
         {key: value for one in found for key, value in one.vectors.items()},
     )
+
+
+def _measured(name: str, trained: Trained, prepared: Prepared) -> Found:
+    try:
+        found: Found = measure.build(name)(trained, prepared)
+    except ValidationError:  # it asks the specification of a run
+        raise Unmeasured(f"measure {name}: is of how a run was trained, which others do not say") from None
+    return found
 
 
 def on_text_of(like: Path, trained: Trained, folder: Path, cache: Path) -> tuple[Trained, Prepared]:

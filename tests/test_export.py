@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -302,6 +303,45 @@ def test_tokenizer_and_model_are_those_of_auto_classes_and_pipelines(run, tmp_pa
     said = pipeline("text-generation", model=str(tmp_path / "out"), device="cpu")
     found = said("def ", max_new_tokens=9, do_sample=False)[0]["generated_text"]
     assert found == "def " + continue_texts(opened, ["def "], 9, temperature=0.0)[0]
+
+
+@pytest.mark.slow
+def test_the_evaluation_harness_finds_our_bits_per_byte(run, tmp_path, monkeypatch):
+    """On texts that fit the context, each after the end token."""
+    lm_eval = pytest.importorskip("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    from ablate.train.trained import open_run
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    texts = ["def f(x):", "a b c é 日本"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    task = {
+        "task": "ours",
+        "dataset_path": "json",
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+    }
+    task |= {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "texts.jsonl")}}}
+    task |= {"doc_to_text": "", "doc_to_target": "{{text}}", "metric_list": [{"metric": "bits_per_byte"}]}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "ours.yaml").write_text(json.dumps(task))
+    found = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(tmp_path / "out"), "device": "cpu"},
+        tasks=["ours"],
+        task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+    )
+    opened, bits = open_run(run), 0.0
+    for text in texts:
+        row = torch.tensor([256, *opened.tokenizer.encode([text])[0]])
+        with torch.no_grad():
+            said = opened.decoder(row[None, :-1])[0].log_softmax(-1)
+        bits -= said.gather(1, row[1:, None]).sum().item() / math.log(2)
+    whole = sum(len(text.encode()) for text in texts)
+    assert found["results"]["ours"]["bits_per_byte,none"] == pytest.approx(bits / whole, rel=1e-5)
 
 
 def test_a_run_with_another_gate_is_exported_too(tmp_path):

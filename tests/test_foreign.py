@@ -71,17 +71,13 @@ def test_it_is_measured_on_the_text_of_a_run(folders, foreign, tmp_path, capsys)
     split = prepare(spec.data, tmp_path / "cache").splits["heldout"]
     loss = evaluate(run.decoder, split, spec.model.context, "joined", 16).loss
     assert found["heldout/loss"] == pytest.approx(loss, rel=1e-6)
-    given = [
-        "evaluate",
-        str(foreign),
-        "heldout",
-        "--like",
-        str(folders["run"]),
-        "--cache",
-        str(tmp_path / "c"),
-    ]
-    assert main(given) == 0
+    like = ["--like", str(folders["run"]), "--cache", str(tmp_path / "cache")]
+    assert main(["evaluate", str(foreign), "heldout", *like]) == 0
     assert f"{loss:.6g}" in capsys.readouterr().out
+    assert main(["evaluate", str(foreign), "stability", *like]) == 2
+    assert "measure stability: is of how a run was trained" in capsys.readouterr().err
+    assert main(["evaluate", str(folders["run"]), "heldout", *like]) == 2
+    assert "a run has a text of its own" in capsys.readouterr().err
     assert main(["evaluate", str(foreign), "heldout"]) == 2
     assert "is no run; say which run's text" in capsys.readouterr().err
 

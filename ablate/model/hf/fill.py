@@ -21,7 +21,9 @@ def filled(spec: ModelSpec, family: Family) -> ModelSpec:
     tree = spec.model_dump(mode="json")
     for layer in (tree, *tree["variants"].values()):
         for part in PARTS:
-            _widen(layer[part], family.always.get(part, {}), _flagged(family, f"{part}.bias", layer[part]))
+            always = family.always.get(part, {})
+            if layer[part]["name"] == always.get("name"):
+                _widen(layer[part], always, _flagged(family, f"{part}.bias", layer[part]))
         _affine(layer["norm"], family.always.get("norm", {}))
     if family.always.get("head", {}).get("bias"):
         tree["head"]["bias"] = True

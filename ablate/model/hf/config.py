@@ -234,6 +234,6 @@ def _refuse_unknown(config: dict[str, Any], family: Family) -> None:
     )
     if unknown:
         raise Unreadable(
-            f"{family.name} config: unknown {', '.join(unknown)}; `python -m ablate import --ignore KEY` leaves "
-            "out what changes nothing in evaluation"
+            f"{family.name} config: unknown {', '.join(unknown)}; `python -m ablate import --ignore KEY` "
+            "leaves out what changes nothing in evaluation"
         )

@@ -5,14 +5,21 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ablate.terminal import forgive
+from ablate.cli.terminal import forgive
 
 WRONG = 2  # exit code
+HYDRA = {  # the commands whose options are composed by Hydra
+    "train": "Train one model: `ablate train --help` lists every choice.",
+    "sweep": "Answer a question: plan, run, score and report a study.",
+}
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 where what was asked cannot be done, with the reason on stderr."""
     forgive()
+    given = sys.argv[1:] if given is None else list(given)
+    if given and given[0] in HYDRA:
+        return hydra_command(given)
     options = parser().parse_args(given)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
@@ -31,8 +38,22 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
+def entry() -> None:
+    """The console script `ablate`."""
+    raise SystemExit(main())
+
+
+def hydra_command(given: list[str]) -> int:
+    """`ablate train ...` and `ablate sweep ...`, whose arguments are Hydra's."""
+    from ablate.cli import entry
+
+    sys.argv = [f"ablate {given[0]}", *given[1:]]
+    {"train": entry.train_main, "sweep": entry.sweep_main}[given[0]]()
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser("python -m ablate", description=__doc__.split(": ", 1)[1])
+    whole = argparse.ArgumentParser("ablate", description=__doc__.split(": ", 1)[1])
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], said: str) -> argparse.ArgumentParser:
@@ -53,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE|MODULE",
             help="your own parts that the run was trained with; may be repeated",
         )
+
+    for name, said in HYDRA.items():
+        commands.add_parser(name, help=said, add_help=False)
+    add = command("init", init, "Make a project folder: a study, a part and a config group of your own.")
+    add.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where")
 
     add = command("generate", generate, "Let a trained model go on with a text.")
     add.add_argument(
@@ -143,6 +169,13 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def init(options: argparse.Namespace) -> None:
+    from ablate.cli.project import make_project
+
+    for line in make_project(options.folder):
+        print(line)
+
+
 def load_own(places: list[str]) -> None:
     if places:
         from ablate.registry import load_parts
@@ -153,7 +186,7 @@ def load_own(places: list[str]) -> None:
 def generate(options: argparse.Namespace) -> None:
     import torch
 
-    from ablate.train.trained import continue_texts, open_run, stream_text
+    from ablate.measure.trained import continue_texts, open_run, stream_text
 
     if not getattr(torch, options.device).is_available():
         raise ValueError(f"--device {options.device}: torch finds none on this machine; use --device cpu")
@@ -175,13 +208,13 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def parts(options: argparse.Namespace) -> None:
-    from ablate.catalogue import catalogue
+    from ablate.cli.catalogue import catalogue
 
     print(catalogue(), end="")
 
 
 def import_(options: argparse.Namespace) -> None:
-    from ablate.exchange import bring_in
+    from ablate.cli.exchange import bring_in
 
     if options.to.exists():
         raise ValueError(f"{options.to} is there already")
@@ -192,7 +225,7 @@ def import_(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from ablate.exchange import send_out, size
+    from ablate.cli.exchange import send_out, size
 
     shard = size(options.shard_size)
     lines = send_out(options.folder, options.to, options.family, options.dtype, shard, options.experiments)
@@ -202,12 +235,12 @@ def export(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ablate.show import show_record, table
-    from ablate.train.score import score
+    from ablate.cli.show import show_record, table
+    from ablate.measure.score import score
 
     console = Console(highlight=False)
     if options.like is not None:
-        from ablate.exchange import measure_like
+        from ablate.cli.exchange import measure_like
 
         measured = measure_like(options.folder, options.measures, options.like, options.cache).metrics
         console.print(table("Measured", [(name, f"{value:.6g}") for name, value in sorted(measured.items())]))
@@ -219,7 +252,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def evidence(options: argparse.Namespace) -> None:
-    from ablate.study.evidence import write
+    from ablate.study.report.evidence import write
 
     for file in write(options.experiments, Path("README.md"), options.headline):
         print(file)

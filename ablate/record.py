@@ -43,6 +43,7 @@ class RunRecord(BaseModel):
     fingerprint: dict[str, str]  # of the text and the tokenizer
     metrics: dict[str, float | None] = {}  # `validation/loss` (nats per token), ...
     vectors: dict[str, list[float]] = {}  # measures with more than one value, `heldout/by_document`
+    measures: dict[str, str] = {}  # those that gave numbers, each with the hash of its sources
     counts: dict[str, float] = {}  # parameters, FLOPs, KV bytes
     speed: dict[str, float] = {}  # tokens_per_second, seconds
     memory: dict[str, float] = {}  # peak bytes

@@ -14,9 +14,9 @@ from typing import Any
 from clock import arguments, clock, ratios
 from record import Cell, Table, save
 
-from ablate.study_command import Composer
-from ablate.train.compiled import Compiled, measured
-from ablate.train.replicas import opened
+from ablate.cli.composer import Composer
+from ablate.train.speed.compile_gain import Compiled, measured
+from ablate.train.speed.ensemble_runs import opened
 
 SIZES = {
     "0.05M": ["model/size=0.2M", "model.width=32", "model.heads=2"],

@@ -14,17 +14,17 @@ import torch
 from clock import arguments, clock, ratios
 from record import Cell, Table, save
 
-from ablate.command import planned
-from ablate.compose import Job
+from ablate.cli.compose import Job
+from ablate.cli.composer import Composer
+from ablate.cli.train import planned
 from ablate.data.stream import Stream
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Call
 from ablate.registry import optimizer
-from ablate.study_command import Composer
 from ablate.train.fit import fit
-from ablate.train.pages import keep_pages
-from ablate.train.progress import Progress
+from ablate.train.monitor.progress import Progress
 from ablate.train.schedule import factor
+from ablate.train.speed.allocator import keep_pages
 
 STEPS = {"0.2M": 60, "tiny": 40, "8M": 8}
 WARM = 2  # steps that do not count

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from ablate.provenance import git, processor
 from ablate.record import atomic
-from ablate.train.recorder import git, processor
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "lightning", "transformers", "litgpt", "x-transformers")

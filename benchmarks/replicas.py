@@ -20,10 +20,10 @@ import torch
 from clock import Clock, arguments, clock, kernels_of, race, ratios
 from record import Cell, Table, save
 
+from ablate.cli.composer import Composer
 from ablate.parts import linear
-from ablate.study_command import Composer
 from ablate.train.fit import Run
-from ablate.train.stack import Seat, Stack
+from ablate.train.speed.ensemble import Seat, Stack
 from ablate.train.trainer import hushed, trainer
 
 # Parameters without the embedding, about: the smallest models of which studies are made.

@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 from record import Table, save
 
-from ablate.facts import probe
-from ablate.study.store import Store
-from ablate.study_command import Composer
+from ablate.cli.check import probe
+from ablate.cli.composer import Composer
+from ablate.engine.store import Store
 
 ROOT = Path(__file__).parent.parent
 ARMS = {"rmsnorm": [], "layernorm": ["model/norm=layernorm"]}

@@ -1,4 +1,4 @@
-"""Parts that compute for several models at once, under `torch.func.vmap` (see `ablate.train.replicas`).
+"""Parts that compute for several models at once, under `torch.func.vmap` (`ablate.train.speed.ensemble`).
 
 Matrix products and elementwise operations have batching rules in torch. The fused attention of the CPU has
 none, and would be called for one model after the other: here the models become rows of one call.

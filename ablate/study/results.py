@@ -10,22 +10,23 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ablate.engine.store import Store
 from ablate.record import RunRecord, atomic, read_lines
 from ablate.spec import Strict
-from ablate.study.design import Study
-from ablate.study.design import read as read_study
-from ablate.study.differences import Difference
-from ablate.study.freeze import Amendment, Frozen
-from ablate.study.plan import Plan, PlannedArm
-from ablate.study.runs import PlannedRun, typed
-from ablate.study.store import Store
+from ablate.study.design.differences import Difference
+from ablate.study.design.freeze import Amendment, Frozen
+from ablate.study.design.plan import Plan, PlannedArm
+from ablate.study.design.runs import PlannedRun, typed
+from ablate.study.design.study import Study
+from ablate.study.design.study import read as read_study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "results"
-RACE = "race.parquet"  # written by `ablate.study.race`
+RACE = "race.parquet"  # written by `ablate.study.report.timing`
 POINTS = 100  # of a curve
 CURVES = 16  # of one arm on one corpus: more seeds make no other picture
 DOCUMENTS = "by_document"  # vectors `heldout/by_document`: sums of loss (nats) ...
@@ -126,7 +127,7 @@ class Results:
                of tuning runs `curve/first_loss` too
     curves     id, code, step, tokens, loss, validation_loss
     documents  id, loss (sum over each document, nats), tokens
-    race       arm, what, round, seconds, and where (`ablate.study.race`); None where arms were not timed
+    race       arm, what, round, seconds, and where; None where arms were not timed
     """
 
     kept: Kept
@@ -149,7 +150,7 @@ def collect(
 ) -> Results:
     """Gather what the store knows of these runs.
 
-    `name` is the experiment's. `amendments` are those of `ablate.study.freeze.amendments`. `code` gives the
+    `name` is the experiment's. `amendments` are those of `ablate.study.design.freeze`. `code` gives the
     hash of the sources as they are now: a record from others is marked stale.
     """
     import pandas as pd
@@ -326,7 +327,7 @@ def _kept_arm(arm: PlannedArm) -> KeptArm:
 
 
 def say(study: Study) -> dict[str, Any]:
-    """The study as study.yaml would say it, every field written out; `ablate.study.design.read` reads it."""
+    """The study as study.yaml would say it, every field written out; `design.study.read` reads it."""
     said: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
     tune = said.pop("tune")
     said["tune"] = "fixed" if tune is None else {tune.pop("path"): tune.pop("rates"), **tune}
@@ -403,3 +404,19 @@ def _documents(runs: Sequence[PlannedRun], found: _Found, metric: str) -> "pd.Da
         if loss is not None and tokens is not None:
             rows.append({"id": id, "loss": loss, "tokens": tokens})
     return pd.DataFrame(rows, columns=list(DOCUMENT_COLUMNS))
+
+
+TIMING_COLUMNS = ("arm", "what", "round", "seconds")
+
+
+TIMING_ORIGIN = ("device_kind", "torch", "git")
+
+
+def write_timings(folder: Path, laps: Iterable[Any], origin: Mapping[str, Any]) -> None:
+    """Keep the laps (tuples of `COLUMNS`) of the experiment in `folder`, with where they were run."""
+    import pandas as pd
+
+    said = {name: str(origin[name]) for name in TIMING_ORIGIN} | {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    frame = pd.DataFrame(list(laps), columns=list(TIMING_COLUMNS)).assign(**said)
+    with atomic(folder / FOLDER / RACE) as file:
+        file.write(frame.to_parquet(index=False, compression="zstd"))

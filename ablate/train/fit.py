@@ -14,23 +14,25 @@ from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
 from ablate.model.measure import costs_of_run, of_run
 from ablate.parts.base import Refused
+from ablate.provenance import provenance
 from ablate.record import TRAINED, RunRecord, Status
 from ablate.registry import load_parts
 from ablate.spec import RunSpec
 from ablate.train import ranks
-from ablate.train.checkpoint import Checkpoints, remove, steps_done
-from ablate.train.code import code
-from ablate.train.interrupt import Interrupt
-from ablate.train.mirror import Mirror
-from ablate.train.pages import keep_pages
-from ablate.train.progress import Display, Progress, display
-from ablate.train.recorder import Curve, Memory, provenance
+from ablate.train.callback import Diverged, Watch
+from ablate.train.monitor.curve import Curve
+from ablate.train.monitor.interrupt import Interrupt
+from ablate.train.monitor.loggers import Mirror
+from ablate.train.monitor.meters import Memory
+from ablate.train.monitor.progress import Display, Progress, display
 from ablate.train.settings import Settings, devices, threads, torch_device
-from ablate.train.start import started
+from ablate.train.speed.allocator import keep_pages
+from ablate.train.state.checkpoint import Checkpoints, remove, steps_done
+from ablate.train.state.source_hash import code
+from ablate.train.state.warm_start import started
+from ablate.train.state.weights import FILE
 from ablate.train.task import Task
 from ablate.train.trainer import hushed, trainer
-from ablate.train.watch import Diverged, Watch
-from ablate.train.weights import FILE
 
 log = logging.getLogger("ablate.train")
 

@@ -4,7 +4,6 @@
 the processes are there already, and nothing is started.
 """
 
-import faulthandler
 import json
 import os
 import signal
@@ -12,21 +11,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ablate.record import RunRecord, Status
-from ablate.train.interrupt import Interrupt
+from ablate.train.monitor.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from ablate.train.fit import Run
 
 NOTICE = 2.0  # seconds that the other ranks have to end by themselves, once one has failed
-GRACE = 60.0  # seconds that a rank has to stop, once nobody waits for it
 
 
 def inside() -> bool:
@@ -77,7 +73,7 @@ def spread(run: "Run", stop: Interrupt, parts: Sequence[str], rerun: bool) -> Ru
 def begin(payload: dict[str, Any], rank: int, port: int) -> "subprocess.Popen[str]":
     place = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ablate.train.ranks"],
+        [sys.executable, "-m", "ablate.train.rank"],
         stdin=subprocess.PIPE,
         env={**os.environ, **place},
         text=True,
@@ -125,48 +121,3 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
-
-
-def follow() -> None:
-    """End this process when the one that started it is gone."""
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os._exit(1)
-
-
-def rank() -> int:
-    """What a started process does; its exit status is not 0 where the other ranks would wait in vain."""
-    faulthandler.enable(file=2)
-    for number in (signal.SIGINT, signal.SIGHUP):  # the starter hears them, and says so by SIGTERM
-        signal.signal(number, signal.SIG_IGN)
-    message = json.loads(os.fdopen(0, "rb", buffering=0, closefd=False).readline())
-    sys.path[:] = message["path"]
-    threading.Thread(target=follow, daemon=True).start()
-    import torch.distributed as dist
-
-    from ablate.train.fit import perform
-
-    try:
-        record = perform(message["payload"])
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-    return 0 if record.status in ("finished", "diverged", "interrupted") else 1
-
-
-def leave(status: int) -> NoReturn:
-    """End this process, whose work is written, without the libraries' own ending: FSDP's groups outlive
-    `destroy_process_group`, and static destructors would free what their threads still use."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-if __name__ == "__main__":
-    try:
-        status = rank()
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    leave(status)

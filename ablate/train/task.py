@@ -17,10 +17,10 @@ from ablate.parts.base import DTYPES, Call, Ledger
 from ablate.parts.compiler import keep_graphs
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
-from ablate.train.capture import Captured, changed, places, set_rate, wanted
 from ablate.train.evaluate import on_device
 from ablate.train.schedule import factor
 from ablate.train.settings import Settings
+from ablate.train.speed.cuda_graph import Captured, changed, places, set_rate, wanted
 
 
 class Steps:
@@ -92,7 +92,7 @@ class Task(LightningModule):
         decoder.to_empty(device=device)
         decoder.start(self.spec.seed.init, self.spec.seed.redraw)
         if self.weights is not None:
-            from ablate.train.weights import load
+            from ablate.train.state.weights import load
 
             load(decoder, self.weights)
         self.decoder = decoder.train()

@@ -3,7 +3,7 @@
     python experiments/theory/run.py            # measure, and write results.json, report.md and claims.json
     python experiments/theory/run.py report     # write report.md and claims.json from results.json
 
-A few minutes on one core. The method is in ablate/train/measure/theory.py.
+A few minutes on one core. The method is in initialisation.py.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import stats
 
-from ablate.study.evidence import Said, dump
+from ablate.study.report.evidence import Said, dump
 
 Placement = Literal["pre", "post"]
 HERE = Path(__file__).parent
@@ -57,8 +57,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     """Every start (placement, depth and seed, with its gradients and norms), and the norms of fresh inits of
     the greatest depth."""
     import torch
-
-    from ablate.train.measure.theory import norms, spec, start
+    from initialisation import norms, spec, start
 
     torch.set_num_threads(1)
     sizes = {name: settings[name] for name in ("width", "vocab", "context")}

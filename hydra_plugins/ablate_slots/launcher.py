@@ -1,4 +1,4 @@
-"""A Hydra launcher that gives the jobs of `-m` to `ablate.study.launch`: its slots, leases and records.
+"""A Hydra launcher that gives the jobs of `-m` to `ablate.engine.launch`: its slots, leases and records.
 
     python train.py -m hydra/launcher=slots model/norm=layernorm,rmsnorm seed=0,1
 
@@ -39,8 +39,8 @@ class SlotsOptions:
     runs: str = "${oc.select:runs,runs}"  # the store: where the runs are kept
     retries: int = 1
     grace: float = 30.0
-    work: str = "ablate.command:work"
-    prepare: str = "ablate.command:prepare"
+    work: str = "ablate.cli.train:work"
+    prepare: str = "ablate.cli.train:prepare"
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="slots", node=SlotsOptions, provider="ablate")
@@ -55,11 +55,12 @@ class SlotsLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from ablate.command import stopping
-        from ablate.study.launch import Event, Stuck, cpu_slots, gpu_slots, launch
-        from ablate.study.live import View
-        from ablate.study.store import MISSING, Store
-        from ablate.study.worker import Job, function
+        from ablate.cli.train import stopping
+        from ablate.engine.launch import Event, Stuck, launch
+        from ablate.engine.slots import cpu_slots, gpu_slots
+        from ablate.engine.store import MISSING, Store
+        from ablate.engine.view import View
+        from ablate.engine.worker import Job, function
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         prepare = function(self.options.prepare)

@@ -5,7 +5,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from ablate.parts.base import Position
-from ablate.parts.waves import cos_sin
+from ablate.parts.position.sincos import cos_sin
 from ablate.registry import position
 from ablate.spec import LayerSpec, ModelSpec, Shape
 

@@ -1,0 +1,137 @@
+"""What a study asks of a specification before it runs anything: the `check` that `sweep.py` hands to
+`ablate.study`, which knows no torch."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.data.prepare import prepare
+from ablate.model.decoder import Decoder
+from ablate.model.head import TokenLoss
+from ablate.model.loss import Sums
+from ablate.model.measure import costs_of_run, of_run
+from ablate.parts.base import Call, Refused
+from ablate.parts.kernel.auto import CUDA, ELSEWHERE
+from ablate.registry import kernel
+from ablate.spec import RunSpec
+from ablate.study.design.plan import Facts
+from ablate.train.settings import threads
+
+ROWS = 1  # of the forward pass that proves that an arm acts: of a whole context, for windows to act
+
+
+def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
+    """The check for runs on `device`."""
+
+    torch.set_num_threads(1)  # many small passes: two threads under other load are slower than one
+
+    def check(node: dict[str, Any]) -> Facts:
+        return facts(RunSpec.model_validate(node), cache, device)
+
+    return check
+
+
+def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
+    """Built on the meta device for the counts, and started once for a small forward pass."""
+    try:
+        ghost = of_run(spec, device)
+        decoder = Decoder(spec.model.model_copy(update={"kernel": kernel.parse("auto")}))
+        decoder.start(0, spec.seed.redraw)
+    except Refused as refusal:
+        return Facts(refusals=(str(refusal),))
+    if looks_ahead(decoder):
+        return Facts(refusals=("a part looks ahead: what is said of a token depends on those after it",))
+    shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
+    candidates = CUDA if device == "cuda" else ELSEWHERE
+    costs = costs_of_run(spec, ghost)
+    return Facts(
+        id=spec.id(prepare(spec.data, cache).fingerprint),
+        parameters={
+            "total": costs.parameters,
+            "non_embedding": costs.non_embedding,
+            "active": costs.active,
+        },
+        flops_per_token=costs.training_flops,
+        kv_bytes_per_token=costs.kv_bytes,
+        memory_bytes=costs.training_bytes(spec.budget.batch_tokens, device),
+        kernel=ghost.kernel.name,
+        kernels=tuple(name for name in candidates if serves(spec, name, device)),
+        tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
+        output=output(decoder, spec),
+    )
+
+
+def serves(spec: RunSpec, name: str, device: str) -> bool:
+    if name not in kernel:
+        return False
+    try:
+        model = spec.model.model_copy(update={"kernel": kernel.parse(name)})
+        of_run(spec.model_copy(update={"model": model}), device)
+    except Refused:
+        return False
+    return True
+
+
+def probe(spec: RunSpec) -> float:
+    """The seconds that a run would take in one thread of this CPU, from three steps on a few rows. A rough
+    guess: it knows nothing of what else the machine does."""
+    rows, times = min(4, spec.rows), []
+    with threads(1):
+        decoder = Decoder(spec.model).start(0).train()
+        tokens = torch.zeros(rows, spec.model.context, dtype=torch.long)
+        for _ in range(3):
+            begin = time.perf_counter()
+            found = decoder(tokens, targets=tokens, summed=True)
+            assert isinstance(found, Sums)
+            found.objective.backward()
+            times.append(time.perf_counter() - begin)
+    return min(times) * spec.steps * spec.rows / rows
+
+
+def looks_ahead(decoder: Decoder) -> bool:
+    """Whether logits change with later tokens. Two draws must say so: in one, rounding may choose between two
+    experts."""
+    decoder.eval()
+    half = decoder.spec.context // 2
+
+    def changes(seed: int) -> bool:
+        tokens = drawn(decoder, seed)
+        other = torch.cat((tokens[:, :half], (tokens[:, half:] + 1) % decoder.shape.vocab), 1)
+        before, after = (decoder(each)[:, :half] for each in (tokens, other))
+        scale = float(before.std()) if half else 0.0
+        return not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+
+    with torch.no_grad():
+        return changes(0) and changes(1)
+
+
+def drawn(decoder: Decoder, seed: int) -> torch.Tensor:
+    """Tokens (ROWS, context)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(decoder.shape.vocab, (ROWS, decoder.spec.context), generator=generator)
+
+
+def output(decoder: Decoder, spec: RunSpec) -> str:
+    """A hash of what training sees on fixed tokens: the logits and the whole loss, dropout drawn from a seed.
+    On the CPU, whatever the device of the study."""
+    decoder.train()
+    tokens = drawn(decoder, 0)
+    call = Call.of(tokens)
+    call.ledger = decoder.ledger()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed.dropout)
+        logits = decoder(tokens, Call.of(tokens))
+        assert isinstance(logits, torch.Tensor)
+        torch.manual_seed(spec.seed.dropout)
+        found = decoder(tokens, call, targets=tokens.roll(-1, 1))
+        assert isinstance(found, TokenLoss)
+        loss = found.nll.mean() + decoder.auxiliary(call.ledger)
+        if found.z is not None:
+            loss = loss + spec.model.head.z_loss * found.z.mean()
+    seen = hashlib.sha256(logits.numpy().tobytes())
+    seen.update(loss.numpy().tobytes())
+    return seen.hexdigest()

@@ -1,0 +1,173 @@
+"""From a composed configuration to a run, whose data is prepared: all that is wrong is said before anything
+is built. Here is the seam between what decides the numbers of a run (`RunSpec`) and what does not (`Settings`
+and `Rest`: where things are kept and what is shown)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, Field, StrictBool, ValidationError
+
+from ablate.data.prepare import Prepared, prepare
+from ablate.data.stream import Stream, share
+from ablate.registry import load_parts
+from ablate.spec import DataSpec, RunSpec, Strict, explain
+from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
+from ablate.train.state.warm_start import refuse_another_model, started, started_model
+
+BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
+
+
+class Mistaken(Exception):
+    """A configuration that is wrong: every mistake, one a line."""
+
+    def __init__(self, mistakes: list[str]):
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class Sample(Strict):
+    """The text that a run shows when it has ended."""
+
+    prompt: str
+    tokens: int = Field(ge=0)
+    temperature: float = Field(0.0, ge=0)
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+
+class Rest(Strict):
+    parts: list[str]
+    start: str | None
+    plan: StrictBool
+    rerun: StrictBool
+    runs: str
+    cache: str
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to start."""
+
+    spec: RunSpec
+    prepared: Prepared
+    settings: Settings
+    rest: dict[str, Any]  # as `Rest`
+
+    @property
+    def runs(self) -> Path:
+        return Path(self.rest["runs"])
+
+    @property
+    def start(self) -> Path | None:
+        return Path(self.rest["start"]) if self.rest["start"] else None
+
+    @property
+    def id(self) -> str:
+        return self.spec.id(self.prepared.fingerprint)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data. Raises Mistaken where a mandatory value is missing."""
+    try:
+        missing = OmegaConf.missing_keys(config)
+        if missing:
+            raise Mistaken([f"{key}: missing; give it on the command line" for key in sorted(missing)])
+        node = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise Mistaken([str(error).splitlines()[0]]) from None
+    assert isinstance(node, dict)
+    return {str(k): v for k, v in node.items()}
+
+
+def job(config: DictConfig | dict[str, Any]) -> Job:
+    """Raises Mistaken with all that is wrong, before anything is trained."""
+    node = plain(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
+    decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
+    chosen = node.pop("trainer", {})
+    mistakes = [f"trainer.{name}: unknown option" for name in BESIDE if name in chosen]
+    chosen = chosen | {name: node.pop(name) for name in BESIDE if name in node}
+    rest = validated(Rest, node, mistakes)
+    try:
+        load_parts(rest.parts if rest else [])
+    except ImportError as error:
+        raise Mistaken([f"parts: {error}"]) from error
+    taken = isinstance(decides.get("model"), dict) and decides["model"].get("of") == "start"
+    if taken and rest is not None:
+        decides["model"] = of_start(rest, decides["model"])
+    wrong: list[str] = []
+    settings = validated(Settings, chosen, wrong)
+    mistakes += [line if line.startswith(BESIDE) else f"trainer.{line}" for line in wrong]
+    data = validated(DataSpec, decides.get("data", {}), mistakes, "data")
+    spec = validated(RunSpec, decides, mistakes)
+    if rest is None or settings is None or data is None or spec is None:
+        raise Mistaken(list(dict.fromkeys(mistakes)))
+    mistakes += beside(spec, settings, rest)
+    if mistakes:
+        raise Mistaken(mistakes)
+    prepared = prepare(data, Path(rest.cache))
+    vocab = spec.model.vocab or prepared.vocab
+    if vocab < prepared.vocab:
+        raise Mistaken([f"model.vocab: {vocab} is less than the tokenizer's {prepared.vocab}"])
+    spec = validated(RunSpec, {**decides, "model": {**decides["model"], "vocab": vocab}}, mistakes)
+    if spec is None:
+        raise Mistaken(mistakes)
+    try:
+        for name in ("train", "validation"):
+            Stream(prepared.splits[name], spec.model.context, spec.data.documents, 0, spec.data.prefix)
+    except ValueError as error:
+        raise Mistaken([str(error)]) from None
+    if rest.start:
+        try:
+            if not taken:
+                refuse_another_model(spec.model, Path(rest.start))
+            spec = started(spec, prepared, Path(rest.start))
+        except (ValueError, FileNotFoundError) as error:
+            raise Mistaken([f"start: {error}"]) from None
+    return Job(spec, prepared, settings, rest.model_dump())
+
+
+def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
+    """For `model=started`: the model in `start`, with what else is said of it. Raises Mistaken."""
+    if not rest.start:
+        raise Mistaken(["model=started: is the model in start; give start=FOLDER"])
+    try:
+        return started_model(Path(rest.start), {key: value for key, value in model.items() if key != "of"})
+    except (ValueError, OSError) as error:
+        raise Mistaken([f"start: {error}"]) from None
+
+
+def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
+    """What is wrong with a run that could be done otherwise, or elsewhere."""
+    import torch
+
+    from ablate.train.speed.cuda_graph import NO_GRAPHS
+
+    if spec.parent is not None and not rest.start:
+        yield "parent: is set by start; give start=runs/<id>"
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        yield "trainer.accelerator: torch finds no GPU here; say trainer=cpu, or leave it to trainer=auto"
+        return
+    if settings.capture is True and accelerator(settings) == "cpu":
+        yield f"trainer.capture: {NO_GRAPHS}; say auto"
+    if settings.nodes > 1 and not elsewhere_launched():
+        yield f"trainer.nodes: start all ranks of the {settings.nodes} machines with torchrun"
+    try:
+        share(spec.rows, (0, devices(settings) * settings.nodes))
+    except ValueError as error:
+        yield f"trainer.devices: {error}"
+
+
+def validated(schema: type[Any], node: Any, mistakes: list[str], path: str = "") -> Any:
+    """The validated node, or None with what is wrong added to `mistakes`."""
+    assert issubclass(schema, BaseModel)
+    try:
+        return schema.model_validate(node)
+    except ValidationError as error:
+        mistakes += [f"{path}.{line}" if path else line for line in explain(error)]
+        return None

@@ -1,0 +1,105 @@
+"""The store: a folder of runs, `runs/<id>/record.json`, and nothing else. No server, no index.
+
+Ten thousand records are read and validated in about a second, so there is no cache that could be
+out of date. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) counts the same.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ablate.engine.lease import Lease, LeaseLost
+from ablate.record import TRAINED, RunRecord, atomic
+
+log = logging.getLogger(__name__)
+
+MISSING = ("crashed", "interrupted")  # no outcome: the run is done again
+
+
+class Store:
+    """Records by id. `broken` says which record files could not be read, and why."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self.broken: dict[str, str] = {}
+
+    def folder(self, id: str) -> Path:
+        return self.root / id
+
+    def load(self, id: str) -> RunRecord:
+        """Raises FileNotFoundError, or ValueError for a record that is not one."""
+        record = RunRecord.load(self.folder(id))
+        if record.id != id:
+            raise ValueError(f"{self.folder(id) / 'record.json'} is the record of {record.id}")
+        return record
+
+    def find(self, id: str) -> RunRecord | None:
+        """The record, or None where there is none. A broken one is reported and counts as none."""
+        try:
+            record = self.load(id)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, OSError) as error:
+            self._report(id, error)
+            return None
+        self.broken.pop(id, None)
+        return record
+
+    def finished(self, id: str, code: str) -> bool:
+        """The run has its outcome, from these very sources: it is not to be done again.
+
+        Outcomes are finished, diverged, out_of_memory and refused; crashed and interrupted are missing data.
+        """
+        record = self.find(id)
+        return record is not None and record.code == code and record.status not in MISSING
+
+    def records(self) -> Iterator[RunRecord]:
+        """Every record, in the order of their ids. Broken ones are left out and reported in `broken`."""
+        if not self.root.is_dir():
+            return
+        with os.scandir(self.root) as entries:
+            ids = sorted(e.name for e in entries if not e.name.startswith("."))
+        for id in ids:
+            record = self.find(id)
+            if record is not None:
+                yield record
+
+    def commit(self, lease: Lease) -> RunRecord:
+        """Put the record in the lease's outbox in its place, and return the record that now stands there.
+
+        A crashed or interrupted run never replaces an outcome, nor one that the machine stopped (refused, out
+        of memory) what the same sources have trained. An outcome from other sources is kept beside the
+        new one as `record.<code>.json`. Raises LeaseLost where another holder has taken over.
+        """
+        try:
+            record = RunRecord.load(lease.outbox)
+        except FileNotFoundError as error:
+            raise LeaseLost(lease.folder.name) from error
+        if not lease.held():
+            raise LeaseLost(lease.folder.name)
+        place = lease.folder / "record.json"
+        there = self.find(lease.folder.name)
+        if there is not None and there.status not in MISSING:
+            trained = there.status in TRAINED and there.code == record.code
+            if record.status in MISSING or (trained and record.status not in TRAINED):
+                return there
+            if there.code != record.code:
+                _keep(place, lease.folder / f"record.{there.code}.json")
+        try:
+            os.replace(lease.outbox / "record.json", place)
+        except FileNotFoundError as error:  # removed by whoever took the lease over: see lease.py
+            raise LeaseLost(lease.folder.name) from error
+        return record
+
+    def _report(self, id: str, error: Exception) -> None:
+        reason = str(error)
+        if self.broken.get(id) != reason:
+            log.warning("%s; it counts as missing", reason)
+        self.broken[id] = reason
+
+
+def _keep(place: Path, aside: Path) -> None:
+    if not aside.exists():
+        with atomic(aside) as f:  # a copy: not every file system has links
+            f.write(place.read_bytes())

@@ -1,0 +1,103 @@
+"""Scoring: measures on the stored weights of a finished run, added to its record."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ablate.data.prepare import prepare
+from ablate.measure import beyond, gives, opens_heldout
+from ablate.measure.trained import open_run
+from ablate.model.hf.opened import is_foreign
+from ablate.record import RunRecord
+from ablate.registry import load_parts, measure
+from ablate.spec import DataSpec
+from ablate.train.state.source_hash import measure_hash
+
+Value = TypeVar("Value")
+
+
+class Unscored(ValueError):
+    """A run that cannot be scored, with the reason."""
+
+
+def missing(record: RunRecord, names: Sequence[str]) -> list[str]:
+    """The measures that a record does not have yet, or has from other sources than these."""
+    return [name for name in names if record.measures.get(name) != measure_hash(name)]
+
+
+def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
+    """Add what is missing of the named measures. The record's code stays that of the sources that trained it.
+
+    Raises Unscored for a name that is no measure's, for a run that is not finished, where the text is no
+    longer that of the run, and for numbers that the measure does not say it gives; Unopened where no weights
+    were kept.
+    """
+    unknown = [name for name in names if name not in measure]
+    if unknown:
+        raise Unscored(f"no measure is called {', '.join(unknown)}; there are {', '.join(measure)}")
+    if is_foreign(folder):
+        raise Unscored(f"{folder}: is no run; say which run's text it is to be measured on: --like runs/<id>")
+    record = RunRecord.load(folder)
+    if names and record.status != "finished":
+        raise Unscored(f"{folder}: the run is {record.status}, not finished")
+    wanted = missing(record, names)
+    if not wanted:
+        return record
+    prepared = prepare(DataSpec.model_validate(record.spec["data"]), cache)
+    if prepared.fingerprint != record.fingerprint:
+        raise Unscored(f"{folder}: the text or the tokenizer is no longer that of the run")
+    trained = open_run(folder)
+    measured: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    vectors: dict[str, list[float]] = {}
+    looks = 0
+    for name in wanted:
+        found = measure.build(name)(trained, prepared)
+        strange = beyond(gives(name), found.metrics) + beyond([f"{name}/*"], found.vectors)
+        if strange:
+            raise Unscored(
+                f"measure {name}: it gives {', '.join(gives(name))}, and found {', '.join(strange)}"
+            )
+        metrics |= found.metrics
+        vectors |= found.vectors
+        looks += opens_heldout(name)
+        measured[name] = measure_hash(name)
+    now = RunRecord.load(folder)  # another process may have scored it meanwhile
+    record = now.model_copy(
+        update={
+            "metrics": {**others(now.metrics, wanted), **metrics},
+            "vectors": {**others(now.vectors, wanted), **vectors},
+            "measures": {**now.measures, **measured},
+            "looks": now.looks + looks,
+        }
+    )
+    record.save(folder)
+    return record
+
+
+def others(numbers: Mapping[str, Value], measures: Sequence[str]) -> dict[str, Value]:
+    """The numbers of a record that none of the measures gave: a measure's numbers begin with its name."""
+    return {name: value for name, value in numbers.items() if name.split("/")[0] not in measures}
+
+
+def after(folder: Path, payload: dict[str, Any]) -> None:
+    """What the worker that trained a run does with it then, if the job names measures. Where it cannot, the
+    study tries again and says why."""
+    if payload.get("measures"):
+        load_parts(payload["parts"])
+        score(folder, Path(payload["cache"]), payload["measures"])
+
+
+def work(payload: dict[str, Any]) -> str:
+    """What a scoring process does with one run: the reason why it could not, or nothing."""
+    torch.set_num_threads(1)
+    load_parts(payload["parts"])
+    try:
+        score(Path(payload["folder"]), Path(payload["cache"]), payload["measures"])
+    except (ValueError, OSError) as error:
+        return f"{payload['folder']}: {error}"
+    except Exception as error:  # of one measure on one run: the others are scored all the same
+        return f"{payload['folder']}: {type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,70 @@
+"""Which runs of a study are compiled. In a warm worker an arm is compiled once, for all of its runs there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ablate.spec import RunSpec
+from ablate.study.design.plan import Plan, PlannedArm
+from ablate.study.design.runs import PlannedRun
+
+ENOUGH = 600.0  # seconds of a block's runs in a slot: the measurement takes the better part of a minute of it
+WORTH = 2.0  # times the compiler's time must be saved: validation is compiled, too
+
+Payload = dict[str, Any]
+
+
+class Gain(Protocol):
+    """Seconds of a step as it is and compiled, and of the compiler; or why there is no compiled step."""
+
+    eager: float
+    compiled: float
+    once: float
+    reason: str
+
+
+@dataclass
+class Compiling:
+    """Asked for each run. Where `wish` is auto, a block of arms (a corpus, a size) is compiled if that saves
+    time, measured on its baseline; but on a GPU, where nothing has been measured, no run is.
+
+    Arms with routed experts are not compiled: how many tokens an expert gets is data, and torch would compile
+    again for each number.
+    """
+
+    wish: bool | str
+    planned: Plan
+    slots: int
+    seconds: Callable[[RunSpec], float]  # of a run as it is, about
+    measure: Callable[[Payload], Gain]
+    say: Callable[[str], None]
+    pays: dict[str, bool] = field(default_factory=dict)  # by block
+
+    def __call__(self, run: PlannedRun, payload: Payload) -> bool:
+        if self.wish != "auto":
+            return bool(self.wish)
+        if payload["settings"]["accelerator"] == "gpu" or routed(self.planned.arm(run.corpus, run.arm)):
+            return False
+        if run.corpus not in self.pays:
+            self.pays[run.corpus] = self.paying(run.corpus, payload)
+        return self.pays[run.corpus]
+
+    def paying(self, block: str, payload: Payload) -> bool:
+        arms = [arm for arm in self.planned.on(block) if not routed(arm)]
+        arm, spec = arms[0], RunSpec.model_validate(arms[0].spec)
+        share = len(self.planned.study.seeds) / self.slots  # runs of an arm in a slot
+        if self.seconds(spec) * share * len(arms) < ENOUGH:
+            return False
+        found = self.measure({**payload, "spec": arm.spec})
+        if found.reason:
+            self.say(f"not compiled: {found.reason}")
+            return False
+        if (found.eager - found.compiled) * spec.steps * share < WORTH * found.once:
+            return False
+        steps = f"{1e3 * found.compiled:.0f} ms then, not {1e3 * found.eager:.0f}"
+        self.say(f"compiled, since a step of {arm.name} takes {steps}")
+        return True
+
+
+def routed(arm: PlannedArm) -> bool:
+    return arm.facts.parameters["active"] < arm.facts.parameters["total"]

@@ -1,0 +1,280 @@
+"""What a plan will cost and what it can decide, before anything is run: the tables of `plan=true`.
+
+Planning may use the noise seen so far, never the effect.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from statistics import variance
+from typing import TYPE_CHECKING, Any
+
+from ablate.study.design.claim import SCALE, Claim, declared, extra
+from ablate.study.design.plan import Plan, PlannedArm, held
+from ablate.study.design.runs import PlannedRun
+from ablate.study.design.study import Study
+from ablate.study.stats.fisher import fewest_seeds
+from ablate.study.stats.power import detectable, seeds_for_equivalence, warn_undetectable
+from ablate.study.stats.tokens import BUDGETS
+
+if TYPE_CHECKING:
+    import pandas
+
+POWER = 0.8
+
+
+def outlook(
+    plan: Plan,
+    runs: Sequence[PlannedRun] = (),
+    finished: Collection[str] = frozenset(),
+    seconds: Mapping[tuple[str, str], float] | None = None,
+    noise: float | None = None,
+    slots: int = 1,
+) -> dict[str, Any]:
+    """Plain data for tables.
+
+    `runs` are those known so far (test runs are not while rates are being tuned), `finished` the ids with
+    an outcome, `seconds` the time of one run by (corpus, arm), `noise` the sd of differences by seed, in the
+    unit of the metric, `slots` the runs at a time.
+    """
+    study = plan.study
+    return {
+        "question": study.question,
+        "baseline": plan.baseline,
+        "axis": list(study.axis),
+        "metric": study.metric,
+        "margin": study.margin,
+        "corpora": list(plan.corpora),
+        "seeds": list(study.seeds),
+        "looks": list(study.declared_looks),
+        "excluded": dict(study.exclude),
+        "arms": [_arm(plan, arm) for arm in plan.arms],
+        "runs": count(plan, runs, finished),
+        "hours": _hours(plan, runs, finished, seconds, slots),
+        "power": _power(plan, noise),
+        "warnings": [*plan.warnings, *_warnings(plan, noise)],
+    }
+
+
+def _arm(plan: Plan, arm: PlannedArm) -> dict[str, Any]:
+    facts = arm.facts
+    match = plan.study.match
+    return {
+        "arm": arm.name,
+        "corpus": arm.corpus,
+        "overrides": list(arm.overrides),
+        "factors": dict(arm.factors),
+        "differs": [difference.model_dump() for difference in arm.differs],
+        "matched": asdict(arm.matched) if arm.matched else None,
+        "held": held(match.hold, arm.spec, facts) if match else None,
+        "parameters": dict(facts.parameters),
+        "flops_per_token": facts.flops_per_token,
+        "kv_bytes_per_token": facts.kv_bytes_per_token,
+        "memory_bytes": facts.memory_bytes,
+        "tokens": arm.spec.get("budget", {}).get("tokens"),
+        "kernel": facts.kernel,
+        "redraw": list(arm.redraw),
+        "note": arm.note,
+    }
+
+
+def count(plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]) -> dict[str, dict[str, int]]:
+    """Runs by role: planned, finished and missing. Before rates are known the planned tests are an upper
+    bound: an arm whose rate is the baseline's shares its fixed runs with its test runs."""
+    expected = _expected(plan)
+    table: dict[str, dict[str, int]] = {}
+    seen: set[str] = set()
+    for role, planned in expected.items():
+        ids = {run.id for run in runs if run.role == role} - seen
+        seen |= ids
+        known = any(run.role == role for run in runs)
+        total = len(ids) if known else planned
+        done = sum(id in finished for id in ids)
+        table[role] = {"planned": total, "finished": done, "missing": total - done}
+    table["all"] = {
+        key: sum(row[key] for row in table.values()) for key in ("planned", "finished", "missing")
+    }
+    return table
+
+
+def _expected(plan: Plan) -> dict[str, int]:
+    study, arms = plan.study, len(plan.arms)
+    budgets = (
+        {"budget": len(BUDGETS) * len(plan.corpora) * len(study.seeds)} if study.effect_in_tokens else {}
+    )
+    if study.tune is None:
+        return {"test": arms * len(study.seeds), **budgets}
+    others = arms - len(plan.corpora)
+    return {
+        "tuning": arms * len(study.tune.rates) * len(study.tune.seeds),
+        "test": arms * len(study.seeds) * (2 if study.tune.nested else 1),
+        "fixed": others * len(study.seeds),
+        **budgets,
+    }
+
+
+def _hours(
+    plan: Plan,
+    runs: Sequence[PlannedRun],
+    finished: Collection[str],
+    seconds: Mapping[tuple[str, str], float] | None,
+    slots: int,
+) -> float | None:
+    """Time until all is done, with every slot busy; None while the time of a run is not known. An arm that
+    has not been timed takes the mean of the others."""
+    if not seconds:
+        return None
+    mean = sum(seconds.values()) / len(seconds)
+    left = 0.0
+    missing = {run.id: run for run in runs if run.id not in finished}
+    for run in missing.values():
+        left += run.budget * seconds.get((run.corpus, run.arm), mean)
+    known = {run.role for run in runs}
+    per_arm = sum(seconds.get((arm.corpus, arm.name), mean) for arm in plan.arms) / len(plan.arms)
+    left += sum(planned for role, planned in _expected(plan).items() if role not in known) * per_arm
+    return left / slots / 3600
+
+
+def _power(plan: Plan, noise: float | None) -> list[dict[str, Any]]:
+    """The minimum detectable effect at each look."""
+    study = plan.study
+    looks = study.declared_looks
+    return [
+        {
+            "seeds": seeds,
+            "noise": noise,
+            "power": POWER,
+            "detectable": None
+            if noise is None or declared(study.metric)
+            else _detectable(study, len(plan.family), noise, seeds),
+            "alpha": study.alpha / len(looks),
+        }
+        for seeds in looks
+    ]
+
+
+def _detectable(study: Study, arms: int, noise: float, seeds: int) -> float:
+    looks = len(study.declared_looks) or 1
+    return detectable(seeds, arms, noise, study.variance, study.alpha, POWER, looks)
+
+
+def _warnings(plan: Plan, noise: float | None) -> list[str]:
+    study = plan.study
+    found = []
+    if study.tune is None:
+        found.append("rates are fixed, not tuned: an arm may lose because the rate suits another")
+    elif len(study.tune.seeds) < 2 and not study.tune.nested:
+        found.append(
+            "one tuning seed: the choice of the rate is noisy, and no interval over test seeds contains that"
+        )
+    if study.claims and len(study.corpora) < 2:
+        found.append("one corpus: a headline claim needs two, with the same sign")
+    if declared(study.metric):
+        fewest = fewest_seeds(len(plan.family), study.alpha / max(1, len(study.declared_looks)))
+        if len(study.seeds) < fewest:
+            found.append(f"with fewer than {fewest} seeds not even all solved against none is decided")
+        return found
+    if noise is None or len(study.seeds) < 2:
+        if study.declared_looks:
+            found.append("no noise has been seen yet: what this study can detect is not known")
+        return found
+    family = len(plan.family)
+    looks = len(study.declared_looks)
+    seeds = len(study.seeds)
+    if study.margin:
+        needed = seeds_for_equivalence(study.margin, family, noise, study.variance, study.alpha, POWER, looks)
+        if needed is None or needed > seeds:
+            many = "more than 100,000" if needed is None else str(needed)
+            found.append(
+                f"equivalence within {study.margin:g} needs about {many} seeds at noise {noise:.3g}; "
+                f"{seeds} are planned"
+            )
+    for claim in study.claims:
+        warning = _claim_warning(plan, claim, noise)
+        found += [warning] if warning else []
+    return found
+
+
+def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
+    """Whether the claim predicts less than the study can detect. Contrasts without the baseline form a
+    family of their own."""
+    study = plan.study
+    predicate = claim.parsed
+    if claim.measure == SCALE:
+        noise *= _of_slope(plan)
+    if (
+        claim.measure not in (None, study.metric, SCALE)
+        or predicate.kind == "ratio"
+        or predicate.kind == "level"
+    ):
+        return None  # the noise of differences says nothing of these
+    pairs = list(zip(predicate.arms, predicate.arms[1:], strict=False))
+    inside = all(plan.baseline in pair for pair in pairs)
+    arms = len(plan.family) if inside else max(1, _contrasts(plan, claim.measure or study.metric))
+    model = study.variance if inside else "paired"
+    looks, seeds = len(study.declared_looks), len(study.seeds)
+    if predicate.kind == "equivalent":
+        needed = seeds_for_equivalence(predicate.margin, arms, noise, model, study.alpha, POWER, looks)
+        if needed is not None and needed <= seeds:
+            return None
+        many = "more than 100,000" if needed is None else str(needed)
+        return (
+            f"this study cannot decide {claim.id}: equivalence within {predicate.margin:g} needs about "
+            f"{many} seeds at noise {noise:.3g}; {seeds} are planned"
+        )
+    if claim.predicted is None:
+        return None
+    # along a chain the least of the steps is at most the mean step
+    predicted = (claim.predicted - predicate.offset) / len(pairs)
+    return warn_undetectable(
+        claim.id, predicted, detectable(seeds, arms, noise, model, study.alpha, POWER, looks)
+    )
+
+
+def _of_slope(plan: Plan) -> float:
+    """The sd of a slope by decade over the sizes of one corpus, where that at each size is 1 and the sizes
+    are independent."""
+    corpus = plan.study.blocks[0].corpus
+    names = [block.name for block in plan.study.blocks if block.corpus == corpus]
+    decades = [math.log10(plan.on(name)[0].facts.parameters["non_embedding"]) for name in names]
+    return 1 / math.sqrt(variance(decades) * (len(decades) - 1))
+
+
+def _contrasts(plan: Plan, measure: str) -> int:
+    """How many intervals without the baseline the claims on this measure ask for."""
+    mine = [claim.parsed for claim in plan.study.claims if (claim.measure or plan.study.metric) == measure]
+    return len(set().union(*(extra(predicate, plan.baseline) for predicate in mine)))
+
+
+def seen_noise(plan: Plan, frame: "pandas.DataFrame") -> float | None:
+    """The sd of differences by seed between an arm and the baseline, on the metric, from finished runs.
+
+    From the placebo where it has three pairs or more, else pooled over all arms. Tuning runs serve (same
+    rate, same seed) while there are no test runs. The mean difference, the effect, is taken out and not
+    returned. None while no arm has two pairs.
+    """
+    metric, tune = plan.study.metric, plan.study.tune
+    if frame.empty:
+        return None
+    for role, by in (("test", metric), ("tuning", tune.metric if tune else metric)):
+        if by not in frame.columns:
+            continue
+        rows = frame[(frame["role"] == role) & (frame["status"] == "finished") & frame[by].notna()]
+        if tune is not None and tune.metric in rows.columns:  # nested: the better of a seed's runs is judged
+            rows = rows.sort_values(tune.metric, ascending=tune.better == "lower")
+        keys = ["corpus", "seed"] if role == "test" else ["corpus", "rate", "seed"]
+        value = rows.groupby(["arm", *keys], dropna=False)[by].first().unstack("arm")
+        if plan.baseline not in value.columns:
+            continue
+        differences = value.drop(columns=plan.baseline).sub(value[plan.baseline], axis=0)
+        groups = [key for key in keys if key != "seed"]
+        centred = differences - differences.groupby(level=groups, dropna=False).transform("mean")
+        cells = differences.groupby(level=groups, dropna=False).count()
+        freedom = (cells - 1).clip(lower=0).sum()
+        squares = (centred**2).sum()
+        placebo = plan.placebo
+        if placebo is not None and placebo in freedom and freedom[placebo] >= 2:
+            freedom, squares = freedom[[placebo]], squares[[placebo]]
+        if freedom.sum() > 0 and squares.sum() > 0:
+            return float((squares.sum() / freedom.sum()) ** 0.5)
+    return None

@@ -1,0 +1,399 @@
+"""What a study.yaml says: the question, the arms, and how they will be judged. Read before anything is run.
+
+The rules across fields that need no composed configuration stand here; those on the arms' names in
+`ablate.study.design.arms`, and those on the arms themselves in `ablate.study.design.plan`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from ablate.spec import RunSpec, Strict, explain
+from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, counts, declared, kinds
+from ablate.study.stats.tuning import check_grid
+
+PLACEBO = "placebo"  # the name of the arm
+HOME = "base"  # the name of the only corpus, where none is declared
+TUNING_SEEDS = 1000  # the first seed for tuning, far from those for testing
+SHORT = {  # what a person calls the knob, and where it stands
+    "ffn.width": "model.ffn.width",
+    "depth": "model.depth",
+    "kv_heads": "model.attention.kv_heads",
+}
+STEPS = "steps"  # the number of optimizer steps, by way of budget.tokens
+
+Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factorial"]
+Held = Literal["non_embedding_params", "total_params", "active_flops", "train_flops"]
+
+
+class StudyMistaken(ValueError):
+    """A study that is wrong: every mistake, one a line."""
+
+    def __init__(self, mistakes: Iterable[str]):
+        self.mistakes = list(dict.fromkeys(mistakes))
+        super().__init__("\n".join(self.mistakes))
+
+
+def _alone(node: Any) -> Any:
+    """A single string where a list is expected is a list of one."""
+    return (node,) if isinstance(node, str) else node
+
+
+def _overrides(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals and not key.startswith("~"):
+            raise ValueError(f"{override!r} is no override; write key=value, as on train.py's command line")
+        if key.lstrip("+~").split(".")[0] == "seed":
+            raise ValueError(f"{override!r}: the study sets the seeds; say seeds: in study.yaml")
+    return overrides
+
+
+def _in_a_run(path: str) -> str:
+    """A dotted path into RunSpec; only its first word can be checked before the arms are composed."""
+    first = path.split(".")[0]
+    if first not in RunSpec.model_fields:
+        raise ValueError(f"{path!r} is no part of a run; paths start with {', '.join(RunSpec.model_fields)}")
+    return path
+
+
+def _knob(path: str) -> str:
+    path = SHORT.get(path, path)
+    return path if path == STEPS else _in_a_run(path)
+
+
+Name = Annotated[str, Field(min_length=1, pattern=r'^[^"\s][^"\n]*$')]
+Overrides = Annotated[tuple[str, ...], BeforeValidator(_alone), AfterValidator(_overrides)]
+Path_ = Annotated[str, AfterValidator(_in_a_run)]
+Knob = Annotated[str, AfterValidator(_knob)]
+
+
+class Design(Strict):
+    """How arms come about. `factors` maps a factor to its levels, and a level to its overrides.
+
+    arms            those that are listed
+    one_at_a_time   the first level of every factor is the baseline; each arm changes one factor
+    add_one_in      `from` is the baseline; each arm takes one factor's level from `to`
+    leave_one_out   `to` is the baseline; each arm puts one factor's level back to that of `from`
+    factorial       every combination of levels
+    """
+
+    kind: Kind = "arms"
+    factors: dict[Name, dict[Name, Overrides]] = Field({})
+    start: dict[str, str] = Field({}, alias="from")  # factor -> level
+    end: dict[str, str] = Field({}, alias="to")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Design":
+        wrong = list(self._mistakes())
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.kind == "arms":
+            if self.factors or self.start or self.end:
+                yield "kind arms takes neither factors nor from and to; list the arms under arms:"
+            return
+        if not self.factors:
+            yield f"kind {self.kind} needs factors: {{name: {{level: [overrides], ...}}, ...}}"
+        for name, levels in self.factors.items():
+            if len(levels) < 2:
+                yield f"factors.{name}: a factor needs two levels or more; it has {len(levels)}"
+        if self.kind in ("one_at_a_time", "factorial"):
+            if self.start or self.end:
+                yield f"kind {self.kind} takes no from and to"
+            return
+        for word, cell in (("from", self.start), ("to", self.end)):
+            yield from self._cell_mistakes(word, cell)
+        if self.start and self.start == self.end:
+            yield "from and to are the same: no factor changes"
+
+    def _cell_mistakes(self, word: str, cell: Mapping[str, str]) -> Iterator[str]:
+        for factor in sorted({*self.factors} - {*cell}):
+            yield f"{word}: no level is given for {factor}"
+        for factor, level in cell.items():
+            if factor not in self.factors:
+                yield f"{word}.{factor}: no such factor; there are {', '.join(self.factors) or 'none'}"
+            elif level not in self.factors[factor]:
+                yield f"{word}.{factor}: no level {level!r}; there are {', '.join(self.factors[factor])}"
+
+
+def _listed() -> Design:
+    return Design.model_validate({})
+
+
+class Tune(Strict):
+    """One tuned path with the same grid for every arm: `tune: {optim.lr: [...], seeds: 2, nested: false}`."""
+
+    path: Path_
+    rates: tuple[float, ...]
+    nested: bool = False  # each test seed trains at the best rate and its better neighbour
+    seeds: tuple[int, ...] = (TUNING_SEEDS, TUNING_SEEDS + 1)
+    metric: str = Field("validation/loss", pattern="^validation/")
+    better: Literal["lower", "higher"] = "lower"
+
+    @property
+    def of_loss(self) -> bool:
+        """Whether its runs tell the sensitivity, which is one of a loss."""
+        return self.metric == "validation/loss" and self.better == "lower"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            raise ValueError("say fixed, or give a grid: {optim.lr: [3e-4, 6e-4, 1e-3, 2e-3, 3e-3]}")
+        options = {key: node[key] for key in node if key in ("nested", "seeds", "metric", "better")}
+        paths = [key for key in node if key not in options]
+        if len(paths) != 1 or not isinstance(paths[0], str):
+            raise ValueError(
+                f"exactly one path is tuned, such as optim.lr; beside nested, seeds, metric and better "
+                f"there are {', '.join(map(str, paths)) or 'none'}"
+            )
+        return {"path": paths[0], "rates": node[paths[0]], **options}
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, node: Any) -> Any:
+        return _seeds(node, TUNING_SEEDS)
+
+    @field_validator("rates")
+    @classmethod
+    def _grid(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        try:
+            check_grid(rates)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("tune: ")) from None
+        return rates
+
+
+class Match(Strict):
+    """What every arm has in common with the baseline, and the knob that is turned until it has."""
+
+    hold: Held
+    by: Knob
+    by_arm: dict[str, Knob] = Field({})  # where an arm has another knob, such as model.ffn.expert.width
+    tolerance: float = Field(0.005, gt=0, lt=1)  # relative
+    multiple: int = Field(1, ge=1)  # the knob takes multiples of this, for the hardware's sake
+    also_unmatched: bool | tuple[str, ...] = False  # keep the unmatched arm beside the matched one
+
+    def knob(self, arm: str) -> str:
+        return self.by_arm.get(arm, self.by)
+
+    def keeps_unmatched(self, arm: str) -> bool:
+        return self.also_unmatched is True or (
+            isinstance(self.also_unmatched, tuple) and arm in self.also_unmatched
+        )
+
+
+class Block(NamedTuple):
+    """Where the whole study is run: what plans and results call its corpus, for short."""
+
+    name: str  # the corpus, the size, or both
+    corpus: str
+    size: str  # empty where no sizes are declared
+
+
+class Study(Strict):
+    """A study.yaml, whole and frozen. docs/studies.md shows one with every field."""
+
+    question: str = Field(min_length=1)
+    base: Overrides = ()
+    axis: Annotated[tuple[Path_, ...], BeforeValidator(_alone)] = Field(min_length=1)
+    baseline: Name | None = None
+    arms: dict[Name, Overrides] = Field({})
+    design: Design = Field(default_factory=_listed)
+    exclude: dict[str, Annotated[str, Field(min_length=1)]] = Field({})  # arm -> why it is not run
+    acts: dict[str, Annotated[str, Field(min_length=1)]] = Field({})  # arm -> why, though no output changes
+    placebo: bool = True
+    seeds: tuple[int, ...] = tuple(range(6))
+    looks: tuple[int, ...] = ()  # numbers of seeds at which the study may be judged; default: all
+    tune: Tune | None  # None is `tune: fixed`: every arm at the rate of its configuration
+    match: Match | None = None
+    metric: str = "heldout/loss"
+    better: Literal["lower", "higher"] = "lower"
+    margin: FiniteFloat | None = Field(None, gt=0)  # the least difference that matters
+    variance: Literal["paired", "pooled"] = "paired"
+    alpha: float = Field(0.05, gt=0, lt=1)
+    effect_in_tokens: bool = False  # the baseline at half and at twice its budget, too
+    claims: tuple[Claim, ...] = ()
+    measures: tuple[str, ...] = ()  # described beside the metric, never decided on
+    corpora: dict[Name, Overrides] = Field({})  # the whole study is run on each
+    sizes: dict[Name, Overrides] = Field({})  # and at each: matched, tuned and judged within the size
+    notes: str = ""  # on the budget, the scale, the machine
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _fixed(cls, node: Any) -> Any:
+        if node is None:
+            raise ValueError("say fixed, or give a grid: {optim.lr: [3e-4, 6e-4, 1e-3, 2e-3, 3e-3]}")
+        return None if node == "fixed" else node
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, node: Any) -> Any:
+        return _seeds(node, 0)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds are distinct numbers from 0, one or more, not {list(seeds)}")
+        return seeds
+
+    @field_validator("corpora", "sizes", mode="before")
+    @classmethod
+    def _named(cls, node: Any) -> Any:
+        """A list of `data=x` is a mapping from x."""
+        if not isinstance(node, list | tuple):
+            return node
+        if not all(isinstance(override, str) for override in node):
+            raise ValueError("what has several overrides needs a name: {name: [overrides]}")
+        names = [override.rpartition("=")[2] for override in node]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a name stands twice: {', '.join(names)}")
+        return {name: (override,) for name, override in zip(names, node, strict=True)}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        wrong = list(self._mistakes())
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.design.kind == "arms":
+            if not self.arms:
+                yield "arms: missing; list the arms, or give a design with factors"
+            elif self.baseline is None:
+                yield f"baseline: missing; name one of {', '.join(self.arms)}"
+        if self.looks and (list(self.looks) != sorted({*self.looks}) or self.looks[0] < 2):
+            yield f"looks: ascending numbers of seeds, two or more each, not {list(self.looks)}"
+        elif self.looks and self.looks[-1] != len(self.seeds):
+            yield f"looks: the last look is at all {len(self.seeds)} seeds, not at {self.looks[-1]}"
+        if declared(self.metric) and self.better == "lower":
+            yield f"better: {self.metric} counts the runs that solve their task; say better: higher"
+        if len(self.sizes) == 1:
+            yield "sizes: one size has no slope; give two or more, or put its overrides into base"
+        if self.tune:
+            shared = sorted({*self.tune.seeds} & {*self.seeds})
+            if shared:
+                yield f"tune.seeds: {', '.join(map(str, shared))} are test seeds too; keep the two apart"
+            for axis in self.axis:
+                if under(self.tune.path, axis):
+                    yield f"tune: {self.tune.path} lies in the axis {axis}; what is asked about is not tuned"
+        if self.match:
+            by_steps = STEPS in {self.match.by, *self.match.by_arm.values()}
+            if by_steps and self.match.hold != "train_flops":
+                yield f"match: steps change no {self.match.hold}; hold train_flops, or name another knob"
+            for knob in {self.match.by, *self.match.by_arm.values()} - {STEPS}:
+                if knob in self.axis:
+                    yield f"match.by: {knob} is the axis itself; what is asked about is not matched away"
+        yield from self._claim_mistakes()
+
+    def _claim_mistakes(self) -> Iterator[str]:
+        ids = [claim.id for claim in self.claims]
+        for id in sorted({id for id in ids if ids.count(id) > 1}):
+            yield f"claims: {id} stands more than once"
+        for name in {self.metric, *self.measures} & {*OF_SEVERAL}:
+            yield f"{name} is a number of several runs: it can only be claimed on"
+        for claim in self.claims:
+            timed = (claim.measure or "").startswith(RACE)
+            if not timed and claim.measure not in (None, self.metric, *self.measures, *OF_SEVERAL):
+                several = ", ".join(OF_SEVERAL)
+                yield (
+                    f"claims.{claim.id}: {claim.measure} is neither the metric nor one of measures, "
+                    f"nor one of {several}, {RACE}..."
+                )
+            measure, predicate = claim.measure or self.metric, claim.parsed
+            if measure == SCALE and not self.sizes:
+                yield f"claims.{claim.id}: {SCALE} needs sizes: {{name: [overrides], ...}}"
+            elif measure == SCALE and counts(self.metric):
+                yield f"claims.{claim.id}: {self.metric} counts runs, which have no slope"
+            if measure.startswith("tuning/") and (self.tune is None or not self.tune.of_loss):
+                yield (
+                    f"claims.{claim.id}: {measure} is read off rates that are tuned on validation/loss, and "
+                    f"the study has none"
+                )
+            if predicate.kind not in kinds(measure):
+                yield (
+                    f"claims.{claim.id}: a claim on {measure} cannot be of the kind {predicate.kind}; "
+                    f"allowed are {', '.join(kinds(measure))}"
+                )
+            elif predicate.kind == "ordered" and predicate.offset and counts(measure):
+                yield f"claims.{claim.id}: counts have no offset: {claim.predicate}"
+
+    @property
+    def declared_looks(self) -> tuple[int, ...]:
+        """As `compare` takes them: one look at all the seeds, where none is declared."""
+        return self.looks or ((len(self.seeds),) if len(self.seeds) > 1 else ())
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every corpus at every size: the whole study is run in each, and nothing is compared across them."""
+        return tuple(
+            Block(" at ".join(filter(None, (corpus if self.corpora or not size else "", size))), corpus, size)
+            for corpus in (self.corpora or (HOME,))
+            for size in (self.sizes or ("",))
+        )
+
+    @property
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """The overrides of each block, by its name."""
+        return {
+            block.name: (*self.corpora.get(block.corpus, ()), *self.sizes.get(block.size, ()))
+            for block in self.blocks
+        }
+
+
+def under(path: str, axis: str) -> bool:
+    """Whether the path is the axis or lies below it."""
+    return path == axis or path.startswith(f"{axis}.")
+
+
+def _seeds(node: Any, first: int) -> Any:
+    """A number of seeds is that many, from `first` on."""
+    return tuple(range(first, first + node)) if isinstance(node, int) and not isinstance(node, bool) else node
+
+
+def read(node: Any) -> Study:
+    """The study in plain data. Raises StudyMistaken with every mistake and its path."""
+    try:
+        return Study.model_validate(node)
+    except ValidationError as error:
+        lines = []
+        for line, mistake in zip(explain(error), error.errors(), strict=True):
+            first, *more = line.split("\n")  # rules across fields give one error with a line for each
+            path = ".".join(map(str, mistake["loc"]))
+            lines += [first, *(f"{path}: {rest}" if path else rest for rest in more)]
+        raise StudyMistaken(lines) from None
+
+
+def load(file: Path) -> Study:
+    """Read a study.yaml. Raises FileNotFoundError, or StudyMistaken: a key given twice is a mistake too."""
+    return read(plain(file))
+
+
+def plain(file: Path) -> dict[str, Any]:
+    """The YAML as plain data, with nothing resolved."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise StudyMistaken([f"{file}: {' '.join(str(error).split())}"]) from None
+    if not isinstance(node, dict):
+        raise StudyMistaken([f"{file}: a study is a mapping, not a list"])
+    return {str(key): value for key, value in node.items()}

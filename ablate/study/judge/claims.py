@@ -1,0 +1,318 @@
+"""Claims as code: a predicate on a measure, judged against our data and set beside what was published.
+
+    rope < none                    less; `>` greater
+    relu2 < swiglu + 0.01          with an offset: not worse by more than 0.01
+    rope < learned < none          ordered
+    swiglu ~ geglu within 0.01     equivalent
+    mha/gqa == 4                   ratio, exact; `within 0.1` allows that much either side
+    mqa/mha < 1.02                 ratio, bounded
+    alibi < 1.02                   level: one arm's own mean against a number; `>` too
+    llama == 1.88 within 0.03      level, within that much either side
+
+An arm whose name is a number, or holds spaces or operators, is put in double quotes. Parsed by hand: nothing
+is evaluated.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import numpy as np
+
+from ablate.spec import Strict
+from ablate.study.design.claim import Claim, Level, Ordered, Predicate, Published, Ratio, extra, pairs
+from ablate.study.judge.compare import Comparison, Contrast, survivors
+from ablate.study.stats import intervals
+from ablate.study.stats.outcomes import join
+
+JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
+
+
+class Beside(Strict):
+    """Our effect beside the published one: the sign, and how many times as large ours is."""
+
+    published: float
+    ours: float
+    same_sign: bool  # of a level: whether both are what the claim says, or neither
+    size: float | None  # ours / published; None where the published effect is 0
+    source: str
+    differs: str
+
+
+class Judgement(Strict):
+    """What our data say of a claim.
+
+    pass            the interval lies wholly where the claim says
+    fail            it lies wholly elsewhere, or the arms are equivalent where the claim says they differ
+    direction only  the estimate agrees and the interval does not settle it
+    inconclusive    neither, or data are missing
+    """
+
+    claim: str
+    predicate: str
+    measure: str
+    word: JudgementWord
+    reason: str
+    contrasts: tuple[Contrast, ...]  # for a ratio or a level: that and its interval
+    beside: Beside | None
+
+
+def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, ...]:
+    """Judge the claims on the metric of `comparison`.
+
+    A contrast against the baseline is the verdict's own interval. The contrasts that the claims ask for
+    between other arms, the ratios and the levels are a second family: its alpha, as large as that of the
+    verdicts, is split over them (Bonferroni). Raises ValueError for an arm that the study lacks, or a claim
+    on another measure.
+    """
+    refuse_unknown(claims, {run.arm for run in comparison.runs})
+    more: set[tuple[str, ...]] = set()
+    for claim in claims:
+        if claim.measure not in (None, comparison.metric):
+            raise ValueError(
+                f"claim {claim.id}: it is on {claim.measure!r}, "
+                f"and this comparison is on {comparison.metric!r}"
+            )
+        more |= extra(claim.parsed, comparison.baseline)
+    alpha = comparison.alpha_spent / max(1, len(more))
+    return tuple(_judge(claim, comparison, alpha) for claim in claims)
+
+
+def refuse_unknown(claims: Sequence[Claim], arms: Collection[str]) -> None:
+    """Raise ValueError for a claim on an arm that is not among these."""
+    for claim in claims:
+        unknown = [arm for arm in claim.parsed.arms if arm not in arms]
+        if unknown:
+            raise ValueError(
+                f"claim {claim.id}: {', '.join(unknown)} is no arm here; "
+                f"the arms are {', '.join(sorted(arms))}"
+            )
+
+
+def _judge(claim: Claim, comparison: Comparison, alpha: float) -> Judgement:
+    predicate = claim.parsed
+    if predicate.kind == "ratio":
+        contrasts = [_ratio_contrast(predicate, comparison, alpha)]
+        results = [judge_number(predicate, contrasts[0])]
+    elif predicate.kind == "level":
+        contrasts = [_level_contrast(predicate, comparison, alpha)]
+        results = [judge_number(predicate, contrasts[0])]
+    else:
+        contrasts = [comparison.contrast(a, b, alpha) for a, b in pairs(predicate)]
+        if predicate.kind == "equivalent":
+            results = [judge_equivalent(predicate.margin, contrasts[0])]
+        else:
+            results = [judge_order(predicate, contrast, comparison.margin) for contrast in contrasts]
+    return judgement(claim, comparison.metric, contrasts, results)
+
+
+Result = tuple[JudgementWord, str]
+
+
+def judgement(
+    claim: Claim, measure: str, contrasts: Sequence[Contrast], results: Sequence[Result]
+) -> Judgement:
+    """What is said of a claim whose steps came to `results`: a chain passes if all of it does, and fails if
+    any of it does."""
+    words = [word for word, _ in results]
+    order: tuple[JudgementWord, ...] = ("fail", "inconclusive", "direction only", "pass")
+    worst = min(words, key=order.index)
+    return Judgement(
+        claim=claim.id,
+        predicate=claim.predicate,
+        measure=measure,
+        word=worst,
+        reason=_told(results),
+        contrasts=tuple(contrasts),
+        beside=_beside(claim.published, list(contrasts), claim.parsed),
+    )
+
+
+def _told(results: Sequence[Result]) -> str:
+    """Why; of a chain, the word of each step too."""
+    if len(results) == 1:
+        return results[0][1]
+    return "; ".join(f"{reason} ({word})" if reason else word for word, reason in results)
+
+
+def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:
+    if contrast.difference is None or contrast.low is None or contrast.high is None:
+        return "inconclusive", contrast.reason
+    sign = 1 if predicate.relation == "<" else -1  # turn > into <
+    ends = sorted(sign * (end - predicate.offset) for end in (contrast.low, contrast.high))
+    estimate = sign * (contrast.difference - predicate.offset)
+    said = _interval(contrast)
+    if ends[1] < 0:
+        return "pass", said
+    if ends[0] >= 0:
+        return "fail", f"the other way round: {said}" if ends[1] > 0 else said
+    inside = margin is not None and -margin <= contrast.low and contrast.high <= margin
+    if inside and predicate.offset == 0:
+        return "fail", f"the two differ by less than the margin {margin:g}: {said}"
+    return ("direction only" if estimate < 0 else "inconclusive"), said
+
+
+def judge_equivalent(margin: float, contrast: Contrast) -> Result:
+    if contrast.difference is None or contrast.low is None or contrast.high is None:
+        return "inconclusive", contrast.reason
+    said = _interval(contrast)
+    if -margin <= contrast.low and contrast.high <= margin:
+        return "pass", said
+    if contrast.low > margin or contrast.high < -margin:
+        return "fail", f"they differ by more than {margin:g}: {said}"
+    return ("direction only" if abs(contrast.difference) < margin else "inconclusive"), said
+
+
+def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> Contrast:
+    """The ratio of the arms, from the paired t interval on the differences of logs; an exact measure, the
+    same at every seed, gives one without width. That it is exact is not believed of a single seed."""
+    first, second = (comparison.outcomes(arm) for arm in predicate.arms)
+    common = sorted(first.values.keys() & second.values.keys())
+    missing = sorted({*first.missing, *second.missing})
+
+    def contrast(reason: str, estimate: tuple[float, float, float, float] | None = None) -> Contrast:
+        ratio, low, high, p = estimate or (None, None, None, None)
+        return Contrast(
+            first=predicate.arms[0],
+            second=predicate.arms[1],
+            difference=ratio,
+            low=low,
+            high=high,
+            p=p,
+            n=len(common),
+            alpha=alpha,
+            reason=reason,
+        )
+
+    if comparison.look is None:
+        return contrast("waiting for the next declared look")
+    if missing:
+        return contrast(f"waiting for missing runs: seeds {', '.join(map(str, missing))}")
+    if not common:
+        return contrast("no seed at which both arms finished")
+    a = np.array([first.values[seed] for seed in common])
+    b = np.array([second.values[seed] for seed in common])
+    if a.min() <= 0 or b.min() <= 0:
+        return contrast("a ratio needs positive values")
+    if len(common) < 2:
+        return contrast("fewer than two seeds at which both arms finished")
+    ratios = a / b
+    if np.ptp(ratios) <= intervals.rounding_of(ratios) and np.ptp(a) <= intervals.rounding_of(a):
+        ratio = float(ratios[0])
+        p = 0.0 if ratio != predicate.value else 1.0
+        return contrast(survivors(first, second), (ratio, ratio, ratio, p))
+    estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
+    ratio, low, high = (
+        float(predicate.value * np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high)
+    )
+    return contrast(survivors(first, second), (ratio, low, high, estimate.p))
+
+
+def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> Contrast:
+    """The mean of the arm with Student's t interval over its seeds; exact measures as for ratios."""
+    runs = comparison.outcomes(predicate.arms[0])
+    values = np.array([runs.values[seed] for seed in sorted(runs.values)])
+    if comparison.look is None:
+        reason = "waiting for the next declared look"
+    elif runs.missing:
+        reason = f"waiting for missing runs: {runs.arm} seeds {join(set(runs.missing))}"
+    elif len(values) < 2:
+        reason = f"fewer than two seeds at which {runs.arm} finished"
+    else:
+        reason = ""
+    contrast = Contrast(
+        first=runs.arm,
+        second="",
+        difference=None,
+        low=None,
+        high=None,
+        p=None,
+        n=len(values),
+        alpha=alpha,
+        reason=reason,
+    )
+    if reason:
+        return contrast
+    found = intervals.paired(values, np.full_like(values, predicate.value), alpha)
+    return contrast.model_copy(
+        update={
+            "difference": found.difference + predicate.value,
+            "low": found.low + predicate.value,
+            "high": found.high + predicate.value,
+            "p": found.p,
+            "reason": survivors(runs),
+        }
+    )
+
+
+def judge_number(predicate: Ratio | Level, contrast: Contrast) -> Result:
+    """`contrast` is the ratio, or the level, with its interval."""
+    if contrast.difference is None or contrast.low is None or contrast.high is None:
+        return "inconclusive", contrast.reason
+    said = _interval(contrast)
+    if predicate.relation == "==":
+        least, most = _reach(predicate)
+        if least <= contrast.low and contrast.high <= most:
+            return "pass", said
+        if contrast.low > most or contrast.high < least:
+            return "fail", said
+    else:
+        sign = 1 if predicate.relation == "<" else -1
+        ends = sorted(sign * (end - predicate.value) for end in (contrast.low, contrast.high))
+        if ends[1] < 0:
+            return "pass", said
+        if ends[0] >= 0:
+            return "fail", said
+    return ("direction only" if _agrees(predicate, contrast.difference) else "inconclusive"), said
+
+
+def _reach(predicate: Ratio | Level) -> tuple[float, float]:
+    reach = max(predicate.within, 1e-9 * abs(predicate.value))
+    return predicate.value - reach, predicate.value + reach
+
+
+def _agrees(predicate: Ratio | Level, value: float) -> bool:
+    """Whether a number is as the claim says."""
+    if predicate.relation == "==":
+        least, most = _reach(predicate)
+        return least <= value <= most
+    return value < predicate.value if predicate.relation == "<" else value > predicate.value
+
+
+def _interval(contrast: Contrast) -> str:
+    sign, against = ("+", f" against {contrast.second}") if contrast.second else ("", "")  # a level has none
+    said = (
+        f"{contrast.first}{against} {contrast.difference:{sign}.4g} "
+        f"[{contrast.low:{sign}.4g}, {contrast.high:{sign}.4g}]"
+    )
+    return f"{said}, {contrast.reason}" if contrast.reason else said
+
+
+def _beside(published: Published | None, contrasts: list[Contrast], predicate: Predicate) -> Beside | None:
+    """The whole chain, first arm against last, beside the published figure."""
+    parts = [contrast.difference for contrast in contrasts]
+    if published is None or any(part is None for part in parts):
+        return None
+    ours = float(sum(part for part in parts if part is not None))
+    zero = 1.0 if predicate.kind == "ratio" else 0.0  # a ratio of 1 is no effect
+    same = bool(np.sign(ours - zero) == np.sign(published.effect - zero))
+    if predicate.kind == "level":
+        same = _agrees(predicate, ours) == _agrees(predicate, published.effect)
+    return Beside(
+        published=published.effect,
+        ours=ours,
+        same_sign=same,
+        size=ours / published.effect if published.effect else None,
+        source=published.source,
+        differs=published.differs,
+    )
+
+
+def headline(first: Judgement, second: Judgement) -> bool:
+    """Whether a claim may be made in a headline: it passes on two corpora, with the same sign."""
+    signs = [
+        {float(np.sign(contrast.difference)) for contrast in judgement.contrasts if contrast.difference}
+        for judgement in (first, second)
+    ]
+    return (
+        first.word == second.word == "pass" and first.predicate == second.predicate and signs[0] == signs[1]
+    )

@@ -1,0 +1,532 @@
+"""The judge: one verdict for each arm against the baseline, read off one simultaneous interval.
+
+    the interval excludes 0                       better or worse (`within_margin` if wholly inside it)
+    it contains 0 and lies within +- margin       equivalent
+    otherwise                                     undecided
+    runs are missing, or no declared look is due  waiting
+
+The rules and their reasons stand in docs/statistics.md.
+"""
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ablate.spec import Strict
+from ablate.study.judge.stability import Counts, Stability, judge_stability
+from ablate.study.stats import intervals
+from ablate.study.stats.documents import DocumentError, document_error
+from ablate.study.stats.intervals import Estimate, Variance
+from ablate.study.stats.outcomes import Outcomes, Role, join, read_outcomes
+from ablate.study.stats.power import seeds_for_half_width
+
+__all__ = ["Comparison", "Contrast", "Verdict", "compare", "document_error"]
+
+Word = Literal["better", "worse", "equivalent", "undecided", "waiting"]
+Better = Literal["lower", "higher"]
+Method = Literal["paired", "pooled", "welch", "fisher"]
+
+
+class Verdict(Strict):
+    """What the study says of one arm. Differences are arm - baseline, in the unit of the metric.
+
+    While the verdict waits, no effect is given: neither difference nor interval nor p.
+    """
+
+    arm: str
+    word: Word
+    within_margin: bool  # better or worse, but by less than the margin
+    conditional: bool  # runs diverged or ran out of memory: quality is judged among the finished
+    reason: str  # one sentence
+    method: Method
+    difference: float | None = None
+    low: float | None = None  # of the simultaneous interval
+    high: float | None = None
+    n: int = 0  # pairs of finished runs; for Welch the runs of the smaller side
+    mean: float | None = None  # of the arm's finished runs
+    sd: float | None = None  # of the differences by seed
+    correlation: float | None = None  # of arm and baseline over the seeds
+    seeds_needed: int | None = None  # for a half-width equal to the margin, where undecided
+    p: float | None = None  # unadjusted
+    p_sign_flip: float | None = None  # adjusted over the family: a check on the interval, not the verdict
+    missing: dict[int, str] = Field({})  # seed -> why
+    baseline_missing: dict[int, str] = Field({})
+    stability: Stability
+    documents: DocumentError | None = None
+
+
+class Contrast(Strict):
+    """A difference first - second between any two arms, with its interval; None where it has to wait.
+
+    A claim's ratio or level stands in the same place; a level has no second.
+    """
+
+    first: str
+    second: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    n: int
+    alpha: float  # the interval covers with 1 - alpha; for an arm and the baseline: all such at once
+    reason: str  # why it waits, or what runs it is without
+
+
+class Comparison(Strict):
+    """All verdicts of a study on one metric, with the runs that they rest on."""
+
+    baseline: str
+    metric: str
+    better: Better
+    margin: float | None
+    variance: Variance
+    alpha: float  # of the whole study
+    looks: tuple[int, ...]  # declared numbers of seeds
+    look: int | None  # the number of seeds at which this was judged; None between looks
+    alpha_spent: float  # at this look, for all arms together
+    seeds: tuple[int, ...]
+    refused: tuple[str, ...]  # arms that belong to the plan
+    runs: tuple[Outcomes, ...]  # the baseline first
+    verdicts: tuple[Verdict, ...]
+    warnings: tuple[str, ...]
+
+    def verdict(self, arm: str) -> Verdict:
+        """Raises KeyError, naming the arms there are."""
+        for verdict in self.verdicts:
+            if verdict.arm == arm:
+                return verdict
+        raise KeyError(f"no verdict on {arm!r}; there are {', '.join(v.arm for v in self.verdicts)}")
+
+    def outcomes(self, arm: str) -> Outcomes:
+        """Raises KeyError, naming the arms there are."""
+        for outcomes in self.runs:
+            if outcomes.arm == arm:
+                return outcomes
+        raise KeyError(f"no arm {arm!r} in this study; there are {', '.join(run.arm for run in self.runs)}")
+
+    def contrast(self, first: str, second: str, alpha: float) -> Contrast:
+        """The difference between two arms. Against the baseline it is the verdict's own interval, so that
+        the two cannot contradict each other; between two other arms it is made at `alpha`."""
+        a, b = self.outcomes(first), self.outcomes(second)
+        if first == second:
+            raise ValueError(f"{first!r} is compared with itself")
+        if self.baseline in (first, second):
+            verdict = self.verdict(second if first == self.baseline else first)
+            sign = -1 if first == self.baseline else 1
+            low, high = (verdict.low, verdict.high) if sign == 1 else (verdict.high, verdict.low)
+            return Contrast(
+                first=first,
+                second=second,
+                difference=_times(sign, verdict.difference),
+                low=_times(sign, low),
+                high=_times(sign, high),
+                p=verdict.p,
+                n=verdict.n,
+                alpha=self.alpha_spent,
+                reason=verdict.reason if verdict.difference is None else survivors(a, b),
+            )
+        waiting = self._reason_to_wait(a, b)
+        estimate = None
+        if not waiting:
+            estimate = self._estimate(a, b, alpha)
+            waiting = survivors(a, b) if estimate else "fewer than two finished runs to compare"
+        return Contrast(
+            first=first,
+            second=second,
+            difference=estimate.difference if estimate else None,
+            low=estimate.low if estimate else None,
+            high=estimate.high if estimate else None,
+            p=estimate.p if estimate else None,
+            n=estimate.n if estimate else 0,
+            alpha=alpha,
+            reason=waiting,
+        )
+
+    def _reason_to_wait(self, first: Outcomes, second: Outcomes) -> str:
+        if self.look is None:
+            return "waiting for the next declared look"
+        waits = [f"{arm.arm}: seeds {join(set(arm.missing))}" for arm in (first, second) if arm.missing]
+        return f"waiting for missing runs ({'; '.join(waits)})" if waits else ""
+
+    def _estimate(self, first: Outcomes, second: Outcomes, alpha: float) -> Estimate | None:
+        common = sorted(first.values.keys() & second.values.keys())
+        if not first.seeds & second.seeds:
+            a, b = np.array(list(first.values.values())), np.array(list(second.values.values()))
+            return intervals.welch(a, b, alpha) if min(len(a), len(b)) >= 2 else None
+        if len(common) < 2:
+            return None
+        if self.variance == "pooled":
+            whole = [run for run in self.runs if not run.missing and len(run.values) >= 2]
+            return intervals.pooled_contrast(_table(whole), first.arm, second.arm, alpha)
+        return intervals.paired(_at(first, common), _at(second, common), alpha)
+
+
+def compare(
+    frame: pd.DataFrame,
+    baseline: str,
+    metric: str,
+    margin: float | None,
+    variance: Variance,
+    alpha: float = 0.05,
+    looks: tuple[int, ...] = (),
+    better: Better = "lower",
+    role: Role = "test",
+    placebo: str | None = None,
+) -> Comparison:
+    """Judge every arm of `frame` against `baseline` on `metric`.
+
+    `margin` is the least difference that matters, in the unit of the metric; None where nothing can be
+    called equivalent. `variance` is declared before the runs. `looks` are the declared numbers of seeds
+    at which a verdict may be given, with alpha split evenly over them; without any there is one look, at
+    all the seeds in the frame. Beyond the last look only its first seeds, in ascending order, are read.
+    The family is every arm in the frame beside the baseline, also one whose verdict waits.
+    An optional column `by_document`, arrays (documents, 2) of summed loss and tokens, adds the error over
+    documents.
+
+    Raises ValueError for a frame or an argument that cannot be judged (see `read_outcomes`).
+    """
+    _check_arguments(margin, variance, alpha, looks, better)
+    everything = read_outcomes(frame, baseline, metric, role)
+    refused = tuple(arm for arm, runs in everything.items() if runs.refused)
+    if baseline in refused:
+        raise ValueError(f"the baseline {baseline!r} was refused: there is nothing to compare with")
+    declared = {arm: runs for arm, runs in everything.items() if arm not in refused}
+    if len(declared) < 2:
+        raise ValueError(f"every arm was refused: there is nothing to compare with {baseline!r}")
+    base = declared[baseline]
+    unpaired = {arm for arm, o in declared.items() if o.seeds and base.seeds and not o.seeds & base.seeds}
+
+    seeds = _seeds([runs for arm, runs in declared.items() if arm not in unpaired], looks)
+    look, upcoming = _look(len(seeds), looks)
+    seeds = seeds[: look or None]
+    runs = {
+        arm: o.among(_own_seeds(o, look if looks else None) if arm in unpaired else seeds)
+        for arm, o in declared.items()
+    }
+    family = [arm for arm in runs if arm != baseline]
+    spent = alpha / max(1, len(looks))
+
+    judged = _Judge(runs, baseline, unpaired, variance, spent, look, upcoming, bool(looks))
+    estimates = judged.estimates()
+    stability = judge_stability(
+        {arm: _counts(runs[arm], bool(judged.waits(arm))) for arm in family},
+        _counts(runs[baseline], False),
+        spent,
+    )
+    flips = judged.sign_flips()
+    verdicts = tuple(
+        judged.verdict(arm, estimates.get(arm), margin, better, stability[arm], flips.get(arm))
+        for arm in family
+    )
+    if "by_document" in frame.columns:
+        rows = frame[frame["role"] == role]
+        verdicts = tuple(_with_documents(v, rows, baseline, runs, unpaired) for v in verdicts)
+    return Comparison(
+        baseline=baseline,
+        metric=metric,
+        better=better,
+        margin=margin,
+        variance=variance,
+        alpha=alpha,
+        looks=looks,
+        look=look,
+        alpha_spent=spent,
+        seeds=tuple(seeds),
+        refused=refused,
+        runs=tuple(runs.values()),
+        verdicts=verdicts,
+        warnings=tuple(doubts(verdicts, estimates, placebo)),
+    )
+
+
+class _Judge:
+    """The runs under judgement, and the rules that need all of them at once."""
+
+    def __init__(
+        self,
+        runs: dict[str, Outcomes],
+        baseline: str,
+        unpaired: set[str],
+        variance: Variance,
+        alpha: float,
+        look: int | None,
+        upcoming: int | None,
+        planned: bool,
+    ) -> None:
+        self.runs = runs
+        self.base = runs[baseline]
+        self.family = [arm for arm in runs if arm != baseline]
+        self.unpaired = unpaired
+        self.variance = variance
+        self.alpha = alpha
+        self.look = look
+        self.upcoming = upcoming
+        self.planned = planned  # the looks were declared: an unpaired arm needs as many seeds too
+
+    def waits(self, arm: str) -> str:
+        """Why the verdict on `arm` waits; empty if it does not."""
+        if self.look is None:
+            return f"waiting for the look at {self.upcoming} seeds"
+        missing = [
+            f"{name} seeds {join(set(runs.missing))} ({', '.join(sorted(set(runs.missing.values())))})"
+            for name, runs in ((arm, self.runs[arm]), (self.base.arm, self.base))
+            if runs.missing
+        ]
+        if not self.runs[arm].seeds:
+            missing.append(f"{arm} (no runs)")
+        here = len(self.runs[arm].seeds)
+        if self.planned and arm in self.unpaired and here < self.look:
+            missing.append(f"{arm} has {here} of {self.look} seeds")
+        return f"waiting for missing runs: {'; '.join(missing)}" if missing else ""
+
+    def pairs(self, arm: str) -> list[int]:
+        """The seeds at which arm and baseline both finished."""
+        return sorted(self.runs[arm].values.keys() & self.base.values.keys())
+
+    def differences(self, arm: str) -> pd.Series:
+        """arm - baseline by seed, over the pairs."""
+        pairs = self.pairs(arm)
+        a, b = _at(self.runs[arm], pairs), _at(self.base, pairs)
+        real = np.abs(a - b) > intervals.rounding_of(a, b) if pairs else np.zeros(0, dtype=bool)
+        return pd.Series(np.where(real, a - b, 0.0), index=pairs, dtype=float)
+
+    def ready(self) -> list[str]:
+        """The paired arms that can be judged now: nothing missing, two pairs or more."""
+        return [
+            arm
+            for arm in self.family
+            if arm not in self.unpaired and not self.waits(arm) and len(self.pairs(arm)) >= 2
+        ]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """The simultaneous interval of every arm that can be judged now.
+
+        Every arm owns alpha / family; Dunnett gets the sum of what its arms own. So arms that wait or
+        that Welch judges keep their share, and the union bound holds over all of them.
+        """
+        each = self.alpha / len(self.family)
+        ready = self.ready()
+        found: dict[str, Estimate] = {}
+        if self.variance == "pooled" and ready:
+            table = _table([self.base, *(self.runs[arm] for arm in ready)])
+            found = intervals.pooled(table, self.base.arm, each * len(ready))
+        elif self.variance == "paired":
+            for arm in ready:
+                pairs = self.pairs(arm)
+                found[arm] = intervals.paired(_at(self.runs[arm], pairs), _at(self.base, pairs), each)
+        for arm in self.family:
+            if arm in self.unpaired and not self.waits(arm):
+                a = np.array(list(self.runs[arm].values.values()))
+                b = np.array(list(self.base.values.values()))
+                if min(len(a), len(b)) >= 2:
+                    found[arm] = intervals.welch(a, b, each)
+        return found
+
+    def sign_flips(self) -> dict[str, float]:
+        ready = self.ready()
+        if not ready:
+            return {}
+        return intervals.sign_flip_p(pd.DataFrame({arm: self.differences(arm) for arm in ready}))
+
+    def verdict(
+        self,
+        arm: str,
+        estimate: Estimate | None,
+        margin: float | None,
+        better: Better,
+        stability: Stability,
+        p_sign_flip: float | None,
+    ) -> Verdict:
+        runs = self.runs[arm]
+        lost = runs.failed | self.base.failed
+        differences = self.differences(arm)
+        waiting = self.waits(arm)
+        word = _word(estimate, margin, better)
+        spread = float(differences.std()) if len(differences) >= 2 else None
+        if arm in self.unpaired:
+            spread = None
+        needed = None
+        if word == "undecided" and estimate and margin:
+            sd = estimate.error * estimate.n**0.5
+            variance = "paired" if arm in self.unpaired else self.variance
+            needed = seeds_for_half_width(margin, len(self.family), sd, variance, self.alpha)
+        return Verdict(
+            arm=arm,
+            word="waiting" if waiting else word,
+            within_margin=bool(
+                word in ("better", "worse")
+                and estimate
+                and margin
+                and -margin <= estimate.low
+                and estimate.high <= margin
+            ),
+            conditional=bool(lost),
+            reason=waiting or self._sentence(arm, word, estimate, margin, needed),
+            method="welch" if arm in self.unpaired else self.variance,
+            difference=estimate.difference if estimate else None,
+            low=estimate.low if estimate else None,
+            high=estimate.high if estimate else None,
+            n=estimate.n if estimate else len(differences),
+            mean=float(np.mean(list(runs.values.values()))) if runs.values and not waiting else None,
+            sd=spread,
+            correlation=None if arm in self.unpaired else self._correlation(arm),
+            seeds_needed=needed,
+            p=estimate.p if estimate else None,
+            p_sign_flip=p_sign_flip,
+            missing=runs.missing,
+            baseline_missing=self.base.missing,
+            stability=stability,
+        )
+
+    def _correlation(self, arm: str) -> float | None:
+        pairs = self.pairs(arm)
+        a, b = _at(self.runs[arm], pairs), _at(self.base, pairs)
+        if len(pairs) < 3 or min(np.ptp(a), np.ptp(b)) <= intervals.rounding_of(a, b):
+            return None
+        return float(np.corrcoef(a, b)[0, 1])
+
+    def _sentence(
+        self, arm: str, word: Word, estimate: Estimate | None, margin: float | None, needed: int | None
+    ) -> str:
+        runs = self.runs[arm]
+        lost = [
+            f"{name} {what} at seeds {join(list(seeds))}"
+            for name, outcomes in ((arm, runs), (self.base.arm, self.base))
+            for what, seeds in (
+                ("diverged", outcomes.diverged),
+                ("ran out of memory", outcomes.out_of_memory),
+            )
+            if seeds
+        ]
+        among = f"; among the finished runs only: {', '.join(lost)}" if lost else ""
+        if estimate is None:
+            return f"{arm} and {self.base.arm} have fewer than two finished runs to compare{among}"
+        by = f"{estimate.difference:+.4g} [{estimate.low:+.4g}, {estimate.high:+.4g}]"
+        if arm in self.unpaired:
+            among += "; no common seeds, so Welch's unpaired interval"
+        if word == "equivalent":
+            return f"{arm} and {self.base.arm} differ by less than {margin:g}: {by}{among}"
+        if word == "undecided":
+            seeds = f"; about {needed} seeds make the interval as narrow as the margin" if needed else ""
+            return f"{arm} and {self.base.arm} cannot be told apart: {by}{seeds}{among}"
+        inside = margin and -margin <= estimate.low and estimate.high <= margin
+        small = f", by less than the margin {margin:g}" if inside else ""
+        return f"{arm} is {word} than {self.base.arm}{small}: {by}{among}"
+
+
+def _word(estimate: Estimate | None, margin: float | None, better: Better) -> Word:
+    """Read the verdict off the interval; nothing else decides it."""
+    if estimate is None:
+        return "undecided"
+    if estimate.low > 0 or estimate.high < 0:
+        return "better" if (estimate.high < 0) == (better == "lower") else "worse"
+    if margin is not None and -margin <= estimate.low and estimate.high <= margin:
+        return "equivalent"
+    return "undecided"
+
+
+def _seeds(arms: list[Outcomes], looks: tuple[int, ...]) -> list[int]:
+    """The seeds of the study, ascending. With declared looks a seed counts once any arm has begun it: the
+    rows of a later look may stand in the frame already."""
+    return sorted({seed for arm in arms for seed in (arm.begun if looks else arm.seeds)})
+
+
+def _own_seeds(arm: Outcomes, look: int | None) -> list[int]:
+    return sorted(arm.seeds)[: look or None]
+
+
+def _look(seeds: int, looks: tuple[int, ...]) -> tuple[int | None, int | None]:
+    """The look that is due, else the one to wait for."""
+    if not looks:
+        return seeds, None
+    if seeds in looks or seeds > max(looks):
+        return min(seeds, max(looks)), None
+    return None, min(n for n in looks if n > seeds)
+
+
+def _at(arm: Outcomes, seeds: list[int]) -> NDArray[np.float64]:
+    """The arm's values at these seeds, in their order."""
+    return np.array([arm.values[seed] for seed in seeds], dtype=float)
+
+
+def _table(arms: list[Outcomes]) -> pd.DataFrame:
+    """Values with one row for each seed and one column for each arm."""
+    return pd.DataFrame({arm.arm: pd.Series(arm.values, dtype=float) for arm in arms})
+
+
+def _counts(runs: Outcomes, waits: bool) -> Counts:
+    return Counts(diverged=len(runs.diverged), finished=len(runs.values), waits=waits)
+
+
+def _with_documents(
+    verdict: Verdict, rows: pd.DataFrame, baseline: str, runs: dict[str, Outcomes], unpaired: set[str]
+) -> Verdict:
+    """Add the error over documents, of the loss averaged over the pairs; nothing where it is not stored, or
+    there is but one document."""
+    if verdict.word == "waiting" or verdict.arm in unpaired:
+        return verdict
+    seeds = runs[verdict.arm].values.keys() & runs[baseline].values.keys()
+    averages = []
+    for arm in (verdict.arm, baseline):
+        mine = rows[(rows["arm"] == arm) & rows["seed"].isin(seeds)]["by_document"]
+        arrays = [
+            np.asarray(cell, dtype=float) for cell in mine if isinstance(cell, list | tuple | np.ndarray)
+        ]
+        if not seeds or len(arrays) < len(seeds):
+            return verdict
+        if len({array.shape for array in arrays}) > 1:
+            raise ValueError(f"arm {arm!r}: by_document has different shapes at different seeds")
+        if any(not np.array_equal(array[:, 1], arrays[0][:, 1]) for array in arrays):
+            raise ValueError(f"arm {arm!r}: by_document counts different tokens at different seeds")
+        averages.append(np.mean(arrays, axis=0))
+    if np.count_nonzero(averages[0][:, 1]) < 2:
+        return verdict
+    return verdict.model_copy(update={"documents": document_error(*averages)})
+
+
+def doubts(verdicts: tuple[Verdict, ...], estimates: dict[str, Estimate], placebo: str | None) -> list[str]:
+    """What casts doubt on the verdicts: differences without noise, a placebo that is decided."""
+    found = [
+        f"{arm}: the difference is the same at every seed; either the metric is exact or the seeds do not act"
+        for arm, estimate in estimates.items()
+        if estimate.error == 0
+    ]
+    if placebo is None:
+        return found
+    placed = [verdict for verdict in verdicts if verdict.arm == placebo]
+    if not placed:
+        raise ValueError(f"placebo: {placebo!r} is no arm beside the baseline")
+    if placed[0].word in ("better", "worse"):
+        found.append(
+            f"the placebo {placebo!r} came out {placed[0].word} than the baseline that it equals: "
+            "distrust every verdict of this study until the reason is known"
+        )
+    return found
+
+
+def survivors(*arms: Outcomes) -> str:
+    """What must be said of a number that runs which failed are not in; empty where none did."""
+    failed = {seed for arm in arms for seed in arm.failed}
+    return f"among the runs that finished, without seeds {join(failed)}" if failed else ""
+
+
+def _times(sign: int, value: float | None) -> float | None:
+    return None if value is None else sign * value
+
+
+def _check_arguments(
+    margin: float | None, variance: str, alpha: float, looks: tuple[int, ...], better: str
+) -> None:
+    if margin is not None and not (np.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin must be a positive number or None, not {margin}")
+    if variance not in ("paired", "pooled"):
+        raise ValueError(f"variance: {variance!r} is unknown; allowed are paired, pooled")
+    if better not in ("lower", "higher"):
+        raise ValueError(f"better: {better!r} is unknown; allowed are lower, higher")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+    if list(looks) != sorted(set(looks)) or any(n < 2 for n in looks):
+        raise ValueError(f"looks must be ascending numbers of seeds, two or more each, not {looks}")

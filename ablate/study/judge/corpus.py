@@ -1,0 +1,376 @@
+"""All that the judge says of a study's results, corpus by corpus: what reports and the terminal show."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import TYPE_CHECKING, Protocol
+
+from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, declared, of_runs
+from ablate.study.design.study import Block, Study, under
+from ablate.study.judge.claims import Judgement, headline, judge
+from ablate.study.judge.compare import Comparison, compare
+from ablate.study.judge.counts import failed, judge_counts, solved
+from ablate.study.judge.sensitivity_claims import (
+    Sensitivities,
+    failed_tuning,
+    judge_sensitivity,
+    sensitivities,
+)
+from ablate.study.judge.solved import Verdicts, in_words, judge_solved
+from ablate.study.judge.timing import judge_race
+from ablate.study.results import KeptArm, Results
+from ablate.study.stats.describe import Description, describe
+from ablate.study.stats.factorial import Factorial, Ingredient, factorial, one_at_a_time
+from ablate.study.stats.outcomes import Role
+from ablate.study.stats.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
+from ablate.study.stats.tuning import Tuning, keep_better, tune
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SAME = {  # what the runs of one comparison must have in common
+    "precision": "precisions",
+    "kernel": "kernels",
+    "device_kind": "kinds of device",
+    "origin/torch": "versions of torch",
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One corpus. `runs` are its rows as they were judged; `frame` all of them, tuning too."""
+
+    corpus: str  # its name: that of the text, the size, or both
+    text: str
+    size: str  # empty where the study has none
+    arms: tuple[KeptArm, ...]
+    frame: "pd.DataFrame"
+    runs: "pd.DataFrame"
+    comparison: Comparison | None
+    reason: str  # why there is no comparison
+    fixed: Comparison | None  # every arm at the baseline's rate, where rates were tuned
+    tuning: Tuning | None
+    sensitivities: Sensitivities | None  # where rates were tuned on a loss
+    solved: tuple[Verdicts, ...]  # P(solved), where skills are asked for
+    claims: tuple[Judgement, ...]
+    unjudged: tuple[tuple[Claim, str], ...]  # claims that could not be judged, and why
+    descriptions: tuple[Description, ...]
+    factorial: Factorial | None
+    ingredients: tuple[Ingredient, ...]
+    slope: TokenSlope | None
+    mixed: tuple[str, ...]  # one sentence for each thing that the runs should share and do not
+    problems: tuple[str, ...]  # parts of the scoring that the data refused
+
+    def tokens(self, arm: str) -> TokenEffect | None:
+        """The arm's effect in tokens; None where the slope is not known."""
+        if self.comparison is None or self.slope is None or self.slope.status == "blank":
+            return None
+        verdict = self.comparison.verdict(arm)
+        return effect_in_tokens(verdict.difference, verdict.low, verdict.high, self.slope)
+
+
+def judge_results(results: Results) -> tuple[Judged, ...]:
+    """Judge every corpus by the rules that the study declares. What cannot be judged says why."""
+    study = results.kept.said()
+    return tuple(_Corpus(results, study, block).judged() for block in study.blocks)
+
+
+class Told(Protocol):
+    """What claims were judged on: one corpus at one size, or all its sizes together."""
+
+    @property
+    def corpus(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def size(self) -> str: ...
+    @property
+    def claims(self) -> tuple[Judgement, ...]: ...
+    @property
+    def unjudged(self) -> tuple[tuple[Claim, str], ...]: ...
+
+
+def headlines(judged: Sequence[Told]) -> dict[str, bool]:
+    """Claim -> whether it passes on two corpora, at the same size, with the same sign."""
+    found: dict[str, bool] = {}
+    for first, second in combinations(judged, 2):
+        if first.text == second.text or first.size != second.size:
+            continue
+        for a, b in product(first.claims, second.claims):
+            if a.claim == b.claim:
+                found[a.claim] = found.get(a.claim, False) or headline(a, b)
+    return found
+
+
+def _of_skill(metric: str) -> bool:
+    return declared(metric) or metric.startswith("skill/")
+
+
+class _Corpus:
+    def __init__(self, results: Results, study: Study, block: Block) -> None:
+        self.results, self.kept = results, results.kept
+        self.study, self.block, self.corpus = study, block, block.name
+        frame = results.runs[results.runs["corpus"] == block.name].reset_index(drop=True)
+        self.budgets = frame[frame["role"] == "budget"]
+        self.frame = self.complete(frame[frame["role"] != "budget"])
+        self.problems: list[str] = []
+        self.documents = results.documents
+
+    def complete(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """A column for every metric that is asked for: before the first run has finished there is none."""
+        tuned = [self.study.tune.metric] if self.study.tune else []
+        asked = [self.study.metric, *self.study.measures, *tuned]
+        asked += of_runs(self.study.claims)
+        lacking = {metric: float("nan") for metric in asked if metric not in frame.columns}
+        return frame.assign(**lacking).astype(dict.fromkeys(asked, float))
+
+    def judged(self) -> Judged:
+        runs = self.best_rates()
+        scored = self.with_documents(runs)
+        comparison, reason = self.compared(scored, self.study.metric, self.study.margin)
+        fixed = None
+        if self.study.tune:
+            fixed, _ = self.compared(runs, self.study.metric, self.study.margin, role="fixed")
+        self.sensitivities = self.sensitive()
+        claims, unjudged = self.claims(runs, comparison, reason)
+        table, ingredients = self.factors(runs, comparison)
+        return Judged(
+            corpus=self.corpus,
+            text=self.block.corpus,
+            size=self.block.size,
+            arms=self.kept.on(self.corpus),
+            frame=self.frame,
+            runs=runs,
+            comparison=comparison,
+            reason=reason,
+            fixed=fixed,
+            tuning=self.tuning(runs),
+            sensitivities=self.sensitivities,
+            solved=self.solved(runs),
+            claims=claims,
+            unjudged=unjudged,
+            descriptions=self.descriptions(runs),
+            factorial=table,
+            ingredients=ingredients,
+            slope=self.slope(runs),
+            mixed=tuple(self.mixed(runs)),
+            problems=tuple(self.problems),
+        )
+
+    def best_rates(self) -> "pd.DataFrame":
+        """With nested tuning, one test run for each arm and seed."""
+        tune = self.study.tune
+        if tune is None or not tune.nested or self.frame.empty:
+            return self.frame
+        frame = self.frame
+        if tune.better == "higher":  # keep_better keeps the least
+            frame = frame.assign(**{tune.metric: -frame[tune.metric]})
+        try:
+            kept, _ = keep_better(frame, tune.metric)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return self.frame
+        return self.frame.merge(kept[["id", "arm", "role", "seed", "rate"]], how="inner")
+
+    def with_documents(self, runs: "pd.DataFrame") -> "pd.DataFrame":
+        import numpy as np
+        import pandas as pd
+
+        ids = {*runs["id"][runs["role"] == "test"]} & {*self.documents["id"]}
+        if not ids:
+            return runs
+        rows = self.documents[self.documents["id"].isin(ids)]
+        pairs = {
+            id: np.column_stack([loss, tokens])
+            for id, loss, tokens in zip(rows["id"], rows["loss"], rows["tokens"], strict=True)
+        }
+        return runs.assign(by_document=pd.Series([pairs.get(id) for id in runs["id"]], runs.index, object))
+
+    def compared(
+        self, runs: "pd.DataFrame", metric: str, margin: float | None, role: Role = "test"
+    ) -> tuple[Comparison | None, str]:
+        study = self.study
+        arms = {arm.name for arm in self.kept.on(self.corpus)}
+        if runs.empty or not (runs["role"] == role).any():
+            return None, "no test run is planned yet: the rates are still being tuned"
+        if gone := arms.difference(runs["arm"]):  # without it the family would be smaller than was planned
+            return None, f"the results hold no run of {', '.join(sorted(gone))}"
+        placebo = self.kept.placebo if role == "test" else None
+        try:
+            found = compare(
+                runs, self.kept.baseline, metric, margin, study.variance, study.alpha,
+                study.declared_looks, study.better, role, placebo,
+            )  # fmt: skip
+            if declared(metric):
+                return in_words(found, self.counted(runs, found, role), placebo), ""
+            return found, ""
+        except ValueError as error:
+            return None, str(error)
+
+    def counted(self, runs: "pd.DataFrame", comparison: Comparison, role: Role = "test") -> Verdicts:
+        """How many runs solved their task, at the seeds that are judged. Raises ValueError."""
+        seeds = {run.arm: run.seeds for run in comparison.runs}
+        mine = [seed in seeds.get(arm, ()) for arm, seed in zip(runs["arm"], runs["seed"], strict=True)]
+        return judge_solved(
+            runs[mine], self.kept.baseline, comparison.metric, comparison.alpha_spent, role=role
+        )
+
+    def solved(self, runs: "pd.DataFrame") -> tuple[Verdicts, ...]:
+        """P(solved), once a look is due, for each metric that counts solved runs; for other skills beside
+        them, the one that the same measure gives."""
+        claimed = [claim.measure for claim in self.study.claims if claim.measure]
+        asked = [self.study.metric, *self.study.measures, *claimed]
+        skills = [name if declared(name) else "skill/solved" for name in asked if _of_skill(name)]
+        found = []
+        for metric in dict.fromkeys(skills):
+            comparison = self.compared(runs, metric, None)[0] if metric in runs.columns else None
+            if comparison is not None and comparison.look is not None:
+                found.append(self.counted(runs, comparison))
+        return tuple(found)
+
+    def tuning(self, runs: "pd.DataFrame") -> Tuning | None:
+        if self.study.tune is None or not (runs["role"] == "tuning").any():
+            return None
+        try:
+            return tune(runs, self.study.tune.metric, self.study.tune.better)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+    def sensitive(self) -> Sensitivities | None:
+        tune = self.study.tune
+        if tune is None or not tune.of_loss or not (self.frame["role"] == "tuning").any():
+            return None
+        try:
+            return sensitivities(self.frame, tune.path, tune.rates, tune.seeds, self.study.alpha)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+    def claims(
+        self, runs: "pd.DataFrame", comparison: Comparison | None, reason: str
+    ) -> tuple[tuple[Judgement, ...], tuple[tuple[Claim, str], ...]]:
+        """Claims on the metric are one family; those on each other measure are another."""
+        by_measure: dict[str, list[Claim]] = {}
+        for claim in self.study.claims:
+            if claim.measure == SCALE:
+                continue  # it is on all sizes together (ablate.study.judge.scale)
+            by_measure.setdefault(claim.measure or self.study.metric, []).append(claim)
+        judged: dict[str, Judgement] = {}
+        unjudged: list[tuple[Claim, str]] = []
+        for measure, claims in by_measure.items():
+            try:
+                found = self.on_measure(measure, claims, runs, comparison, reason)
+                judged |= {judgement.claim: judgement for judgement in found}
+            except ValueError as error:
+                unjudged += [(claim, str(error)) for claim in claims]
+        order = [claim.id for claim in self.study.claims if claim.id in judged]
+        return tuple(judged[id] for id in order), tuple(unjudged)
+
+    def on_measure(
+        self,
+        measure: str,
+        claims: list[Claim],
+        runs: "pd.DataFrame",
+        comparison: Comparison | None,
+        reason: str,
+    ) -> tuple[Judgement, ...]:
+        """Raises ValueError where there is nothing to judge by."""
+        if measure.startswith("tuning/"):
+            if self.sensitivities is None:
+                raise ValueError("there are no tuning runs to judge by")
+            if measure == "tuning/failed":
+                return judge_counts(claims, failed_tuning(self.sensitivities, self.kept.baseline))
+            return judge_sensitivity(claims, self.sensitivities)
+        if measure.startswith(RACE):
+            if self.corpus != next(iter(self.study.places)):
+                raise ValueError("arms are timed on the first corpus alone")
+            return judge_race(claims, self.results, measure)
+        found, why = comparison, reason
+        if measure not in (self.study.metric, *OF_SEVERAL):
+            found, why = self.compared(runs, measure, None)
+        if found is None:
+            raise ValueError(why)
+        if measure == "stability/failed":
+            return judge_counts(claims, failed(found))
+        if declared(measure):
+            return judge_counts(claims, solved(self.counted(runs, found), found))
+        return judge(claims, found)
+
+    def descriptions(self, runs: "pd.DataFrame") -> tuple[Description, ...]:
+        measures = [measure for measure in self.study.measures if not declared(measure)]
+        if not measures or runs.empty:
+            return ()
+        try:
+            return describe(runs, self.kept.baseline, measures, self.study.alpha)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return ()
+
+    def factors(
+        self, runs: "pd.DataFrame", comparison: Comparison | None
+    ) -> tuple[Factorial | None, tuple[Ingredient, ...]]:
+        """What the design's factors do, at the seeds that are judged. Its arms alone: the placebo and listed
+        arms are in no cell."""
+        design, metric = self.study.design, self.study.metric
+        if comparison is None or comparison.look is None or design.kind in ("arms", "one_at_a_time"):
+            return None, ()
+        if declared(metric):  # the model is one of numbers; of counts it would be wrong
+            return None, ()
+        cells = {arm.name: arm.factors for arm in self.kept.on(self.corpus) if arm.factors}
+        mine = runs[(runs["role"] == "test") & runs["arm"].isin(cells) & runs["seed"].isin(comparison.seeds)]
+        table = mine[["seed", "status", metric]].assign(
+            **{factor: [cells[arm][factor] for arm in mine["arm"]] for factor in design.factors}
+        )
+        effects, start, end = None, design.start, design.end
+        try:
+            if design.kind == "factorial":
+                levels = {factor: tuple(levels) for factor, levels in design.factors.items()}
+                if len(cells) == math.prod(map(len, levels.values())):  # else some are excluded
+                    effects = factorial(table, levels, metric, comparison.alpha_spent)
+                if any(len(each) > 2 for each in levels.values()):
+                    return effects, ()  # no single way leads from the first levels to the last
+                start, end = ({name: each[at] for name, each in levels.items()} for at in (0, -1))
+            return effects, one_at_a_time(table, start, end, metric, comparison.alpha_spent)
+        except ValueError as error:
+            self.problems.append(f"{design.kind}: {error}")
+            return effects, ()
+
+    def slope(self, runs: "pd.DataFrame") -> TokenSlope | None:
+        import pandas as pd
+
+        if self.budgets.empty:
+            return None
+        own = runs[(runs["role"] == "test") & (runs["arm"] == self.kept.baseline)].assign(budget=1.0)
+        other = self.budgets[self.budgets["seed"].isin(own["seed"])]
+        columns = ["budget", "seed", "status", self.study.metric]
+        both = pd.concat([table[columns] for table in (own, other)], ignore_index=True)
+        try:
+            return token_slope(both, self.study.metric, self.study.alpha)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+    def mixed(self, runs: "pd.DataFrame") -> Iterator[str]:
+        """A comparison should differ in the arms alone."""
+        rows = runs[runs["role"].isin(["test", "fixed"]) & runs["status"].notna()]
+        for column, things in SAME.items():
+            if column not in rows.columns:
+                continue
+            if column == "kernel" and any(under("model.kernel", axis) for axis in self.study.axis):
+                continue  # it is what is asked about
+            if column == "precision" and any(under("precision", axis) for axis in self.study.axis):
+                continue
+            values = rows.loc[rows[column].notna() & (rows[column] != ""), column].value_counts()
+            if len(values) > 1:
+                each = ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
+                yield f"{len(values)} {things} are mixed in this comparison: {each}"
+        codes = rows[rows["code"] != ""].groupby("arm", sort=False)["code"].nunique()
+        for arm in codes.index[codes > 1]:
+            each = ", ".join(sorted(rows["code"][rows["arm"] == arm].unique()))
+            yield f"{arm}: its runs come from {codes[arm]} versions of the code ({each})"
+        stale = rows[rows["stale"].astype(bool)]
+        if len(stale):
+            arms = ", ".join(dict.fromkeys(stale["arm"]))
+            yield f"{len(stale)} runs are stale, made by code that has changed since: {arms}"

@@ -1,0 +1,170 @@
+"""Claims on how many runs of an arm failed, or solved their task: Fisher's exact test on the counts.
+
+Counts have no interval for their difference that is exact at a few runs (`ablate.study.judge.solved`), so a
+claim that one arm has fewer is read off p: it passes or fails where p is at most its share of alpha.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ablate.spec import Strict
+from ablate.study.design.claim import Claim, extra, pairs
+from ablate.study.judge.claims import Judgement, Result, judge_number, judgement, refuse_unknown
+from ablate.study.judge.compare import Comparison, Contrast
+from ablate.study.judge.solved import Verdicts
+from ablate.study.stats.fisher import Cells, fisher, holm, interval
+from ablate.study.stats.outcomes import join
+
+
+class Count(Strict):
+    """So many of the runs of an arm. While it waits, the numbers are not read."""
+
+    arm: str
+    hits: int
+    runs: int
+    waiting: str = ""
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.runs
+
+    @property
+    def cells(self) -> Cells:
+        return self.hits, self.runs - self.hits
+
+
+class Counted(Strict):
+    """The counts of all arms on one measure. `adjusted` is Holm's p of each arm against the baseline, as the
+    verdicts have it: a claim on such a pair is read off the same number."""
+
+    measure: str
+    baseline: str
+    counts: dict[str, Count]
+    adjusted: dict[str, float | None]
+    alpha: float
+
+
+def judge_counts(claims: Sequence[Claim], counted: Counted) -> tuple[Judgement, ...]:
+    """Judge claims of the kinds `pre < post` and `pre < 0.1`. Pairs without the baseline and levels (Clopper
+    and Pearson's interval) are a second family, over which alpha is split. Raises ValueError for an arm that
+    is not there."""
+    refuse_unknown(claims, counted.counts)
+    more = set().union(*(extra(claim.parsed, counted.baseline) for claim in claims))
+    alpha = counted.alpha / max(1, len(more))
+    return tuple(_judge(claim, counted, alpha) for claim in claims)
+
+
+def _judge(claim: Claim, counted: Counted, alpha: float) -> Judgement:
+    predicate = claim.parsed
+    if predicate.kind == "level":
+        contrasts = [_level(counted.counts[predicate.arms[0]], alpha)]
+        return judgement(claim, counted.measure, contrasts, [judge_number(predicate, contrasts[0])])
+    if predicate.kind != "ordered":
+        raise ValueError(f"claim {claim.id}: counts are ordered, or compared with a number")
+    contrasts = [_contrast(counted, *pair, alpha) for pair in pairs(predicate)]
+    sign = 1 if predicate.relation == "<" else -1
+    return judgement(claim, counted.measure, contrasts, [_judge_order(sign, c) for c in contrasts])
+
+
+def _judge_order(sign: int, contrast: Contrast) -> Result:
+    if contrast.difference is None or contrast.p is None:
+        return "inconclusive", contrast.reason
+    if contrast.p <= contrast.alpha:
+        return ("pass" if sign * contrast.difference < 0 else "fail"), contrast.reason
+    return ("direction only" if sign * contrast.difference < 0 else "inconclusive"), contrast.reason
+
+
+def _contrast(counted: Counted, first: str, second: str, alpha: float) -> Contrast:
+    a, b = counted.counts[first], counted.counts[second]
+    reason = "; ".join(dict.fromkeys(side.waiting for side in (a, b) if side.waiting))
+    p, how = None if reason else fisher(a.cells, b.cells), "Fisher's p"
+    if counted.baseline in (first, second):
+        other = second if first == counted.baseline else first
+        p, alpha = None if reason else counted.adjusted[other], counted.alpha
+        how = "Fisher's p, by Holm over the arms,"
+    if p is not None:
+        reason = f"{first} {a.hits} of {a.runs} against {second} {b.hits} of {b.runs}, {how} {p:.2g}"
+    return Contrast(
+        first=first,
+        second=second,
+        difference=None if p is None else a.share - b.share,
+        low=None,
+        high=None,
+        p=p,
+        n=min(a.runs, b.runs),
+        alpha=alpha,
+        reason=reason or "waiting for runs",
+    )
+
+
+def _level(count: Count, alpha: float) -> Contrast:
+    low, high = (None, None) if count.waiting else interval(count.hits, count.runs, alpha)
+    return Contrast(
+        first=count.arm,
+        second="",
+        difference=None if count.waiting else count.share,
+        low=low,
+        high=high,
+        p=None,
+        n=count.runs,
+        alpha=alpha,
+        reason=count.waiting,
+    )
+
+
+def adjusted(counts: Mapping[str, Count], baseline: str) -> dict[str, float | None]:
+    """Holm's p of each arm against the baseline; None while it waits."""
+    base = counts[baseline]
+    others = {
+        arm: None if count.waiting or base.waiting else count.cells
+        for arm, count in counts.items()
+        if arm != baseline
+    }
+    return {arm: q for arm, (_, q) in holm(others, base.cells).items()}
+
+
+def failed(comparison: Comparison) -> Counted:
+    """The test runs that diverged, among those that diverged or finished: `stability/failed`. Read off the
+    verdicts on stability, which it cannot contradict."""
+    counts = {
+        run.arm: _count(run.arm, len(run.diverged), len(run.values), run.missing, comparison.look)
+        for run in comparison.runs
+    }
+    return Counted(
+        measure="stability/failed",
+        baseline=comparison.baseline,
+        counts=counts,
+        adjusted={verdict.arm: verdict.stability.p_adjusted for verdict in comparison.verdicts},
+        alpha=comparison.alpha_spent,
+    )
+
+
+def solved(verdicts: Verdicts, comparison: Comparison) -> Counted:
+    """The test runs that solved their task, among those that finished or diverged."""
+    counts = {
+        run.arm: _count(
+            run.arm,
+            verdicts.arms[run.arm].solved,
+            verdicts.arms[run.arm].runs - verdicts.arms[run.arm].solved,
+            run.missing,
+            comparison.look,
+        )
+        for run in comparison.runs
+    }
+    return Counted(
+        measure=verdicts.metric,
+        baseline=verdicts.baseline,
+        counts=counts,
+        adjusted={arm: contrast.p_adjusted for arm, contrast in verdicts.contrasts.items()},
+        alpha=verdicts.alpha,
+    )
+
+
+def _count(arm: str, hits: int, others: int, missing: Iterable[int], look: int | None) -> Count:
+    waiting = ""
+    if look is None:
+        waiting = "waiting for the next declared look"
+    elif set(missing):
+        waiting = f"waiting for missing runs: {arm} seeds {join(set(missing))}"
+    elif not hits + others:
+        waiting = f"no run of {arm} finished or diverged"
+    return Count(arm=arm, hits=hits, runs=hits + others, waiting=waiting)

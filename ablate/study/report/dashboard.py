@@ -1,0 +1,316 @@
+"""A study at Weights & Biases: a Report with the answer, and a Workspace that compares the runs by arm.
+
+Both are made from the study's results files. What the Report says is written beside them too, so that nothing
+is lost where there is no key and no server; and no fault of either costs the study anything.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from ablate.record import atomic
+from ablate.study.judge.corpus import Judged, judge_results
+from ablate.study.judge.scale import judge_scale
+from ablate.study.report import phrasing
+from ablate.study.report.claim_tables import claim_table
+from ablate.study.report.render import answer, banners, fenced, markdown
+from ablate.study.report.summary import ranked
+from ablate.study.report.table import Table
+from ablate.study.report.tables import verdict_table
+from ablate.study.results import Results, read
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import PanelGrid, Report
+    from wandb_workspaces.workspaces import Workspace
+
+FOLDER = "dashboard"
+ADDRESSES = "published.json"  # in that folder: what was made before, to be replaced rather than doubled
+PATIENCE = 60.0  # seconds that the server has to take both
+TITLE = 128  # characters that W&B takes
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+
+
+@dataclass(frozen=True)
+class Published:
+    """The addresses of what was made, None for what was not; the text beside; and what to tell the user."""
+
+    report: str | None
+    workspace: str | None
+    text: Path
+    said: tuple[str, ...]
+
+
+def publish(folder: Path, project: str, entity: str | None, store: Path = Path("runs")) -> Published:
+    """Publish the experiment in `folder`, from `folder/results`, into a W&B project.
+
+    `entity` is a user or a team; None is the key's own. `store` is where runs are kept: those whose mirror is
+    on disk only are counted. Published again, the same Report and Workspace change.
+
+    Raises FileNotFoundError where there are no results yet, and nothing else: without a key, or where the
+    server fails or is slow, `said` tells why and what to do.
+    """
+    results = read(folder)
+    judged = judge_results(results)
+    place = folder / FOLDER
+    place.mkdir(parents=True, exist_ok=True)
+    text = place / "report.md"
+    with atomic(text) as f:
+        f.write(("\n\n".join([f"# {title(results)}", *paragraphs(results, judged)]) + "\n").encode())
+    found, trouble = patiently(lambda: save(results, judged, place, project, entity))
+    again = ["python", "sweep.py", f"experiment={results.kept.name}", "report=true", "wandb.report=true"]
+    again += [f"wandb.project={project}", *([f"wandb.entity={entity}"] if entity else [])]
+    said = [f"W&B {what}: {address}" for what, address in found.items()]
+    waiting = on_disk(results, store)
+    if waiting:
+        said.append(
+            f"{waiting} runs are mirrored on disk only; to upload: wandb sync {store}/*/wandb/offline-run-*"
+        )
+    if trouble:
+        said.append(f"W&B: {trouble}. What the report says is in {text}; to publish: {shlex.join(again)}")
+    return Published(found.get("report"), found.get("workspace"), text, tuple(said))
+
+
+def patiently(act: Callable[[], dict[str, str]]) -> tuple[dict[str, str], str]:
+    """(what the act returned, what went wrong): it is left alone once it takes longer than the patience."""
+    found: dict[str, str] = {}
+    trouble: list[str] = []
+
+    def attempt() -> None:
+        try:
+            found.update(act())
+        except Exception as error:  # none of a dashboard's faults may cost a study
+            trouble.append(next(iter(str(error).splitlines()), "") or type(error).__name__)
+
+    thread = Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if thread.is_alive():
+        trouble.append(f"no answer in {PATIENCE:g} s")
+    return dict(found), "; ".join(trouble).rstrip(".")
+
+
+def save(
+    results: Results, judged: Sequence[Judged], place: Path, project: str, entity: str | None
+) -> dict[str, str]:
+    """Report and workspace to the server; their addresses. Raises what the server's client raises."""
+    import wandb
+
+    if re.search(r"""['"\\\\]""", results.kept.name):
+        raise ValueError(
+            "W&B cannot select runs by a study's name with quotes or backslashes: rename the folder"
+        )
+    wandb.setup(wandb.Settings(silent=True))
+    if not wandb.login(prompt=False, verify=False):
+        raise ConnectionError("there is no key (`wandb login`), or WANDB_MODE forbids to send")
+    entity = entity or wandb.Api().default_entity
+    if entity is None:
+        raise ConnectionError("the key has no entity of its own: give wandb.entity")
+    file = place / ADDRESSES
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    if (known.get("entity"), known.get("project")) != (entity, project):
+        known = {}
+    page = report(results, judged, project, entity)
+    page.id = known.get("report", "")
+    view = workspace(results, project, entity)
+    view._internal_name, view._internal_id = known.get("view_name", ""), known.get("view_id", "")
+    page.save()
+    view.save()
+    kept = {"entity": entity, "project": project, "report": page.id}
+    kept |= {"view_name": view._internal_name, "view_id": view._internal_id}
+    with atomic(file) as f:
+        f.write((json.dumps(kept, indent=1) + "\n").encode())
+    return {"report": page.url, "workspace": view.url}
+
+
+def on_disk(results: Results, store: Path) -> int:
+    """The runs of the study that W&B has not seen."""
+    return sum(
+        any(
+            not (folder / f"run-{id}.wandb.synced").exists()
+            for folder in (store / id / "wandb").glob("offline-run-*")
+        )
+        for id in dict.fromkeys(results.runs["id"])
+    )
+
+
+# -------------------------------------------------------------------------------------- report
+
+
+def report(results: Results, judged: Sequence[Judged], project: str, entity: str) -> "Report":
+    """The Report, not saved yet."""
+    import wandb_workspaces.reports.v2 as wr
+
+    first, *rest = paragraphs(results, judged)
+    return wr.Report(
+        entity=entity,
+        project=project,
+        title=title(results),
+        description=" ".join(results.kept.said().question.split()),
+        blocks=[wr.MarkdownBlock(first), plots(results), *(wr.MarkdownBlock(text) for text in rest)],
+        width="fluid",
+    )
+
+
+def title(results: Results) -> str:
+    return f"Study: {results.kept.name}"[:TITLE]
+
+
+def paragraphs(results: Results, judged: Sequence[Judged]) -> list[str]:
+    """What the Report says, as Markdown in which no text of a configuration is trusted: the answer and the
+    verdicts first, then paired differences, claims and the command."""
+    study, scales = results.kept.said(), judge_scale(results, judged)
+    opening = [f"**Question.** {markdown(study.question)}"]
+    opening += [f"**Answer.** {markdown(answer(results, judged, scales))}"]
+    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(results.kept, judged, scales)]
+    many = len(judged) > 1
+    opening += [table(verdict_table(corpus), "Verdicts", corpus.corpus * many) for corpus in judged]
+    rest = [table(paired(corpus), "Paired differences", corpus.corpus * many) for corpus in judged]
+    claims = claim_table([*judged, *scales])
+    if claims is not None:
+        rest.append(linked(table(claims, "Claims")))
+    command = shlex.join(["python", "sweep.py", f"experiment={results.kept.name}"])
+    rest.append(f"All of it is in the experiment's folder, made by\n\n{fenced(command)}")
+    return ["\n\n".join(part for part in opening if part), *(part for part in rest if part)]
+
+
+def paired(judged: Judged) -> Table | None:
+    """The differences that a verdict rests on: arm minus baseline at each seed that both have finished."""
+    comparison = judged.comparison
+    if comparison is None:
+        return None
+    base = comparison.outcomes(comparison.baseline).values
+    arms = [arm for arm in ranked(judged) if arm != comparison.baseline]
+    places = phrasing.decimals(comparison)
+    rows = []
+    for seed in comparison.seeds:
+        cells = []
+        for arm in arms:
+            values = comparison.outcomes(arm).values
+            both = seed in values and seed in base
+            cells.append(phrasing.number(values[seed] - base[seed], places, True) if both else "")
+        if any(cells):
+            rows.append((str(seed), *cells))
+    if not rows:
+        return None
+    note = (
+        f"{comparison.metric}, arm minus {comparison.baseline}. Blank where a run of the pair did not finish."
+    )
+    columns = ("seed", *arms)
+    return Table("Paired differences", columns, tuple(rows), note, tuple(range(1, len(columns))))
+
+
+def table(found: Table | None, heading: str, where: str = "") -> str:
+    """As Markdown; nothing where there is none."""
+    if found is None:
+        return ""
+    heading = f"{heading} on {where}" if where else heading
+    rule = ["---:" if n in found.numeric else "---" for n in range(len(found.columns))]
+    lines = [[markdown(cell) for cell in row] for row in (found.columns, *found.rows)]
+    grid = "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
+    return "\n\n".join([f"## {markdown(heading)}", grid, markdown(found.note)]).strip()
+
+
+def linked(text: str) -> str:
+    """Papers that are named by their number can be followed."""
+    return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+# ------------------------------------------------------------------------------------ workspace
+
+
+def workspace(results: Results, project: str, entity: str) -> "Workspace":
+    """The Workspace, not saved yet: the study's test runs, grouped by arm."""
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces import expr
+    from wandb_workspaces import workspaces as ws
+
+    by: list[Any] = [expr.Config("corpus")] * many(results) + [expr.Config("arm")]
+    speed = wr.ScatterPlot(
+        title="Speed against loss",
+        x=wr.SummaryMetric("tokens_per_second"),
+        y=wr.SummaryMetric("validation/loss"),
+    )
+    diverged = wr.BarPlot(
+        title="Share of runs that diverged",
+        metrics=[wr.SummaryMetric("diverged")],
+        groupby=wr.Config("arm"),
+        groupby_aggfunc="mean",
+    )
+    load = wr.LinePlot(
+        title="The busiest expert, as a multiple of an even share",
+        x="step",
+        metric_regex="expert_load/.*",
+        groupby=wr.Config("arm"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+    )
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=title(results),
+        sections=[
+            ws.Section(name="Loss", is_open=True, panels=losses()),
+            ws.Section(name="Learning rate", is_open=True, panels=[band("Learning rate", "step", "lr")]),
+            ws.Section(
+                name="Stability",
+                is_open=True,
+                panels=[band("Gradient norm", "step", "grad_norm", log=True), diverged],
+            ),
+            ws.Section(name="Speed", is_open=True, panels=[speed]),
+            ws.Section(name="Experts (mixtures only)", panels=[load]),
+        ],
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=max(10, len(results.runs))),
+        runset_settings=ws.RunsetSettings(
+            filters=expr.And(expr.Metric("Group") == results.kept.name, expr.Config("role") == "test"),
+            groupby=by,
+        ),
+    )
+
+
+def plots(results: Results) -> "PanelGrid":
+    """The same runs in the Report. The run set names no project, which means the Report's own."""
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces import expr
+
+    runs = wr.Runset(
+        name=results.kept.name,
+        filters=expr.And(expr.Metric("Group") == results.kept.name, expr.Config("role") == "test"),
+        groupby=["config.corpus", "config.arm"] if many(results) else ["config.arm"],
+    )
+    panels = losses()
+    for n, panel in enumerate(panels):
+        panel.layout = wr.Layout(x=12 * (n % 2), y=8 * (n // 2), w=12, h=8)
+    return wr.PanelGrid(runsets=[runs], panels=panels)
+
+
+def losses() -> list[Any]:
+    return [
+        band("Training loss against tokens", "tokens", "loss"),
+        band("Validation loss against tokens", "tokens", "validation_loss"),
+        band("Training loss against FLOPs", "flops", "loss"),
+        band("Validation loss against FLOPs", "flops", "validation_loss"),
+    ]
+
+
+def band(said: str, x: str, y: str, log: bool = False) -> Any:
+    """The mean over the seeds of an arm, and their standard deviation around it."""
+    import wandb_workspaces.reports.v2 as wr
+
+    return wr.LinePlot(
+        title=said,
+        x=x,
+        y=[y],
+        log_y=log or None,
+        groupby=wr.Config("arm"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stddev",
+    )
+
+
+def many(results: Results) -> bool:
+    return len(results.kept.said().places) > 1

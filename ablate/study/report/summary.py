@@ -1,0 +1,123 @@
+"""Facts about the arms that tables and figures share."""
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from ablate.study.design.claim import declared
+from ablate.study.judge.compare import Comparison, Verdict
+from ablate.study.judge.corpus import Judged
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CUT = 6  # an interval that reaches so many times as far as the middle one is cut, with an arrow
+
+
+COSTS = {  # column -> label, whether more is better
+    "speed": ("tokens / s", True),
+    "memory": ("peak bytes", False),
+    "kv": ("KV bytes / token", False),
+    "parameters": ("parameters", False),
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """The axis that the intervals of a comparison are drawn on: the same in figures and tables."""
+
+    low: float
+    high: float
+
+    def share(self, value: float) -> float:
+        """Where a value lies, from 0 to 1; what lies beyond is at the end."""
+        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+
+    def beyond(self, verdict: Verdict) -> tuple[bool, bool]:
+        """Whether the interval is cut at the left, at the right."""
+        assert verdict.low is not None and verdict.high is not None
+        return verdict.low < self.low, verdict.high > self.high
+
+
+def span(comparison: Comparison) -> Span:
+    """Every interval, 0 and the margin. An interval far beyond the others is cut: they stay visible."""
+    ends = [
+        end
+        for verdict in comparison.verdicts
+        if verdict.low is not None and verdict.high is not None
+        for end in (verdict.low, verdict.high)
+    ]
+    reach = [max(abs(a), abs(b)) for a, b in zip(ends[::2], ends[1::2], strict=True)]
+    margin = comparison.margin or 0.0
+    most = CUT * max(median(reach), margin) if reach and max(reach) > 0 else 1.0
+    low = max(min([*ends, -margin, 0.0]), -most)
+    high = min(max([*ends, margin, 0.0]), most)
+    room = 0.06 * (high - low) or 1.0
+    return Span(low - room, high + room)
+
+
+def ranked(judged: Judged) -> list[str]:
+    """The arms, the best first; those that wait at the end, in the order of the plan."""
+    comparison = judged.comparison
+    if comparison is None:
+        return list(dict.fromkeys(judged.frame["arm"]))
+    sign = 1 if comparison.better == "lower" else -1
+    place = {verdict.arm: verdict.difference for verdict in comparison.verdicts} | {comparison.baseline: 0.0}
+    arms = [run.arm for run in comparison.runs]
+    return sorted(arms, key=lambda arm: (place[arm] is None, sign * (place[arm] or 0.0)))
+
+
+def by_seed(comparison: Comparison, verdict: Verdict) -> list[float]:
+    """The differences that the verdict rests on; none where the seeds are not paired."""
+    if verdict.method == "welch":
+        return []
+    arm, base = comparison.outcomes(verdict.arm).values, comparison.outcomes(comparison.baseline).values
+    return [arm[seed] - base[seed] for seed in sorted(arm.keys() & base.keys())]
+
+
+def arm_costs(judged: Judged) -> "pd.DataFrame":
+    """One row for each arm: the mean of the metric where there is a verdict, and each cost of COSTS.
+
+    Speed is the median over the finished test runs that were trained alone, memory their highest peak (of the
+    device where there is one); the sizes are those of the plan.
+    """
+    import pandas as pd
+
+    rows = judged.runs[(judged.runs["role"] == "test") & (judged.runs["status"] == "finished")]
+    table = pd.DataFrame(index=pd.Index(ranked(judged), name="arm"))
+    table["mean"] = pd.Series(means(judged.comparison), dtype=float)
+    table["speed"] = table["memory"] = float("nan")
+    if "speed/tokens_per_second" in rows.columns:
+        alone = rows if "origin/replicas" not in rows else rows[rows["origin/replicas"].isna()]
+        table["speed"] = alone.groupby("arm")["speed/tokens_per_second"].median()
+    peaks = [name for name in ("memory/peak_device_bytes", "memory/peak_resident_bytes") if name in rows]
+    if peaks:
+        table["memory"] = rows[peaks].astype(float).bfill(axis=1).iloc[:, 0].groupby(rows["arm"]).max()
+    table["kv"] = pd.Series({arm.name: arm.kv_bytes_per_token for arm in judged.arms})
+    table["parameters"] = pd.Series({arm.name: arm.parameters.get("total") for arm in judged.arms})
+    return table.astype(float)
+
+
+def means(comparison: Comparison | None) -> dict[str, float]:
+    """The mean of each arm's finished runs; nothing for an arm whose verdict waits."""
+    if comparison is None or comparison.look is None:
+        return {}
+    found = {v.arm: v.mean for v in comparison.verdicts if v.mean is not None}
+    base = comparison.outcomes(comparison.baseline)
+    if found and base.values and not base.missing:
+        runs = len(base.values) + (len(base.diverged) if declared(comparison.metric) else 0)
+        found[comparison.baseline] = sum(base.values.values()) / runs
+    return found
+
+
+def front(costs: "pd.Series", quality: "pd.Series", more: bool, higher: bool) -> list[str]:
+    """The arms that no other arm beats in both, by cost; equals stand together."""
+    cost, loss = (-costs if more else costs), (-quality if higher else quality)
+    known = costs.notna() & quality.notna()
+    best: list[str] = []
+    for arm in known.index[known]:
+        no_worse = (cost <= cost[arm]) & (loss <= loss[arm])
+        truly = no_worse & ((cost < cost[arm]) | (loss < loss[arm]))
+        if not truly[known].any():
+            best.append(arm)
+    return sorted(best, key=lambda arm: (float(costs[arm]), float(loss[arm])))

@@ -1,0 +1,54 @@
+"""Costs of a study's arms, measured in turn (`sweep.py ... race=true`): kept beside its results, and shown
+as ratios to the baseline. Claims on them: `ablate.study.judge.timing`.
+
+experiments/NAME/results/race.parquet   arm, what, round, seconds; the machine and the time
+"""
+
+from typing import TYPE_CHECKING
+
+from ablate.study.report.table import Table
+from ablate.study.results import Results
+from ablate.study.stats import intervals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def table(results: Results) -> Table | None:
+    """The ratio of each arm's time to the baseline's; None where nothing was measured."""
+    kept, frame = results.kept, results.race
+    if frame is None:
+        return None
+    baseline, alpha = kept.baseline, kept.said().alpha
+    seconds = frame.pivot_table("seconds", "round", ["arm", "what"], sort=False)
+    things = list(dict.fromkeys(frame["what"]))
+    arms = list(dict.fromkeys(frame["arm"]))
+    level = alpha / max(1, (len(arms) - 1) * len(things))
+    rows = []
+    for arm in arms:
+        cells = (_cell(seconds, arm, baseline, what, level) for what in things)
+        rows.append((arm, *cells))
+    first = frame.iloc[0]
+    note = (
+        f"Time over that of {baseline}; for {baseline} itself the time. Measured in turn in one process, "
+        f"{frame['round'].nunique()} rounds (python sweep.py experiment={kept.name} race=true); Student's t "
+        f"on the logarithms by round, intervals that hold together at {100 * (1 - alpha):g} %. A next token "
+        "is one for every row of the batch; cannot: the positions do not reach so far. "
+        f"{first['device_kind']}, torch {first['torch']}, {first['date']}."
+    )
+    numeric = tuple(range(1, len(things) + 1))
+    return Table("Costs in turn", ("arm", *things), tuple(rows), note, numeric)
+
+
+def _cell(seconds: "pd.DataFrame", arm: str, baseline: str, what: str, alpha: float) -> str:
+    import numpy as np
+
+    if (arm, what) not in seconds or (baseline, what) not in seconds:
+        return "cannot"
+    theirs = seconds[baseline, what].to_numpy()
+    if arm == baseline:
+        return f"{1e3 * np.median(theirs):.3g} ms"
+    mine = seconds[arm, what].to_numpy()
+    found = intervals.paired(np.log(mine), np.log(theirs), alpha)
+    ratio, low, high = (float(np.exp(x)) for x in (found.difference, found.low, found.high))
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"

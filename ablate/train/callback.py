@@ -1,0 +1,251 @@
+"""What happens at the edge of a step: rows of the curve, looks at validation, checkpoints, and the end."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ablate.data.prepare import Split
+from ablate.record import Status
+from ablate.spec import RunSpec
+from ablate.train.evaluate import Evaluation, evaluate
+from ablate.train.monitor.curve import Curve, Row
+from ablate.train.monitor.interrupt import Interrupt
+from ablate.train.monitor.loggers import Mirror
+from ablate.train.monitor.meters import Speed
+from ablate.train.monitor.progress import Display, Progress
+from ablate.train.settings import Settings
+from ablate.train.state.checkpoint import Checkpoints
+from ablate.train.state.weights import FILE, collect, save
+from ablate.train.task import Task
+
+log = logging.getLogger("ablate.train")
+
+OFTEN = 0.25  # seconds between two reports of progress
+FAR = 1.5  # times the first loss, or that of guessing if it is larger
+LONG = (20, 0.02)  # steps, and share of the run, that a loss above this must last: a spike may pass
+
+STATE = ("seconds", "row_step", "pending", "first", "latest", "high")  # what a resumed run must know
+
+
+class Diverged(Exception):
+    """The loss is not finite, or stays far above where it began."""
+
+
+@dataclass
+class Outcome:
+    """What the callback found out, for the record."""
+
+    stopped: bool = False
+    finished: bool = False
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    kernel: str = ""
+
+
+class Watch(Callback):
+    """Times exclude validation and checkpoints."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        settings: Settings,
+        id: str,
+        folder: Path,
+        validation: Split,
+        checkpoints: Checkpoints,
+        stop: Interrupt,
+        display: Display,
+        on_progress: Callable[[Progress], None] | None,
+    ):
+        self.spec, self.settings, self.id, self.folder = spec, settings, id, folder
+        self.validation, self.checkpoints, self.stop = validation, checkpoints, stop
+        self.display, self.on_progress = display, on_progress
+        self.outcome, self.speed = Outcome(), Speed()
+        self.curve: Curve | None = None  # on the first rank, as the mirror
+        self.mirror: Mirror | None = None
+        self.seconds = 0.0  # of training up to the last row, over all resumes
+        self.row_step, self.pending = 0, 0.0  # step of that row, and seconds of training since
+        self.first: float | None = None  # the first loss
+        self.latest: float | None = None  # validation loss
+        self.high = 0  # steps for which the loss has been too high
+        self.shown = -math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in STATE:
+            setattr(self, name, state[name])
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        assert isinstance(task, Task)
+        self.stop.listen()
+        self.every = self.settings.log_every or (1 if task.device.type == "cpu" else 10)
+        self.outcome.kernel = task.decoder.kernel.name
+        self.row_at = time.perf_counter() - self.pending
+        self.judged = self.row_step
+        self.saved_at, self.saved_step = time.monotonic(), task.steps.done
+        if self.curve is not None and self.curve.end != self.row_step:
+            lost = f"of its curve the rows from step {self.curve.end + 1} to {self.row_step} are lost"
+            log.warning("%s goes on, but %s; rerun=true starts over", self.id, lost)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        assert isinstance(task, Task)
+        step = task.steps.done
+        if batch == self.spec.steps:
+            self.finish(trainer, task)
+            return
+        last = step == self.spec.steps
+        look = bool(self.spec.evaluation.every) and step % self.spec.evaluation.every == 0 and not last
+        if not (look or last or step % self.every == 0):
+            if trainer.world_size == 1:  # several ranks ask each other at rows alone
+                self.between_rows(trainer, task, step)
+            return
+        row, stop = self.row(task, step)
+        if look:
+            self.latest = self.look(trainer, task, self.spec.evaluation.tokens).loss
+            row["validation_loss"] = self.latest
+        self.write(row, task)
+        self.judge(float(row["loss"] or 0.0), step)
+        if stop or (not last and self.due(trainer, step)):
+            self.save(trainer, step)
+        self.row_at = time.perf_counter()
+        if stop:
+            self.outcome.stopped = trainer.should_stop = True
+
+    def between_rows(self, trainer: Trainer, task: Task, step: int) -> None:
+        """Stop, or make a checkpoint that is due: without a row, which an undisturbed run has not either."""
+        stop = self.stop.requested
+        if not stop and not self.due(trainer, step):
+            return
+        task.wait()
+        self.pending = time.perf_counter() - self.row_at
+        self.save(trainer, step)
+        self.row_at = time.perf_counter() - self.pending
+        if stop:
+            self.outcome.stopped = trainer.should_stop = True
+
+    def finish(self, trainer: Trainer, task: Task) -> None:
+        """The whole of validation, and the weights."""
+        end = self.look(trainer, task, None, alone=trainer.world_size == 1)
+        self.judge(end.loss, self.spec.steps, last=True)
+        self.outcome.metrics |= {
+            "validation/loss": end.loss,
+            "validation/perplexity": math.exp(min(end.loss, 700.0)),
+        }
+        if self.validation.scored is None:  # of generated examples, only the answers have a loss
+            per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
+            self.outcome.metrics["validation/bits_per_byte"] = per_byte
+        self.latest = end.loss
+        if self.curve is not None:
+            self.curve.rows[-1]["validation_loss"] = end.loss
+        if self.mirror is not None:
+            self.mirror.add({"step": self.spec.steps, "validation_loss": end.loss})
+        if self.settings.keep != "none":
+            state = collect(task.decoder)
+            if trainer.is_global_zero:
+                save(state, self.folder / FILE)
+        if self.settings.keep == "all":
+            self.save(trainer, self.spec.steps)
+        self.outcome.finished = True
+
+    def ended(self) -> Status:
+        """How the loop ended, once it has. Raises RuntimeError if it left something undone."""
+        if self.outcome.stopped:
+            return "interrupted"
+        if not self.outcome.finished:
+            raise RuntimeError("training ended before its last step")
+        return "finished"
+
+    def row(self, task: Task, step: int) -> tuple[Row, bool]:
+        """The row of this step, and whether some rank was told to stop."""
+        loss, stop = task.take(self.stop.requested)
+        now = time.perf_counter()
+        seconds = now - self.row_at
+        self.seconds += seconds
+        self.speed.add((step - self.row_step) * self.spec.budget.batch_tokens, seconds)
+        self.row_step, self.pending = step, 0.0
+        if self.first is None:
+            self.first = loss
+        return {
+            "step": step,
+            "tokens": step * self.spec.budget.batch_tokens,
+            "loss": loss,
+            "lr": task.rate,
+            "grad_norm": task.gradient_norm(),
+            "validation_loss": None,
+            "seconds": self.seconds,
+        }, stop
+
+    def write(self, row: Row, task: Task) -> None:
+        if self.curve is not None:
+            self.curve.add(row)
+        if self.mirror is not None and self.mirror.logger is not None:
+            self.mirror.add({**row, **task.expert_load()})
+        step, now = int(row["step"] or 0), time.monotonic()
+        if step < self.spec.steps and now - self.shown < OFTEN:
+            return
+        self.shown = now
+        rate = self.speed.recent()
+        left = (self.spec.steps - step) * self.spec.budget.batch_tokens / rate
+        progress = Progress(self.id, step, self.spec.steps, float(row["loss"] or 0), self.latest, rate, left)
+        with suppress(OSError):  # a terminal that is gone
+            self.display.show(progress)
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    def judge(self, loss: float, step: int, last: bool = False) -> None:
+        """Raises Diverged."""
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss was {loss} at step {step}")
+        bound = FAR * max(self.first or 0.0, math.log(self.spec.model.vocab or 256))
+        self.high = self.high + step - self.judged if loss > bound else 0
+        self.judged = step
+        if loss > bound and (last or self.high >= max(LONG[0], LONG[1] * self.spec.steps)):
+            began = f"{self.first or 0.0:.2f} at the first"
+            raise Diverged(f"the loss was {loss:.2f} at step {step}, and {began}")
+
+    def look(self, trainer: Trainer, task: Task, tokens: int | None, alone: bool = False) -> Evaluation:
+        """`alone`: there is one rank, which may stop between batches."""
+
+        def between() -> None:
+            if alone and self.stop.requested:
+                self.save(trainer, task.steps.done)
+                raise KeyboardInterrupt(self.stop.reason)
+
+        world = trainer.world_size
+        return evaluate(
+            task.decoder,
+            self.validation,
+            self.spec.model.context,
+            self.spec.data.documents,
+            world * min(self.spec.rows // world, self.settings.micro_rows or self.spec.rows),
+            precision=self.spec.precision,
+            tokens=tokens,
+            prefix=self.spec.data.prefix,
+            between=between,
+        )
+
+    def due(self, trainer: Trainer, step: int) -> bool:
+        """Whether it is time for a checkpoint; the first rank's clock decides."""
+        steps, minutes = self.settings.checkpoint_steps, self.settings.checkpoint_minutes
+        if steps is not None and step // steps > self.saved_step // steps:
+            return True
+        if minutes is None:
+            return False
+        late = time.monotonic() - self.saved_at > 60 * minutes
+        return bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
+
+    def save(self, trainer: Trainer, step: int) -> None:
+        if self.curve is not None:
+            self.curve.sync()
+        self.checkpoints.save(trainer, step)
+        self.saved_at, self.saved_step = time.monotonic(), step

@@ -1,0 +1,59 @@
+"""The curve of a run while it grows, and what its record says of speed, memory and origin."""
+
+import json
+import os
+from itertools import takewhile
+from pathlib import Path
+
+from ablate.record import atomic, read_lines
+
+COLUMNS = {
+    "step": "int64",
+    "tokens": "int64",
+    "loss": "float64",
+    "lr": "float64",
+    "grad_norm": "float64",
+    "validation_loss": "float64",
+    "seconds": "float64",
+}
+Row = dict[str, float | int | None]
+
+
+class Curve:
+    """Rows by step. They grow in `curve.jsonl`, flushed row by row, so that a hard kill loses the last at
+    most, and synced with each checkpoint, so that a power cut loses none that is not made again;
+    `curve.parquet` is written whole at the end. A resumed run drops the rows it will make again."""
+
+    def __init__(self, folder: Path, done: int = 0):
+        """`done` steps lie before the checkpoint that the run goes on from."""
+        self.folder = folder
+        whole = takewhile(lambda row: row.keys() == COLUMNS.keys(), read_lines(folder / "curve.jsonl"))
+        self.rows: list[Row] = [row for row in whole if (row["step"] or 0) <= done]
+        with atomic(folder / "curve.jsonl") as f:
+            f.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        self.file = (folder / "curve.jsonl").open("a", buffering=1)
+
+    @property
+    def end(self) -> int:
+        """The step of the last row."""
+        return int(self.rows[-1]["step"] or 0) if self.rows else 0
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        self.file.write(json.dumps(row) + "\n")
+
+    def sync(self) -> None:
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+
+    def finish(self) -> None:
+        """Write `curve.parquet`."""
+        import pandas as pd
+
+        self.close()
+        frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
+        with atomic(self.folder / "curve.parquet") as f:
+            f.write(frame.to_parquet(index=False))
+        (self.folder / "curve.jsonl").unlink()

@@ -1,0 +1,73 @@
+"""What compiling gains on this device: a few steps of a run as it is and compiled, and the compiler's time.
+
+The compiler joins what stands between matrix products. How much that is, is not to be guessed from a model's
+size. What was measured is kept in the cache for the same architecture, rows, sources and device; torch keeps
+the compiled code, so the runs find it.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.train.fit import Run
+from ablate.train.settings import threads
+from ablate.train.speed.ensemble import Seat
+from ablate.train.speed.ensemble_runs import opened
+from ablate.train.speed.timing import clock, kept, key
+from ablate.train.trainer import hushed, trainer
+
+ROUNDS = 9
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Seconds of a step as it is and compiled, and what the compiler takes once; or the reason why there is
+    no compiled step."""
+
+    eager: float = 0.0
+    compiled: float = 0.0
+    once: float = 0.0
+    reason: str = ""
+
+
+def compiled(payload: dict[str, Any]) -> Compiled:
+    """Of the run that the payload asks for."""
+    run = opened(payload)
+    shape = [
+        run.spec.model.model_dump(mode="json"),
+        run.spec.rows,
+        run.spec.precision,
+        run.spec.data.documents,
+    ]
+    file = Path(payload["cache"]) / "compiled" / f"{key(run, shape)}.json"
+    with threads(run.settings.threads):
+        return kept(file, Compiled, lambda: measured(run))
+
+
+def measured(run: Run) -> Compiled:
+    """On other models than those that are trained."""
+    with hushed():
+        lightning = trainer(run.spec, run.settings, [])
+    plain, joined = (
+        Seat(run.spec, run.stream(), run.settings.model_copy(update={"compile": wish})).built_for(lightning)
+        for wish in (False, True)
+    )
+    half = torch.autocast(plain.device.type, torch.bfloat16, run.spec.precision == "bf16")
+    seconds = clock(plain.device)
+
+    def step(task: Seat) -> float:
+        return seconds(lambda n: task.training_step(n, n), 1)
+
+    with half:
+        step(plain)
+        begin = time.perf_counter()
+        step(joined)
+        once = time.perf_counter() - begin
+        step(joined)
+        each = [(step(plain), step(joined)) for _ in range(ROUNDS)]
+    eager, fast = (statistics.median(times) for times in zip(*each, strict=True))
+    return Compiled(eager, fast, once - fast)

@@ -1,0 +1,74 @@
+"""Whether a stack pays on this device: a few steps of it, timed against as many of a lone run.
+
+Small models gain where the time goes into launching kernels rather than into computing; which those are is
+not to be guessed from their size. What was measured is kept in the cache for the same architecture, number of
+runs, optimizers, sources and device, compiled or not.
+"""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.parts.base import Refused
+from ablate.train.fit import Run
+from ablate.train.settings import threads
+from ablate.train.speed.cuda_graph import SETTLED
+from ablate.train.speed.ensemble import Seat, Stack, seat
+from ablate.train.speed.ensemble_runs import family, opened
+from ablate.train.speed.timing import clock, kept, key
+from ablate.train.trainer import hushed, trainer
+
+ROUNDS = 5
+SHARE = 0.05  # seconds of each rival's turn in a round
+LONG = 1.0  # seconds of a lone step above which nothing is to be gained
+
+
+@dataclass(frozen=True)
+class Gain:
+    """`ratio`: the time of the runs one after the other over that of their stack: above 1 the stack is
+    faster. 0 where there can be none, for the reason given."""
+
+    ratio: float = 0.0
+    reason: str = ""
+
+
+def gain(payloads: list[dict[str, Any]]) -> Gain:
+    """Of the stack of the runs that the payloads ask for."""
+    runs = [opened(payload) for payload in payloads]
+    optimizers = sorted({run.spec.optim.name for run in runs})
+    name = key(runs[0], family(runs[0].spec), len(runs), runs[0].settings.compile, optimizers)
+    file = Path(payloads[0]["cache"]) / "replicas" / f"{name}.json"
+    with threads(runs[0].settings.threads):
+        return kept(file, Gain, lambda: measured(runs))
+
+
+def measured(runs: list[Run]) -> Gain:
+    """On other models than those that are trained."""
+    settings, steps = runs[0].settings, runs[0].spec.steps
+    try:
+        with hushed():
+            lightning = trainer(runs[0].spec, settings, [])
+        first = runs[0]
+        lone = Seat(first.spec, first.stream(), settings).built_for(lightning)
+        stack = Stack([seat(run, lightning) for run in runs], settings.compile)
+        stack.prove()
+    except Refused as refusal:
+        return Gain(reason=str(refusal))
+    seconds = clock(lone.device)
+
+    def alone(n: int) -> None:
+        lone.training_step(n % steps, n)
+
+    def together(n: int) -> None:
+        stack.step(n % steps)
+
+    ready = 2 if lone.captured is None else SETTLED  # the first is always slow
+    for _ in range(ready):
+        one = seconds(alone, 1)
+    if one > LONG:
+        return Gain(0.0, f"a step takes {one:.1f} s alone")
+    seconds(together, ready)
+    each = max(1, round(SHARE / one))
+    ratios = [len(runs) * seconds(alone, each) / seconds(together, each) for _ in range(ROUNDS)]
+    return Gain(statistics.median(ratios))

@@ -1,0 +1,247 @@
+"""`python train.py`, as a person runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+import ablate.cli.train as train_command
+from ablate.cli.compose import Mistaken, job, plain
+from ablate.cli.sweep import sweep
+from ablate.cli.train import FAILED, INTERRUPTED, RunFailed, fail, prepare, train
+from ablate.data.source import NoNetwork
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "data=text",
+    "data/tokenizer=bytes",
+    "model.width=16",
+    "model.depth=1",
+    "model.heads=2",
+    "model.context=16",
+    "budget.tokens=640",
+    "budget.batch_tokens=64",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_text("\n\n".join(f"Document {n}: {'so it goes ' * (n % 7 + 3)}" for n in range(200)))
+    return path
+
+
+def run(folder: Path, text: Path, *given: str) -> subprocess.CompletedProcess[str]:
+    places = [f"data.source.files=[{text}]", f"runs={folder}/runs", f"cache={text.parent}/cache"]
+    flags, overrides = [g for g in given if g.startswith("-")], [g for g in given if not g.startswith("-")]
+    command = [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *places, *overrides]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted(folder.glob("runs/*/record.json"))]
+
+
+def test_train_then_again_then_from_its_weights(tmp_path, text):
+    first = run(tmp_path, text)
+    assert first.returncode == 0, first.stderr
+    assert "validation loss" in first.stdout
+    assert "A sample" in first.stdout
+    (record,) = records(tmp_path)
+    assert record["status"] == "finished"
+    assert record["metrics"]["validation/loss"] > 0
+    assert "heldout" not in json.dumps(record["metrics"])
+
+    again = run(tmp_path, text)
+    assert "is finished" in again.stdout
+    assert records(tmp_path) == [record]
+
+    longer = run(
+        tmp_path, text, f"start=runs/{record['id']}", "model.context=32", "model/position/scaling=linear"
+    )
+    assert longer.returncode == 0, longer.stderr
+    child = next(r for r in records(tmp_path) if r["id"] != record["id"])
+    assert child["spec"]["parent"] == record["id"]
+
+
+def test_a_multirun_trains_every_combination(tmp_path, text):
+    done = run(tmp_path, text, "-m", "model/norm=layernorm,rmsnorm", "seed=0,1", "keep=none")
+    assert done.returncode == 0, done.stderr
+    seen = {(r["spec"]["model"]["norm"]["name"], r["spec"]["seed"]["init"]) for r in records(tmp_path)}
+    assert seen == {("layernorm", 0), ("layernorm", 1), ("rmsnorm", 0), ("rmsnorm", 1)}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["+model.position.bsae=3", "model.norm.eps=-1"],
+            ["model.position.bsae: unknown option", "model.norm.eps"],
+        ),
+        (["model/position=ropee"], ["ropee", "alibi", "rope"]),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, text):
+    done = run(tmp_path, text, *given)
+    assert done.returncode != 0
+    for word in said:
+        assert word in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["model.heads=3"], ["width 16 is not a multiple of heads 3"]),
+        (["model.attention.kv_heads=3"], ["kv_heads 3 does not divide heads 2"]),
+        (["model.attention.softcap=5", "model/kernel=sdpa"], ["sdpa", "cap", "kernel=auto"]),
+        (["data.source.files=[nowhere.txt]"], ["nowhere.txt"]),
+        (["budget.batch_tokens=65"], ["batch_tokens 65 is not a multiple"]),
+        (["parts=[mine.py]"], ["mine.py"]),
+        (["start=runs/none"], ["runs/none"]),
+        (["model.vocab=100"], ["model.vocab", "257"]),
+        (
+            ["+clipp=3", "rerun=no", "clip=inf", "optim.lr=inf"],
+            ["clipp: unknown option", "rerun", "clip", "optim.lr: Input should be a finite number"],
+        ),
+        (
+            ["+compile=true", "+trainer.keep=none", "keep=non", "logger.name=x", "trainer.strategy=x"],
+            [
+                "\ncompile: unknown option",
+                "trainer.keep: unknown option",
+                "\nkeep: Input should be",
+                "\nlogger.name: Input should be",
+                "\ntrainer.strategy: Input should be",
+            ],
+        ),
+        (
+            ["parent=abc", "trainer.capture=true", "trainer.nodes=2", "trainer.devices=3"],
+            ["start=runs/<id>", "trainer.capture", "torchrun", "trainer.devices"],
+        ),
+        (
+            ["model.context=2048", "budget.batch_tokens=2048", "budget.tokens=2048"],
+            ["the validation split has"],
+        ),
+    ],
+)
+def test_every_mistake_is_a_line(given, said, tmp_path, text, monkeypatch, capsys):
+    """As above, without a process for each."""
+    monkeypatch.chdir(tmp_path)
+    places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [*TINY, *places, *given])
+    with pytest.raises(SystemExit, match="2"):
+        train(config)
+    said_is = capsys.readouterr().err
+    for word in said:
+        assert word in said_is
+    assert "Traceback" not in said_is
+    assert not records(tmp_path)
+
+
+def test_a_plan_trains_nothing(tmp_path, text):
+    done = run(tmp_path, text, "plan=true")
+    assert done.returncode == 0, done.stderr
+    for word in ("parameters", "FLOP", "KV cache", "kernel", "memory", "time"):
+        assert word in done.stdout
+    assert not records(tmp_path)
+
+
+@pytest.mark.parametrize("command", [train, sweep])
+def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
+    def cut(*_):
+        raise NoNetwork("no network")
+
+    monkeypatch.setattr("ablate.cli.train.job", cut)
+    monkeypatch.setattr("ablate.cli.sweep.job", cut)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(command.__name__)
+    if command is sweep:
+        config.experiment, config.experiments = "llama", str(ROOT / "experiments")
+    with pytest.raises(SystemExit, match="2"):
+        command(config)
+    assert capsys.readouterr().err == "no network\n"
+
+
+def test_sweep_refuses_options_before_anything_runs(capsys):
+    config = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
+    wrong = {"plan": "flase", "keep": "nothing", "slots": 0, "devices": 0, "strategy": "foo", "retries": -1}
+    with pytest.raises(SystemExit, match="2"):
+        sweep(OmegaConf.merge(config, {"experiment": "llama", **wrong}))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == list(wrong)
+
+
+def test_a_group_that_was_taken_away_is_named():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = plain(compose("train", ["~data", "~trainer"]))
+    with pytest.raises(Mistaken) as wrong:
+        job(config)
+    assert "data.source: missing" in wrong.value.mistakes
+
+
+def test_a_stop_ends_a_multirun_and_a_failure_does_not(monkeypatch):
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN))
+    with pytest.raises(RunFailed):
+        fail("crashed", FAILED)
+    with pytest.raises(SystemExit) as stopped:
+        fail("interrupted", INTERRUPTED)
+    assert stopped.value.code == 130
+
+
+def test_a_stop_before_the_training_is_a_line(monkeypatch, capsys):
+    def tokenising(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ablate.cli.train.job", tokenising)
+    with pytest.raises(SystemExit) as stopped:
+        train(OmegaConf.create())
+    assert stopped.value.code == 130
+    assert "run this again" in capsys.readouterr().err
+
+
+def test_of_the_processes_of_torchrun_the_first_has_the_lease(monkeypatch):
+    """The others train beside it, and end badly where they fail: it would wait for them."""
+    ended = iter(["finished", "out_of_memory"])
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("ablate.cli.train.trained", lambda *_: SimpleNamespace(status=next(ended)))
+    todo = SimpleNamespace(runs=Path("runs"), id="abc")
+    train_command.run(todo, None, None)
+    with pytest.raises(SystemExit, match="1"):
+        train_command.run(todo, None, None)
+
+
+def test_a_multirun_on_the_slots_engine(tmp_path, text):
+    there = f"runs={tmp_path}/elsewhere/runs"
+    done = run(
+        tmp_path, text, "-m", "hydra/launcher=slots", "hydra.launcher.slots=2", "seed=0,1", "keep=none", there
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [r["status"] for r in records(tmp_path / "elsewhere")] == ["finished", "finished"]
+
+
+def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
+    places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = plain(compose("train", [*TINY, *places]))
+    assert prepare(dict(config), [])["code"]
+    assert prepare({**config, "rerun": True}, [])["code"] == ""
+    with pytest.raises(ValueError, match="plan=true trains nothing"):
+        prepare({**config, "plan": True}, [])
+
+
+@pytest.mark.parametrize(("asked", "slots"), [(1, 1), (2, 2), ("auto", 1)])
+def test_a_run_takes_as_many_slots_as_devices(text, asked, slots):
+    places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache", f"trainer.devices={asked}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert prepare(plain(compose("train", [*TINY, *places])), [])["devices"] == slots

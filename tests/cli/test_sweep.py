@@ -1,0 +1,333 @@
+"""`python sweep.py`, as a person runs it: a small study end to end, killed and resumed."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from rich.console import Console
+from store_work import killed
+
+from ablate.cli.compose import Mistaken
+from ablate.cli.composer import Composer
+from ablate.cli.sweep import Sweep
+from ablate.cli.sweep import sweep as swept
+from ablate.record import RunRecord
+from ablate.study.design.runs import PlannedRun
+from ablate.study.design.study import StudyMistaken, load, read
+from ablate.study.results import FOLDER
+from ablate.study.results import read as results
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
+STUDY = """
+question: Does position matter?
+base:
+  - data=text
+  - data.source.files=[{text}]
+  - data/tokenizer=bytes
+  - model.width=16
+  - model.depth=1
+  - model.heads=2
+  - model.context=16
+  - budget.tokens=640
+  - budget.batch_tokens=64
+axis: [model.position]
+baseline: rope
+arms: {{rope: [], alibi: [model/position=alibi], none: [model/position=none]}}
+placebo: true
+seeds: 2
+tune: fixed
+metric: heldout/loss
+margin: 0.05
+claims: [{{id: C16, predicate: rope < none}}]
+"""
+RUNS = 8
+TASK = ["data=copy", "data.source.trained=[6,7]", "data.source.tested=[6,12]", "data.source.train=20"]
+TASK += ["data.source.validation=10", "data.source.heldout=10"]
+
+
+def asked_of(place: Path, **changes: Any) -> Sweep:
+    """`sweep.py` with the options it has unless told otherwise, and these."""
+    node = OmegaConf.to_container(OPTIONS)
+    where = {"experiments": place / "experiments", "store": place, "cache": place / "cache"}
+    return Sweep({**node, "experiment": "small", **where, **changes}, Console(width=200))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "a.txt").write_text(
+        "\n\n".join(f"Document {n}: {'so it goes ' * (n % 7 + 3)}" for n in range(200))
+    )
+    experiment = folder / "experiments" / "small"
+    experiment.mkdir(parents=True)
+    (experiment / "study.yaml").write_text(STUDY.format(text=folder / "a.txt"))
+    return folder
+
+
+def places(folder: Path) -> list[str]:
+    return [f"experiments={folder}/experiments", f"store={folder}/runs", f"cache={folder}/cache"]
+
+
+def command(folder: Path, *given: str) -> list[str]:
+    return [sys.executable, str(ROOT / "sweep.py"), *places(folder), "slots=2", *given]
+
+
+def sweep(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *given), cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *given: str) -> str:
+    """What is said of a mistake, without a process of its own."""
+    with pytest.raises(SystemExit, match="2"):
+        swept(OmegaConf.merge(OPTIONS, OmegaConf.from_dotlist(list(given))))
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def records(folder: Path) -> dict[str, dict]:
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("runs/*/record.json")}
+
+
+def test_a_study_for_a_gpu_is_planned_without_a_guess_made_on_the_cpu(tmp_path, monkeypatch, capsys):
+    """Its kernel, flex, does not train on a CPU, and how long a GPU takes a CPU does not tell."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "a.txt").write_text("\n\n".join(f"Document {n}: {'so it goes ' * 9}" for n in range(200)))
+    experiment = tmp_path / "experiments" / "small"
+    experiment.mkdir(parents=True)
+    wide = STUDY.replace("model.width=16", "model.width=32").format(text=tmp_path / "a.txt")
+    (experiment / "study.yaml").write_text(wide)
+    asked_of(tmp_path, gpus=True, plan=True).go()
+    said = capsys.readouterr().out
+    assert "flex" in said and "Runs" in said and "about" not in said
+
+
+def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
+    planned = sweep(place, "experiment=small", "plan=true")
+    assert planned.returncode == 0, planned.stderr
+    assert "placebo" in planned.stdout
+    assert not records(place)
+
+    assert sweep(place, "experiment=small", "freeze=true").returncode == 0
+    assert (place / "experiments/small/plan.json").is_file()
+
+    first = subprocess.Popen(command(place, "experiment=small"), cwd=place, stdout=subprocess.DEVNULL)
+    while len(records(place)) < 2 and first.poll() is None:
+        time.sleep(0.1)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    early = {id: record["provenance"]["ended"] for id, record in records(place).items()}
+    assert 2 <= len(early) < RUNS
+
+    done = sweep(place, "experiment=small")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = records(place)
+    assert len(after) == RUNS
+    assert {r["status"] for r in after.values()} == {"finished"}
+    assert {id: after[id]["provenance"]["ended"] for id in early} == early  # nothing finished was done again
+    assert all(r["looks"] == 1 and r["metrics"]["heldout/loss"] > 0 for r in after.values())
+
+    folder = place / "experiments/small"
+    html, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert "Does position matter?" in html
+    assert "Does position matter?" in markdown
+    rebuilt = sweep(place, "experiment=small", "report=true")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (folder / "report.html").read_text() == html
+
+    again = sweep(place, "experiment=small")
+    assert again.returncode == 0, again.stderr
+    assert records(place) == after
+
+    loose = sweep(place, "runs=runs/*")
+    assert loose.returncode == 0, loose.stderr
+    for word in ("position.name=alibi", "heldout/loss", "Exploratory"):
+        assert word in loose.stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize("replicas", [pytest.param("4", marks=pytest.mark.slow), "auto"])
+def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path):
+    """Seeds of an arm, and those of the placebo with those of the baseline: the records are found by the same
+    ids. With `auto`, the cache keeps what was measured of each architecture."""
+    options = [f"experiments={place}/experiments", f"cache={tmp_path}/cache", f"replicas={replicas}"]
+    done = sweep(tmp_path, "experiment=small", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(tmp_path)
+    assert len(found) == RUNS and {r["status"] for r in found.values()} == {"finished"}
+    stacked = [r["provenance"]["replicas"] for r in found.values() if "replicas" in r["provenance"]]
+    measured = [json.loads(p.read_text()) for p in tmp_path.glob("cache/replicas/*.json")]
+    if replicas == "auto":
+        assert len(measured) == 3 and all(m["ratio"] > 0 for m in measured)
+    else:
+        assert stacked and max(stacked) == 4 and not measured
+    if len(records(place)) < RUNS:  # this test is run by itself
+        assert sweep(place, "experiment=small").returncode == 0
+    for id, alone in records(place).items():
+        assert found[id]["metrics"] == pytest.approx(alone["metrics"], abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("replicas=0", "replicas: auto, off, or the most runs"),
+        ("compile=fast", "compile: auto, true or false, not 'fast'"),
+    ],
+)
+def test_a_wrong_option_is_refused(option, said, place, capsys):
+    assert said in refusal(capsys, *places(place), "experiment=small", option)
+
+
+def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
+    asked = asked_of(place, wandb={"mirror": True, "project": "p", "entity": None})
+    arm = "+".join(["layernorm_nobias"] * 5)
+    logger = asked.logger(PlannedRun("", "base", arm, "test", 0, None, 0, {}))
+    assert logger["config"]["arm"] == arm
+    assert logger["tags"][0] == f"arm:{arm}"[:64]
+
+
+def test_a_misspelt_choice_is_told_the_others(tmp_path):
+    with pytest.raises(Mistaken, match=r"'model/norm/rmsnrom'; there are dyt, .*, rmsnorm"):
+        Composer(str(tmp_path))(["model/norm=rmsnrom"])
+
+
+def test_a_study_says_what_it_would_not_heed(tmp_path):
+    with pytest.raises(Mistaken, match=r"trainer\.log_every: decides no number of a run"):
+        Composer(str(tmp_path))(["model.width=16", "trainer.log_every=4"])
+
+
+@pytest.mark.parametrize(
+    ("change", "node", "said"),
+    [
+        (("heldout/loss", "heldoutt/loss"), {}, "heldoutt/loss: no measure gives it"),
+        (("margin: 0.05", "measures: [stabilty/x]"), {}, "stabilty/x: no measure gives it"),
+        (("heldout/loss", "heldout/los"), {}, r"there are heldout/loss, heldout/perplexity"),
+        (("heldout/loss", "validation/los"), {}, r"there are validation/loss, validation/perplexity"),
+        (("margin: 0.05", "margin: 0.05\nmeasures: [length/early/4]"), {}, r"there are .*length/early/\*x"),
+        (("margin: 0.05", "margin: 0.05\nmeasures: [length/early/4x, counts/active]"), {}, None),
+        (("", ""), {"keep": "none"}, "keep=none: heldout is measured on kept weights"),
+        (("heldout/loss", "validation/loss"), {"keep": "none"}, None),
+    ],
+)
+def test_every_number_has_something_that_gives_it(change, node, said, place):
+    asked = asked_of(place, **node)
+    study = read(yaml.safe_load(STUDY.format(text="a.txt").replace(*change)))
+    if said is None:
+        asked.check_measures(study)
+    else:
+        with pytest.raises(Mistaken, match=said):
+            asked.check_measures(study)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "said"),
+    [
+        ("heldout/loss", ["data.source.heldout=0"], "the heldout split has 0 tokens"),
+        ("heldout/loss", [], None),
+        ("validation/loss", ["data.source.heldout=0"], None),
+        ("heldout/loss", TASK, "the longest example of the heldout split has 26 tokens"),
+        ("skill/exact", TASK, None),
+    ],
+)
+def test_held_out_text_that_cannot_be_read_is_refused_before_the_runs(metric, text, said, place):
+    asked = asked_of(place)
+    study = read(yaml.safe_load(STUDY.format(text=place / "a.txt").replace("heldout/loss", metric)))
+    base = study.base[3:] if text is TASK else study.base
+    arm = SimpleNamespace(name="rope", spec=asked.composer([*base, *text]))
+    planned = SimpleNamespace(study=study, arms=[arm])
+    if said is None:
+        asked.check_heldout(planned)
+    else:
+        with pytest.raises(Mistaken, match=said):
+            asked.check_heldout(planned)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("alibi: [model/position=alibi]", "alibi: [model/position=alibi, model.depth=2]"), "model.depth"),
+        (("none: [model/position=none]", "same: [model/position=rope]"), "same"),
+        (("none: [model/position=none]", "none: [model/position=nope]"), "nope"),
+        (("seeds: 2", "seedz: 2"), "seedz"),
+        (("baseline: rope", "baseline: ropee"), "ropee"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_anything_runs(change, said, place, tmp_path, capsys):
+    experiment = tmp_path / "experiments" / "small"
+    experiment.mkdir(parents=True)
+    text = STUDY.format(text=place / "a.txt")
+    assert change[0] in text
+    (experiment / "study.yaml").write_text(text.replace(*change))
+    assert said in refusal(capsys, *places(tmp_path), "experiment=small", f"cache={place}/cache")
+    assert not records(tmp_path)
+
+
+def test_a_measure_of_ones_own_is_known_by_its_file(place, tmp_path, own_parts):
+    file = tmp_path / "mine.py"
+    file.write_text("""
+from ablate.registry import measure
+
+
+@measure("mine", paper="ours")
+class Mine:
+    def __init__(self): ...
+""")
+    own = STUDY.format(text=place / "a.txt").replace("margin: 0.05", "margin: 0.05\nmeasures: [mine/size]")
+    study = read(yaml.safe_load(own.replace("- data=text", f"- data=text\n  - parts=[{file}]")))
+    assert asked_of(place).planned(study).study.measures == ("mine/size",)
+
+
+@pytest.mark.parametrize("asked", ["report", "race"])
+def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/study.yaml").write_text(STUDY.format(text=place / "a.txt"))
+    with pytest.raises(Mistaken, match=f"{asked}: .* has no results yet"):
+        asked_of(place, experiment="new", experiments=tmp_path, **{asked: True}).go()
+
+
+def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch, capsys):
+    record = RunRecord(id="a", status="finished", code="c", spec={}, fingerprint={})
+    record.save(tmp_path / "a")
+    monkeypatch.setattr("ablate.measure.score.work", killed)
+    study = read(yaml.safe_load(STUDY.format(text="a.txt")))
+    asked_of(place, store=tmp_path, slots=1).score(SimpleNamespace(study=study), [SimpleNamespace(id="a")])
+    assert "a scoring process was killed" in capsys.readouterr().out
+    assert RunRecord.load(tmp_path / "a") == record
+
+
+def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
+    def full(node, console):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    monkeypatch.setattr("ablate.cli.compare_runs.compare_loose", full)
+    with pytest.raises(SystemExit) as ended:
+        swept(OmegaConf.merge(OPTIONS, {"runs": "runs/*"}))
+    assert ended.value.code == 1
+    assert "report.html: No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_damaged_results_and_studies_are_named(text, tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=r"study\.json is damaged .*; run the study again"):
+        results(tmp_path)
+    (tmp_path / "study.yaml").write_bytes(b"question: D\xe9j\xe0 vu?")
+    with pytest.raises(StudyMistaken, match=r"study\.yaml: 'utf-8'"):
+        load(tmp_path / "study.yaml")
+
+
+def test_a_missing_experiment_names_those_there_are(place):
+    refused = sweep(place, "experiment=smal")
+    assert refused.returncode == 2
+    assert "there are small" in refused.stderr

@@ -1,0 +1,112 @@
+"""Measures on a real run: added to its record from the stored weights, and looks counted."""
+
+from pathlib import Path
+
+import pytest
+from training import QUIET, prepared_for, run_spec, write_text
+
+from ablate.measure import Found
+from ablate.measure.score import Unscored, after, missing, score, work
+from ablate.record import RunRecord
+from ablate.registry import measure
+from ablate.train.fit import fit
+
+NAMES = ("length", "stability", "cost")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, Path]:
+    """The folder of a run, and the cache."""
+    place = tmp_path_factory.mktemp("scored")
+    spec = run_spec(write_text(place))
+    record = fit(spec, prepared_for(spec, place), QUIET, place / "runs")
+    return place / "runs" / record.id, place / "cache"
+
+
+def test_measures_join_the_record_and_a_sealed_split_counts_as_a_look(run, monkeypatch):
+    folder, cache = run
+    monkeypatch.chdir(folder.parent.parent)  # stability finds the curve in runs/
+    before = RunRecord.load(folder)
+    for name, looks in zip(NAMES, (1, 1, 1), strict=True):
+        record = score(folder, cache, [name])
+        assert record.looks == before.looks + looks
+        assert not missing(record, [name])
+    assert record == RunRecord.load(folder)
+    assert score(folder, cache, NAMES) == record  # nothing is measured twice
+    for name in ("length/sliding/ratio/8x", "stability/gradient_max", "cost/kv_bytes_per_token"):
+        assert name in record.metrics
+    assert record.metrics["stability/clipped_loss"] == before.metrics["validation/loss"]
+    assert len(record.vectors["length/by_position/8x"]) == 64
+    assert all(name.split("/")[0] in NAMES for name in set(record.metrics) - set(before.metrics))
+
+
+def test_what_another_process_measured_meanwhile_stays(run, monkeypatch):
+    folder, cache = run
+    before = RunRecord.load(folder)
+
+    class Slow:
+        def __call__(self, *given) -> Found:
+            there = RunRecord.load(folder)
+            metrics = {**there.metrics, "other/number": 1.0}
+            there.model_copy(update={"metrics": metrics, "looks": there.looks + 1}).save(folder)
+            return Found({"heldout/loss": 2.0}, {})
+
+    monkeypatch.setattr("ablate.measure.score.missing", lambda record, names: names)
+    monkeypatch.setattr(measure, "build", lambda name: Slow())
+    record = score(folder, cache, ["heldout"])
+    assert record.metrics["other/number"] == 1 and record.metrics["heldout/loss"] == 2
+    assert record.looks == before.looks + 2 and record == RunRecord.load(folder)
+    before.save(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "strange"),
+    [
+        (
+            {},
+            Found({"mine/number": 1.0, "validation/loss": 0.0}, {}),
+            r"gives mine/\*, and found validation/loss",
+        ),
+        ({}, Found({}, {"validation/loss": []}), "and found validation/loss"),
+        ({"gives": ("number",)}, Found({"mine/numbr": 1.0}, {}), "gives mine/number, and found mine/numbr"),
+    ],
+)
+def test_a_measure_gives_what_it_says_under_its_own_name(said, found, strange, run, own_parts):
+    folder, cache = run
+    before = RunRecord.load(folder)
+    measure("mine", paper="ours")(type("Mine", (), {**said, "__call__": lambda *given: found}))
+    with pytest.raises(Unscored, match=strange):
+        score(folder, cache, ["mine"])
+    assert RunRecord.load(folder) == before
+
+
+def test_a_measure_that_fails_is_a_line_and_no_traceback(run, own_parts):
+    def fails(*given):
+        raise RuntimeError("no room")
+
+    folder, cache = run
+    measure("mine", paper="ours")(type("Mine", (), {"__call__": fails}))
+    said = work({"folder": str(folder), "cache": str(cache), "measures": ["mine"], "parts": []})
+    assert said == f"{folder}: RuntimeError: no room"
+
+
+def test_what_cannot_be_scored_is_said(run, tmp_path):
+    folder, cache = run
+    record = RunRecord.load(folder)
+    with pytest.raises(Unscored, match=r"no measure is called validation; there are .*heldout"):
+        score(folder, cache, ["heldout", "validation"])  # a name of the record's, but no measure's
+    record.model_copy(update={"status": "diverged"}).save(tmp_path)
+    assert score(tmp_path, cache, []).status == "diverged"
+    with pytest.raises(Unscored, match="is diverged, not finished"):
+        score(tmp_path, cache, ["heldout"])
+
+
+def test_the_worker_that_trained_a_run_scores_it_if_the_job_says_so(run):
+    folder, cache = run
+    known = RunRecord.load(folder)
+    payload = {"cache": str(cache), "parts": []}
+    after(folder, payload)
+    after(folder, {**payload, "measures": []})
+    assert RunRecord.load(folder) == known
+    after(folder, {**payload, "measures": ["heldout"]})
+    assert RunRecord.load(folder) == score(folder, cache, ["heldout"]) != known

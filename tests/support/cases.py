@@ -1,0 +1,101 @@
+"""The models that the contracts are held against: each registered part in turn, and the hard combinations."""
+
+from typing import Any
+
+import torch
+from conftest import small
+
+from ablate.model.decoder import Decoder
+from ablate.registry import registries
+from ablate.spec import ModelSpec
+
+LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn")
+SHARED = ("init", "kernel")
+# Refused in training on a CPU; tests/parts/test_kernels.py holds them to the reference.
+GPU_ONLY = ("flex", "flash")
+
+
+def _inside(kind: str, name: str) -> dict[str, Any]:
+    """Parts that stand inside another part."""
+    return {
+        "activation": {"ffn": {"name": "glu", "width": 40, "activation": name}},
+        "scaling": {"position": {"name": "rope", "scaling": name}},
+    }[kind]
+
+
+def parts() -> dict[str, dict[str, Any]]:
+    """One model for each registered part, at its defaults."""
+    found = {f"{kind}={name}": {kind: name} for kind in (*LAYERED, *SHARED) for name in registries[kind]}
+    for name in GPU_ONLY:
+        del found[f"kernel={name}"]
+    found |= {
+        f"{kind}={name}": _inside(kind, name)
+        for kind in ("activation", "scaling")
+        for name in registries[kind]
+    }
+    return found
+
+
+HARD: dict[str, dict[str, Any]] = {
+    "transformer_xl": {"position": "transformer_xl"},
+    "t5": {"position": "t5"},
+    "prefix": {"attention": {"name": "softmax", "kv_heads": 2, "mask": "prefix"}},
+    "parallel": {"topology": "parallel", "norm": "rmsnorm"},
+    "parallel_two_norms": {"topology": "parallel_two_norms"},
+    "deepnorm": {"placement": "deepnorm", "init": "deepnorm"},
+    "local_global": {
+        "depth": 4,
+        "variants": {
+            "local": {"attention": {"window": 5}},
+            "global": {"position": {"name": "none"}},
+        },
+        "pattern": ["local", "global"],
+    },
+    "moe": {"ffn": {"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}, "router_z": 0.001}},
+    "moe_capacity": {
+        "ffn": {
+            "name": "moe",
+            "experts": 4,
+            "expert": {"name": "glu", "width": 24},
+            "capacity": 1.25,
+            "shared": 1,
+        }
+    },
+    "sink_logit": {"attention": {"name": "softmax", "kv_heads": 2, "sink_logit": True}},
+    "keep_first": {"attention": {"name": "softmax", "kv_heads": 2, "window": 5, "keep_first": 2}},
+    "qk_norm_softcap": {
+        "attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}
+    },
+    "everything": {
+        "position": "t5",
+        "topology": "parallel",
+        "placement": "peri",
+        "attention": {
+            "name": "softmax",
+            "kv_heads": 1,
+            "window": 6,
+            "keep_first": 1,
+            "sink_logit": True,
+            "qk_norm": "rmsnorm",
+            "qk_norm_over": "width",
+            "bias": ["q", "k", "v", "out"],
+        },
+        "head": {"tied": False, "bias": True, "softcap": 10.0},
+        "embedding": {"scale": "sqrt_width", "norm": "rmsnorm"},
+    },
+}
+
+CASES: dict[str, dict[str, Any]] = {**parts(), **{f"hard:{name}": case for name, case in HARD.items()}}
+
+
+def model(
+    case: dict[str, Any], dtype: torch.dtype = torch.float64, noise: float = 0.05, **options: Any
+) -> Decoder:
+    """A started model whose every parameter is moved off its start, so that none hides as a zero or a one."""
+    spec: ModelSpec = small(**{**case, **options})
+    decoder = Decoder(spec).start(0).to(dtype).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in decoder.parameters():
+            p += noise * torch.randn(p.shape, generator=generator).to(p)
+    return decoder

@@ -1,0 +1,147 @@
+"""Optimizers and schedules."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import small
+from pydantic import ValidationError
+
+from ablate.model.decoder import Decoder
+from ablate.registry import optimizer, schedule
+from ablate.train.schedule import factor
+
+CONF = Path(__file__).parents[2] / "conf"
+STEPS = 200
+
+
+def named() -> list[tuple[str, torch.nn.Parameter]]:
+    options = {
+        "attention": {"name": "softmax", "bias": ["q"]},
+        "position": "learned",
+        "head": {"tied": False},
+    }
+    return list(Decoder(small(**options)).start(0).named_parameters())
+
+
+@pytest.mark.parametrize("name", list(schedule))
+def test_every_schedule_rises_to_its_peak_and_never_above(name):
+    options = schedule.parse({"name": name, "warmup": 20})
+    factors = [factor(options, step, STEPS) for step in range(STEPS)]
+    assert factors[0] == pytest.approx(1 / 20 if name == "inverse_sqrt" else 1 / 21)
+    assert all(a < b for a, b in pairwise(factors[:20]))
+    assert max(factors) == pytest.approx(1.0, abs=1e-9)
+    assert all(a >= b for a, b in pairwise(factors[20:]))
+
+
+@pytest.mark.parametrize("name", list(schedule))
+def test_a_share_of_warmup_is_as_many_steps(name):
+    by_share = schedule.parse({"name": name, "warmup": 0.1})
+    by_steps = schedule.parse({"name": name, "warmup": 20})
+    for step in range(STEPS):
+        assert factor(by_share, step, STEPS) == factor(by_steps, step, STEPS)
+
+
+@pytest.mark.parametrize("warmup", [1.0, -1, 1.5, "many"])
+def test_a_warmup_that_is_neither_steps_nor_a_share_is_refused(warmup):
+    with pytest.raises(ValidationError):
+        schedule.parse({"name": "cosine", "warmup": warmup})
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
+def test_the_end_is_the_final_share(name):
+    options = schedule.parse({"name": name, "warmup": 0, "final": 0.25})
+    assert factor(options, STEPS, STEPS) == pytest.approx(0.25)
+
+
+def test_known_values():
+    """Half way down; sqrt(1/4) at four times the warm-up; the plateau and the middle of the decay."""
+    assert factor(schedule.parse({"name": "cosine", "warmup": 0, "final": 0.0}), 100, 200) == pytest.approx(
+        0.5
+    )
+    assert factor(schedule.parse({"name": "linear", "warmup": 0}), 150, 200) == pytest.approx(0.25)
+    assert factor(schedule.parse({"name": "inverse_sqrt", "warmup": 10}), 39, 200) == pytest.approx(0.5)
+    wsd = schedule.parse({"name": "wsd", "warmup": 0, "decay": 0.5})
+    assert [factor(wsd, step, 200) for step in (99, 150)] == pytest.approx([1.0, 0.5])
+
+
+@pytest.mark.parametrize("name", list(optimizer))
+def test_only_matrices_decay(name):
+    for built in optimizer.build({"name": name, "weight_decay": 0.3}, named()):
+        for group in built.param_groups:
+            assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_the_vectors_of_single_heads_do_not_decay():
+    parameters = dict(Decoder(small(position="transformer_xl")).start(0).named_parameters())
+    (built,) = optimizer.build({"name": "adamw", "weight_decay": 0.3}, list(parameters.items()))
+    fixed = {id(p) for group in built.param_groups if not group["weight_decay"] for p in group["params"]}
+    assert {"positions.0.u", "positions.0.v"} <= {n for n, p in parameters.items() if id(p) in fixed}
+
+
+@pytest.mark.parametrize("name", list(optimizer))
+def test_each_parameter_is_stepped_once(name):
+    parameters = named()
+    built = optimizer.build(name, parameters)
+    stepped = [id(p) for o in built for group in o.param_groups for p in group["params"]]
+    assert sorted(stepped) == sorted(id(p) for _, p in parameters)
+    before = [p.detach().clone() for _, p in parameters]
+    for _, p in parameters:
+        p.grad = torch.ones_like(p) + torch.arange(p.numel()).view_as(p) % 3
+    for o in built:
+        o.step()
+    assert all(not torch.equal(old, p) for old, (_, p) in zip(before, parameters, strict=True))
+
+
+def test_muon_has_the_matrices_inside_the_layers():
+    parameters = named()
+    muon, rest = optimizer.build({"name": "muon", "rest": {"name": "adamw", "lr": 0.5}}, parameters)
+    names = {id(p): name for name, p in parameters}
+    first = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    second = {names[id(p)] for group in rest.param_groups for p in group["params"]}
+    assert all(name.startswith("layers.") for name in first)
+    assert {"embedding.weight", "head.weight", "leave.weight"} <= second
+    assert any(name.startswith("positions.") for name in second)
+    assert {group["lr"] for group in rest.param_groups} == {0.5}
+
+
+def test_muon_makes_the_update_orthogonal():
+    """All singular values of a step are about equal, whatever those of the gradient."""
+    p = torch.nn.Parameter(torch.zeros(16, 16))
+    p.grad = torch.diag(torch.logspace(-0.5, 0.5, 16))
+    optimizer.build({"name": "muon", "lr": 1.0, "momentum": 0.0}, [("layers.0.q", p)])[0].step()
+    values = torch.linalg.svdvals(p.detach())
+    assert values.max() / values.min() < 3
+
+
+def test_sgd_is_gradient_descent():
+    p = torch.nn.Parameter(torch.ones(2, 2))
+    p.grad = torch.full((2, 2), 3.0)
+    optimizer.build({"name": "sgd", "lr": 0.5, "momentum": 0.0}, [("w", p)])[0].step()
+    assert p.tolist() == [[-0.5, -0.5], [-0.5, -0.5]]
+
+
+@pytest.mark.parametrize(
+    ("registry", "folder"), [(optimizer, "optim"), (schedule, "schedule")], ids=["optimizer", "schedule"]
+)
+def test_each_has_a_file_with_every_option_at_its_default(registry, folder):
+    files = {path.stem: path for path in (CONF / folder).glob("*.yaml")}
+    for name in registry:
+        node = yaml.safe_load(files[name].read_text())
+        nested = {
+            key.partition("@")[2]: choice
+            for default in node.pop("defaults", [])
+            if isinstance(default, dict)
+            for key, choice in default.items()
+        }
+        options = registry[name].options
+        assert set(node) | set(nested) == set(options.model_fields)
+        assert registry.parse({**node, **nested}) == registry.parse(name)
+
+
+def test_a_step_of_a_very_long_run_is_finite():
+    options = schedule.parse({"name": "inverse_sqrt"})
+    assert math.isfinite(factor(options, 10**9, 10**9 + 1))

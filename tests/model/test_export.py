@@ -49,13 +49,17 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"attention": {"name": "softmax", "kv_heads": 2, "qk_norm_over": "width", **QK}},
     "mixtral": {"ffn": {"name": "moe", "experts": 4, "expert": SWIGLU}},
     "gpt2": {**GPT, "position": "learned"},
-    "gpt_neox": {**GPT, "topology": "parallel_two_norms", "position": {"name": "rope", "fraction": 0.5}},
+    "gpt_neox": {
+        **GPT,
+        "topology": "parallel_two_norms",
+        "position": {"name": "rope", "rotary_fraction": 0.5},
+    },
     "falcon": {**GPT, "topology": "parallel", "attention": {"name": "softmax", "kv_heads": 1}}
     | {"ffn": {"name": "mlp", "width": 48}},
     "mpt": {**GPT, "norm": {"name": "layernorm", "bias": False}, "position": "alibi"}
     | {"attention": "softmax", "ffn": {"name": "mlp", "ratio": 4.0}},
     "phi": {**GPT, "topology": "parallel", "head": {"tied": False, "bias": True}}
-    | {"position": {"name": "rope", "fraction": 0.5}},
+    | {"position": {"name": "rope", "rotary_fraction": 0.5}},
 }
 WINDOWS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -78,7 +82,7 @@ def of_family(name: str, windows: str = "none", **options: Any) -> ModelSpec:
 
 def random(spec: ModelSpec) -> Decoder:
     """Every parameter random, biases and norms too."""
-    decoder = Decoder(spec).start(0)
+    decoder = Decoder(spec).init_parameters(0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in decoder.parameters():
@@ -131,8 +135,8 @@ def test_a_window_for_no_layer_is_written_where_transformers_wants_one(tmp_path)
 )
 @pytest.mark.parametrize("name", ["llama", "mixtral", "qwen2", "gpt_neox", "falcon"])
 def test_every_accepted_rotation_runs_in_transformers(name, scaling, tokens, tmp_path):
-    fraction = {"gpt_neox": 0.5}.get(name, 1.0)
-    position = {"name": "rope", "base": 500.0, "fraction": fraction, "scaling": scaling}
+    rotary_fraction = {"gpt_neox": 0.5}.get(name, 1.0)
+    position = {"name": "rope", "base": 500.0, "rotary_fraction": rotary_fraction, "scaling": scaling}
     decoder = random(of_family(name, position=position))
     try:
         export_folder(decoder, tmp_path / "out", name)
@@ -168,7 +172,7 @@ BARE = {"norm": {"name": "layernorm", "bias": False}, "position": "learned"} | {
     [
         (BARE, "gpt2"),  # nanoGPT's with bias=False
         ({"attention": {"name": "softmax", "bias": ["q"]}}, "llama"),
-        ({"position": {"name": "rope", "fraction": 0.5}, "topology": "parallel"} | {"head": {"tied": False}}
+        ({"position": {"name": "rope", "rotary_fraction": 0.5}, "topology": "parallel"} | {"head": {"tied": False}}
          | {"norm": "layernorm", "ffn": {"name": "mlp", "width": 48}}, "phi"),
         ({"norm": {"name": "layernorm", "weight": False, "bias": False}, "position": "learned"}
          | {"ffn": {"name": "mlp", "width": 48}}, "gpt2"),

@@ -124,10 +124,10 @@ def rope_styles(config: Config) -> Iterator[Spoiled]:
 def fractions(config: Config) -> Iterator[Spoiled]:
     """How much of a head turns, by each of its names."""
     for name in ("partial_rotary_factor", "rotary_pct"):
-        for fraction in (1.0, 0.5, 0.25, 0.3):
-            yield Spoiled(f"{name} {fraction}", config | {name: fraction})
-            rope = {**(config.get("rope_parameters") or {}), name: fraction}
-            yield Spoiled(f"{name} {fraction} inside", config | {"rope_parameters": rope})
+        for rotary_fraction in (1.0, 0.5, 0.25, 0.3):
+            yield Spoiled(f"{name} {rotary_fraction}", config | {name: rotary_fraction})
+            rope = {**(config.get("rope_parameters") or {}), name: rotary_fraction}
+            yield Spoiled(f"{name} {rotary_fraction} inside", config | {"rope_parameters": rope})
 
 
 def added(config: Config) -> Iterator[Spoiled]:

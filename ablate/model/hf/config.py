@@ -62,7 +62,7 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
     """
     given = family.unpack(_without(config, ignore, family))
     if any(option.theirs == "rope_parameters" for option in family.options):
-        given = rotation.gather(given, family.theta, family.fraction, family.old_rope)
+        given = rotation.gather(given, family.theta, family.rotary_fraction, family.old_rope)
     _refuse_unknown(given, family)
 
     tree: dict[str, Any] = {"embedding": {"norm": "none"}, "head": {}, "init": "gpt2", "kernel": "auto"}
@@ -142,7 +142,9 @@ def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]
         kinds = ["sliding_attention" if window else "full_attention" for window in windows]
         config |= {"sliding_window": max((w for w in windows if w), default=None), "layer_types": kinds}
     if "rope_parameters" in config:
-        config |= rotation.for_older_readers(config["rope_parameters"], family.fraction, family.old_rope)
+        config |= rotation.for_older_readers(
+            config["rope_parameters"], family.rotary_fraction, family.old_rope
+        )
     packed = family.pack(config)
     return {"model_type": family.name, "architectures": [family.architecture], **packed}, unsaid
 

@@ -30,7 +30,10 @@ OLD = ("rope_scaling", *THETA, *FRACTION)
 
 
 def gather(
-    config: dict[str, Any], theta: float, fraction: float, names: tuple[str, str] = (THETA[0], FRACTION[0])
+    config: dict[str, Any],
+    theta: float,
+    rotary_fraction: float,
+    names: tuple[str, str] = (THETA[0], FRACTION[0]),
 ) -> dict[str, Any]:
     """The config with RoPE in `rope_parameters` alone, as transformers reads it.
 
@@ -43,7 +46,10 @@ def gather(
     for key, value in (("rope_parameters", new), ("rope_scaling", scaling)):
         if not isinstance(value, dict):
             raise Unreadable(f"{key} is {shown(value)}, and should be an object")
-    usual = {"rope_theta": old.get(names[0], theta), "partial_rotary_factor": old.get(names[1], fraction)}
+    usual = {
+        "rope_theta": old.get(names[0], theta),
+        "partial_rotary_factor": old.get(names[1], rotary_fraction),
+    }
     parameters = _whole(scaling or new, usual)
     if scaling and new:
         _refuse_disagreement(_whole(new, usual), parameters)
@@ -85,7 +91,11 @@ def read(parameters: dict[str, Any]) -> dict[str, Any]:
     """Our position. Raises Unreadable for a scaling that is not among ours."""
     rest = dict(parameters)
     kind = rest.pop("rope_type")
-    position = {"name": "rope", "base": rest.pop("rope_theta"), "fraction": rest.pop("partial_rotary_factor")}
+    position = {
+        "name": "rope",
+        "base": rest.pop("rope_theta"),
+        "rotary_fraction": rest.pop("partial_rotary_factor"),
+    }
     if not isinstance(kind, str) or kind not in SCALINGS:
         raise Unreadable(f"rope_type {shown(kind)} is not among ours: {', '.join(SCALINGS)}")
     scaling: dict[str, Any] = {"name": "none" if kind == "default" else kind}
@@ -95,7 +105,7 @@ def read(parameters: dict[str, Any]) -> dict[str, Any]:
             raise Unreadable(f"rope_type {kind}: {theirs} is missing")
         if value is not None:
             scaling[ours] = value
-    numbers = {"rope_theta": position["base"], "partial_rotary_factor": position["fraction"]}
+    numbers = {"rope_theta": position["base"], "partial_rotary_factor": position["rotary_fraction"]}
     for name, value in {
         **numbers,
         **{SCALINGS[kind][k]: v for k, v in scaling.items() if k != "name"},
@@ -114,7 +124,7 @@ def refuse_degenerate(spec: ModelSpec) -> None:
     scaling = getattr(spec.position, "scaling", None)
     if scaling is None or scaling.name != "yarn":
         return
-    turned = int(spec.shape().head_width * spec.position.fraction)  # type: ignore[attr-defined]
+    turned = int(spec.shape().head_width * spec.position.rotary_fraction)  # type: ignore[attr-defined]
     base: float = spec.position.base  # type: ignore[attr-defined]
 
     def pair(turns: float) -> float:
@@ -137,19 +147,19 @@ def write(position: dict[str, Any]) -> dict[str, Any]:
     values = {theirs: scaling[ours] for ours, theirs in SCALINGS[kind].items()}
     if "original_max_position_embeddings" in values:  # whole in their configs; reading back shows a fraction
         values["original_max_position_embeddings"] = int(values["original_max_position_embeddings"])
-    fraction = {"partial_rotary_factor": position["fraction"]}
-    return {"rope_type": kind, "rope_theta": position["base"], **fraction, **values}
+    rotary_fraction = {"partial_rotary_factor": position["rotary_fraction"]}
+    return {"rope_type": kind, "rope_theta": position["base"], **rotary_fraction, **values}
 
 
 def for_older_readers(parameters: dict[str, Any], usual: float, names: tuple[str, str]) -> dict[str, Any]:
     """The same also as transformers 4 has it, which would otherwise take its defaults. A `usual` fraction
     is left out where it is the whole head."""
     parameters = dict(parameters)
-    fraction = parameters.pop("partial_rotary_factor")
-    if (fraction, usual) != (1.0, 1.0):
-        parameters["partial_rotary_factor"] = fraction
+    rotary_fraction = parameters.pop("partial_rotary_factor")
+    if (rotary_fraction, usual) != (1.0, 1.0):
+        parameters["partial_rotary_factor"] = rotary_fraction
     scaled = parameters["rope_type"] != "default"
     old = {names[0]: parameters["rope_theta"], "rope_scaling": parameters if scaled else None}
     if "partial_rotary_factor" in parameters:
-        old[names[1]] = fraction
+        old[names[1]] = rotary_fraction
     return {"rope_parameters": parameters, **old}

@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where")
 
     add = command("generate", generate, "Let a trained model go on with a text.")
-    add.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, runs/<id>")
+    add.add_argument(
+        "folder", type=Path, metavar="RUN", help="runs/<id>, a Hugging Face folder or an imported"
+    )
     add.add_argument(
         "--prompt",
         action="append",
@@ -119,20 +121,42 @@ def parser() -> argparse.ArgumentParser:
         "Read a Hugging Face folder: its specification and weights, in this project's names.",
     )
     add.add_argument("folder", type=Path, metavar="FOLDER", help="has config.json and safetensors")
+    add.add_argument("to", type=Path, metavar="TO", help="new folder: model.json, weights/ and tokenizer/")
     add.add_argument(
-        "to", type=Path, metavar="TO", help="new folder: model.json and weights/model.safetensors"
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key of config.json that changes nothing in evaluation; may be repeated",
     )
 
     add = command("export", export, "Write a trained model as a Hugging Face folder.")
-    add.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, runs/<id>")
-    add.add_argument("to", type=Path, metavar="TO", help="new folder: config.json and model.safetensors")
+    add.add_argument("folder", type=Path, metavar="RUN", help="runs/<id>, or a folder that was imported")
+    add.add_argument("to", type=Path, metavar="TO", help="new folder: configs, weights, tokenizer and a card")
     add.add_argument("--family", help="write it as this family, not the first that expresses the model")
+    add.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; as they are without it"
+    )
+    add.add_argument("--shard-size", default="50GB", metavar="SIZE", help="of one file at most: 5GB, 200MB")
+    add.add_argument(
+        "--experiments",
+        type=Path,
+        default=Path("experiments"),
+        metavar="FOLDER",
+        help="studies, for the card",
+    )
     own_parts(add)
 
     add = command("evaluate", evaluate, "Measure stored weights again; what is new is added to the record.")
-    add.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, runs/<id>")
+    add.add_argument("folder", type=Path, metavar="RUN", help="runs/<id>; a model of others: with --like")
     add.add_argument("measures", nargs="+", metavar="MEASURE", help="names of measures; see `parts`")
     add.add_argument("--cache", type=Path, default=Path("cache"), help="where tokenised text is kept")
+    add.add_argument(
+        "--like",
+        type=Path,
+        metavar="RUN",
+        help="measure a Hugging Face folder, or an imported one, on this run's text; nothing is written",
+    )
     own_parts(add)
 
     add = command(
@@ -190,26 +214,22 @@ def parts(options: argparse.Namespace) -> None:
 
 
 def import_(options: argparse.Namespace) -> None:
-    from ablate.model.hf import import_folder
-    from ablate.record import atomic
-    from ablate.train.state.weights import FILE, save
+    from ablate.cli.exchange import bring_in
 
     if options.to.exists():
         raise ValueError(f"{options.to} is there already")
-    spec, state = import_folder(options.folder)
-    save(state, options.to / FILE)
-    with atomic(options.to / "model.json") as file:
-        file.write(spec.model_dump_json(indent=1).encode())
-    print(f"{options.to}: {sum(tensor.numel() for tensor in state.values()):,} parameters")
+    found = bring_in(options.folder, options.to, options.ignore)
+    print(f"{options.to}: {sum(tensor.numel() for tensor in found.state.values()):,} parameters")
+    if found.tokenizer is None:
+        print("no tokenizer.json with a token that ends a document: the model cannot be given text")
 
 
 def export(options: argparse.Namespace) -> None:
-    from ablate.measure.trained import open_run
-    from ablate.model.hf import export_folder
+    from ablate.cli.exchange import send_out, size
 
-    run = open_run(options.folder)
-    family = export_folder(run.decoder, options.to, options.family, run.tokenizer.end)
-    print(f"{options.to}: {family}")
+    shard = size(options.shard_size)
+    lines = send_out(options.folder, options.to, options.family, options.dtype, shard, options.experiments)
+    print("\n".join(lines))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -219,6 +239,12 @@ def evaluate(options: argparse.Namespace) -> None:
     from ablate.measure.score import score
 
     console = Console(highlight=False)
+    if options.like is not None:
+        from ablate.cli.exchange import measure_like
+
+        measured = measure_like(options.folder, options.measures, options.like, options.cache).metrics
+        console.print(table("Measured", [(name, f"{value:.6g}") for name, value in sorted(measured.items())]))
+        return
     record = score(options.folder, options.cache, options.measures)
     show_record(console, record)
     found = {n: v for n, v in sorted(record.metrics.items()) if n.split("/")[0] in options.measures}

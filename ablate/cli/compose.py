@@ -16,7 +16,7 @@ from ablate.data.stream import refuse, share
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict, explain
 from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched, too_many
-from ablate.train.state.warm_start import started
+from ablate.train.state.warm_start import refuse_another_model, started, started_model
 
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
 
@@ -97,6 +97,9 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
         load_parts(rest.parts if rest else [])
     except ImportError as error:
         raise Mistaken([f"parts: {error}"]) from error
+    taken = isinstance(decides.get("model"), dict) and decides["model"].get("of") == "start"
+    if taken and rest is not None:
+        decides["model"] = of_start(rest, decides["model"])
     wrong: list[str] = []
     settings = validated(Settings, chosen, wrong)
     mistakes += [line if line.startswith(BESIDE) else f"trainer.{line}" for line in wrong]
@@ -120,10 +123,22 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
         raise Mistaken([str(error)]) from None
     if rest.start:
         try:
+            if not taken:
+                refuse_another_model(spec.model, Path(rest.start))
             spec = started(spec, prepared, Path(rest.start))
         except (ValueError, FileNotFoundError) as error:
             raise Mistaken([f"start: {error}"]) from None
     return Job(spec, prepared, settings, rest.model_dump())
+
+
+def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
+    """For `model=started`: the model in `start`, with what else is said of it. Raises Mistaken."""
+    if not rest.start:
+        raise Mistaken(["model=started: is the model in start; give start=FOLDER"])
+    try:
+        return started_model(Path(rest.start), {key: value for key, value in model.items() if key != "of"})
+    except (ValueError, OSError) as error:
+        raise Mistaken([f"start: {error}"]) from None
 
 
 def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:

@@ -29,7 +29,7 @@ COLUMNS = [
 def presets() -> list[str]:
     """The names of the models that give their own vocabulary: the published ones."""
     names = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
-    return [name for name in names if composed(name).vocab]
+    return [name for name in names if name != "started" and composed(name).vocab]
 
 
 @cache

@@ -9,6 +9,7 @@ import torch
 from ablate.data.prepare import prepare
 from ablate.measure import beyond, gives, opens_heldout
 from ablate.measure.trained import open_run
+from ablate.model.hf.opened import is_foreign
 from ablate.record import RunRecord
 from ablate.registry import load_parts, measure
 from ablate.spec import DataSpec
@@ -36,6 +37,8 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     unknown = [name for name in names if name not in measure]
     if unknown:
         raise Unscored(f"no measure is called {', '.join(unknown)}; there are {', '.join(measure)}")
+    if is_foreign(folder):
+        raise Unscored(f"{folder}: is no run; say which run's text it is to be measured on: --like runs/<id>")
     record = RunRecord.load(folder)
     if names and record.status != "finished":
         raise Unscored(f"{folder}: the run is {record.status}, not finished")

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from ablate import registry
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
+from ablate.model.hf import Unreadable
+from ablate.model.hf.opened import is_foreign, open_foreign
 from ablate.record import RunRecord
 from ablate.spec import RunSpec, explain
 from ablate.train.state.weights import FILE, Unfit, load
@@ -27,8 +29,11 @@ class Trained(NamedTuple):
 
 def open_run(folder: Path, device: str = "cpu") -> Trained:
     """The model of `runs/<id>` with its weights and its tokenizer. The kernel is chosen anew, for the device
-    and for reading only: it is the same mathematics. Raises Unopened (for a run that is not finished, too,
+    and for reading only: it is the same mathematics. A Hugging Face folder and an imported one are opened
+    too; their record says no more than whose they are. Raises Unopened (for a run that is not finished, too,
     though older weights may lie there), Refused."""
+    if is_foreign(folder):
+        return _open_foreign(folder, device)
     try:
         record = RunRecord.load(folder)
     except FileNotFoundError:
@@ -56,6 +61,39 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
     if tokenizer.hash() != record.fingerprint.get("tokenizer"):
         raise Unopened(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
     return Trained(decoder.to(device).eval(), tokenizer, record, folder)
+
+
+def _open_foreign(folder: Path, device: str) -> Trained:
+    try:
+        foreign = open_foreign(folder)
+    except (Unreadable, OSError) as error:
+        raise Unopened(str(error)) from None
+    decoder = Decoder(foreign.spec, device, training=False)
+    decoder.load_state_dict(foreign.state)
+    record = RunRecord(
+        id=foreign.id,
+        status="finished",
+        code="",
+        spec={"model": foreign.spec.model_dump(mode="json")},
+        fingerprint={} if foreign.tokenizer is None else {"tokenizer": foreign.tokenizer.hash()},
+    )
+    tokenizer = foreign.tokenizer or _Speechless(folder)
+    return Trained(decoder.to(device).eval(), tokenizer, record, folder)
+
+
+class _Speechless:
+    """Stands where a folder has no tokenizer: its model can be measured by nothing that reads text."""
+
+    end = None
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        raise ValueError(
+            f"{self._folder}: has no tokenizer.json with a token that ends a document; put it there "
+            "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER))"
+        )
 
 
 def sample_text(

@@ -459,7 +459,6 @@ def started(**options: Any) -> Decoder:
         ({"placement": "post"}, "placement is 'post'"),
         ({"attention": {"name": "softmax", "sink_logit": True}}, "attention.sink_logit is True"),
         ({"attention": {"name": "softmax", "window": 5, "sink_tokens": 1}}, "attention.sink_tokens is 1"),
-        ({"attention": {"name": "softmax", "bias": ["q"]}}, r"attention.bias is \['q'\]"),
         ({"attention": {"name": "softmax", "mask": "prefix"}}, "attention.mask is 'prefix'"),
         ({"position": {"name": "rope", "interleaved": True}}, "position.interleaved is True"),
         ({"position": {"name": "rope", "scaling": "ntk"}}, "position.scaling is 'ntk'"),

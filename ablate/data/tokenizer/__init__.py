@@ -4,7 +4,15 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Portable(NamedTuple):
+    """A tokenizer for other programs: the text of a tokenizer.json, and its token that ends a document."""
+
+    text: str
+    end: str | None
+
 
 MOST = 2**24  # tokens of a vocabulary: far beyond any, and what memory still holds
 
@@ -46,6 +54,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write it as JSON."""
+
+    def portable(self) -> "Portable":
+        """The same tokens as the `tokenizers` library has them. Raises BadTokenizer where it cannot."""
+        raise BadTokenizer(f"{type(self).__name__}: this tokenizer cannot be written as tokenizer.json")
 
     @abstractmethod
     def load(self, folder: Path) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import Tokenizer
+from ablate.data.tokenizer import Portable, Tokenizer
 from ablate.registry import tokenizer
+
+END = "<|end|>"  # how other programs write the token 256
 
 
 @tokenizer("bytes", paper="arXiv:2105.13626")
@@ -27,6 +29,20 @@ class Bytes(Tokenizer):
 
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(self.recipe()).encode()).hexdigest()
+
+    def portable(self) -> Portable:
+        """Byte-pair encoding without merges: each byte is the token of its number."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        # the letters that stand for bytes there, in the order of bytes: printable ones are themselves
+        plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = iter(range(256, 512))
+        letters = [chr(byte if byte in plain else next(others)) for byte in range(256)]
+        model = Tokenizer(models.BPE({letter: byte for byte, letter in enumerate(letters)}, []))
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        model.add_special_tokens([AddedToken(END, normalized=False)])
+        return Portable(model.to_str(), END)
 
     def save(self, folder: Path) -> None:
         pass  # nothing to remember

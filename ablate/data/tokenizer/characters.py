@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import BadTokenizer, Tokenizer, read_json
+from ablate.data.tokenizer import BadTokenizer, Portable, Tokenizer, read_json
 from ablate.record import atomic
 from ablate.registry import tokenizer
+
+END = "<|end|>"  # how other programs write the end token
 
 
 @tokenizer("characters", paper="https://github.com/karpathy/char-rnn")
@@ -47,6 +49,17 @@ class Characters(Tokenizer):
 
     def hash(self) -> str:
         return hashlib.sha256(self._text().encode()).hexdigest()
+
+    def portable(self) -> Portable:
+        from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+        model = Tokenizer(models.WordLevel(self._number))
+        model.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        model.decoder = decoders.Fuse()
+        if not self._has_end:
+            return Portable(model.to_str(), None)
+        model.add_special_tokens([AddedToken(END, normalized=False)])
+        return Portable(model.to_str(), END)
 
     def save(self, folder: Path) -> None:
         with atomic(folder / self.FILE) as file:

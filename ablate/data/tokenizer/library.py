@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.data.tokenizer import MOST, BadTokenizer, Tokenizer, read_json
+from ablate.data.tokenizer import MOST, BadTokenizer, Portable, Tokenizer, read_json
 from ablate.record import atomic
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ FILE, END_FILE = "tokenizer.json", "end.json"
 class Library(Tokenizer):
     """A tokenizer that the `tokenizers` library runs and writes as tokenizer.json."""
 
+    @property
+    def end_token(self) -> str:
+        """The token that ends a document, as it is written."""
+        return self._end_token
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         encoded = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
         return [one.ids for one in encoded]
@@ -25,6 +30,13 @@ class Library(Tokenizer):
 
     def hash(self) -> str:
         return hashlib.sha256(json.dumps([self._end_token, self._text()]).encode()).hexdigest()
+
+    def portable(self) -> Portable:
+        """Without the tokens that the tokenizer would add around a text: training has not seen them."""
+        whole = json.loads(self._text())
+        if (whole.get("post_processor") or {}).get("type") != "ByteLevel":
+            whole["post_processor"] = None
+        return Portable(json.dumps(whole, ensure_ascii=False), self._end_token)
 
     def save(self, folder: Path) -> None:
         for name, text in {FILE: self._text(), END_FILE: json.dumps(self._end_token)}.items():

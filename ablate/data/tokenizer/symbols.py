@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from ablate.data.tokenizer import MOST, BadTokenizer, Tokenizer
+from ablate.data.tokenizer import MOST, BadTokenizer, Portable, Tokenizer
 from ablate.registry import tokenizer
 
 ANSWER = "="
@@ -48,6 +48,15 @@ class Symbols(Tokenizer):
 
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(self.recipe()).encode()).hexdigest()
+
+    def portable(self) -> Portable:
+        """The mark of an answer is left out when a text is read, since it changes no token."""
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+        model = Tokenizer(models.WordLevel({str(n): n for n in range(self.vocab)}))
+        model.normalizer = normalizers.Replace(Regex(rf"\B{ANSWER}(?=\d)"), "")
+        model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return Portable(model.to_str(), None)
 
     def save(self, folder: Path) -> None:
         pass  # nothing to remember

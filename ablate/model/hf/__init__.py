@@ -4,24 +4,30 @@
     decoder = Decoder(spec); decoder.load_state_dict(state)
     export_folder(decoder, folder)
 
-A family is a table (`family.py` says of what); `config.py` reads and writes config.json by it, and
-`weights.py` the tensors.
+A family is a table (`family.py` says of what); `config.py` reads and writes config.json by it, `weights.py`
+the tensors, `folder.py` the files.
 """
 
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.hf.config import blockers, read_config, write_config
 from ablate.model.hf.falcon import FALCON
-from ablate.model.hf.family import Family, Inexpressible, Unreadable
+from ablate.model.hf.family import Family, Inexpressible, Unreadable, shown
+from ablate.model.hf.fill import fill, filled
+from ablate.model.hf.folder import new_folder, read_json, write_json, write_tensors
 from ablate.model.hf.gpt2 import GPT2
 from ablate.model.hf.gpt_neox import GPT_NEOX
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
-from ablate.model.hf.weights import read_json, read_weights, write_folder, write_weights
+from ablate.model.hf.weights import read_weights, write_weights
+from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Inexpressible", "Unreadable", "export_folder", "import_folder"]
@@ -33,48 +39,97 @@ FAMILIES: dict[str, Family] = {
         *(GPT2, GPT_NEOX, FALCON, MPT, PHI),
     )
 }
+SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5
+HALF_LARGEST = torch.finfo(torch.float16).max
 
 
-def import_folder(folder: Path | str) -> tuple[ModelSpec, dict[str, Tensor]]:
+class Chosen(NamedTuple):
+    """A family, and the model as it expresses it: with zeros for biases that it cannot leave out."""
+
+    family: Family
+    spec: ModelSpec
+
+
+def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The model of a folder and its state, in the dtype of the files, on the CPU.
 
-    Raises Unreadable for a family or an option that is not among ours, for a tensor that is missing,
-    unknown or of another shape, for a damaged file and for pickled weights; FileNotFoundError without a
-    config.json.
+    `ignore` names keys of config.json that change nothing. Raises Unreadable for a family or an option that
+    is not among ours, for a tensor that is missing, unknown, quantised, not finite or of another shape, for a
+    damaged file and for pickled weights; FileNotFoundError without a config.json.
     """
     folder = Path(folder)
+    family, spec = import_spec(folder, ignore)
+    return spec, read_weights(folder, family, spec)
+
+
+def import_spec(folder: Path, ignore: Collection[str] = ()) -> tuple[Family, ModelSpec]:
+    """What config.json says. Raises Unreadable, FileNotFoundError."""
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise Unreadable(f"{folder}: model_type {kind!r} has no table; there are {', '.join(FAMILIES)}")
-    spec = read_config(config, FAMILIES[kind])
-    return spec, read_weights(folder, FAMILIES[kind], spec)
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise Unreadable(f"{folder}: model_type {shown(kind)} has no table; there are {', '.join(FAMILIES)}")
+    return FAMILIES[kind], read_config(config, FAMILIES[kind], ignore)
 
 
 def export_folder(
-    decoder: Decoder, folder: Path | str, family: str | None = None, end: int | None = None
+    decoder: Decoder,
+    folder: Path | str,
+    family: str | None = None,
+    end: int | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    shard: int = SHARD,
+    beside: Collection[Callable[[Path], None]] = (),
 ) -> str:
-    """Write config.json and model.safetensors, whole or not at all; returns the family's name.
+    """Write the configs and the weights, whole or not at all; returns the family's name.
 
     The family is the first that expresses the model, or the one named; `end` is the number of the token
-    that ends a document. Raises Inexpressible, naming the options in the way, FileExistsError for a
-    folder that is not empty.
+    that ends a document, `dtype` that of the file, `shard` the bytes of a file at most. `beside` are
+    functions that write more files into the folder. Raises Inexpressible, naming the options in the way,
+    FileExistsError for a folder that is not empty.
     """
-    chosen = FAMILIES[_family(decoder.spec, family)]
-    config = write_config(decoder.spec, chosen)
-    dtype = str(decoder.embedding.weight.dtype).removeprefix("torch.")
-    config |= {"dtype": dtype, "bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
-    write_folder(Path(folder), config, write_weights(decoder, chosen))
-    return chosen.name
+    chosen = choose(decoder.spec, family)
+    state = decoder.state_dict() if chosen.spec == decoder.spec else fill(decoder.state_dict(), chosen.spec)
+    weights = write_weights(state, blueprint(chosen.spec), chosen.family)
+    if dtype is not None:
+        weights = {name: cast(name, tensor, dtype) for name, tensor in weights.items()}
+    kind = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+    with new_folder(Path(folder)) as aside:
+        write_json(aside / "config.json", write_config(chosen.spec, chosen.family) | {"dtype": kind} | ends)
+        write_json(aside / "generation_config.json", {key: n for key, n in ends.items() if n is not None})
+        write_tensors(aside, weights, shard)
+        for write in beside:
+            write(aside)
+    return chosen.family.name
 
 
-def _family(spec: ModelSpec, name: str | None) -> str:
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Raises Inexpressible where the dtype has no number so large."""
+    if dtype == torch.float16 and tensor.abs().max() > HALF_LARGEST:
+        raise Inexpressible(
+            f"{name} holds numbers beyond {HALF_LARGEST:g}, the largest of float16; use bfloat16"
+        )
+    return tensor.to(dtype)
+
+
+def choose(spec: ModelSpec, name: str | None = None) -> Chosen:
+    """The first family that expresses the model as it is, or else with zeros; only the named one, if any is.
+
+    Raises Inexpressible with all that is in the way of each family, the nearest first.
+    """
     if name is not None and name not in FAMILIES:
-        raise Inexpressible(f"no family is called {name!r}; there are {', '.join(FAMILIES)}")
-    found = {key: blockers(spec, FAMILIES[key]) for key in ([name] if name else FAMILIES)}
-    for key, wrong in found.items():
-        if not wrong:
-            return key
-    nearest = sorted(found, key=lambda key: len(found[key]))[:3]
-    lines = [f"{key}: {'; '.join(found[key])}" for key in nearest]
-    raise Inexpressible("no family expresses this model. In the way of the nearest:\n" + "\n".join(lines))
+        raise Inexpressible(f"no family is called {shown(name)}; there are {', '.join(FAMILIES)}")
+    families = [FAMILIES[key] for key in ([name] if name else FAMILIES)]
+    wrong: dict[str, list[str]] = {}
+    for widen in (lambda spec, family: spec, filled):
+        for family in families:
+            wider = widen(spec, family)
+            wrong[family.name] = blockers(wider, family)
+            if not wrong[family.name]:
+                return Chosen(family, wider)
+    nearest = sorted(wrong, key=lambda key: len(wrong[key]))
+    lines = [f"{key}: {'; '.join(wrong[key])}" for key in nearest]
+    raise Inexpressible(
+        "no family expresses this model. In the way, the nearest family first:\n" + "\n".join(lines)
+    )

@@ -1,5 +1,6 @@
 """config.json, read and written by a family's table."""
 
+from collections.abc import Collection
 from copy import deepcopy
 from typing import Any
 
@@ -7,24 +8,61 @@ from pydantic import ValidationError
 
 from ablate.model.hf import rotation
 from ablate.model.hf.canonical import canonical, differences, lookup, place
-from ablate.model.hf.family import REQUIRED, Family, Inexpressible, Unreadable
+from ablate.model.hf.family import REQUIRED, Family, Inexpressible, Option, Unreadable, shown
 from ablate.spec import ModelSpec, explain
 
 # Keys of any config that change nothing in evaluation.
 HARMLESS = {
-    *("_name_or_path", "architectures", "attention_dropout", "auto_map", "chunk_size_feed_forward"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "id2label", "label2id"),
-    *("initializer_range", "is_encoder_decoder", "model_type", "output_attentions"),
-    *("output_hidden_states", "problem_type", "return_dict", "transformers_version", "use_cache"),
+    *("_name_or_path", "name_or_path", "_commit_hash", "architectures", "attention_dropout", "auto_map"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
+    *("dtype", "torch_dtype", "id2label", "label2id", "num_labels", "problem_type", "task_specific_params"),
+    *("initializer_range", "is_encoder_decoder", "model_type", "output_attentions", "is_decoder"),
+    *("output_hidden_states", "return_dict", "return_dict_in_generate", "transformers_version", "use_cache"),
+    *("chunk_size_feed_forward", "finetuning_task", "tokenizer_class", "prefix", "pretraining_tp"),
+    *("torchscript", "use_bfloat16", "tf_legacy_loss", "tie_encoder_decoder", "_attn_implementation"),
+    *(
+        "_attn_implementation_autoset",
+        "attn_implementation",
+        "_flash_attn_2_enabled",
+        "transformers.js_config",
+    ),
+    *("is_llama_config", "unsloth_version", "unsloth_fixed"),
+    # of how text is drawn, in configs from before generation_config.json
+    *("do_sample", "temperature", "top_k", "top_p", "typical_p", "num_beams", "num_beam_groups"),
+    *("max_length", "min_length", "max_new_tokens", "repetition_penalty", "length_penalty", "early_stopping"),
+    *("no_repeat_ngram_size", "num_return_sequences", "diversity_penalty", "output_scores"),
+    *("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "remove_invalid_values"),
+    *("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty"),
+    *("encoder_no_repeat_ngram_size", "cross_attention_hidden_size"),
 }
+# Keys of any config with the values that change nothing; with another, they would.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "rope_interleaved": (False,),
+    "use_mrope": (False,),
+    "use_qk_norm": (False,),
+    "qk_layernorm": (False,),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "use_sliding_window": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({},),
+    "quantization_config": ({},),
+    "embedding_multiplier": (1, 1.0),
+    "logits_scaling": (1, 1.0),
+    "residual_multiplier": (1, 1.0),
+}
+MOST_NUMBER = 2**31 - 1  # no number of a config is larger
+MOST = {"depth": 100_000, "ffn.experts": 100_000}  # nor these, of which each is looked at
 
 
-def read_config(config: dict[str, Any], family: Family) -> ModelSpec:
-    """Raises Unreadable for a key with a meaning that no option has, or that is not known at all."""
-    given = family.unpack(config)
-    turns = any(option.theirs == "rope_parameters" for option in family.options)
-    if turns:
-        given = rotation.gather(given, family.theta, family.rotary_fraction)
+def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] = ()) -> ModelSpec:
+    """The model of a config.json, without the keys of `ignore`, which must be none that has a meaning here.
+
+    Raises Unreadable for a key with a meaning that no option has, or that is not known at all.
+    """
+    given = family.unpack(_without(config, ignore, family))
+    if any(option.theirs == "rope_parameters" for option in family.options):
+        given = rotation.gather(given, family.theta, family.rotary_fraction, family.old_rope)
     _refuse_unknown(given, family)
 
     tree: dict[str, Any] = {"embedding": {"norm": "none"}, "head": {}, "init": "gpt2", "kernel": "auto"}
@@ -34,6 +72,7 @@ def read_config(config: dict[str, Any], family: Family) -> ModelSpec:
         value = given.get(option.theirs, option.default)
         if value is REQUIRED:
             raise Unreadable(f"{family.name} config: {option.theirs} is missing")
+        _refuse_mistyped(option, value, family)
         place(tree, option.ours, option.read(value))
     if family.windows:
         _place_windows(tree, family.windows(given))
@@ -44,19 +83,60 @@ def read_config(config: dict[str, Any], family: Family) -> ModelSpec:
     broken = _broken(canonical(spec), family)
     if broken:
         raise Unreadable(f"{family.name} config: {'; '.join(broken)}")
+    rotation.refuse_degenerate(spec)
     return spec
 
 
+def _without(config: dict[str, Any], ignore: Collection[str], family: Family) -> dict[str, Any]:
+    for key in ignore:
+        if key not in config:
+            there = ", ".join(sorted(config))
+            raise Unreadable(f"--ignore {key}: config.json has no such key; it has {there}")
+        if key in _known(family) or key in (*rotation.OLD, *family.nested):
+            raise Unreadable(
+                f"--ignore {key}: this key decides what a {family.name} computes; change it instead"
+            )
+    return {key: value for key, value in config.items() if key not in ignore}
+
+
+def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
+    """By the type of the default: a flag, a text, an object or a number; null where transformers has one."""
+    wanted: tuple[type, ...] = (int, float, type(None))
+    if isinstance(option.default, bool | str):
+        wanted = (type(option.default),)
+    elif option.theirs == "rope_parameters":
+        wanted = (dict,)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        said = {bool: "true or false", str: "a text", dict: "an object"}.get(wanted[0], "a number")
+        raise Unreadable(f"{family.name} config: {option.theirs} is {shown(value)}, and should be {said}")
+    most = MOST.get(option.ours, MOST_NUMBER)
+    if isinstance(value, int | float) and not abs(value) <= most:
+        raise Unreadable(
+            f"{family.name} config: {option.theirs} is {shown(value)}, more than any model has ({most})"
+        )
+
+
 def write_config(spec: ModelSpec, family: Family) -> dict[str, Any]:
-    """Only `blockers` tells whether it means the same model."""
+    """Only `blockers` tells whether it means the same model. Raises Inexpressible."""
+    config, unsaid = _written(spec, family)
+    if unsaid:
+        raise Inexpressible("; ".join(unsaid))
+    return config
+
+
+def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]]:
+    """The nearest config.json, and which options it has no words for."""
     model = canonical(spec)
     config: dict[str, Any] = {}
+    unsaid = []
     for option in family.options:
         try:
-            value = lookup(model, option.ours)
-        except KeyError:
-            continue  # a part of another name: its absence is found when the config is read back
-        config[option.theirs] = option.write(value)
+            config[option.theirs] = option.write(lookup(model, option.ours))
+        except Inexpressible as error:
+            unsaid.append(str(error))
+        except KeyError:  # a part of another name: its absence is found when the config is read back
+            if option.default is REQUIRED:
+                config[option.theirs] = 1
     if family.windows:
         windows = [layer["attention"].get("window") for layer in model["layers"]]
         kinds = ["sliding_attention" if window else "full_attention" for window in windows]
@@ -65,23 +145,40 @@ def write_config(spec: ModelSpec, family: Family) -> dict[str, Any]:
         config |= rotation.for_older_readers(
             config["rope_parameters"], family.rotary_fraction, family.old_rope
         )
-    return {"model_type": family.name, "architectures": [family.architecture], **family.pack(config)}
+    packed = family.pack(config)
+    return {"model_type": family.name, "architectures": [family.architecture], **packed}, unsaid
 
 
 def blockers(spec: ModelSpec, family: Family) -> list[str]:
-    """The options that keep a family from expressing a model: what its config cannot give back."""
+    """All options that keep a family from expressing a model: what its config cannot give back."""
     model = canonical(spec)
-    wrong = _broken(model, family)
-    if wrong:
-        return wrong
+    config, unsaid = _written(spec, family)
+    if family.whole_heads and spec.width % spec.heads:
+        unsaid.append(
+            f"width {spec.width} is not a multiple of heads {spec.heads} ({family.name} in transformers)"
+        )
+    for name in ("width", "ffn.expert.width") if family.grain > 1 else ():
+        width = _or_none(model, name)
+        if width is not None and width % family.grain:
+            unsaid.append(
+                f"{name} {width} is not a multiple of {family.grain} ({family.name} in transformers)"
+            )
     try:
-        back = read_config(write_config(spec, family), family)
-    except (Inexpressible, Unreadable) as error:
-        return [str(error)]
+        back = read_config(config, family)
+    except Unreadable as error:
+        return [*_broken(model, family), *unsaid, str(error)]
+    lost = differences(model, canonical(back))
+    said = " ".join(unsaid)
     return [
-        f"{path} is {ours!r} ({family.name}: {theirs!r})"
-        for path, ours, theirs in differences(model, canonical(back))
-    ]
+        f"{path} is {ours!r} ({family.name}: {theirs!r})" for path, ours, theirs in lost if path not in said
+    ] + unsaid
+
+
+def _or_none(model: dict[str, Any], path: str) -> Any:
+    try:
+        return lookup(model, path)
+    except KeyError:
+        return None
 
 
 def _broken(model: dict[str, Any], family: Family) -> list[str]:
@@ -118,18 +215,27 @@ def _place_windows(tree: dict[str, Any], windows: list[int | None]) -> None:
     tree["pattern"] = ["local" if window else "global" for window in windows[:period]]
 
 
+def _known(family: Family) -> set[str]:
+    """The keys that decide what the family computes."""
+    known = {*family.must, *(option.theirs for option in family.options)}
+    return known | {"layer_types", "sliding_window"} if family.windows else known
+
+
 def _refuse_unknown(config: dict[str, Any], family: Family) -> None:
     for key, allowed in family.must.items():
         value = config.get(key, allowed[0])
         if value not in allowed:
             raise Unreadable(
-                f"{family.name} config: {key} is {value!r}; only {allowed[0]!r} can be expressed"
+                f"{family.name} config: {key} is {shown(value)}; only {allowed[0]!r} can be expressed"
             )
-    known = {*HARMLESS, *family.harmless, *family.must, *(option.theirs for option in family.options)}
-    if family.windows:
-        known |= {"layer_types", "sliding_window"}
-    unknown = sorted(key for key, value in config.items() if key not in known and value is not None)
+    known = {*HARMLESS, *family.harmless, *_known(family)}
+    unknown = sorted(
+        key
+        for key, value in config.items()
+        if key not in known and value is not None and value not in NEUTRAL.get(key, ())
+    )
     if unknown:
         raise Unreadable(
-            f"{family.name} config: unknown {', '.join(unknown)}; take out what changes nothing in evaluation"
+            f"{family.name} config: unknown {', '.join(unknown)}; `python -m ablate import --ignore KEY` "
+            "leaves out what changes nothing in evaluation"
         )

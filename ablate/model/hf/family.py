@@ -16,8 +16,22 @@ from ablate.spec import Shape
 REQUIRED = object()
 
 
+def printable(text: str) -> str:
+    """The text with control characters, and others that no terminal shows, as escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: Any) -> str:
+    """A value from a file, for a message: its beginning, in Python's notation."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 class Unreadable(ValueError):
     """A checkpoint that options cannot express, or that is not whole; with the reason."""
+
+    def __init__(self, reason: str):
+        super().__init__(printable(reason))  # it may quote what the files say
 
 
 class Inexpressible(ValueError):
@@ -100,6 +114,9 @@ class Family:
     rotary_fraction: float = 1.0  # likewise
     old_rope: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # their names before transformers 5
     windows: Callable[[dict[str, Any]], list[int | None]] | None = None  # by layer, where layers differ
+    nested: tuple[str, ...] = ()  # their objects that `unpack` makes flat
+    whole_heads: bool = False  # transformers wants a width that is a multiple of the heads
+    grain: int = 1  # transformers' kernels take only widths that are multiples of it
 
     def expanded(self, depth: int, experts: int) -> Iterator[Row]:
         for row in self.rows:

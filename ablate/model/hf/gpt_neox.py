@@ -53,5 +53,6 @@ GPT_NEOX = Family(
     prefix="gpt_neox.",
     harmless=("hidden_dropout", "classifier_dropout", "is_decoder"),
     rotary_fraction=0.25,
+    whole_heads=True,
     old_rope=("rotary_emb_base", "rotary_pct"),
 )

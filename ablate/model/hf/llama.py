@@ -1,13 +1,15 @@
 """LLaMA, and the families that grew from it: Mistral, Mixtral, Qwen2, Qwen3, Gemma, Gemma 2, OLMo, OLMo 2."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ablate.model.hf.family import SAME, Family, Option, Row, linear
+from ablate.model.hf.family import SAME, Family, Option, Row, Unreadable, linear, same, shown
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import flag, read_activation, write_activation
 
+MOST_LAYERS = 100_000
 LAYER = "layers.{n}"
 THEIRS = "model.layers.{n}"
 
@@ -42,15 +44,21 @@ def norms(**slots: str) -> list[Row]:
 
 
 PRE = norms(attention_inside="input_layernorm", ffn_inside="post_attention_layernorm")
-SHAPE = [
-    Option("width", "hidden_size"),
-    Option("depth", "num_hidden_layers"),
-    Option("heads", "num_attention_heads"),
-    Option("vocab", "vocab_size"),
-    Option("context", "max_position_embeddings", 2048),
-    Option("attention.kv_heads", "num_key_value_heads", None),
-    Option("position", "rope_parameters", read=read_rope, write=write_rope),
-]
+
+
+def shape(context: int = 2048, kv_heads: int | None = None) -> list[Option]:
+    """The options of size, with what a missing key means to the family."""
+    return [
+        Option("width", "hidden_size"),
+        Option("depth", "num_hidden_layers"),
+        Option("heads", "num_attention_heads"),
+        Option("vocab", "vocab_size"),
+        Option("context", "max_position_embeddings", context),
+        Option("attention.kv_heads", "num_key_value_heads", kv_heads),
+        Option("position", "rope_parameters", read=read_rope, write=write_rope),
+    ]
+
+
 HEAD_WIDTH = Option("head_width", "head_dim", None)
 WIDTH = Option("ffn.width", "intermediate_size")
 ACTIVATION = Option("ffn.activation", "hidden_act", "silu", read_activation, write_activation)
@@ -69,23 +77,45 @@ ALWAYS: dict[str, Any] = {
 QK_NORM = Option("attention.qk_norm.eps", "rms_norm_eps", 1e-6)
 
 
+LAYER_TYPES = ("sliding_attention", "full_attention")
+
+
 def layered_windows(config: dict[str, Any]) -> list[int | None]:
-    """The window of each layer, from `layer_types`."""
-    window = config["sliding_window"]
-    return [window if kind == "sliding_attention" else None for kind in config["layer_types"]]
+    """The window of each layer, from `layer_types`. Raises Unreadable."""
+    window, kinds, depth = config["sliding_window"], config["layer_types"], config["num_hidden_layers"]
+    if not isinstance(kinds, list) or any(kind not in LAYER_TYPES for kind in kinds):
+        raise Unreadable(
+            f"layer_types is {shown(kinds)}, and should be a list of {' and '.join(LAYER_TYPES)}"
+        )
+    if len(kinds) != depth:
+        raise Unreadable(f"layer_types names {len(kinds)} layers, num_hidden_layers {shown(depth)}")
+    if LAYER_TYPES[0] in kinds and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+        raise Unreadable(f"layer_types has layers with a window, and sliding_window is {shown(window)}")
+    return [window if kind == LAYER_TYPES[0] else None for kind in kinds]
+
+
+def whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """A whole number that other keys are worked out from. Raises Unreadable."""
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_LAYERS:
+        raise Unreadable(f"{key} is {shown(value)}, and should be a whole number up to {MOST_LAYERS}")
+    return value
 
 
 def qwen_layers(config: dict[str, Any]) -> dict[str, Any]:
     """`layer_types`, where a config only says from which layer on the window is used."""
     config = dict(config)
     used = config.pop("use_sliding_window", False)
-    first = config.pop("max_window_layers", 28)
-    config["sliding_window"] = config.get("sliding_window", 4096) if used else None
-    kinds = [
-        "sliding_attention" if used and n >= first else "full_attention"
-        for n in range(config["num_hidden_layers"])
-    ]
-    return {**config, "layer_types": config.get("layer_types") or kinds}
+    if not isinstance(used, bool):
+        raise Unreadable(f"use_sliding_window is {shown(used)}, and should be true or false")
+    first = whole({"max_window_layers": config.pop("max_window_layers", 28)}, "max_window_layers")
+    window = config["sliding_window"] = config.get("sliding_window", 4096) if used else None
+    if config.get("layer_types") is None:
+        config["layer_types"] = [
+            LAYER_TYPES[0] if window is not None and n >= first else LAYER_TYPES[1]
+            for n in range(whole(config, "num_hidden_layers"))
+        ]
+    return config
 
 
 def qwen_windows(config: dict[str, Any]) -> dict[str, Any]:
@@ -93,25 +123,58 @@ def qwen_windows(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def gemma2_layers(config: dict[str, Any]) -> dict[str, Any]:
-    kinds = ["full_attention" if n % 2 else "sliding_attention" for n in range(config["num_hidden_layers"])]
-    types = config.get("layer_types") or kinds
+    """`layer_types`, every second layer with a window where there are none; one name for the activation."""
+    depth = whole(config, "num_hidden_layers")
+    types = config.get("layer_types")
+    if types is None:
+        types = [LAYER_TYPES[n % 2] for n in range(depth)]
+    config = one_activation(config, "hidden_activation", "hidden_act", same)
     return {**config, "layer_types": types, "sliding_window": config.get("sliding_window", 4096)}
 
 
-def read_gemma_activation(name: str) -> dict[str, Any]:
+def gemma2_windows(config: dict[str, Any]) -> dict[str, Any]:
+    """transformers makes a mask with a window even where no layer uses it, so there must be one."""
+    return {**config, "sliding_window": config["sliding_window"] or config["max_position_embeddings"]}
+
+
+def legacy_gelu(name: str) -> str:
     """Gemma's first configs say gelu and mean the approximation by tanh."""
-    return read_activation("gelu_pytorch_tanh" if name == "gelu" else name)
+    return "gelu_pytorch_tanh" if name == "gelu" else name
+
+
+def read_gemma_activation(name: str) -> dict[str, Any]:
+    return read_activation(legacy_gelu(name))
 
 
 def write_gemma_activation(activation: dict[str, Any]) -> str:
     return {"gelu_new": "gelu_pytorch_tanh"}.get(name := write_activation(activation), name)
 
 
-def one_activation(config: dict[str, Any]) -> dict[str, Any]:
-    """Gemma's configs may name the activation twice; the second name counts."""
+def one_activation(
+    config: dict[str, Any], counts: str, other: str, meaning: Callable[[str], str]
+) -> dict[str, Any]:
+    """Gemma's configs may name the activation twice, and transformers looks at one of the names (`counts`).
+
+    Raises Unreadable where the other one says something else, since other readers may follow that.
+    """
     config = dict(config)
-    second = config.pop("hidden_activation", None)
-    return {**config, "hidden_act": second or config.get("hidden_act", "gelu_pytorch_tanh")}
+    second = config.pop(other, None)
+    first = config.setdefault(counts, "gelu_pytorch_tanh")
+    if second is not None and read_activation(second) != read_activation(meaning(first)):
+        raise Unreadable(
+            f"{other} is {shown(second)}, but transformers reads {counts}, {shown(first)}; take {other} out"
+        )
+    return config
+
+
+def gemma_activation(config: dict[str, Any]) -> dict[str, Any]:
+    return one_activation(config, "hidden_act", "hidden_activation", legacy_gelu)
+
+
+def read_scale(width: Any) -> float:
+    if width is None or width <= 0:
+        raise Unreadable(f"query_pre_attn_scalar is {shown(width)}, and should be a number above 0")
+    return float(width) ** -0.5
 
 
 LLAMA = Family(
@@ -119,23 +182,24 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     always=ALWAYS,
     options=[
-        *SHAPE,
+        *shape(),
         *(HEAD_WIDTH, WIDTH, ACTIVATION, EPS, ATTENTION_BIAS, UNTIED),
         Option("ffn.bias", "mlp_bias", False, *flag("gate", "up", "down")),
     ],
     rows=[*ENDS, *PRE, *ATTENTION, *FEED_FORWARD],
     prefix="model.",
-    harmless=("pretraining_tp",),
+    whole_heads=True,
 )
 MISTRAL = replace(
     LLAMA,
     name="mistral",
     architecture="MistralForCausalLM",
     options=[
-        *SHAPE,
+        *shape(131_072, 8),
         *(HEAD_WIDTH, WIDTH, ACTIVATION, EPS, UNTIED),
         Option("attention.window", "sliding_window", 4096),
     ],
+    whole_heads=False,
 )
 MIXTRAL = replace(
     LLAMA,
@@ -146,7 +210,7 @@ MIXTRAL = replace(
         "ffn": {"name": "moe", "normalisation": "selected", "shared": 0, "expert": {"name": "glu"}},
     },
     options=[
-        *SHAPE,
+        *shape(131_072, 8),
         *(HEAD_WIDTH, UNTIED, EPS._replace(default=1e-5)),
         Option("ffn.expert.width", "intermediate_size"),
         ACTIVATION._replace(ours="ffn.expert.activation"),
@@ -162,18 +226,21 @@ MIXTRAL = replace(
         *linear(f"{LAYER}.ffn.experts.{{e}}.down", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w2"),
     ],
     harmless=("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+    grain=8,
     theta=1e6,
+    whole_heads=False,
 )
 QWEN2 = replace(
     LLAMA,
     name="qwen2",
     architecture="Qwen2ForCausalLM",
     always={**ALWAYS, "attention": {"name": "softmax", "bias": ["q", "k", "v"]}},
-    options=[*SHAPE, WIDTH, ACTIVATION, EPS, UNTIED],
+    options=[*shape(32_768, 32), WIDTH, ACTIVATION, EPS, UNTIED],
     unpack=qwen_layers,
     pack=qwen_windows,
     windows=layered_windows,
     harmless=(),
+    whole_heads=False,
 )
 QWEN3 = replace(
     QWEN2,
@@ -188,7 +255,7 @@ QWEN3 = replace(
         },
     },
     options=[
-        *SHAPE,
+        *shape(32_768, 32),
         *(HEAD_WIDTH._replace(default=128), WIDTH, ACTIVATION, EPS, QK_NORM, ATTENTION_BIAS, UNTIED),
     ],
     rows=[*ENDS, *PRE, *ATTENTION, *QK_NORMS, *FEED_FORWARD],
@@ -199,13 +266,14 @@ GEMMA = replace(
     architecture="GemmaForCausalLM",
     always={**ALWAYS, "norm": {"name": "rmsnorm", "offset": True}, "embedding": {"scale": "sqrt_width"}},
     options=[
-        *SHAPE,
+        *shape(8192, 16),
         *(HEAD_WIDTH._replace(default=256), WIDTH, EPS, ATTENTION_BIAS, TIED),
         Option("ffn.activation", "hidden_act", "gelu", read_gemma_activation, write_gemma_activation),
     ],
-    unpack=one_activation,
+    unpack=gemma_activation,
     must={"use_bidirectional_attention": (None, False)},
     harmless=(),
+    whole_heads=False,
 )
 GEMMA2 = replace(
     GEMMA,
@@ -213,7 +281,7 @@ GEMMA2 = replace(
     architecture="Gemma2ForCausalLM",
     always={**GEMMA.always, "placement": "sandwich"},
     options=[
-        *SHAPE,
+        *shape(8192, 4),
         *(HEAD_WIDTH._replace(default=256), WIDTH, EPS, ATTENTION_BIAS, TIED),
         ACTIVATION._replace(theirs="hidden_activation", default="gelu_pytorch_tanh"),
         Option("attention.softcap", "attn_logit_softcapping", 50.0),
@@ -222,7 +290,7 @@ GEMMA2 = replace(
             "attention.scale",
             "query_pre_attn_scalar",
             256,
-            read=lambda width: width**-0.5,
+            read=read_scale,
             write=lambda scale: round(scale**-2),
         ),
     ],
@@ -237,16 +305,19 @@ GEMMA2 = replace(
         *(*ATTENTION, *FEED_FORWARD),
     ],
     unpack=gemma2_layers,
+    pack=gemma2_windows,
     windows=layered_windows,
-    harmless=("hidden_act", "cache_implementation"),
+    harmless=("cache_implementation",),
+    whole_heads=True,
 )
 OLMO = replace(
     LLAMA,
     name="olmo",
     architecture="OlmoForCausalLM",
     always={**ALWAYS, "norm": {"name": "layernorm", "weight": False, "bias": False, "eps": 1e-5}},
-    options=[*SHAPE, WIDTH, ACTIVATION, ATTENTION_BIAS, UNTIED],
+    options=[*shape(), WIDTH, ACTIVATION, ATTENTION_BIAS, UNTIED],
     must={"clip_qkv": (None,)},
+    whole_heads=False,
 )
 OLMO2 = replace(
     LLAMA,
@@ -262,7 +333,7 @@ OLMO2 = replace(
         },
     },
     options=[
-        *SHAPE,
+        *shape(),
         *(WIDTH, ACTIVATION, EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
         *(ATTENTION_BIAS, UNTIED),
     ],
@@ -271,4 +342,5 @@ OLMO2 = replace(
         *norms(attention_branch="post_attention_layernorm", ffn_branch="post_feedforward_layernorm"),
         *(*ATTENTION, *QK_NORMS, *FEED_FORWARD),
     ],
+    whole_heads=False,
 )

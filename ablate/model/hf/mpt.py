@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ablate.model.hf.family import SAME, STACKED, Family, Option, Row, linear
+from ablate.model.hf.family import SAME, STACKED, Family, Option, Row, Unreadable, linear, shown
 
 LAYER = "layers.{n}"
 THEIRS = "transformer.blocks.{n}"
@@ -13,6 +13,8 @@ INSIDE = ("alibi", "alibi_bias_max", "attn_type", "clip_qkv", "prefix_lm", "qk_l
 def unpack(config: dict[str, Any]) -> dict[str, Any]:
     """`attn_config` made flat; the rest of it changes nothing in evaluation."""
     inside = config.get("attn_config") or {}
+    if not isinstance(inside, dict):
+        raise Unreadable(f"attn_config is {shown(inside)}, and should be an object")
     flat = {key: inside[key] for key in INSIDE if key in inside}
     return {**{key: value for key, value in config.items() if key != "attn_config"}, **flat}
 
@@ -72,4 +74,5 @@ MPT = Family(
     ),
     unpack=unpack,
     pack=pack,
+    nested=("attn_config",),
 )

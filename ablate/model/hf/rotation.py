@@ -1,8 +1,10 @@
 """RoPE in their configs: `rope_parameters`, or `rope_theta` and `rope_scaling` in older ones."""
 
+import math
 from typing import Any
 
-from ablate.model.hf.family import Unreadable
+from ablate.model.hf.family import Unreadable, shown
+from ablate.spec import ModelSpec
 
 # Their names of each scaling's options.
 SCALINGS: dict[str, dict[str, str]] = {
@@ -22,47 +24,118 @@ SCALINGS: dict[str, dict[str, str]] = {
         "gain": "attention_factor",
     },
 }
-OLD = ("rope_theta", "rotary_emb_base", "rope_scaling", "partial_rotary_factor", "rotary_pct")
+OPTIONAL = ("beta_fast", "beta_slow", "attention_factor")  # transformers has defaults of these alone
+THETA, FRACTION = ("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")
+OLD = ("rope_scaling", *THETA, *FRACTION)
 
 
-def gather(config: dict[str, Any], theta: float, rotary_fraction: float) -> dict[str, Any]:
-    """The config with RoPE in `rope_parameters` alone; `theta` and `fraction` are the family's own."""
+def gather(
+    config: dict[str, Any],
+    theta: float,
+    rotary_fraction: float,
+    names: tuple[str, str] = (THETA[0], FRACTION[0]),
+) -> dict[str, Any]:
+    """The config with RoPE in `rope_parameters` alone, as transformers reads it.
+
+    `theta` and `fraction` are the family's own; `names` are those it had for them outside of
+    `rope_parameters`. Raises Unreadable where two places disagree.
+    """
     config = dict(config)
     old = {key: config.pop(key) for key in OLD if config.get(key) is not None}
-    parameters = dict(config.pop("rope_parameters", None) or old.get("rope_scaling") or {})
-    parameters.setdefault("rope_type", parameters.pop("type", "default"))
-    parameters.setdefault("rope_theta", old.get("rope_theta", old.get("rotary_emb_base", theta)))
-    parameters.setdefault(
-        "partial_rotary_factor", old.get("partial_rotary_factor", old.get("rotary_pct", rotary_fraction))
-    )
+    new, scaling = config.pop("rope_parameters", None) or {}, old.get("rope_scaling") or {}
+    for key, value in (("rope_parameters", new), ("rope_scaling", scaling)):
+        if not isinstance(value, dict):
+            raise Unreadable(f"{key} is {shown(value)}, and should be an object")
+    usual = {
+        "rope_theta": old.get(names[0], theta),
+        "partial_rotary_factor": old.get(names[1], rotary_fraction),
+    }
+    parameters = _whole(scaling or new, usual)
+    if scaling and new:
+        _refuse_disagreement(_whole(new, usual), parameters)
+    for key, aliases in (("rope_theta", THETA), ("partial_rotary_factor", FRACTION)):
+        for alias in aliases:
+            if alias in old and old[alias] != parameters[key]:
+                raise Unreadable(
+                    f"{alias} is {shown(old[alias])}, but transformers reads {shown(parameters[key])} as "
+                    f"{key}; take {alias} out, or write it into rope_parameters"
+                )
     trained = config.pop("original_max_position_embeddings", None)
     if parameters["rope_type"] in ("llama3", "yarn"):
-        trained = trained or parameters.get("original_max_position_embeddings")
-        parameters["original_max_position_embeddings"] = trained or config.get("max_position_embeddings")
+        if trained is None:
+            trained = parameters.get(
+                "original_max_position_embeddings", config.get("max_position_embeddings")
+            )
+        parameters["original_max_position_embeddings"] = trained
     return {**{k: v for k, v in config.items() if k not in OLD}, "rope_parameters": parameters}
+
+
+def _whole(given: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    kind = given.get("rope_type", given.get("type", "default"))
+    return {**usual, **{key: value for key, value in given.items() if key != "type"}, "rope_type": kind}
+
+
+def _refuse_disagreement(new: dict[str, Any], scaling: dict[str, Any]) -> None:
+    """`rope_scaling` wins in transformers 5, and then nothing of `rope_parameters` counts."""
+    said = ("rope_theta", "partial_rotary_factor") if new["rope_type"] == "default" else tuple(new)
+    lost = [key for key in said if new[key] is not None and new[key] != scaling.get(key)]
+    if lost:
+        key = lost[0]
+        raise Unreadable(
+            f"{key} is {shown(new[key])} in rope_parameters, and transformers, for which rope_scaling alone "
+            f"counts, takes {shown(scaling.get(key))}; keep one of the two, with {key} in it"
+        )
 
 
 def read(parameters: dict[str, Any]) -> dict[str, Any]:
     """Our position. Raises Unreadable for a scaling that is not among ours."""
     rest = dict(parameters)
     kind = rest.pop("rope_type")
-    rest.pop("type", None)
     position = {
         "name": "rope",
         "base": rest.pop("rope_theta"),
         "rotary_fraction": rest.pop("partial_rotary_factor"),
     }
-    if kind not in SCALINGS:
-        raise Unreadable(f"rope_type {kind!r} is not among ours: {', '.join(SCALINGS)}")
+    if not isinstance(kind, str) or kind not in SCALINGS:
+        raise Unreadable(f"rope_type {shown(kind)} is not among ours: {', '.join(SCALINGS)}")
     scaling: dict[str, Any] = {"name": "none" if kind == "default" else kind}
     for ours, theirs in SCALINGS[kind].items():
         value = rest.pop(theirs, None)
+        if value is None and theirs not in OPTIONAL:
+            raise Unreadable(f"rope_type {kind}: {theirs} is missing")
         if value is not None:
             scaling[ours] = value
+    numbers = {"rope_theta": position["base"], "partial_rotary_factor": position["rotary_fraction"]}
+    for name, value in {
+        **numbers,
+        **{SCALINGS[kind][k]: v for k, v in scaling.items() if k != "name"},
+    }.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Unreadable(f"{name} is {shown(value)}, and should be a number")
     left = {key for key, value in rest.items() if value is not None and (key, value) != ("truncate", True)}
-    if left and kind != "default":
+    nested = {key for key in left if isinstance(rest[key], dict)}
+    if left and (kind != "default" or nested):
         raise Unreadable(f"rope_type {kind}: no option of ours means {', '.join(sorted(left))}")
     return {**position, "scaling": scaling}
+
+
+def refuse_degenerate(spec: ModelSpec) -> None:
+    """YaRN whose slowest pair comes before the fastest: transformers computes another ramp there."""
+    scaling = getattr(spec.position, "scaling", None)
+    if scaling is None or scaling.name != "yarn":
+        return
+    turned = int(spec.shape().head_width * spec.position.rotary_fraction)  # type: ignore[attr-defined]
+    base: float = spec.position.base  # type: ignore[attr-defined]
+
+    def pair(turns: float) -> float:
+        """Which pair turns this often within the trained context."""
+        return turned * math.log(scaling.trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    if min(math.ceil(pair(scaling.slow)), turned - 1) < max(math.floor(pair(scaling.fast)), 0):
+        raise Unreadable(
+            f"rope_type yarn: no pair turns {scaling.slow} times in {scaling.trained} trained positions, so "
+            "where the ramp lies is not defined"
+        )
 
 
 def write(position: dict[str, Any]) -> dict[str, Any]:

@@ -1,31 +1,31 @@
 """The tensors of a folder, read and written by a family's table."""
 
-import json
 import re
-import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.hf.family import Family, Inexpressible, Row, Unreadable
+from ablate.model.hf.family import Family, Inexpressible, Row, Unreadable, shown
+from ablate.model.hf.folder import Header, headers
 from ablate.model.measure import blueprint
-from ablate.record import atomic
 from ablate.spec import ModelSpec
 
 # Constants that some files keep beside the weights: masks and RoPE's frequencies.
 CONSTANTS = re.compile(r"\.(attn|attention|self_attn)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json")
+FLOATS = ("F64", "F32", "F16", "BF16")  # the dtypes that weights may have, as safetensors calls them
 
 
 def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Tensor]:
-    """Our state, from every *.safetensors of the folder. Raises Unreadable."""
+    """Our state, from the *.safetensors of the folder. Raises Unreadable."""
+    found = _named(headers(folder), family)
+    _refuse_giants(spec, found)
     model = blueprint(spec)
     like = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = _named(_tensors(folder), family)
+    if spec.head.tied:
+        found = _without_head(found, family, folder)
     state: dict[str, Tensor] = {}
     for row in _rows(family, model):
         if not all(name in like for name in row.ours):
@@ -33,8 +33,6 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
         if row.theirs not in found:
             raise Unreadable(f"{folder}: {row.theirs} is missing")
         _take(row, found.pop(row.theirs), like, model, state)
-    if spec.head.tied:
-        _same_head(found, family, state["embedding.weight"], folder)
     left = [name for name in found if not CONSTANTS.search(name)]
     if left:
         raise Unreadable(f"{folder}: the model has no place for {', '.join(sorted(left)[:8])}")
@@ -45,52 +43,23 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
     return state
 
 
-def write_weights(decoder: Decoder, family: Family) -> dict[str, Tensor]:
-    """Their tensors, on the CPU. Raises Inexpressible for a tensor that the family has no name for."""
-    state = {name: tensor.detach().cpu() for name, tensor in decoder.state_dict().items()}
+def write_weights(state: Mapping[str, Tensor], model: Decoder, family: Family) -> dict[str, Tensor]:
+    """Their tensors, on the CPU, of the state of a model like this one.
+
+    Raises Inexpressible for a tensor that the family has no name for.
+    """
+    left = {name: tensor.detach().cpu() for name, tensor in state.items()}
     written: dict[str, Tensor] = {}
-    for row in _rows(family, decoder):
-        if not any(name in state for name in row.ours):
+    for row in _rows(family, model):
+        if not any(name in left for name in row.ours):
             continue
-        ours = [state.pop(name) for name in row.ours]
-        written[row.theirs] = row.change.write(ours, decoder.shape).contiguous()
-    buffers = {name for name, _ in decoder.named_buffers()}
-    left = [name for name, tensor in state.items() if name not in buffers or tensor.any()]
-    if left:
-        raise Inexpressible(f"{family.name} has no tensor for {', '.join(sorted(left)[:8])}")
+        ours = [left.pop(name) for name in row.ours]
+        written[row.theirs] = row.change.write(ours, model.shape).contiguous()
+    buffers = {name for name, _ in model.named_buffers()}
+    unnamed = [name for name, tensor in left.items() if name not in buffers or tensor.any()]
+    if unnamed:
+        raise Inexpressible(f"{family.name} has no tensor for {', '.join(sorted(unnamed)[:8])}")
     return written
-
-
-def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Written aside and renamed. Raises FileExistsError for a folder that is not empty."""
-    from safetensors.torch import save_file
-
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with atomic(aside / "config.json") as f:
-            f.write((json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-        save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
-        aside.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        aside.rename(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Raises Unreadable."""
-    try:
-        node = json.loads(file.read_text())
-    except ValueError as error:
-        raise Unreadable(f"{file} is not JSON: {error}") from None
-    if not isinstance(node, dict):
-        raise Unreadable(f"{file} holds no JSON object")
-    return node
 
 
 def _rows(family: Family, model: Decoder) -> list[Row]:
@@ -98,10 +67,33 @@ def _rows(family: Family, model: Decoder) -> list[Row]:
     return list(family.expanded(model.spec.depth, len(experts)))
 
 
+def _refuse_giants(spec: ModelSpec, found: Mapping[str, Header]) -> None:
+    """A config whose sizes the files cannot fill is found out before a model is built of it."""
+    numbers = max((header.numel for header in found.values()), default=0)
+    experts = getattr(spec.ffn, "experts", 1)
+    sizes = {"width": spec.width, "heads": spec.heads, "vocab": spec.vocab or 0}
+    sizes |= {"head_width": spec.head_width or 0, "ffn.width": getattr(spec.ffn, "width", 0) or 0}
+    wrong = [f"{name} {size}" for name, size in sizes.items() if size > numbers]
+    wrong += [f"{n} {what}" for n, what in ((spec.depth, "layers"), (experts, "experts")) if n > len(found)]
+    if wrong:
+        raise Unreadable(
+            f"the config says {', '.join(wrong)}; the files hold {len(found)} tensors of at most "
+            f"{numbers} numbers"
+        )
+
+
 def _take(
-    row: Row, theirs: Tensor, like: dict[str, torch.Size], model: Decoder, state: dict[str, Tensor]
+    row: Row, header: Header, like: dict[str, torch.Size], model: Decoder, state: dict[str, Tensor]
 ) -> None:
+    if header.dtype not in FLOATS:
+        raise Unreadable(
+            f"{row.theirs} is of type {shown(header.dtype)}; weights are {', '.join(FLOATS)}, not quantised"
+        )
     shapes = [like[name] for name in row.ours]
+    theirs = header.read()
+    if not torch.isfinite(theirs).all():
+        bad = int((~torch.isfinite(theirs)).sum())
+        raise Unreadable(f"{row.theirs} holds {bad} numbers that are not finite (NaN or infinity)")
     try:
         parts = row.change.read(theirs, shapes, model.shape)
     except RuntimeError as error:
@@ -114,55 +106,25 @@ def _take(
         state[name] = part.clone(memory_format=torch.contiguous_format)
 
 
-def _same_head(found: dict[str, Tensor], family: Family, table: Tensor, folder: Path) -> None:
-    """A tied head that is stored too must be the table."""
-    for row in family.rows:
-        if row.ours == ("head.weight",) and row.theirs in found and not found.pop(row.theirs).equal(table):
-            raise Unreadable(
-                f"{folder}: {row.theirs} is not the embedding, but tie_word_embeddings says that it is"
-            )
+def _without_head(found: dict[str, Header], family: Family, folder: Path) -> dict[str, Header]:
+    """A tied head that is stored must be the table; where the table is not, it stands for it."""
+    table, head = (
+        next(row.theirs for row in family.rows if row.ours == (name,))
+        for name in ("embedding.weight", "head.weight")
+    )
+    if head not in found:
+        return found
+    found = dict(found)
+    tied = found.pop(head)
+    if found.setdefault(table, tied) is not tied and not tied.read().equal(found[table].read()):
+        raise Unreadable(f"{folder}: {head} is not the embedding, but tie_word_embeddings says that it is")
+    return found
 
 
-def _named(tensors: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
+def _named(found: dict[str, Header], family: Family) -> dict[str, Header]:
     """With the prefix of the family's names, where a file leaves it out."""
     known = {row.theirs.split("{")[0] for row in family.rows}
-    if any(name.startswith(family.prefix) for name in tensors):
-        return tensors
+    if any(name.startswith(family.prefix) for name in found):
+        return found
     bare = {name for name in known if not name.startswith(family.prefix)}
-    return {name if name in bare else family.prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        where = read_json(index).get("weight_map")
-        if not isinstance(where, dict):
-            raise Unreadable(f"{index} has no weight_map")
-        files = sorted({folder / name for name in where.values()})
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-        where = {}
-    if not files:
-        pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
-        if pickled:
-            raise Unreadable(
-                f"{folder}: {pickled[0]} is pickled, and reading a pickle can run any code; "
-                "save the model as safetensors (transformers: save_pretrained)"
-            )
-        raise Unreadable(f"{folder} holds no *.safetensors")
-    lost = [path.name for path in files if path.parent != folder or not path.exists()]
-    if lost:
-        raise Unreadable(f"{folder}: {', '.join(lost)}, named by {index.name}, is not there")
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            tensors |= load_file(path)
-        except SafetensorError as error:
-            raise Unreadable(f"{path} is damaged: {error}; fetch it again") from None
-    lacking = sorted(set(where) - set(tensors))
-    if lacking:
-        raise Unreadable(f"{folder}: {lacking[0]}, named by {index.name}, is in none of the files")
-    return tensors
+    return {name if name in bare else family.prefix + name: header for name, header in found.items()}

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from ablate.model.hf.family import Inexpressible, Unreadable
+from ablate.model.hf.family import Inexpressible, Unreadable, shown
 
 ACTIVATIONS: dict[str, dict[str, Any]] = {
     "gelu": {"name": "gelu", "form": "exact"},
     "gelu_new": {"name": "gelu", "form": "tanh"},
     "gelu_pytorch_tanh": {"name": "gelu", "form": "tanh"},
+    "gelu_fast": {"name": "gelu", "form": "tanh"},
+    "gelu_accurate": {"name": "gelu", "form": "tanh"},
+    "gelu_python_tanh": {"name": "gelu", "form": "tanh"},
+    "gelu_python": {"name": "gelu", "form": "exact"},
     "quick_gelu": {"name": "gelu", "form": "sigmoid"},
     "silu": {"name": "silu"},
     "swish": {"name": "silu"},
@@ -18,8 +22,8 @@ ACTIVATIONS: dict[str, dict[str, Any]] = {
 
 
 def read_activation(name: str) -> dict[str, Any]:
-    if name not in ACTIVATIONS:
-        raise Unreadable(f"activation {name!r} is not among ours: {', '.join(ACTIVATIONS)}")
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise Unreadable(f"activation {shown(name)} is not among ours: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

@@ -40,7 +40,12 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
     """The open file, of whose tensors only the shapes were read. Raises Unfit, FileNotFoundError."""
     from safetensors import SafetensorError, safe_open
 
+    from ablate.model.hf.opened import is_foreign
+
     if not file.is_file():
+        if is_foreign(file.parents[1]):
+            yield _fitting(ours, _Imported(file.parents[1]), file.parents[1])
+            return
         raise FileNotFoundError(
             f"{file} is missing: no weights were kept; train that run again with keep=weights rerun=true"
         )
@@ -49,18 +54,49 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
     except SafetensorError as error:
         raise Unfit(f"{file} is damaged ({error}); train that run again with rerun=true") from None
     with opened as theirs:
-        shapes = {name: tuple(theirs.get_slice(name).get_shape()) for name in theirs.keys()}  # noqa: SIM118
-        wrong = [f"{name} is missing in the file" for name in sorted(set(ours) - set(shapes))]
-        wrong += [f"{name} is not in the model" for name in sorted(set(shapes) - set(ours))]
-        wrong += [
-            f"{name} is {shapes[name]} in the file and {tuple(ours[name].shape)} in the model"
-            for name in sorted(set(ours) & set(shapes))
-            if shapes[name] != tuple(ours[name].shape)
-        ]
-        if wrong:
-            more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
-            raise Unfit(f"{file} does not fit the model: " + "; ".join(wrong[:NAMED] + more))
-        yield theirs
+        yield _fitting(ours, theirs, file)
+
+
+def _fitting(ours: Mapping[str, Tensor], theirs: Any, file: Path) -> Any:
+    """The tensors of a file, if names and shapes are the model's. Raises Unfit."""
+    shapes = {name: tuple(theirs.get_slice(name).get_shape()) for name in theirs.keys()}  # noqa: SIM118
+    wrong = [f"{name} is missing in the file" for name in sorted(set(ours) - set(shapes))]
+    wrong += [f"{name} is not in the model" for name in sorted(set(shapes) - set(ours))]
+    wrong += [
+        f"{name} is {shapes[name]} in the file and {tuple(ours[name].shape)} in the model"
+        for name in sorted(set(ours) & set(shapes))
+        if shapes[name] != tuple(ours[name].shape)
+    ]
+    if wrong:
+        more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+        raise Unfit(f"{file} does not fit the model: " + "; ".join(wrong[:NAMED] + more))
+    return theirs
+
+
+class _Imported:
+    """The tensors of a Hugging Face folder under our names, asked for as in an open safetensors file."""
+
+    def __init__(self, folder: Path):
+        from ablate.model.hf import import_folder
+
+        self._state = import_folder(folder)[1]
+
+    def keys(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def get_slice(self, name: str) -> "_Shape":
+        return _Shape(self._state[name].shape)
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self._state[name]
+
+
+class _Shape:
+    def __init__(self, shape: tuple[int, ...]):
+        self._shape = shape
+
+    def get_shape(self) -> tuple[int, ...]:
+        return self._shape
 
 
 @torch.no_grad()

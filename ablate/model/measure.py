@@ -59,7 +59,7 @@ class Routed(Protocol):
 
 def routed(module: nn.Module) -> TypeGuard[Routed]:
     """Not by `isinstance`: from Python 3.12 on that does not see the submodules of a module."""
-    return hasattr(module, "experts") and hasattr(module, "k")
+    return hasattr(module, "experts") and hasattr(module, "top_k")
 
 
 def blueprint(
@@ -167,7 +167,7 @@ def _share(decoder: Decoder, name: str) -> float:
     share, module = 1.0, decoder
     for step in name.split("."):
         if step == "experts" and routed(module):
-            share *= module.k / len(module.experts)
+            share *= module.top_k / len(module.experts)
         module = getattr(module, step)
     return share
 

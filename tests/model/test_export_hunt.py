@@ -43,7 +43,7 @@ CHANGES: dict[str, list[Any]] = {
     "placement": ["pre", "sandwich", "output", "peri"],
     "topology": ["serial", "parallel", "parallel_two_norms"],
     "position": ["rope", "alibi", "learned", {"name": "rope", "base": 100.0}],
-    "position.fraction": [0.25, 0.3, 0.5, 0.75, 1.0],
+    "position.rotary_fraction": [0.25, 0.3, 0.5, 0.75, 1.0],
     "position.scaling": [
         *({"name": "linear", "factor": 3.0}, {"name": "llama3", "trained": 9}, {"name": "yarn"}, "ntk"),
         *({"name": "yarn", "factor": 3.0, "trained": 7, "fast": 4.0, "slow": 0.5},),

@@ -424,7 +424,7 @@ def test_a_folder_must_be_whole(change, reason, tmp_path):
         (
             "llama",
             {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
-            "position.fraction",
+            "position.rotary_fraction",
         ),
         ("llama_yarn", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 2.0}}, "mscale"),
         ("llama", {"quantization_config": {"bits": 4}}, "unknown quantization_config"),
@@ -504,9 +504,9 @@ def test_what_only_training_sees_is_in_no_ones_way(tmp_path):
         "capacity_factor": 1.25,
         "expert": SWIGLU,
     }
-    decoder = Decoder(small(ffn=moe, dropout=0.1, init="xavier", head={"z_loss": 0.1, "tied": False})).start(
-        0
-    )
+    decoder = Decoder(
+        small(ffn=moe, dropout=0.1, init="xavier", head={"z_loss": 0.1, "tied": False})
+    ).init_parameters(0)
     assert export_folder(decoder, tmp_path / "out") == "mixtral"
 
 

@@ -107,7 +107,7 @@ def test_a_dense_model_in_closed_form():
 def test_experts_count_where_they_serve():
     C, F, E, k, shared, L = 32, 24, 4, 2, 1, 3
     expert = {"name": "glu", "width": F}
-    moe = measure(small(ffn={"name": "moe", "experts": E, "k": k, "shared": shared, "expert": expert}))
+    moe = measure(small(ffn={"name": "moe", "experts": E, "top_k": k, "shared": shared, "expert": expert}))
     dense = measure(small(ffn=expert))
     assert moe.parameters - dense.parameters == L * (C * E + (E + shared - 1) * 3 * C * F)
     assert moe.active - dense.active == L * (C * E + (k + shared - 1) * 3 * C * F)

@@ -245,7 +245,7 @@ def test_a_pattern_that_redraws_nothing_is_refused():
         Decoder(BASELINE).init_parameters(0, ["layers.*", "nosuch*"])
     norms = ["layers.*.input_norm.weight", "final_norm.*"]
     with pytest.raises(
-        Refused, match=r"what is called layers\.\*\.inside\.weight, leave\.\* starts from const"
+        Refused, match=r"what is called layers\.\*\.input_norm\.weight, final_norm\.\* starts from const"
     ):
         Decoder(BASELINE).init_parameters(0, norms)
     Decoder(BASELINE).init_parameters(0, [*norms, "embedding.*"])

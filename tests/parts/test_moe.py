@@ -167,7 +167,7 @@ def test_filling_goes_to_no_expert_and_counts_for_nothing(capacity_factor, side)
         gradient = torch.autograd.grad(y[real].square().sum() + m.auxiliary(report), list(m.parameters()))
         found.append((y[real], dict(report), gradient))
     (y, report, gradient), (y_filled, filled, gradient_filled) = found
-    assert report["load"].sum() == m.k * sum(lengths)
+    assert report["load"].sum() == m.top_k * sum(lengths)
     assert report.keys() == filled.keys()
     for name, value in report.items():
         assert torch.equal(filled[name], value), name
@@ -294,8 +294,8 @@ def test_padding_before_a_prompt_counts_for_nothing(tokens):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"top_k": 5, "experts": 4}, "ffn moe: chooses k 5 of experts 4"),
-        ({"top_k": 1}, "with top_k 1 and score after every gate is 1"),
+        ({"top_k": 5, "experts": 4}, "ffn moe: chooses top_k 5 of experts 4"),
+        ({"top_k": 1}, "with top_k 1 and normalisation selected every gate is 1"),
         ({"expert": {"name": "moe", "experts": 2}}, "its expert moe has a loss and a report of its own"),
     ],
 )

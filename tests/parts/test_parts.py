@@ -270,7 +270,7 @@ PUBLISHED = {
     ),
     "yarn_given": (
         "yarn",
-        {"factor": 8.0, "trained": 512, "fast": 16.0, "slow": 2.0, "gain": 1.5},
+        {"factor": 8.0, "trained": 512, "fast": 16.0, "slow": 2.0, "attention_factor": 1.5},
         {
             "factor": 8.0,
             "original_max_position_embeddings": 512,

@@ -22,9 +22,9 @@ QUIET = Settings(accelerator="cpu", progress=False)
 def write_text(folder: Path) -> Path:
     """300 documents of a few lines, one after another."""
     draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefgh", top_k=draw.randint(1, 6))) for _ in range(40)]
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(1, 6))) for _ in range(40)]
     file = folder / "text.jsonl"
-    lines = [" ".join(draw.choices(words, top_k=draw.randint(5, 30))) for _ in range(300)]
+    lines = [" ".join(draw.choices(words, k=draw.randint(5, 30))) for _ in range(300)]
     file.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
     return file
 

@@ -71,8 +71,8 @@ def _position(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
     scaling = dict(part.get("scaling", {}))
     if "trained" in scaling:
         scaling["trained"] = scaling["trained"] or shape.context / scaling["factor"]
-    if "gain" in scaling:
-        scaling["gain"] = scaling["gain"] or 0.1 * math.log(scaling["factor"]) + 1
+    if "attention_factor" in scaling:
+        scaling["attention_factor"] = scaling["attention_factor"] or 0.1 * math.log(scaling["factor"]) + 1
     return {**part, "scaling": scaling} if scaling else part
 
 

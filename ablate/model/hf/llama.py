@@ -36,14 +36,14 @@ ENDS = [
 
 
 def norms(**slots: str) -> list[Row]:
-    """`attention_inside="input_layernorm"`: which norm of theirs stands in which slot of ours."""
+    """`attention_input_norm="input_layernorm"`: which norm of theirs stands in which slot of ours."""
     return [
-        Row((f"{LAYER}.{'_residual.'.join(ours.split('_'))}.weight",), f"{THEIRS}.{theirs}.weight", SAME)
+        Row((f"{LAYER}.{'_residual.'.join(ours.split('_', 1))}.weight",), f"{THEIRS}.{theirs}.weight", SAME)
         for ours, theirs in slots.items()
     ]
 
 
-PRE = norms(attention_inside="input_layernorm", ffn_inside="post_attention_layernorm")
+PRE = norms(attention_input_norm="input_layernorm", ffn_input_norm="post_attention_layernorm")
 
 
 def shape(context: int = 2048, kv_heads: int | None = None) -> list[Option]:
@@ -215,7 +215,7 @@ MIXTRAL = replace(
         Option("ffn.expert.width", "intermediate_size"),
         ACTIVATION._replace(ours="ffn.expert.activation"),
         Option("ffn.experts", "num_local_experts", 8),
-        Option("ffn.k", "num_experts_per_tok", 2),
+        Option("ffn.top_k", "num_experts_per_tok", 2),
         Option("attention.window", "sliding_window", None),
     ],
     rows=[
@@ -297,10 +297,10 @@ GEMMA2 = replace(
     rows=[
         *ENDS,
         *norms(
-            attention_inside="input_layernorm",
-            attention_branch="post_attention_layernorm",
-            ffn_inside="pre_feedforward_layernorm",
-            ffn_branch="post_feedforward_layernorm",
+            attention_input_norm="input_layernorm",
+            attention_output_norm="post_attention_layernorm",
+            ffn_input_norm="pre_feedforward_layernorm",
+            ffn_output_norm="post_feedforward_layernorm",
         ),
         *(*ATTENTION, *FEED_FORWARD),
     ],
@@ -339,7 +339,7 @@ OLMO2 = replace(
     ],
     rows=[
         *ENDS,
-        *norms(attention_branch="post_attention_layernorm", ffn_branch="post_feedforward_layernorm"),
+        *norms(attention_output_norm="post_attention_layernorm", ffn_output_norm="post_feedforward_layernorm"),
         *(*ATTENTION, *QK_NORMS, *FEED_FORWARD),
     ],
     whole_heads=False,

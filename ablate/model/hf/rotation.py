@@ -21,7 +21,7 @@ SCALINGS: dict[str, dict[str, str]] = {
         "trained": "original_max_position_embeddings",
         "fast": "beta_fast",
         "slow": "beta_slow",
-        "gain": "attention_factor",
+        "attention_factor": "attention_factor",
     },
 }
 OPTIONAL = ("beta_fast", "beta_slow", "attention_factor")  # transformers has defaults of these alone

@@ -105,7 +105,7 @@ def test_fine_grained_experts_cost_what_two_of_eight_cost():
 
     def active(name: str) -> float:
         node = node_of("ffn", CONF / f"model/ffn/{name}.yaml")
-        return (node["k"] + node["shared"]) * node["expert"]["ratio"]
+        return (node["top_k"] + node["shared"]) * node["expert"]["ratio"]
 
     assert active("deepseek") == pytest.approx(active("mixtral"))
 

@@ -1,13 +1,15 @@
 """Answer a question: load a study, check every arm, run what is missing, score, report."""
 
-from pathlib import Path
+import sys
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-# Stored rather than searched for in conf/, where `experiment` is a group of train.py.
-OPTIONS = OmegaConf.load(Path(__file__).parent / "conf" / "sweep.yaml")
+from ablate.paths import CONF
+
+# Stored rather than searched for in conf/, whose groups are those of train.py.
+OPTIONS = OmegaConf.load(CONF / "sweep.yaml")
 ConfigStore.instance().store("sweep", OPTIONS)
 
 
@@ -19,4 +21,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    from ablate.cli.help import answer
+
+    answer("sweep", sys.argv[1:])
     main()

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 import ablate.cli.train as train_command
 from ablate.cli.compose import Mistaken, job, plain
+from ablate.cli.exits import FAILED, INTERRUPTED, RunFailed, fail
 from ablate.cli.sweep import sweep
-from ablate.cli.train import FAILED, INTERRUPTED, RunFailed, fail, prepare, train
+from ablate.cli.train import slot_job, train
 from ablate.data.source import NoNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +163,7 @@ def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
         raise NoNetwork("no network")
 
     monkeypatch.setattr("ablate.cli.train.job", cut)
-    monkeypatch.setattr("ablate.cli.sweep.job", cut)
+    monkeypatch.setattr("ablate.cli.composer.job", cut)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose(command.__name__)
     if command is sweep:
@@ -213,12 +214,11 @@ def test_a_stop_before_the_training_is_a_line(monkeypatch, capsys):
 def test_of_the_processes_of_torchrun_the_first_has_the_lease(monkeypatch):
     """The others train beside it, and end badly where they fail: it would wait for them."""
     ended = iter(["finished", "out_of_memory"])
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("ablate.cli.train.trained", lambda *_: SimpleNamespace(status=next(ended)))
-    todo = SimpleNamespace(runs=Path("runs"), id="abc")
-    train_command.run(todo, None, None)
+    monkeypatch.setattr("ablate.cli.train.perform", lambda *_: SimpleNamespace(status=next(ended)))
+    todo = SimpleNamespace(request=lambda: None, prepared=None)
+    train_command.run_beside(todo)
     with pytest.raises(SystemExit, match="1"):
-        train_command.run(todo, None, None)
+        train_command.run_beside(todo)
 
 
 def test_a_multirun_on_the_slots_engine(tmp_path, text):
@@ -234,14 +234,14 @@ def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plain(compose("train", [*TINY, *places]))
-    assert prepare(dict(config), [])["code"]
-    assert prepare({**config, "rerun": True}, [])["code"] == ""
+    assert slot_job(dict(config), [])["code"]
+    assert slot_job({**config, "rerun": True}, [])["code"] == ""
     with pytest.raises(ValueError, match="plan=true trains nothing"):
-        prepare({**config, "plan": True}, [])
+        slot_job({**config, "plan": True}, [])
 
 
 @pytest.mark.parametrize(("asked", "slots"), [(1, 1), (2, 2), ("auto", 1)])
 def test_a_run_takes_as_many_slots_as_devices(text, asked, slots):
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache", f"trainer.devices={asked}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert prepare(plain(compose("train", [*TINY, *places])), [])["devices"] == slots
+        assert slot_job(plain(compose("train", [*TINY, *places])), [])["devices"] == slots

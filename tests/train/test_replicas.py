@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import MOE, QUIET, curve, prepared_for, run_spec, write_text
+from training import MOE, QUIET, curve, prepared_for, run_of, run_spec, write_text
 
 from ablate.parts.base import Refused
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train.evaluate import Evaluation, evaluate
 from ablate.train.fit import Run, fit
+from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
 from ablate.train.speed import ensemble_runs
 from ablate.train.speed.ensemble_gain import Gain, gain
@@ -27,7 +28,7 @@ def text(tmp_path_factory):
 
 
 def opened(spec: RunSpec, runs, text, settings: Settings = QUIET) -> Run:
-    return Run(spec, prepared_for(spec, text.parent), settings, runs, None, {"parameters": 7.0}, None, None)
+    return run_of(spec, prepared_for(spec, text.parent), runs, settings, {"parameters": 7.0})
 
 
 def specs(text, rates=RATES, **options) -> list[RunSpec]:
@@ -153,13 +154,9 @@ def test_other_shapes_and_a_checkpoint_are_refused(text, tmp_path):
 
 def payloads(made: list[RunSpec], runs, text) -> list[dict]:
     return [
-        {
-            "spec": spec.model_dump(mode="json"),
-            "settings": QUIET.model_dump(mode="json"),
-            "runs": str(runs),
-            "cache": str(text.parent / "cache"),
-            "outbox": str(runs / f"out{n}"),
-        }
+        RunRequest(
+            spec=spec, settings=QUIET, runs=runs, cache=text.parent / "cache", outbox=runs / f"out{n}"
+        ).payload()
         for n, spec in enumerate(made)
     ]
 

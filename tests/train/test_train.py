@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import CONTEXT, MOE, QUIET, ROWS, curve, prepared_for, run_spec, write_text
+from training import CONTEXT, MOE, QUIET, ROWS, curve, prepared_for, run_of, run_spec, write_text
 
-from ablate.cli.estimate import plan
+from ablate.cli.estimate import design_run
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.model import loss
 from ablate.model.decoder import Decoder
@@ -27,7 +27,7 @@ from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train import callback
 from ablate.train.evaluate import evaluate
-from ablate.train.fit import Run, fit, work
+from ablate.train.fit import fit, work
 from ablate.train.monitor import loggers
 from ablate.train.monitor.meters import Speed
 from ablate.train.monitor.progress import Lines, Progress
@@ -79,8 +79,8 @@ def test_the_record_says_what_was_done(plain, text):
 def test_a_run_of_a_study_counts_what_train_py_does(precision, text, tmp_path):
     """The one leaves the counts to the run, the other gives it those of its plan."""
     spec = run_spec(text, precision=precision)
-    run = Run(spec, prepared_for(spec, text.parent), QUIET, tmp_path, None, None, None, None)
-    assert run.counts == asdict(plan(spec).costs)
+    run = run_of(spec, prepared_for(spec, text.parent), tmp_path)
+    assert run.counts == asdict(design_run(spec).costs)
 
 
 def test_threads_are_those_of_the_run_alone(text, tmp_path):

@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.cli.compose import Mistaken, TrainJob, job
+from ablate.cli.entry import load_named_parts
 from ablate.paths import CONF
 from ablate.spec import RunSpec
 
@@ -36,6 +37,7 @@ class Composer:
 
     def job(self, overrides: list[str]) -> TrainJob:
         """The run of train.py with these overrides, ready to start. Raises Mistaken."""
+        load_named_parts(overrides)
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -3,6 +3,7 @@ and the studies at hand. It imports nothing heavy."""
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,19 +15,19 @@ from ablate.paths import CONF
 
 OPTION = re.compile(r"^(\w+):(?: +(.*?))?(?: +# (.*))?$")
 HIDDEN = ("defaults", "hydra")  # keys of the YAMLs that are no options
-WIDTH = 34  # of the column of names
+COLUMN, WIDTH = 26, 80  # of the names, of their texts
 
 TRAIN_USAGE = """Train one model.
 
-    python train.py [GROUP=CHOICE | OPTION=VALUE]...
-    python train.py -m seed=0,1,2 ...       a run for each combination
+    COMMAND [GROUP=CHOICE | OPTION=VALUE]...
+    COMMAND -m seed=0,1,2 ...       a run for each combination
 
 An option is set by its path, model.width=64. Options that a choice does not have yet are added with a plus,
-+model.rule=x; ~model.rule takes one away. `python train.py plan=true ...` shows what would be trained.
++model.rule=x; ~model.rule takes one away. `COMMAND plan=true ...` shows what would be trained.
 """
 SWEEP_USAGE = """Run a study: plan it, train the runs that are missing, score them, and report.
 
-    python sweep.py experiment=NAME [OPTION=VALUE]...
+    COMMAND experiment=NAME [OPTION=VALUE]...
 """
 FLAGS = """Hydra's own flags: --cfg job (print the whole configuration), --multirun (-m), --hydra-help.
 """
@@ -36,7 +37,9 @@ def answer(command: str, arguments: Sequence[str]) -> None:
     """Print the help page of train.py or sweep.py and exit, where it is asked for. Exits with 2 where an
     override uses the name of another tool or of an earlier version, with a line for each."""
     if {"--help", "-h"} & {*arguments}:
-        print(train_page() if command == "train" else sweep_page(Path.cwd()), end="")
+        page = train_page() if command == "train" else sweep_page(Path.cwd())
+        script = sys.argv[0].endswith(".py")
+        print(page.replace("COMMAND", f"python {command}.py" if script else f"ablate {command}"))
         raise SystemExit
     lines = foreign(arguments, TRAIN if command == "train" else SWEEP)
     if lines:
@@ -54,17 +57,8 @@ def train_page() -> str:
         for group, choice in entry.items()
         if not group.startswith("override ")
     }
-    return "\n".join(
-        [
-            TRAIN_USAGE,
-            "Groups, with the default first:\n",
-            *group_lines(defaults),
-            "",
-            *option_lines(text),
-            "",
-            FLAGS,
-        ]
-    )
+    groups = ["Groups, with the default first:\n", *group_lines(defaults)]
+    return "\n".join([TRAIN_USAGE, *groups, *option_lines(text), "", FLAGS])
 
 
 def sweep_page(folder: Path) -> str:
@@ -80,23 +74,24 @@ def option_lines(text: str) -> Iterator[str]:
         option = OPTION.match(line)
         if option:
             skipping = option[1] in HIDDEN
-        if skipping or not line.strip():
-            continue
         if line.startswith("# "):
+            skipping = False
             yield f"\n{line[2:].rstrip('.')}:\n"
-        elif option:
+        elif option and not skipping:
             yield aligned(f"{option[1]}={option[2] or ''}", option[3] or "")
 
 
 def group_lines(defaults: Mapping[str, str | None]) -> Iterator[str]:
-    """A line for each group of conf/, nested ones too, with its choices."""
+    """A line for each group of conf/, nested ones too, with its choices; those of the working folder's own
+    conf/ are among them."""
+    own = Path.cwd() / "conf"
     for group, default in defaults.items():
         folder = CONF / group
         for nested in [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]:
-            choices = sorted(path.stem for path in nested.glob("*.yaml"))
-            if nested == folder:
-                choices = sorted(choices, key=lambda choice: choice != default)
-            yield aligned(nested.relative_to(CONF).as_posix(), ", ".join(choices))
+            name = nested.relative_to(CONF).as_posix()
+            choices = {path.stem for place in (nested, own / name) for path in place.glob("*.yaml")}
+            first = default if nested == folder else None
+            yield aligned(name, ", ".join(sorted(choices, key=lambda choice: (choice != first, choice))))
 
 
 def study_lines(experiments: Path) -> Iterator[str]:
@@ -117,5 +112,9 @@ def question(file: Path) -> str:
 
 
 def aligned(name: str, text: str) -> str:
-    """A name and what is said of it, in two columns."""
-    return f"  {name:<{WIDTH}}  {text}".rstrip()
+    """A name and its text in two columns; the text begins on a line of its own after a long name."""
+    indent = " " * (COLUMN + 4)
+    lines = textwrap.wrap(text, WIDTH, break_on_hyphens=False) or [""]
+    if len(name) > COLUMN:
+        lines = ["", *lines]
+    return "\n".join([f"  {name:<{COLUMN}}  {lines[0]}".rstrip(), *(indent + line for line in lines[1:])])

@@ -130,7 +130,7 @@ def test_the_report_is_rebuilt_from_its_files_alone_byte_by_byte(tuned: Path, tm
     for file in (tuned / FOLDER).iterdir():
         (tmp_path / FOLDER / file.name).write_bytes(file.read_bytes())
     code = (
-        "import sys; from pathlib import Path; from ablate.study.report import report; "
+        "import sys; from pathlib import Path; from ablate.study.report.render import report; "
         "report(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     subprocess.run(

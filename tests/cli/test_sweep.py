@@ -190,10 +190,26 @@ def test_runs_trained_as_one_are_the_runs_of_the_study(ensemble, place, tmp_path
     [
         ("ensemble=0", "ensemble: auto, off, or the most runs"),
         ("compile=fast", "compile: auto, true or false, not 'fast'"),
+        ("runs=runs/*", "runs: is the folder of all runs; to compare some of them, use compare='runs/*'"),
+        ("compare=runs/*", "compare: compares any finished runs, without experiment"),
+        ("nothing=1", "nothing: unknown option"),
     ],
 )
 def test_a_wrong_option_is_refused(option, said, place, capsys):
     assert said in refusal(capsys, *places(place), "experiment=small", option)
+
+
+def test_two_things_to_do_instead_of_a_study_are_refused(place, capsys):
+    said = refusal(capsys, *places(place), "experiment=small", "report=true", "timing=true")
+    assert said.startswith("report=true and timing=true exclude each other")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_frozen_study_may_use_the_earlier_name_of_a_preset(place):
+    composer = Composer(place / "cache")
+    chosen = ["nanogpt_shakespeare", f"data.source.files=[{place / 'a.txt'}]"]
+    specs = [composer([f"{name}={chosen[0]}", *chosen[1:]]) for name in ("experiment", "preset")]
+    assert specs[0] == specs[1]
 
 
 def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):

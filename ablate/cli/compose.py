@@ -100,7 +100,7 @@ class TrainJob:
         )
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain_config(config: DictConfig) -> dict[str, Any]:
     """Convert a configuration to plain data. Raises Mistaken where a mandatory value is missing."""
     try:
         missing = OmegaConf.missing_keys(config)
@@ -116,7 +116,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def job(config: DictConfig | dict[str, Any]) -> TrainJob:
     """Validate a configuration, prepare its data, and check that both fit together. Raises Mistaken with all
     mistakes."""
-    node = plain(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
+    node = plain_config(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
     chosen = node.pop("trainer", {})
     mistakes = [f"trainer.{name}: unknown option" for name in BESIDE if name in chosen]

@@ -9,20 +9,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ablate.cli.help import answer
+from ablate.cli.help import answer_help
 from ablate.paths import CONF
 
 
 def train_main() -> None:
     """Train one model, or several with `-m`; the arguments are Hydra's, read from sys.argv."""
-    answer("train", sys.argv[1:])
+    answer_help("train", sys.argv[1:])
     load_named_parts(sys.argv[1:])
     _train()
 
 
 def sweep_main() -> None:
     """Answer a question; the arguments are Hydra's, read from sys.argv."""
-    answer("sweep", sys.argv[1:])
+    answer_help("sweep", sys.argv[1:])
     # Stored rather than searched for in conf/, where the groups are those of train.py.
     ConfigStore.instance().store("sweep", OmegaConf.load(CONF / "sweep.yaml"))
     _sweep()

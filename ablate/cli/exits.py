@@ -9,7 +9,7 @@ from typing import NoReturn
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ablate.cli.terminal import forgive
+from ablate.cli.terminal import replace_unprintable
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -39,7 +39,7 @@ def stopping() -> Iterator[None]:
 @contextmanager
 def writing() -> Iterator[None]:
     """Answer a folder that cannot be written with a line; print what a terminal lacks as question marks."""
-    forgive()
+    replace_unprintable()
     try:
         yield
     except OSError as error:

@@ -33,7 +33,7 @@ FLAGS = """Hydra's own flags: --cfg job (print the whole configuration), --multi
 """
 
 
-def answer(command: str, arguments: Sequence[str]) -> None:
+def answer_help(command: str, arguments: Sequence[str]) -> None:
     """Print the help page of train.py or sweep.py and exit, where it is asked for. Exits with 2 where an
     override uses the name of another tool or of an earlier version, with a line for each."""
     if {"--help", "-h"} & {*arguments}:

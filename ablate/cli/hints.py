@@ -39,7 +39,7 @@ def foreign(overrides: Sequence[str], names: Mapping[str, str]) -> list[str]:
 def hinted(mistakes: Iterable[str]) -> list[str]:
     """Add to each mistake what to type, where one of `VALUES` knows it."""
 
-    def told(line: str) -> str:
+    def with_hint(line: str) -> str:
         return next((f"{line}; {hint}" for start, hint in VALUES.items() if line.startswith(start)), line)
 
-    return [told(line) for line in mistakes]
+    return [with_hint(line) for line in mistakes]

@@ -22,7 +22,7 @@ class WandbOptions(Strict):
     entity: str | None
 
 
-class Options(Strict):
+class SweepOptions(Strict):
     """The options of sweep.py."""
 
     experiment: str | None
@@ -63,7 +63,7 @@ class Options(Strict):
         raise ValueError(f"auto, off, or the most runs to be trained as one (2 or more), not {value!r}")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Options":
+    def _consistent(self) -> "SweepOptions":
         mistakes = list(self._mistakes())
         if mistakes:
             raise ValueError("\n".join(mistakes))
@@ -72,8 +72,8 @@ class Options(Strict):
     def _mistakes(self) -> Iterator[str]:
         chosen = [name for name in INSTEAD if getattr(self, name)]
         if len(chosen) > 1:
-            said = " and ".join(f"{name}=true" for name in chosen)
-            yield f"{said} exclude each other: each is done instead of running the study; give one of them"
+            both = " and ".join(f"{name}=true" for name in chosen)
+            yield f"{both} exclude each other: each is done instead of running the study; give one of them"
         if self.compare is not None:
             beside = [*(["experiment"] if self.experiment else []), *chosen]
             if beside:

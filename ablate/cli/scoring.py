@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ablate.cli.compose import Mistaken
 from ablate.cli.isolated import process_pool
-from ablate.cli.options import Options
+from ablate.cli.options import SweepOptions
 from ablate.cli.workspace import Workspace
 from ablate.data.stream import Stream
 from ablate.spec import RunSpec
@@ -27,7 +27,7 @@ def requested_metrics(study: Study) -> list[str]:
     return [study.metric, *study.measures, *of_runs(study.claims)]
 
 
-def requested_measures(study: Study, options: Options) -> list[str]:
+def requested_measures(study: Study, options: SweepOptions) -> list[str]:
     """The registered measures that give a study's metrics, and those of `measure=`. Raises Mistaken."""
     from ablate.registry import measure
 
@@ -38,7 +38,7 @@ def requested_measures(study: Study, options: Options) -> list[str]:
     return list(dict.fromkeys(name for name in names if name in measure))
 
 
-def check_measures(study: Study, options: Options) -> None:
+def check_measures(study: Study, options: SweepOptions) -> None:
     """Raise Mistaken where a metric of the study is given neither by training nor by a registered measure."""
     from ablate.measure import beyond, gives
     from ablate.registry import measure
@@ -73,7 +73,7 @@ def check_heldout(planned: Plan, workspace: Workspace) -> None:
             raise Mistaken([reason]) from None
 
 
-def score(
+def score_missing(
     measures: list[str], called: Iterable[runs.PlannedRun], workspace: Workspace, console: Console
 ) -> None:
     """Compute what is missing from the stored weights, several runs side by side: for runs of earlier studies

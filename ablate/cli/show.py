@@ -15,7 +15,7 @@ from ablate.spec import LayerSpec, RunSpec
 from ablate.study.judge.compare import Comparison
 
 
-def table(title: str, rows: list[tuple[str, str]]) -> Table:
+def name_table(title: str, rows: list[tuple[str, str]]) -> Table:
     """A table of names and values, without a frame."""
     grid = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     grid.add_column(style="dim")
@@ -28,24 +28,27 @@ def table(title: str, rows: list[tuple[str, str]]) -> Table:
 def show_plan(console: Console, todo: TrainJob, estimate: RunEstimate, status: str) -> None:
     """Print the design of a run and its costs; those that are counted, exactly."""
     spec, costs, kernel = todo.spec, todo.design.costs, todo.design.kernel
-    console.print(table(f"Run {todo.id} ({status})", [*description(spec), ("kernel", kernel)]))
+    console.print(name_table(f"Run {todo.id} ({status})", [*description(spec), ("kernel", kernel)]))
     console.print()
     rows = [
-        ("parameters", exact(costs.parameters)),
-        ("without embeddings", exact(costs.non_embedding)),
-        ("active per token", exact(costs.active)),
-        ("active without embeddings", exact(costs.active_non_embedding)),
-        ("training", f"{exact(costs.training_flops, 'FLOP')} per token"),
-        ("decoding", f"{exact(costs.decoding_flops, 'FLOP')} per token at context {spec.model.context}"),
-        ("KV cache", f"{exact(costs.kv_bytes, 'B')} per token"),
-        ("KV cache of a row", exact(costs.cache_bytes, "B")),
+        ("parameters", exact_amount(costs.parameters)),
+        ("without embeddings", exact_amount(costs.non_embedding)),
+        ("active per token", exact_amount(costs.active)),
+        ("active without embeddings", exact_amount(costs.active_non_embedding)),
+        ("training", f"{exact_amount(costs.training_flops, 'FLOP')} per token"),
+        (
+            "decoding",
+            f"{exact_amount(costs.decoding_flops, 'FLOP')} per token at context {spec.model.context}",
+        ),
+        ("KV cache", f"{exact_amount(costs.kv_bytes, 'B')} per token"),
+        ("KV cache of a row", exact_amount(costs.cache_bytes, "B")),
         ("memory", f"about {amount(estimate.memory_bytes, 'B')}"),
         ("time", f"about {duration(estimate.seconds)} at half of this machine's matrix-product rate"),
     ]
-    console.print(table("Costs", rows))
+    console.print(name_table("Costs", rows))
 
 
-def exact(count: float, unit: str = "") -> str:
+def exact_amount(count: float, unit: str = "") -> str:
     """124439808 -> 124,439,808 (124M); small counts alone."""
     whole = f"{count:,.0f}" + (f" {unit}" if unit else "")
     return whole if count < 1000 else f"{whole} ({amount(count, unit)})"
@@ -115,7 +118,7 @@ def show_record(console: Console, record: RunRecord) -> None:
         rows.append(("time", duration(record.speed["seconds"])))
     rows.append(("kernel", record.kernel))
     rows.append(("held-out", f"looks: {record.looks}" if record.looks else "sealed; scoring looks at it"))
-    console.print(table(f"Run {record.id}", rows))
+    console.print(name_table(f"Run {record.id}", rows))
 
 
 def matching_label(matched: Mapping[str, Any]) -> str:

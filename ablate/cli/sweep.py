@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.cli.compare_runs import compare_runs
-from ablate.cli.compose import Mistaken, plain, validated
+from ablate.cli.compose import Mistaken, plain_config, validated
 from ablate.cli.exits import FAILED, WRONG, fail, stopping, writing
 from ablate.cli.jobs import Jobs
-from ablate.cli.options import Options
-from ablate.cli.scoring import check_heldout, check_measures, requested_measures, score
+from ablate.cli.options import SweepOptions
+from ablate.cli.scoring import check_heldout, check_measures, requested_measures, score_missing
 from ablate.cli.show import print_outlook
 from ablate.cli.workspace import Workspace
 from ablate.data.source import NoNetwork
@@ -48,12 +48,12 @@ def sweep(config: DictConfig) -> None:
         fail(str(error), FAILED)
 
 
-def options_of(config: DictConfig) -> Options:
+def options_of(config: DictConfig) -> SweepOptions:
     """Validate the options. Raises Mistaken with all mistakes."""
-    node = {key: value for key, value in plain(config).items() if key not in NOT_OPTIONS}
+    node = {key: value for key, value in plain_config(config).items() if key not in NOT_OPTIONS}
     mistakes: list[str] = []
-    options = validated(Options, node, mistakes)
-    if not isinstance(options, Options):
+    options = validated(SweepOptions, node, mistakes)
+    if not isinstance(options, SweepOptions):
         raise Mistaken(mistakes)
     return options
 
@@ -61,13 +61,13 @@ def options_of(config: DictConfig) -> Options:
 class Sweep:
     """One study, from its file to its report."""
 
-    def __init__(self, options: Options, console: Console):
+    def __init__(self, options: SweepOptions, console: Console):
         self.options, self.console = options, console
         self.folder, self.file = options.folder, options.file
         if not self.file.is_file():
             names = sorted(path.parent.name for path in options.experiments.glob("*/study.yaml"))
-            there = f"there is no {self.file}; there are {', '.join(names) or 'none'}"
-            raise Mistaken([f"experiment: {there}"])
+            choices = f"there are {', '.join(names) or 'none'}"
+            raise Mistaken([f"experiment: there is no {self.file}; {choices}"])
         self.workspace = Workspace(options)
         self.notes: list[str] = []
 
@@ -165,7 +165,7 @@ class Sweep:
             called += stage.runs
             jobs.launch(stage)
             judged = [run for run in stage.runs if run.role != "tuning"]
-            score(measures, judged, self.workspace, self.console)
+            score_missing(measures, judged, self.workspace, self.console)
         return called
 
     def time(self, planned: Plan) -> None:

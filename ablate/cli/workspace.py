@@ -6,7 +6,7 @@ from typing import Any
 
 from ablate.cli.composer import Composer
 from ablate.cli.isolated import in_subprocess
-from ablate.cli.options import Options
+from ablate.cli.options import SweepOptions
 from ablate.data.prepare import Prepared, prepare
 from ablate.engine import slots
 from ablate.engine.store import MISSING, Store
@@ -24,7 +24,7 @@ NO_LOGGER = LoggerSpec(config={})
 class Workspace:
     """The `Backend` of a study on this machine, and the store of its runs."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: SweepOptions) -> None:
         self.options = options
         self.device = options.device
         self.store = Store(options.runs)

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import ablate.cli.train as train_command
-from ablate.cli.compose import Mistaken, job, plain
+from ablate.cli.compose import Mistaken, job, plain_config
 from ablate.cli.exits import FAILED, INTERRUPTED, RunFailed, fail
 from ablate.cli.sweep import sweep
 from ablate.cli.train import slot_job, slot_objective, train
@@ -195,7 +195,7 @@ def test_a_search_gets_the_objective_and_infinity_for_a_diverged_run(text, tmp_p
         train(config)
     monkeypatch.setattr(train_command, "searching", lambda: True)
     assert train(config) == math.inf
-    assert slot_objective(dict(plain(config)), outcome[0]) == math.inf
+    assert slot_objective(dict(plain_config(config)), outcome[0]) == math.inf
     with pytest.raises(SystemExit, match="2"):
         train(composed(text, "objective=heldout/loss"))
 
@@ -245,7 +245,7 @@ def test_sweep_refuses_options_before_anything_runs(capsys):
 
 def test_a_group_that_was_taken_away_is_named():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = plain(compose("train", ["~data", "~trainer"]))
+        config = plain_config(compose("train", ["~data", "~trainer"]))
     with pytest.raises(Mistaken) as wrong:
         job(config)
     assert "data.source: missing" in wrong.value.mistakes
@@ -294,7 +294,7 @@ def test_a_multirun_on_the_slots_engine(tmp_path, text):
 def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = plain(compose("train", [*TINY, *places]))
+        config = plain_config(compose("train", [*TINY, *places]))
     assert slot_job(dict(config), [])["code"]
     assert slot_job({**config, "rerun": True}, [])["code"] == ""
     with pytest.raises(ValueError, match="plan=true trains nothing"):
@@ -305,4 +305,4 @@ def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
 def test_a_run_takes_as_many_slots_as_devices(text, asked, slots):
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache", f"trainer.devices={asked}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert slot_job(plain(compose("train", [*TINY, *places])), [])["devices"] == slots
+        assert slot_job(plain_config(compose("train", [*TINY, *places])), [])["devices"] == slots

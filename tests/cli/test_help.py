@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from ablate.cli.help import answer, sweep_page, train_page
+from ablate.cli.help import answer_help, sweep_page, train_page
 from ablate.paths import CONF
 
 ROOT = CONF.parent
@@ -51,7 +51,7 @@ def test_studies_are_shown_with_their_questions(tmp_path):
 )
 def test_the_words_of_others_are_told_ours(command, given, said, capsys):
     with pytest.raises(SystemExit, match="2"):
-        answer(command, given)
+        answer_help(command, given)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(said)
     for line, begin in zip(lines, said, strict=True):
@@ -59,8 +59,8 @@ def test_the_words_of_others_are_told_ours(command, given, said, capsys):
 
 
 def test_other_words_are_left_to_hydra(capsys):
-    answer("train", ["-m", "seed=0,1", "preset=nanogpt_shakespeare"])
-    answer("sweep", ["experiment=small"])
+    answer_help("train", ["-m", "seed=0,1", "preset=nanogpt_shakespeare"])
+    answer_help("sweep", ["experiment=small"])
     assert capsys.readouterr() == ("", "")
 
 
@@ -70,5 +70,5 @@ def test_other_words_are_left_to_hydra(capsys):
 def test_help_names_the_command_that_was_typed(script, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script])
     with pytest.raises(SystemExit):
-        answer("train", ["--help"])
+        answer_help("train", ["--help"])
     assert f"    {said} [GROUP=CHOICE" in capsys.readouterr().out

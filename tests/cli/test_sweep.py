@@ -20,8 +20,8 @@ from store_work import killed
 from ablate.cli.compose import Mistaken
 from ablate.cli.composer import Composer
 from ablate.cli.jobs import Jobs
-from ablate.cli.options import Options
-from ablate.cli.scoring import check_heldout, check_measures, score
+from ablate.cli.options import SweepOptions
+from ablate.cli.scoring import check_heldout, check_measures, score_missing
 from ablate.cli.sweep import Sweep, options_of
 from ablate.cli.sweep import sweep as swept
 from ablate.cli.workspace import Workspace
@@ -65,7 +65,7 @@ def asked_of(place: Path, **changes: Any) -> Sweep:
     return Sweep(options(place, **changes), Console(width=200))
 
 
-def options(place: Path, **changes: Any) -> Options:
+def options(place: Path, **changes: Any) -> SweepOptions:
     where = {"experiments": place / "experiments", "runs": place, "cache": place / "cache"}
     words = {name: str(value) if isinstance(value, Path) else value for name, value in where.items()}
     return options_of(OmegaConf.merge(OPTIONS, {"experiment": "small", **words, **changes}))
@@ -327,7 +327,7 @@ def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch
     workspace = Workspace(options(place, runs=str(tmp_path), slots=1))
     study = read(yaml.safe_load(STUDY.format(text=place / "a.txt")))
     run = PlannedRun("a", "base", "rope", "test", 0, None, 0, workspace.compose(list(study.base)))
-    score(["heldout"], [run], workspace, Console())
+    score_missing(["heldout"], [run], workspace, Console())
     assert "a scoring process was killed" in capsys.readouterr().out
     assert RunRecord.load(tmp_path / "a") == record
 

@@ -233,7 +233,7 @@ def test_stacked_runs_on_a_gpu_are_lone_runs(capture, compiled, text, tmp_path):
     prepared = prepared_for(specs[0], text.parent)
     settings = ON_GPU.model_copy(update={"capture": capture, "compile": compiled})
     runs = [run_of(s, prepared, tmp_path / "stack", settings) for s in specs]
-    ensemble_runs.train(runs)
+    ensemble_runs.train_together(runs)
     alone = [
         fit(s, prepared, ON_GPU.model_copy(update={"capture": False}), tmp_path / "alone") for s in specs
     ]

@@ -44,7 +44,7 @@ def work(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
         ended(id)
 
     try:
-        train(runs, done)
+        train_together(runs, done)
     except Exception:
         log.warning("the runs %s are trained one after the other:", ", ".join(todo), exc_info=True)
     for id, request in list(todo.items()):
@@ -132,7 +132,7 @@ class Replica:
         self.run.save(record.model_copy(update={"provenance": origin}))
 
 
-def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: None) -> None:
+def train_together(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: None) -> None:
     """Train the runs as one and save their records; `ended` hears the id of each when its own is there.
 
     Raises Refused, before anything is written, where they cannot be stacked.

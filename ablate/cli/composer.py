@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.cli.compose import Mistaken, TrainJob, job
-from ablate.cli.entry import load_named_parts
+from ablate.cli.own_parts import load_named_parts
 from ablate.paths import CONF
 from ablate.spec import RunSpec
 

@@ -13,7 +13,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
 from ablate.model.measure import costs_of_run, of_run
-from ablate.parts.base import Call, Refused
+from ablate.parts.base import ForwardContext, Refused
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
@@ -39,7 +39,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
     try:
         ghost = of_run(spec, device)
         decoder = Decoder(spec.model.model_copy(update={"kernel": kernel.parse("auto")}))
-        decoder.start(0, spec.seed.redraw)
+        decoder.init_parameters(0, spec.seed.redraw)
     except Refused as refusal:
         return Facts(refusals=(str(refusal),))
     if looks_ahead(decoder):
@@ -80,7 +80,7 @@ def probe(spec: RunSpec) -> float:
     it knows nothing of the machine's other work."""
     rows, times = min(4, spec.rows), []
     with threads(1):
-        decoder = Decoder(spec.model).start(0).train()
+        decoder = Decoder(spec.model).init_parameters(0).train()
         tokens = torch.zeros(rows, spec.model.context, dtype=torch.long)
         for _ in range(3):
             begin = time.perf_counter()
@@ -119,16 +119,16 @@ def output_hash(decoder: Decoder, spec: RunSpec) -> str:
     seed. It is computed on the CPU, whatever the device of the study."""
     decoder.train()
     tokens = random_tokens(decoder, 0)
-    call = Call.of(tokens)
-    call.ledger = decoder.ledger()
+    call = ForwardContext.of(tokens)
+    call.aux = decoder.aux()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed.dropout)
-        logits = decoder(tokens, Call.of(tokens))
+        logits = decoder(tokens, ForwardContext.of(tokens))
         assert isinstance(logits, torch.Tensor)
         torch.manual_seed(spec.seed.dropout)
         losses = decoder(tokens, call, targets=tokens.roll(-1, 1))
         assert isinstance(losses, TokenLoss)
-        loss = losses.nll.mean() + decoder.auxiliary(call.ledger)
+        loss = losses.nll.mean() + decoder.auxiliary(call.aux)
         if losses.z is not None:
             loss = loss + spec.model.head.z_loss * losses.z.mean()
     digest = hashlib.sha256(logits.numpy().tobytes())

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ablate.cli.terminal import forgive
+from ablate.cli.terminal import replace_unprintable
 
 WRONG = 2  # exit code
 HYDRA = {  # the commands whose options are composed by Hydra
@@ -16,7 +16,7 @@ HYDRA = {  # the commands whose options are composed by Hydra
 
 def main(given: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 where what was asked cannot be done, with the reason on stderr."""
-    forgive()
+    replace_unprintable()
     given = sys.argv[1:] if given is None else list(given)
     if given and given[0] in HYDRA:
         return hydra_command(given)
@@ -235,7 +235,7 @@ def export(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ablate.cli.show import show_record, table
+    from ablate.cli.show import name_table, show_record
     from ablate.measure.score import score
 
     console = Console(highlight=False)
@@ -243,12 +243,14 @@ def evaluate(options: argparse.Namespace) -> None:
         from ablate.cli.exchange import measure_like
 
         measured = measure_like(options.folder, options.measures, options.like, options.cache).metrics
-        console.print(table("Measured", [(name, f"{value:.6g}") for name, value in sorted(measured.items())]))
+        console.print(
+            name_table("Measured", [(name, f"{value:.6g}") for name, value in sorted(measured.items())])
+        )
         return
     record = score(options.folder, options.cache, options.measures)
     show_record(console, record)
     found = {n: v for n, v in sorted(record.metrics.items()) if n.split("/")[0] in options.measures}
-    console.print(table("Measured", [(name, f"{value:.6g}") for name, value in found.items()]))
+    console.print(name_table("Measured", [(name, f"{value:.6g}") for name, value in found.items()]))
 
 
 def evidence(options: argparse.Namespace) -> None:

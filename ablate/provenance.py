@@ -4,11 +4,14 @@ import os
 import platform
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from ablate.paths import PACKAGE
 
 
 def provenance(device: str, devices: int, strategy: str) -> dict[str, Any]:
@@ -21,7 +24,7 @@ def provenance(device: str, devices: int, strategy: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
-        "ablate": version("ablate"),
+        "ablate": package_version(),
         "git": git(),
         "device": device,
         "device_kind": kind,
@@ -32,6 +35,17 @@ def provenance(device: str, devices: int, strategy: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "command": sys.argv,
     }
+
+
+@lru_cache
+def package_version() -> str:
+    """The version of this package: of its metadata, or, in a clone that is not installed, of pyproject.toml;
+    `unknown` where there is neither."""
+    with suppress(PackageNotFoundError):
+        return version("ablate")
+    with suppress(OSError, ValueError, KeyError):
+        return str(tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["version"])
+    return "unknown"
 
 
 @lru_cache

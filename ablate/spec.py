@@ -94,9 +94,9 @@ class ModelSpec(LayerSpec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSpec":
-        wrong = list(self._mistakes())
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        mistakes = list(self._mistakes())
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
         return self
 
     def _mistakes(self) -> Iterator[str]:
@@ -260,31 +260,34 @@ class RunSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSpec":
+        mistakes = list(self._mistakes())
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
         if self.budget.batch_tokens % self.model.context:
-            raise ValueError(
+            yield (
                 f"budget.batch_tokens {self.budget.batch_tokens} is not a multiple of "
                 f"model.context {self.model.context}"
             )
         reading = [getattr(layer.attention, "mask", "causal") == "prefix" for layer in self.model.layers()]
         if any(reading) != self.data.prefix:
-            raise ValueError(
+            yield (
                 "attention.mask=prefix and data.prefix=true need each other: "
                 "without the one a prefix is read like any text, without the other there is none"
             )
         if self.data.prefix and self.data.documents == "masked":
-            raise ValueError("data.prefix=true needs data.documents=joined: a prefix is of a whole row")
+            yield "data.prefix=true needs data.documents=joined: a prefix is of a whole row"
         if self.steps == 0:
-            raise ValueError(
-                f"budget.tokens {self.budget.tokens} is less than one batch ({self.budget.batch_tokens})"
-            )
+            yield f"budget.tokens {self.budget.tokens} is less than one batch ({self.budget.batch_tokens})"
         warmup = getattr(self.schedule, "warmup", 0)
         rises = warmup if isinstance(warmup, int) else round(warmup * self.steps)
-        if rises >= self.steps and rises:
-            raise ValueError(
+        if rises and rises >= self.steps:
+            yield (
                 f"schedule.warmup {warmup} takes {rises} of the run's {self.steps} steps, so the rate never "
                 "reaches its peak; give fewer steps, a smaller share, or more budget.tokens"
             )
-        return self
 
     @property
     def rows(self) -> int:
@@ -358,7 +361,14 @@ def _tried(path: tuple[int | str, ...]) -> tuple[int | str, ...] | None:
 
 def explain(error: ValidationError) -> list[str]:
     """Every mistake in one line each: `path: what is wrong (value); what is allowed`."""
-    return [_line(e) for e in mistakes(error)]
+    return [line for e in mistakes(error) for line in _lines(e)]
+
+
+def _lines(e: Any) -> list[str]:
+    """The lines of one error: several where one rule has several mistakes, each after the path."""
+    first, *others = _line(e).splitlines()
+    path = ".".join(str(p) for p in e["loc"])
+    return [first, *(f"{path}: {line}" if path else line for line in others)]
 
 
 def _line(e: Any) -> str:

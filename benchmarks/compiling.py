@@ -15,6 +15,7 @@ from clock import arguments, clock, ratios
 from record import Cell, Table, save
 
 from ablate.cli.composer import Composer
+from ablate.train.request import RunRequest
 from ablate.train.speed.compile_gain import Compiled, measured
 from ablate.train.speed.ensemble_runs import opened
 
@@ -30,7 +31,7 @@ that of the next process."""
 
 
 def found(payload: dict[str, Any]) -> Compiled:
-    return measured(opened(payload))
+    return measured(opened(RunRequest.read(payload)))
 
 
 def row(size: str, each: list[Compiled]) -> list[Cell]:

@@ -31,7 +31,7 @@ def specification(text: Path, *overrides: str) -> RunSpec:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    words = ["experiment=nanogpt_shakespeare", f"data.source.files=[{text.resolve()}]", *overrides]
+    words = ["preset=nanogpt_shakespeare", f"data.source.files=[{text.resolve()}]", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         node = OmegaConf.to_container(compose("train", words), resolve=True)
     assert isinstance(node, dict)

@@ -14,9 +14,8 @@ import torch
 from clock import arguments, clock, ratios
 from record import Cell, Table, save
 
-from ablate.cli.compose import Job
+from ablate.cli.compose import TrainJob
 from ablate.cli.composer import Composer
-from ablate.cli.train import planned
 from ablate.data.stream import Stream
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext
@@ -33,7 +32,7 @@ NOTE = "Targets: at most 1.10 at 0.2M, at most 1.03 at tiny (0.8M)."
 Now = Callable[[], float]
 
 
-def bare(todo: Job, now: Now) -> float:
+def bare(todo: TrainJob, now: Now) -> float:
     """Seconds a step of a loop without anything around it."""
     spec = todo.spec
     decoder = Decoder(spec.model).init_parameters(0).train()
@@ -54,7 +53,7 @@ def bare(todo: Job, now: Now) -> float:
     return (now() - begin) / (spec.steps - WARM)
 
 
-def whole(todo: Job, now: Now, runs: Path) -> float:
+def whole(todo: TrainJob, now: Now, runs: Path) -> float:
     """Seconds a step inside `fit`."""
     seen: list[tuple[int, float]] = []
 
@@ -79,7 +78,7 @@ def measured(size: str, rounds: int, threads: int) -> list[Cell]:
     alone, inside = [], []
     with tempfile.TemporaryDirectory() as folder:
         todo = Composer("cache").job(overrides)
-        parameters = planned(todo).costs.non_embedding
+        parameters = todo.design.costs.non_embedding
         for n in range(rounds):
             if n % 2:
                 inside.append(whole(todo, now, Path(folder)))

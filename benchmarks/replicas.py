@@ -14,7 +14,6 @@ CUDA graph, and compiled besides.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from clock import Clock, arguments, clock, kernels_of, race, ratios
@@ -53,7 +52,7 @@ def seats(size: str, number: int, device: str, more: Sequence[str] = ()) -> list
     with hushed():
         for n in range(number):
             todo = compose.job([*overrides, f"seed={n}", f"optim.lr={1e-3 * (1 + n / 4)}"])
-            run = Run(todo.spec, todo.prepared, todo.settings, Path("runs"), None, {}, None, None)
+            run = Run(todo.request(), todo.prepared)
             found.append(
                 Seat(run.spec, run.stream(), run.settings).built_for(trainer(run.spec, run.settings, []))
             )

@@ -81,7 +81,7 @@ def study(folder: Path, cache: Path, overrides: list[str], seeds: int, slots: in
     (place / "study.yaml").write_text(yaml.safe_dump(said))
     store = folder / "runs"
     command = ["sweep.py", "experiment=speed", f"experiments={folder / 'experiments'}"]
-    command += [f"store={store}", f"cache={cache}", f"slots={slots}"]
+    command += [f"runs={store}", f"cache={cache}", f"slots={slots}"]
     whole, lines = timed(command)
     planned = next(at for at, line in lines if line.endswith("runs to do"))
     trained = max(at for at, line in lines if " finished " in line)

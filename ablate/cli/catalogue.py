@@ -71,11 +71,11 @@ def _source(entry: Entry) -> str:
         link = f"From <{paper}>."
     else:
         link = f"From: {_escaped(paper)}."
-    names = ", ".join(f"`{name}`" for name in files(entry))
+    names = ", ".join(f"`{name}`" for name in yaml_files(entry))
     return f"{link} YAML: {names}." if names else link
 
 
-def files(entry: Entry) -> list[str]:
+def yaml_files(entry: Entry) -> list[str]:
     """The YAMLs that name the entry, its presets included."""
     folder = GROUPS.get(entry.kind)
     if folder is None:

@@ -1,5 +1,4 @@
-"""What a study asks of a specification before it runs anything: the `check` that `sweep.py` hands to
-`ablate.study`, which knows no torch."""
+"""The check of a specification before a study runs anything: `Backend.check`, which needs torch."""
 
 import hashlib
 import time
@@ -26,8 +25,7 @@ ROWS = 1  # of the forward pass that proves that an arm acts: of a whole context
 
 
 def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
-    """The check for runs on `device`."""
-
+    """Make the check for runs on `device`, cpu or cuda."""
     torch.set_num_threads(1)  # many small passes: two threads under other load are slower than one
 
     def check(node: dict[str, Any]) -> Facts:
@@ -37,7 +35,8 @@ def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
 
 
 def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
-    """Built on the meta device for the counts, and started once for a small forward pass."""
+    """The facts of a specification, or why it is refused. The model is built on the meta device for the
+    counts, and in memory for a small forward pass."""
     try:
         ghost = of_run(spec, device)
         decoder = Decoder(spec.model.model_copy(update={"kernel": kernel.parse("auto")}))
@@ -50,7 +49,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
     except ValueError as error:
         return Facts(refusals=(str(error),))
     if looks_ahead(decoder):
-        return Facts(refusals=("a part looks ahead: what is said of a token depends on those after it",))
+        return Facts(refusals=("a part looks ahead: the output at a token depends on later tokens",))
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
     candidates = CUDA if device == "cuda" else ELSEWHERE
     costs = costs_of_run(spec, ghost)
@@ -65,13 +64,13 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         kv_bytes_per_token=costs.kv_bytes,
         memory_bytes=costs.training_bytes(spec.budget.batch_tokens, device),
         kernel=ghost.kernel.name,
-        kernels=tuple(name for name in candidates if serves(spec, name, device)),
+        kernels=tuple(name for name in candidates if kernel_serves(spec, name, device)),
         tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
-        output=output(decoder, spec),
+        output=output_hash(decoder, spec),
     )
 
 
-def serves(spec: RunSpec, name: str, device: str) -> bool:
+def kernel_serves(spec: RunSpec, name: str, device: str) -> bool:
     if name not in kernel:
         return False
     try:
@@ -83,17 +82,17 @@ def serves(spec: RunSpec, name: str, device: str) -> bool:
 
 
 def probe(spec: RunSpec) -> float:
-    """The seconds that a run would take in one thread of this CPU, from three steps on a few rows. A rough
-    guess: it knows nothing of what else the machine does."""
+    """Estimate the seconds of a run in one thread of this CPU, from three steps on a few rows. A rough guess:
+    it knows nothing of the machine's other work."""
     rows, times = min(4, spec.rows), []
     with threads(1):
         decoder = Decoder(spec.model).init_parameters(0).train()
         tokens = torch.zeros(rows, spec.model.context, dtype=torch.long)
         for _ in range(3):
             begin = time.perf_counter()
-            found = decoder(tokens, targets=tokens, summed=True)
-            assert isinstance(found, Sums)
-            found.objective.backward()
+            sums = decoder(tokens, targets=tokens, summed=True)
+            assert isinstance(sums, Sums)
+            sums.objective.backward()
             times.append(time.perf_counter() - begin)
     return min(times) * spec.steps * spec.rows / rows
 
@@ -105,7 +104,7 @@ def looks_ahead(decoder: Decoder) -> bool:
     half = decoder.spec.context // 2
 
     def changes(seed: int) -> bool:
-        tokens = drawn(decoder, seed)
+        tokens = random_tokens(decoder, seed)
         other = torch.cat((tokens[:, :half], (tokens[:, half:] + 1) % decoder.shape.vocab), 1)
         before, after = (decoder(each)[:, :half] for each in (tokens, other))
         scale = float(before.std()) if half else 0.0
@@ -115,17 +114,17 @@ def looks_ahead(decoder: Decoder) -> bool:
         return changes(0) and changes(1)
 
 
-def drawn(decoder: Decoder, seed: int) -> torch.Tensor:
+def random_tokens(decoder: Decoder, seed: int) -> torch.Tensor:
     """Tokens (ROWS, context)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(decoder.shape.vocab, (ROWS, decoder.spec.context), generator=generator)
 
 
-def output(decoder: Decoder, spec: RunSpec) -> str:
-    """A hash of what training sees on fixed tokens: the logits and the whole loss, dropout drawn from a seed.
-    On the CPU, whatever the device of the study."""
+def output_hash(decoder: Decoder, spec: RunSpec) -> str:
+    """A hash of what training sees on fixed tokens: the logits and the whole loss, with dropout drawn from a
+    seed. It is computed on the CPU, whatever the device of the study."""
     decoder.train()
-    tokens = drawn(decoder, 0)
+    tokens = random_tokens(decoder, 0)
     call = ForwardContext.of(tokens)
     call.aux = decoder.aux()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -133,11 +132,11 @@ def output(decoder: Decoder, spec: RunSpec) -> str:
         logits = decoder(tokens, ForwardContext.of(tokens))
         assert isinstance(logits, torch.Tensor)
         torch.manual_seed(spec.seed.dropout)
-        found = decoder(tokens, call, targets=tokens.roll(-1, 1))
-        assert isinstance(found, TokenLoss)
-        loss = found.nll.mean() + decoder.auxiliary(call.aux)
-        if found.z is not None:
-            loss = loss + spec.model.head.z_loss * found.z.mean()
-    seen = hashlib.sha256(logits.numpy().tobytes())
-    seen.update(loss.numpy().tobytes())
-    return seen.hexdigest()
+        losses = decoder(tokens, call, targets=tokens.roll(-1, 1))
+        assert isinstance(losses, TokenLoss)
+        loss = losses.nll.mean() + decoder.auxiliary(call.aux)
+        if losses.z is not None:
+            loss = loss + spec.model.head.z_loss * losses.z.mean()
+    digest = hashlib.sha256(logits.numpy().tobytes())
+    digest.update(loss.numpy().tobytes())
+    return digest.hexdigest()

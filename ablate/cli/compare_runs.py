@@ -2,7 +2,6 @@
 
 import glob
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -14,20 +13,21 @@ from ablate.study.judge import adhoc
 from ablate.study.judge.compare import compare
 
 
-def compare_loose(node: dict[str, Any], console: Console) -> None:
-    """Any finished runs, compared by the options in which they differ."""
-    folders = sorted(Path(p) for p in glob.glob(str(node["runs"])) if (Path(p) / "record.json").is_file())
+def compare_runs(pattern: str, console: Console) -> None:
+    """Compare the finished runs whose folders match a glob, by the options in which they differ. Raises
+    Mistaken where there are none, ValueError where nothing but the seed differs."""
+    folders = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "record.json").is_file())
     records = [RunRecord.load(folder) for folder in folders]
     if not records:
-        raise Mistaken([f"runs: no folder of {node['runs']} holds a record.json"])
-    found = adhoc.gather(records)
-    for warning in found.mixed:
+        raise Mistaken([f"compare: no folder of {pattern} holds a record.json"])
+    gathered = adhoc.gather(records)
+    for warning in gathered.mixed:
         console.print(Text(f"Mixed: {warning}", style="yellow"))
-    if not found.axes:
+    if not gathered.axes:
         raise ValueError(
             f"{len(records)} runs, and nothing but the seed differs: there is nothing to compare"
         )
     console.print(
-        Text(f"{len(records)} runs differ in {', '.join(found.axes)}. Exploratory: nothing was declared.")
+        Text(f"{len(records)} runs differ in {', '.join(gathered.axes)}. Exploratory: nothing was declared.")
     )
-    print_verdicts(console, compare(found.frame, found.baseline, found.metric, None, "paired"))
+    print_verdicts(console, compare(gathered.frame, gathered.baseline, gathered.metric, None, "paired"))

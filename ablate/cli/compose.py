@@ -1,28 +1,44 @@
-"""From a composed configuration to a run, whose data is prepared: all that is wrong is said before anything
-is built. Here is the seam between what decides the numbers of a run (`RunSpec`) and what does not (`Settings`
-and `Rest`: where things are kept and what is shown)."""
+"""From a composed configuration to a run that is ready to start, its data prepared. Every mistake is named
+before anything is built.
+
+Here is the seam between what decides the numbers of a run (`RunSpec`) and what does not: `Settings`, and
+`Rest`, which says where things are kept and what is shown.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, StrictBool, ValidationError
 
+from ablate.cli.estimate import RunDesign, design_run
+from ablate.cli.hints import hinted
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import refuse, share
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict, explain
-from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched, too_many
+from ablate.train.request import RunRequest
+from ablate.train.settings import (
+    Settings,
+    accelerator,
+    devices,
+    elsewhere_launched,
+    too_many,
+    torch_device,
+)
 from ablate.train.state.warm_start import refuse_another_model, started, started_model
 
+Objective = Literal["validation/loss", "validation/perplexity", "validation/bits_per_byte"]
+OBJECTIVE: Objective = "validation/loss"
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
 
 
 class Mistaken(Exception):
-    """A configuration that is wrong: every mistake, one a line."""
+    """Raised for a wrong configuration, with a line for each mistake."""
 
     def __init__(self, mistakes: list[str]):
         super().__init__("\n".join(mistakes))
@@ -30,7 +46,7 @@ class Mistaken(Exception):
 
 
 class Sample(Strict):
-    """The text that a run shows when it has ended."""
+    """The text that a run prints when it has ended."""
 
     prompt: str
     tokens: int = Field(ge=0)
@@ -41,39 +57,58 @@ class Sample(Strict):
 
 
 class Rest(Strict):
-    parts: list[str]
-    start: str | None
+    """The options of train.py that are neither in `RunSpec` nor in `Settings`; see conf/train.yaml."""
+
+    parts: tuple[str, ...]
+    start: Path | None
     plan: StrictBool
     rerun: StrictBool
-    runs: str
-    cache: str
+    runs: Path
+    cache: Path
+    objective: Objective = OBJECTIVE
     sample: Sample
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainJob:
     """A run that is ready to start."""
 
     spec: RunSpec
     prepared: Prepared
     settings: Settings
-    rest: dict[str, Any]  # as `Rest`
+    rest: Rest
 
     @property
     def runs(self) -> Path:
-        return Path(self.rest["runs"])
-
-    @property
-    def start(self) -> Path | None:
-        return Path(self.rest["start"]) if self.rest["start"] else None
+        return self.rest.runs
 
     @property
     def id(self) -> str:
         return self.spec.id(self.prepared.fingerprint)
 
+    @cached_property
+    def design(self) -> RunDesign:
+        """The costs and the kernel, counted once, when first asked. Raises Refused where the parts cannot
+        work together."""
+        return design_run(self.spec, torch_device(self.settings))
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data. Raises Mistaken where a mandatory value is missing."""
+    def request(self, outbox: Path | None = None) -> RunRequest:
+        """The request to train this run; its record goes to `outbox` (null: runs/<id>)."""
+        return RunRequest(
+            spec=self.spec,
+            settings=self.settings,
+            runs=self.rest.runs,
+            cache=self.rest.cache,
+            parts=self.rest.parts,
+            start=self.rest.start,
+            counts=asdict(self.design.costs),
+            rerun=self.rest.rerun,
+            outbox=outbox,
+        )
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """Convert a configuration to plain data. Raises Mistaken where a mandatory value is missing."""
     try:
         missing = OmegaConf.missing_keys(config)
         if missing:
@@ -85,32 +120,33 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in node.items()}
 
 
-def job(config: DictConfig | dict[str, Any]) -> Job:
-    """Raises Mistaken with all that is wrong, before anything is trained."""
-    node = plain(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
+def job(config: DictConfig | dict[str, Any]) -> TrainJob:
+    """Validate a configuration, prepare its data, and check that both fit together. Raises Mistaken with all
+    mistakes."""
+    node = plain_config(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
     chosen = node.pop("trainer", {})
     mistakes = [f"trainer.{name}: unknown option" for name in BESIDE if name in chosen]
     chosen = chosen | {name: node.pop(name) for name in BESIDE if name in node}
     rest = validated(Rest, node, mistakes)
     try:
-        load_parts(rest.parts if rest else [])
+        load_parts(list(rest.parts) if rest else [])
     except ImportError as error:
         raise Mistaken([f"parts: {error}"]) from error
     taken = isinstance(decides.get("model"), dict) and decides["model"].get("of") == "start"
     if taken and rest is not None:
         decides["model"] = of_start(rest, decides["model"])
-    wrong: list[str] = []
-    settings = validated(Settings, chosen, wrong)
-    mistakes += [line if line.startswith(BESIDE) else f"trainer.{line}" for line in wrong]
+    of_settings: list[str] = []
+    settings = validated(Settings, chosen, of_settings)
+    mistakes += [line if line.startswith(BESIDE) else f"trainer.{line}" for line in of_settings]
     data = validated(DataSpec, decides.get("data", {}), mistakes, "data")
     spec = validated(RunSpec, decides, mistakes)
     if rest is None or settings is None or data is None or spec is None:
-        raise Mistaken(list(dict.fromkeys(mistakes)))
-    mistakes += beside(spec, settings, rest)
+        raise Mistaken(hinted(dict.fromkeys(mistakes)))
+    mistakes += misplaced(spec, settings, rest)
     if mistakes:
         raise Mistaken(mistakes)
-    prepared = prepare(data, Path(rest.cache))
+    prepared = prepare(data, rest.cache)
     vocab = spec.model.vocab or prepared.vocab
     if vocab < prepared.vocab:
         raise Mistaken([f"model.vocab: {vocab} is less than the tokenizer's {prepared.vocab}"])
@@ -124,11 +160,11 @@ def job(config: DictConfig | dict[str, Any]) -> Job:
     if rest.start:
         try:
             if not taken:
-                refuse_another_model(spec.model, Path(rest.start))
-            spec = started(spec, prepared, Path(rest.start))
+                refuse_another_model(spec.model, rest.start)
+            spec = started(spec, prepared, rest.start)
         except (ValueError, FileNotFoundError) as error:
             raise Mistaken([f"start: {error}"]) from None
-    return Job(spec, prepared, settings, rest.model_dump())
+    return TrainJob(spec, prepared, settings, rest)
 
 
 def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
@@ -136,24 +172,24 @@ def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
     if not rest.start:
         raise Mistaken(["model=started: is the model in start; give start=FOLDER"])
     try:
-        return started_model(Path(rest.start), {key: value for key, value in model.items() if key != "of"})
+        return started_model(rest.start, {key: value for key, value in model.items() if key != "of"})
     except (ValueError, OSError) as error:
         raise Mistaken([f"start: {error}"]) from None
 
 
-def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
-    """What is wrong with a run that could be done otherwise, or elsewhere."""
+def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
+    """Yield the mistakes of a run whose fields are valid each, but not together or not on this machine."""
     import torch
 
     from ablate.train.speed.cuda_graph import NO_GRAPHS
 
     if spec.parent is not None and not rest.start:
-        yield "parent: is set by start; give start=runs/<id>"
+        yield "parent: cannot be set directly; use start=runs/<id>"
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        yield "trainer.accelerator: torch finds no GPU here; say trainer=cpu, or leave it to trainer=auto"
+        yield "trainer.accelerator: torch finds no GPU on this machine; use trainer=cpu or trainer=auto"
         return
     if settings.capture is True and accelerator(settings) == "cpu":
-        yield f"trainer.capture: {NO_GRAPHS}; say auto"
+        yield f"trainer.capture: {NO_GRAPHS}; use trainer.capture=auto"
     if (reason := too_many(settings.threads)) is not None:
         yield reason
     if settings.nodes > 1 and not elsewhere_launched():
@@ -165,7 +201,7 @@ def beside(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
 
 
 def validated(schema: type[Any], node: Any, mistakes: list[str], path: str = "") -> Any:
-    """The validated node, or None with what is wrong added to `mistakes`."""
+    """Validate a node. Returns None, and adds to `mistakes` (each below `path`), where it is wrong."""
     assert issubclass(schema, BaseModel)
     try:
         return schema.model_validate(node)

@@ -13,25 +13,35 @@ UTILISATION = 0.5  # of the matrix-product rate, a cautious guess for the time o
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The design of a run and its costs."""
+class RunDesign:
+    """The costs of a run, counted, and the attention kernel that would serve it."""
 
-    spec: RunSpec
     costs: Costs
     kernel: str
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What a run would take on this machine."""
+
     memory_bytes: int  # weights, gradients, moments and activations of one forward pass
     seconds: float  # at UTILISATION of the matrix-product rate measured on the spot
 
 
-def plan(spec: RunSpec, *, device: str = "cpu", micro_rows: int | None = None) -> Plan:
-    """Raises Refused where the parts cannot work together or the named kernel cannot serve."""
+def design_run(spec: RunSpec, device: str = "cpu") -> RunDesign:
+    """Build the model without storage and count. Raises Refused where the parts cannot work together or the
+    named kernel cannot serve."""
     decoder = of_run(spec, device)
-    costs = costs_of_run(spec, decoder)
+    return RunDesign(costs_of_run(spec, decoder), decoder.kernel.name)
+
+
+def estimate_run(spec: RunSpec, costs: Costs, device: str, micro_rows: int | None = None) -> RunEstimate:
+    """Estimate the memory and the time of a run in passes of at most `micro_rows` rows (null: all rows).
+    Measures the speed of the device for about 0.1 s."""
     rows = min(micro_rows or spec.rows, spec.rows)
-    memory = costs.training_bytes(rows * spec.model.context, device)
-    seconds = spec.steps * spec.budget.batch_tokens * costs.training_flops
-    seconds /= UTILISATION * product_rate(device, spec.precision)
-    return Plan(spec, costs, decoder.kernel.name, memory, seconds)
+    flops = spec.steps * spec.budget.batch_tokens * costs.training_flops
+    seconds = flops / (UTILISATION * product_rate(device, spec.precision))
+    return RunEstimate(costs.training_bytes(rows * spec.model.context, device), seconds)
 
 
 def product_rate(device: str, precision: str, size: int = 768) -> float:

@@ -9,32 +9,34 @@ from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 Given = TypeVar("Given")
-Found = TypeVar("Found")
+Answer = TypeVar("Answer")
 
 
-def processes(number: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(number, get_context("spawn"), initializer=follow)
+def process_pool(number: int) -> ProcessPoolExecutor:
+    """A pool of so many processes, each of which ends with the process that started it."""
+    return ProcessPoolExecutor(number, get_context("spawn"), initializer=exit_with_parent)
 
 
-def follow() -> None:
-    """End this process of a pool when the one that started it is gone: it would wait for work for ever."""
-    starter = parent_process()
-    assert starter is not None
+def exit_with_parent() -> None:
+    """End this process of a pool when its parent is gone: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        starter.join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def apart(
-    measure: Callable[[Given], Found], given: Iterable[Given], failed: Callable[[str], Found]
-) -> Iterator[Found]:
-    """Measured in a process of its own, which the compiler's state and memory leave with."""
-    with processes(1) as pool:
-        for each in given:
+def in_subprocess(
+    function: Callable[[Given], Answer], arguments: Iterable[Given], failed: Callable[[str], Answer]
+) -> Iterator[Answer]:
+    """Call the function on each argument in another process, with which the compiler's state and memory go.
+    Where that process is killed, the answer is `failed(reason)`."""
+    with process_pool(1) as pool:
+        for argument in arguments:
             try:
-                yield pool.submit(measure, each).result()
+                yield pool.submit(function, argument).result()
             except BrokenProcessPool:
                 yield failed("the process that measured was killed")

@@ -8,13 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.amounts import amount, duration
-from ablate.cli.estimate import Plan
+from ablate.cli.compose import TrainJob
+from ablate.cli.estimate import RunEstimate
 from ablate.record import RunRecord
 from ablate.spec import LayerSpec, RunSpec
 from ablate.study.judge.compare import Comparison
 
 
-def table(title: str, rows: list[tuple[str, str]]) -> Table:
+def name_table(title: str, rows: list[tuple[str, str]]) -> Table:
+    """A table of names and values, without a frame."""
     grid = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
@@ -23,25 +25,37 @@ def table(title: str, rows: list[tuple[str, str]]) -> Table:
     return grid
 
 
-def show_plan(console: Console, plan: Plan, run_id: str, status: str) -> None:
-    spec, costs = plan.spec, plan.costs
-    model = spec.model
-    console.print(table(f"Run {run_id} ({status})", [*design(spec), ("kernel", plan.kernel)]))
+def show_plan(console: Console, todo: TrainJob, estimate: RunEstimate, status: str) -> None:
+    """Print the design of a run and its costs; those that are counted, exactly."""
+    spec, costs, kernel = todo.spec, todo.design.costs, todo.design.kernel
+    console.print(name_table(f"Run {todo.id} ({status})", [*description(spec), ("kernel", kernel)]))
     console.print()
     rows = [
-        ("parameters", f"{amount(costs.parameters)} ({amount(costs.non_embedding)} without embeddings)"),
-        ("active for a token", f"{amount(costs.active)} ({amount(costs.active_non_embedding)})"),
-        ("training", f"{amount(costs.training_flops, 'FLOP')} a token"),
-        ("decoding", f"{amount(costs.decoding_flops, 'FLOP')} a token at context {model.context}"),
-        ("KV cache", f"{amount(costs.kv_bytes, 'B')} a token, {amount(costs.cache_bytes, 'B')} a full row"),
-        ("memory", f"about {amount(plan.memory_bytes, 'B')}"),
-        ("time", f"about {duration(plan.seconds)} at half of this machine's matrix-product rate"),
+        ("parameters", exact_amount(costs.parameters)),
+        ("without embeddings", exact_amount(costs.non_embedding)),
+        ("active per token", exact_amount(costs.active)),
+        ("active without embeddings", exact_amount(costs.active_non_embedding)),
+        ("training", f"{exact_amount(costs.training_flops, 'FLOP')} per token"),
+        (
+            "decoding",
+            f"{exact_amount(costs.decoding_flops, 'FLOP')} per token at context {spec.model.context}",
+        ),
+        ("KV cache", f"{exact_amount(costs.kv_bytes, 'B')} per token"),
+        ("KV cache of a row", exact_amount(costs.cache_bytes, "B")),
+        ("memory", f"about {amount(estimate.memory_bytes, 'B')}"),
+        ("time", f"about {duration(estimate.seconds)} at half of this machine's matrix-product rate"),
     ]
-    console.print(table("Costs", rows))
+    console.print(name_table("Costs", rows))
 
 
-def design(spec: RunSpec) -> list[tuple[str, str]]:
-    """What a run is, in a few lines."""
+def exact_amount(count: float, unit: str = "") -> str:
+    """124439808 -> 124,439,808 (124M); small counts alone."""
+    whole = f"{count:,.0f}" + (f" {unit}" if unit else "")
+    return whole if count < 1000 else f"{whole} ({amount(count, unit)})"
+
+
+def description(spec: RunSpec) -> list[tuple[str, str]]:
+    """The design of a run, in a few lines."""
     model = spec.model
     layers = model.distinct_layers()
     lines = [
@@ -49,7 +63,7 @@ def design(spec: RunSpec) -> list[tuple[str, str]]:
         ("vocabulary", str(model.vocab)),
     ]
     for n, layer in enumerate(layers):
-        lines.append((f"layer {'abcdefgh'[n % 8]}" if len(layers) > 1 else "layer", parts(layer)))
+        lines.append((f"layer {'abcdefgh'[n % 8]}" if len(layers) > 1 else "layer", layer_parts(layer)))
     if model.pattern:
         lines.append(("pattern", " ".join(model.pattern)))
     budget = f"{amount(spec.budget.tokens)} tokens, {spec.steps} steps of {amount(spec.budget.batch_tokens)}"
@@ -61,25 +75,25 @@ def design(spec: RunSpec) -> list[tuple[str, str]]:
     ]
 
 
-def parts(layer: LayerSpec) -> str:
+def layer_parts(layer: LayerSpec) -> str:
     """`rmsnorm pre serial | rope | softmax window=64 | glu`: the options that are not at their default."""
 
     def one(options) -> str:
         chosen = options.model_dump(exclude_defaults=True)
         del chosen["name"]
-        said = [
+        shown = [
             f"{k}={v['name'] if isinstance(v, dict) else v}"
             for k, v in chosen.items()
             if not (isinstance(v, dict) and v["name"] == "none")
         ]
-        return " ".join([options.name, *said])
+        return " ".join([options.name, *shown])
 
     frame = [one(layer.norm), one(layer.placement), one(layer.topology)]
     return " | ".join([" ".join(frame), one(layer.position), one(layer.attention), one(layer.ffn)])
 
 
 def show_record(console: Console, record: RunRecord) -> None:
-    """The outcome; what was measured on held-out text is not shown."""
+    """Print the outcome of a run, without what was measured on held-out text."""
     metrics, rows = (
         record.metrics,
         [("status", record.status + (f": {record.reason}" if record.reason else ""))],
@@ -104,15 +118,17 @@ def show_record(console: Console, record: RunRecord) -> None:
         rows.append(("time", duration(record.speed["seconds"])))
     rows.append(("kernel", record.kernel))
     rows.append(("held-out", f"looks: {record.looks}" if record.looks else "sealed; scoring looks at it"))
-    console.print(table(f"Run {record.id}", rows))
+    console.print(name_table(f"Run {record.id}", rows))
 
 
-def turned(matched: Mapping[str, Any]) -> str:
+def matching_label(matched: Mapping[str, Any]) -> str:
+    """The knob that matched an arm, its value, and how far the arm is still off."""
     knob = "as configured" if matched["after"] is None else f"{matched['by']}={matched['after']}"
     return f"{knob} ({matched['residual']:+.2%})"
 
 
 def print_verdicts(console: Console, comparison: Comparison) -> None:
+    """Print a comparison as a table, its warnings first."""
     refused = [f"{arm}: refused before training, so in no comparison" for arm in comparison.refused]
     for warning in (*comparison.warnings, *refused):
         console.print(Text(f"! {warning}", style="yellow"))
@@ -120,27 +136,27 @@ def print_verdicts(console: Console, comparison: Comparison) -> None:
     for column in ("arm", "mean", "difference", "interval", "seeds", "verdict"):
         table.add_column(column, overflow="fold")
     for verdict in comparison.verdicts:
-        apart = "" if verdict.difference is None else f"{verdict.difference:+.4f}"
+        difference = "" if verdict.difference is None else f"{verdict.difference:+.4f}"
         interval = "" if verdict.low is None else f"[{verdict.low:+.4f}, {verdict.high:+.4f}]"
         mean = "" if verdict.mean is None else f"{verdict.mean:.4f}"
-        cells = [verdict.arm, mean, apart, interval, str(verdict.n), f"{verdict.word}: {verdict.reason}"]
+        cells = [verdict.arm, mean, difference, interval, str(verdict.n), f"{verdict.word}: {verdict.reason}"]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
 
 
-def print_outlook(console: Console, said: dict[str, Any]) -> None:
-    """The tables of `plan=true`."""
-    console.print(Text(said["question"], style="bold"))
-    console.print(Text(f"every arm: {' '.join(said['base'])}"))
-    console.print(Text(f"metric {said['metric']}, margin {said['margin']}, seeds {said['seeds']}"))
-    several = len(said["corpora"]) > 1
+def print_outlook(console: Console, outlook: dict[str, Any]) -> None:
+    """Print the tables of sweep.py's `plan=true`."""
+    console.print(Text(outlook["question"], style="bold"))
+    console.print(Text(f"every arm: {' '.join(outlook['base'])}"))
+    console.print(Text(f"metric {outlook['metric']}, margin {outlook['margin']}, seeds {outlook['seeds']}"))
+    several = len(outlook["corpora"]) > 1
     arms = Table(title="Arms", title_justify="left")
     for column in ("arm", "parameters", "FLOPs/token", "KV B/token", "memory", "kernel", "matched by"):
         arms.add_column(column, overflow="fold")
-    for arm in said["arms"]:
+    for arm in outlook["arms"]:
         matched = arm["matched"]
         name = f"{arm['corpus']}/{arm['arm']}" if several else arm["arm"]
-        changed = " ".join(arm["overrides"][len(said["base"]) :])
+        changed = " ".join(arm["overrides"][len(outlook["base"]) :])
         console.print(Text(f"  {name}: {changed or 'as it is'}"))
         cells = [
             name,
@@ -149,23 +165,23 @@ def print_outlook(console: Console, said: dict[str, Any]) -> None:
             amount(arm["kv_bytes_per_token"]),
             amount(arm["memory_bytes"], "B"),
             arm["kernel"],
-            "" if matched is None else turned(matched),
+            "" if matched is None else matching_label(matched),
         ]
         arms.add_row(*(Text(str(cell)) for cell in cells))
     console.print(arms)
     counts = Table(title="Runs", title_justify="left")
     for column in ("role", "planned", "finished", "missing"):
         counts.add_column(column)
-    for role, row in said["runs"].items():
+    for role, row in outlook["runs"].items():
         counts.add_row(role, *(str(row[c]) for c in ("planned", "finished", "missing")))
     console.print(counts)
-    if said["hours"] is not None:
-        console.print(f"about {duration(3600 * said['hours'])}")
-    for power in said["power"]:
+    if outlook["hours"] is not None:
+        console.print(f"about {duration(3600 * outlook['hours'])}")
+    for power in outlook["power"]:
         if power["detectable"] is not None:
             effect, noise = f"{power['detectable']:.4f}", f"{power['noise']:.4f}"
             console.print(
                 f"{power['seeds']} seeds detect {effect} with power {power['power']:.0%} (noise {noise})"
             )
-    for warning in said["warnings"]:
+    for warning in outlook["warnings"]:
         console.print(Text(f"! {warning}", style="yellow"))

@@ -8,13 +8,13 @@ PLAIN = "ablate.plain"  # a name for Python's codecs
 SIGNS = {"−": "-"}  # what would mean something else as a question mark
 
 
-def forgive() -> None:
+def replace_unprintable() -> None:
     """From here on, a character that stdout does not have is printed as another: mostly a question mark."""
-    codecs.register_error(PLAIN, plain)
+    codecs.register_error(PLAIN, replacement)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors=PLAIN)
 
 
-def plain(error: UnicodeError) -> tuple[str, int]:
+def replacement(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     return "".join(SIGNS.get(c, "?") for c in error.object[error.start : error.end]), error.end

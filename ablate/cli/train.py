@@ -1,22 +1,20 @@
 """What `python train.py` does with a composed configuration."""
 
-import os
-import sys
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ablate.cli.compose import Job, Mistaken, job
-from ablate.cli.estimate import Plan, plan
+from ablate.cli.compose import OBJECTIVE, Mistaken, Sample, TrainJob, job
+from ablate.cli.estimate import estimate_run
+from ablate.cli.exits import FAILED, INTERRUPTED, WRONG, fail, stopping, writing
 from ablate.cli.show import show_plan, show_record
-from ablate.cli.terminal import forgive
 from ablate.data.source import BadText, NoNetwork
 from ablate.data.tokenizer import BadTokenizer
 from ablate.engine import worker
@@ -24,128 +22,142 @@ from ablate.engine.store import MISSING, Store
 from ablate.parts.base import Refused
 from ablate.record import RunRecord
 from ablate.train import ranks
+from ablate.train.fit import perform
 from ablate.train.settings import torch_device
 from ablate.train.state.source_hash import code
 
-WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+BASIC_SWEEPER = "basic_sweeper.BasicSweeper"  # the end of its name: Hydra's own, which reads no values
 
 
-class RunFailed(Exception):
-    """One run of several (`-m`) failed; Hydra goes on with the rest and says so at the end."""
+def train(config: DictConfig) -> float | None:
+    """Plan, train, and show the outcome. Returns the objective of the run for a sweeper of Hydra that
+    searches; None with `plan=true`.
 
-
-def train(config: DictConfig) -> None:
-    """Plan, fit, and show the outcome. Exits with 2 where the configuration is wrong, 1 where the run
-    failed, 130 where it was interrupted, which ends a multirun too; else that raises RunFailed."""
+    Exits with 2 where the configuration is wrong, 1 where the run failed, 130 where it was interrupted,
+    which ends a multirun too. In a multirun a failure raises RunFailed instead.
+    """
     console = Console(highlight=False, quiet=not ranks.main())
     with writing(), stopping(), refusals():
         todo = job(config)
-        made = planned(todo)
-        folder, known = todo.runs / todo.id, Store(todo.runs).find(todo.id)
-        if known is not None and known.code != code(todo.spec):
-            console.print(f"{folder} is stale: {known.status}, but by other sources than these.")
-            known = None
-        if todo.rest["plan"]:
-            show_plan(console, made, todo.id, known.status if known else "not run")
-        elif known is not None and known.status not in MISSING and not todo.rest["rerun"]:
-            console.print(f"{folder} is {known.status}; rerun=true repeats it.\n")
-            show_record(console, known)
-            if known.status != "finished":
-                fail(f"{known.status}: {known.reason}", FAILED)
+        design = todo.design  # Raises Refused before anything is written
+        folder, record = todo.runs / todo.id, Store(todo.runs).find(todo.id)
+        if record is not None and record.code != code(todo.spec):
+            console.print(
+                f"{folder} is out of date: it is {record.status}, with an earlier version of the code."
+            )
+            record = None
+        if todo.rest.plan:
+            estimate = estimate_run(
+                todo.spec, design.costs, torch_device(todo.settings), todo.settings.micro_rows
+            )
+            show_plan(console, todo, estimate, record.status if record else "not run")
+            return None
+        if record is not None and record.status not in MISSING and not todo.rest.rerun:
+            console.print(f"{folder} is {record.status}; rerun=true repeats it.\n")
+            show_record(console, record)
+        elif ranks.main():
+            record = run(todo, console)
         else:
-            run(todo, made, console)
+            record = run_beside(todo)
+        if record.status == "diverged" and searching():
+            return math.inf
+        if record.status != "finished" and ranks.main():
+            reason = f"{record.status}: {record.reason}"
+            fail(reason, INTERRUPTED if record.status == "interrupted" else FAILED)
+        return objective(record, todo.rest.objective)
 
 
-def run(todo: Job, made: Plan, console: Console) -> None:
-    """Train under a lease, so that nobody else does the same run at the same time. Of several processes that
-    torchrun started, the first has it."""
-    if not ranks.main():
-        if trained(todo, made, None).status not in ("finished", "diverged", "interrupted"):
-            raise SystemExit(FAILED)  # or the others would wait
-        return
+def run(todo: TrainJob, console: Console) -> RunRecord:
+    """Train under a lease, so that nobody else does the same run at the same time, and show the outcome."""
     folder, store = todo.runs / todo.id, Store(todo.runs)
-    rerun = bool(todo.rest["rerun"])
-    lease = worker.Job(
+    leased = worker.Job(
         todo.id,
         {},
-        code="" if rerun else code(todo.spec),
+        code="" if todo.rest.rerun else code(todo.spec),
         spec=todo.spec.model_dump(mode="json"),
         fingerprint=todo.prepared.fingerprint,
     )
-
-    def leased(payload: dict[str, Any]) -> None:
-        trained(todo, made, Path(payload["outbox"]))
-
-    report = worker.perform(store, lease, leased)
+    reports: list[worker.Report] = []
+    with worker.held(store, [leased], reports.append) as (payloads, _):
+        for payload in payloads:
+            perform(todo.request(Path(payload["outbox"])), todo.prepared)
+    (report,) = reports
     if report.status in ("elsewhere", "lost"):
-        fail(f"{folder}: another process is at this run", FAILED)
+        fail(f"{folder} is being trained by another process.", FAILED)
     record = store.load(todo.id)
     if record.status != report.status:
         console.print("The outcome from before stands:")
     show_record(console, record)
     if report.status != "finished":
-        fail(f"{report.status}: {report.reason}", INTERRUPTED if report.status == "interrupted" else FAILED)
-    show_sample(console, folder, todo.rest["sample"])
+        return record.model_copy(update={"status": report.status, "reason": report.reason})
+    show_sample(console, folder, todo.rest.sample)
     console.print(f"\n{folder}")
+    return record
 
 
-def trained(todo: Job, made: Plan, outbox: Path | None) -> RunRecord:
-    from ablate.train.fit import fit
-
-    return fit(
-        todo.spec,
-        todo.prepared,
-        todo.settings,
-        todo.runs,
-        start=todo.start,
-        counts=asdict(made.costs),
-        parts=todo.rest["parts"],
-        rerun=bool(todo.rest["rerun"]),
-        outbox=outbox,
-    )
+def run_beside(todo: TrainJob) -> RunRecord:
+    """Train in a process that torchrun started beside the first, which holds the lease. Exits with 1 where
+    the others would wait in vain."""
+    record = perform(todo.request(), todo.prepared)
+    if record.status not in ("finished", "diverged", "interrupted"):
+        raise SystemExit(FAILED)
+    return record
 
 
-def planned(todo: Job) -> Plan:
-    return plan(todo.spec, device=torch_device(todo.settings), micro_rows=todo.settings.micro_rows)
+def searching() -> bool:
+    """Whether a sweeper of Hydra reads what the run returns: any but its basic one."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return False
+    return not str(HydraConfig.get().sweeper["_target_"]).endswith(BASIC_SWEEPER)
 
 
-def prepare(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """For `hydra/launcher=slots`: what is known of a run before it is done. Raises ValueError."""
+def objective(record: RunRecord, name: str) -> float:
+    """The value that a search minimises: the named validation metric, infinite for a run without it."""
+    value = record.metrics.get(name)
+    return math.inf if value is None else value
+
+
+def slot_job(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Describe a run to `hydra/launcher=slots` before it is done. Raises ValueError."""
     try:
         todo = job(config)
-        planned(todo)
+        _ = todo.design
     except (Mistaken, BadText, BadTokenizer, NoNetwork) as error:
         raise ValueError(str(error)) from error
-    if todo.rest["plan"]:
+    if todo.rest.plan:
         raise ValueError("plan=true trains nothing; it is printed without hydra/launcher=slots")
     devices = todo.settings.devices
     return {
         "id": todo.id,
         "devices": 1 if devices == "auto" else devices,  # auto: what the slot has
-        "code": "" if todo.rest["rerun"] else code(todo.spec),
+        "code": "" if todo.rest.rerun else code(todo.spec),
         "spec": todo.spec.model_dump(mode="json"),
         "fingerprint": todo.prepared.fingerprint,
     }
 
 
-def work(payload: dict[str, Any]) -> None:
-    """For `hydra/launcher=slots`: one run of a multirun, quietly, in a worker."""
+def train_in_slot(payload: dict[str, Any]) -> None:
+    """Train one run of a multirun quietly, in a worker of `hydra/launcher=slots`."""
     todo = job(payload["config"])
-    todo = replace(todo, settings=todo.settings.model_copy(update={"progress": False}))
-    trained(todo, planned(todo), Path(payload["outbox"]))
+    perform(todo.request(Path(payload["outbox"])).with_settings(progress=False), todo.prepared)
 
 
-def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
-    """A few tokens from the trained model."""
+def slot_objective(config: Mapping[str, Any], record: RunRecord) -> float:
+    """The value of a run of `hydra/launcher=slots` for a sweeper that searches."""
+    return objective(record, config.get("objective", OBJECTIVE))
+
+
+def show_sample(console: Console, folder: Path, sample: Sample) -> None:
+    """Print a few tokens from the trained model, if its weights were kept."""
     from rich.panel import Panel
     from rich.text import Text
 
     from ablate.measure.trained import open_run, sample_text
 
-    if not sample["tokens"] or not (folder / "weights").is_dir():
+    if not sample.tokens or not (folder / "weights").is_dir():
         return
     try:
-        text = sample_text(open_run(folder), **sample)
+        text = sample_text(open_run(folder), **sample.model_dump())
     except (ValueError, BadTokenizer) as error:  # a prompt that the tokenizer cannot say, for example
         console.print(Text(f"no sample: {error}", style="dim"))
         return
@@ -154,37 +166,10 @@ def show_sample(console: Console, folder: Path, sample: dict[str, Any]) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Every mistake on a line of its own, and no traceback: it is the configuration that is wrong."""
+    """Print every mistake of the configuration on a line of its own, and exit with 2."""
     try:
         yield
     except Mistaken as error:
         fail("\n".join(error.mistakes), WRONG)
     except (Refused, BadText, BadTokenizer, NoNetwork) as error:
         fail(str(error), WRONG)
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """Ctrl-C outside of a training, which records it, is a line."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        fail("stopped; run this again to go on", INTERRUPTED)
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """A folder that cannot be written is no fault of the program, nor is what a terminal cannot show."""
-    forgive()
-    try:
-        yield
-    except OSError as error:
-        fail(f"{error.filename or 'a file'}: {error.strerror}" if error.strerror else str(error), FAILED)
-
-
-def fail(reason: str, code: int) -> NoReturn:
-    if code != INTERRUPTED and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise RunFailed(reason)
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        print(reason, file=sys.stderr)
-    raise SystemExit(code)

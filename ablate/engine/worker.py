@@ -129,13 +129,32 @@ def perform_together(
     lost: Callable[[], None] = lambda: None,
     every: float = BEAT,
 ) -> None:
-    """Do several runs at once, each under its lease; those that are done, or that somebody else has, are left
-    out. `ended` hears how each ended, as soon as its record is stored. The seconds of a report are the run's
-    share.
+    """Do several runs at once, each under its lease. What `work` raises becomes the record of a crashed run
+    for all that had not ended. The arguments are those of `held`."""
+    with held(store, jobs, ended, begun, lost, every) as (payloads, settle):
+        if payloads:
+            work(payloads, settle)
 
-    What `work` raises becomes the record of a crashed run for all that had not ended.
+
+@contextmanager
+def held(
+    store: Store,
+    jobs: list[Job],
+    ended: Callable[[Report], None],
+    begun: Callable[[str], None] = lambda id: None,
+    lost: Callable[[], None] = lambda: None,
+    every: float = BEAT,
+) -> Iterator[tuple[list[Payload], Callable[[str], None]]]:
+    """Hold the leases of several runs while the block trains them.
+
+    The block gets the payloads of the runs that are left to do, each with its outbox, and a function to call
+    with the id of a run as soon as its record is in the outbox. Runs that are done, or that another process
+    holds, are left out. `ended` hears how each run ended, once its record is stored; the seconds of a report
+    are the run's share. `begun` is called with each id before the block, `lost` from another thread when a
+    lease is gone. What the block raises is not raised again: it becomes the record of the runs that had not
+    ended.
     """
-    held: dict[str, tuple[Job, Lease, ExitStack]] = {}
+    leases: dict[str, tuple[Job, Lease, ExitStack]] = {}
     for job in jobs:
         lease = take(store.folder(job.id))
         if lease is None:
@@ -144,11 +163,11 @@ def perform_together(
             lease.release()
             ended(Report(job.id, "done"))
         else:
-            held[job.id] = job, lease, ExitStack()
-    began, size = time.monotonic(), len(held)
+            leases[job.id] = job, lease, ExitStack()
+    began, size = time.monotonic(), len(leases)
 
     def settle(id: str, status: Literal["crashed", "interrupted"], reason: str) -> None:
-        job, lease, beats = held.pop(id)
+        job, lease, beats = leases.pop(id)
         seconds = (time.monotonic() - began) / size
         beats.close()
         try:
@@ -166,21 +185,29 @@ def perform_together(
             lease.release()
 
     status: Literal["crashed", "interrupted"] = "crashed"
-    reason = "the work function returned and left no record in payload['outbox']"
+    no_record = reason = "the work function returned and left no record in payload['outbox']"
+    payloads: list[Payload] = []
     try:
-        for id, (_, lease, beats) in held.items():
+        for id, (_, lease, beats) in leases.items():
             beats.enter_context(beating(lease, lost, every))
             begun(id)
-        if held:
-            payloads = [{**job.payload, "outbox": str(lease.outbox)} for job, lease, _ in held.values()]
-            work(payloads, lambda id: settle(id, "crashed", reason))
-    except (KeyboardInterrupt, SystemExit) as error:
-        status, reason = "interrupted", str(error) or type(error).__name__
-    except Exception as error:
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
-    for id in list(held):
+        payloads = [{**job.payload, "outbox": str(lease.outbox)} for job, lease, _ in leases.values()]
+    except (KeyboardInterrupt, SystemExit, Exception) as error:
+        status, reason = _outcome(error)
+    try:
+        yield payloads, lambda id: settle(id, "crashed", no_record)
+    except (KeyboardInterrupt, SystemExit, Exception) as error:
+        status, reason = _outcome(error)
+    for id in list(leases):
         settle(id, status, reason)
+
+
+def _outcome(error: BaseException) -> tuple[Literal["crashed", "interrupted"], str]:
+    """The status and the reason of a run that ended with an exception, whose traceback goes to its log."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted", str(error) or type(error).__name__
+    traceback.print_exception(error)
+    return "crashed", f"{type(error).__name__}: {error}"
 
 
 def record_missing(

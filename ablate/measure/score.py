@@ -11,8 +11,9 @@ from ablate.measure import beyond, gives, opens_heldout
 from ablate.measure.trained import open_run
 from ablate.model.hf.opened import is_foreign
 from ablate.record import RunRecord
-from ablate.registry import load_parts, measure
+from ablate.registry import measure
 from ablate.spec import DataSpec
+from ablate.train.request import RunRequest
 from ablate.train.state.source_hash import measure_hash
 
 Value = TypeVar("Value")
@@ -83,21 +84,22 @@ def others(numbers: Mapping[str, Value], measures: Sequence[str]) -> dict[str, V
 
 
 def after(folder: Path, payload: dict[str, Any]) -> None:
-    """What the worker that trained a run does with it then, if the job names measures. Where it cannot, the
-    study tries again and says why."""
-    if payload.get("measures"):
-        load_parts(payload["parts"])
-        score(folder, Path(payload["cache"]), payload["measures"])
+    """What the worker that trained a run does with it then, if its `RunRequest` names measures. Where it
+    cannot, the study tries again and says why."""
+    request = RunRequest.read(payload)
+    if request.measures:
+        score(folder, request.cache, request.measures)
 
 
-def work(payload: dict[str, Any]) -> str:
-    """What a scoring process does with one run: the reason why it could not, or nothing."""
+def work(folder: Path, payload: dict[str, Any]) -> str:
+    """What a scoring process does with the run of a `RunRequest`, which lies in `folder`: the reason why it
+    could not be scored, or nothing."""
     torch.set_num_threads(1)
-    load_parts(payload["parts"])
+    request = RunRequest.read(payload)
     try:
-        score(Path(payload["folder"]), Path(payload["cache"]), payload["measures"])
+        score(folder, request.cache, request.measures)
     except (ValueError, OSError) as error:
-        return f"{payload['folder']}: {error}"
+        return f"{folder}: {error}"
     except Exception as error:  # of one measure on one run: the others are scored all the same
-        return f"{payload['folder']}: {type(error).__name__}: {error}"
+        return f"{folder}: {type(error).__name__}: {error}"
     return ""

@@ -54,7 +54,7 @@ class Routed(Protocol):
     """A part whose `experts` serve a token k at a time."""
 
     experts: nn.ModuleList
-    k: int
+    top_k: int
 
 
 def routed(module: nn.Module) -> TypeGuard[Routed]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from ablate.model.measure import costs_of_run, of_run
 from ablate.parts.base import Refused
 from ablate.provenance import provenance
 from ablate.record import TRAINED, RunRecord, Status
-from ablate.registry import load_parts
 from ablate.spec import RunSpec
 from ablate.train import ranks
 from ablate.train.callback import Diverged, Watch
@@ -25,6 +25,7 @@ from ablate.train.monitor.interrupt import Interrupt
 from ablate.train.monitor.loggers import Mirror
 from ablate.train.monitor.meters import Memory
 from ablate.train.monitor.progress import Display, Progress, display
+from ablate.train.request import RunRequest
 from ablate.train.settings import Settings, devices, threads, torch_device
 from ablate.train.speed.allocator import keep_pages
 from ablate.train.state.checkpoint import Checkpoints, remove, steps_done
@@ -50,35 +51,56 @@ def fit(
     outbox: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
-    """Train, and leave `runs/<id>`. The record of a run that is finished, or diverged, with the same
-    sources is returned at once unless `rerun`; one that was stopped goes on from its checkpoint.
+    """Train one run; `perform` with the fields of a request as arguments."""
+    request = RunRequest(
+        spec=spec,
+        settings=settings,
+        runs=runs,
+        cache=prepared.folder.parent,
+        parts=tuple(parts),
+        start=start,
+        counts=None if counts is None else dict(counts),
+        rerun=rerun,
+        outbox=outbox,
+    )
+    return perform(request, prepared, on_progress)
 
-    `start` is the folder of a finished run to take the weights from. `counts` goes into the record; null:
-    those of `ablate.model.measure`. `parts` are the user's own, for the processes of several devices to load.
-    `outbox` is where the record is saved instead of `runs/<id>`. `on_progress` hears of the run a few times
+
+def perform(
+    request: RunRequest,
+    prepared: Prepared | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunRecord:
+    """Train the requested run, and leave `runs/<id>`. The record of a run that is finished, or diverged, with
+    the same sources is returned at once unless the request says `rerun`; one that was stopped goes on from
+    its checkpoint.
+
+    `prepared` is the text of the run, where the caller has it. `on_progress` hears of the run a few times
     a second, on one device.
 
     The record's status says how it ended; it is returned for `finished`, `diverged`, `out_of_memory`,
     `interrupted` and `refused`. Any other exception leaves a record of `crashed` and is raised again.
     """
+    prepared = prepared or prepare(request.spec.data, request.cache)
+    spec, settings, start = request.spec, request.settings, request.start
     if start is None and spec.parent is not None:
-        start = runs / spec.parent
+        start = request.runs / spec.parent
     if start is not None:
-        spec = started(spec, prepared, start)
+        request = request.model_copy(update={"spec": started(spec, prepared, start), "start": start})
     share(spec.rows, (0, devices(settings) * settings.nodes))  # raises if rows cannot be shared
-    run = Run(spec, prepared, settings, runs, start, counts, outbox, on_progress)
+    run = Run(request, prepared, on_progress)
     known = run.known()
-    if known is not None and not rerun:
-        if outbox is not None:
-            known.save(outbox)
+    if known is not None and not request.rerun:
+        if run.outbox is not None:
+            known.save(run.outbox)
         return known
-    if rerun and ranks.main():
+    if request.rerun and ranks.main():
         run.checkpoints.drop()
         (run.folder / "curve.jsonl").unlink(missing_ok=True)
     with Interrupt() as stop, threads(settings.threads):
         if devices(settings) > 1 and not ranks.inside():
-            return ranks.spread(run, stop, parts, rerun)
-        return run.attempt(stop, rerun)
+            return ranks.spread(run, stop)
+        return run.attempt(stop, request.rerun)
 
 
 class Run:
@@ -86,25 +108,29 @@ class Run:
 
     def __init__(
         self,
-        spec: RunSpec,
+        request: RunRequest,
         prepared: Prepared,
-        settings: Settings,
-        runs: Path,
-        start: Path | None,
-        counts: Mapping[str, float] | None,
-        outbox: Path | None,
-        on_progress: Callable[[Progress], None] | None,
+        on_progress: Callable[[Progress], None] | None = None,
     ):
-        self.spec, self.prepared, self.settings, self.runs, self.start = spec, prepared, settings, runs, start
-        self.device = torch_device(settings)
+        self.request, self.prepared, self.on_progress = request, prepared, on_progress
+        self.spec, self.settings = request.spec, request.settings
+        self.start, self.outbox = request.start, request.outbox
+        self.device = torch_device(self.settings)
+        counts = request.counts
         if counts is None:
-            counts = asdict(costs_of_run(spec, of_run(spec, self.device)))
+            counts = asdict(costs_of_run(self.spec, of_run(self.spec, self.device)))
         self.counts = dict(counts)
-        self.outbox, self.on_progress = outbox, on_progress
-        self.id, self.code = spec.id(prepared.fingerprint), code(spec)
-        self.folder = runs / self.id
+        self.id, self.code = self.spec.id(prepared.fingerprint), code(self.spec)
+        self.folder = request.runs / self.id
         self.checkpoints = Checkpoints(self.folder, self.code)
         self.began = datetime.now(UTC)
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """The machine, the libraries and the commit. Asked before the first step, so that an environment in
+        which it cannot be told costs no training."""
+        world = devices(self.settings) * self.settings.nodes
+        return provenance(self.device, world, self.settings.strategy)
 
     def known(self) -> RunRecord | None:
         """The record of this run, if it has an outcome and is of these sources."""
@@ -143,6 +169,7 @@ class Run:
     def train(self, stop: Interrupt, anew: bool) -> RunRecord:
         """`anew`: from the first step, whatever checkpoints the first rank has yet to drop."""
         settings, spec = self.settings, self.spec
+        _ = self.origin
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.device == "cpu":
             keep_pages()
@@ -157,6 +184,9 @@ class Run:
         main = ranks.main()
         with hushed(), display(settings.progress, main) as shown:
             watch = self.watch(stop, shown)
+            if resume is not None:
+                step = f"step {steps_done(resume)}/{spec.steps}"
+                shown.note(f"{self.id}  goes on from {step}; rerun=true starts over")
             if main:
                 self.open(watch, steps_done(resume))
             status: Status = "crashed"
@@ -236,8 +266,7 @@ class Run:
             pace = {"tokens_per_second": watch.speed.median()}
             watch.mirror.close(status, {**watch.outcome.metrics, **pace})
 
-    def record(self, status: Status, reason: str, **found: Any) -> RunRecord:
-        world = devices(self.settings) * self.settings.nodes
+    def record(self, status: Status, reason: str, **measured: Any) -> RunRecord:
         return RunRecord(
             id=self.id,
             status=status,
@@ -247,13 +276,13 @@ class Run:
             fingerprint=self.prepared.fingerprint,
             counts=self.counts,
             provenance={
-                **provenance(self.device, world, self.settings.strategy),
+                **self.origin,
                 "began": self.began.isoformat(timespec="seconds"),
                 "ended": datetime.now(UTC).isoformat(timespec="seconds"),
                 "data": self.prepared.files,
                 "settings": self.settings.model_dump(mode="json"),
             },
-            **found,
+            **measured,
         )
 
     def save(self, record: RunRecord) -> None:
@@ -263,34 +292,20 @@ class Run:
             record.save(self.folder)
 
 
-def perform(payload: dict[str, Any]) -> RunRecord:
-    """The run that a payload of plain JSON asks for: `spec`, `settings`, `runs`, `cache`, `parts`, and maybe
-    `start`, `counts`, `rerun` and `outbox`."""
-    load_parts(list(payload.get("parts", [])))
-    spec = RunSpec.model_validate(payload["spec"])
-    start, outbox = payload.get("start"), payload.get("outbox")
-    return fit(
-        spec,
-        prepare(spec.data, Path(payload["cache"])),
-        Settings.model_validate(payload["settings"]),
-        Path(payload["runs"]),
-        counts=payload.get("counts"),
-        parts=payload.get("parts", ()),
-        rerun=bool(payload.get("rerun", False)),
-        start=Path(start) if start else None,
-        outbox=Path(outbox) if outbox else None,
-    )
-
-
 def work(payload: dict[str, Any]) -> None:
-    """What a worker process does with a job: the same, quietly. The record says how it ended; an exception is
-    raised again after it. What the compiler fails on is trained as it is."""
-    settings = {**payload["settings"], "progress": False}
+    """What a worker process does with the payload of a `RunRequest`: train it quietly. The record says how it
+    ended; an exception is raised again after it."""
+    perform_quietly(RunRequest.read(payload))
+
+
+def perform_quietly(request: RunRequest) -> None:
+    """Train without a progress bar; where the compiler fails, once more without it."""
+    request = request.with_settings(progress=False)
     try:
-        perform({**payload, "settings": settings})
+        perform(request)
     except TorchDynamoException:
         log.warning("the compiler failed, so the run is trained without it:", exc_info=True)
-        perform({**payload, "settings": {**settings, "compile": False}})
+        perform(request.with_settings(compile=False))
 
 
 def out_of_memory(error: BaseException) -> bool:

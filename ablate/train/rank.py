@@ -32,9 +32,10 @@ def rank() -> int:
     import torch.distributed as dist
 
     from ablate.train.fit import perform
+    from ablate.train.request import RunRequest
 
     try:
-        record = perform(message["payload"])
+        record = perform(RunRequest.read(message["request"]))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -12,15 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ablate.record import RunRecord, Status
 from ablate.train.monitor.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from ablate.train.fit import Run
+    from ablate.train.request import RunRequest
 
 NOTICE = 2.0  # seconds that the other ranks have to end by themselves, once one has failed
 
@@ -35,7 +35,7 @@ def main() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def spread(run: "Run", stop: Interrupt, parts: Sequence[str], rerun: bool) -> RunRecord:
+def spread(run: "Run", stop: Interrupt) -> RunRecord:
     """Train in as many processes as there are devices; returns the record, and saves it.
 
     Raises RuntimeError where the run crashed.
@@ -44,19 +44,11 @@ def spread(run: "Run", stop: Interrupt, parts: Sequence[str], rerun: bool) -> Ru
 
     with tempfile.TemporaryDirectory(prefix="ablate-ranks-") as temporary:
         folder = Path(temporary)
-        payload = {
-            "spec": run.spec.model_dump(mode="json"),
-            "settings": run.settings.model_dump(mode="json"),
-            "runs": str(run.runs),
-            "cache": str(run.prepared.folder.parent),
-            "parts": list(parts),
-            "start": str(run.start) if run.start else None,
-            "counts": run.counts,
-            "rerun": rerun,
-        }
+        request = run.request.model_copy(update={"counts": run.counts})
         port = free_port()
         world = devices(run.settings)
-        processes = [begin({**payload, "outbox": str(folder / str(n))}, n, port) for n in range(world)]
+        requests = [request.model_copy(update={"outbox": folder / str(n)}) for n in range(world)]
+        processes = [begin(each, n, port) for n, each in enumerate(requests)]
         try:
             wait(processes, stop)
         finally:
@@ -70,7 +62,7 @@ def spread(run: "Run", stop: Interrupt, parts: Sequence[str], rerun: bool) -> Ru
     return record
 
 
-def begin(payload: dict[str, Any], rank: int, port: int) -> "subprocess.Popen[str]":
+def begin(request: "RunRequest", rank: int, port: int) -> "subprocess.Popen[str]":
     place = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process = subprocess.Popen(
         [sys.executable, "-m", "ablate.train.rank"],
@@ -79,7 +71,7 @@ def begin(payload: dict[str, Any], rank: int, port: int) -> "subprocess.Popen[st
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"path": sys.path, "payload": payload}) + "\n")
+    process.stdin.write(json.dumps({"path": sys.path, "request": request.payload()}) + "\n")
     process.stdin.flush()
     return process
 

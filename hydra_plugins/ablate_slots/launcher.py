@@ -2,13 +2,14 @@
 
     python train.py -m hydra/launcher=slots model/norm=layernorm,rmsnorm seed=0,1
 
-Hydra imports this file at every start, so it imports nothing heavy. Two functions, named in the launcher's
+Hydra imports this file at every start, so it imports nothing heavy. Three functions, named in the launcher's
 options, connect it to what is run:
 
     prepare(config, overrides) -> dict    id and code of the run, with spec, fingerprint and devices where
                                           known: the fields of `Job` apart from its payload; ValueError for
                                           a config that is refused
     work(payload)                         payload = {"overrides": [...], "config": {...}, "outbox": folder}
+    objective(config, record) -> float    the value of a run, for sweepers that search
 
 Every config is prepared, and all refusals are shown, before the first run begins.
 """
@@ -39,8 +40,9 @@ class SlotsOptions:
     runs: str = "${oc.select:runs,runs}"  # the store: where the runs are kept
     retries: int = 1
     grace: float = 30.0
-    work: str = "ablate.cli.train:work"
-    prepare: str = "ablate.cli.train:prepare"
+    work: str = "ablate.cli.train:train_in_slot"
+    prepare: str = "ablate.cli.train:slot_job"
+    objective: str = "ablate.cli.train:slot_objective"
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="slots", node=SlotsOptions, provider="ablate")
@@ -55,7 +57,7 @@ class SlotsLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from ablate.cli.train import stopping
+        from ablate.cli.exits import stopping
         from ablate.engine.launch import Event, Stuck, launch
         from ablate.engine.slots import cpu_slots, gpu_slots
         from ablate.engine.store import MISSING, Store
@@ -63,7 +65,7 @@ class SlotsLauncher(Launcher):
         from ablate.engine.worker import Job, function
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        prepare = function(self.options.prepare)
+        prepare, objective = function(self.options.prepare), function(self.options.objective)
         jobs: list[Job] = []
         composed: list[DictConfig] = []
         refused: list[str] = []
@@ -116,7 +118,8 @@ class SlotsLauncher(Launcher):
                 status=JobStatus.COMPLETED if fine else JobStatus.FAILED,
             )
             why = f"run {job.id} ({names[job.id]}) {ended.status}: {ended.reason}"
-            result.return_value = None if fine else RuntimeError(why)
+            plain = dict(job.payload["config"])
+            result.return_value = objective(plain, store.load(job.id)) if fine else RuntimeError(why)
             returned.append(result)
         return returned
 

@@ -1,6 +1,7 @@
 """`python train.py`, as a person runs it."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import ablate.cli.train as train_command
-from ablate.cli.compose import Mistaken, job, plain
+from ablate.cli.compose import Mistaken, job, plain_config
+from ablate.cli.exits import FAILED, INTERRUPTED, RunFailed, fail
 from ablate.cli.sweep import sweep
-from ablate.cli.train import FAILED, INTERRUPTED, RunFailed, fail, prepare, train
+from ablate.cli.train import slot_job, slot_objective, train
 from ablate.data.source import NoNetwork
+from ablate.record import RunRecord
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -162,6 +165,65 @@ def test_every_mistake_is_a_line(given, said, tmp_path, text, monkeypatch, capsy
     assert not records(tmp_path)
 
 
+def composed(text: Path, *given: str) -> DictConfig:
+    places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", [*TINY, *places, *given])
+
+
+def test_two_mistakes_of_a_model_are_two_lines(text, capsys):
+    wrong = ["model.width=30", "model.heads=4", "data.documents=masked", "data.prefix=true"]
+    with pytest.raises(SystemExit, match="2"):
+        train(composed(text, *wrong))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["model", "model"]
+    assert "width 30 is not a multiple" in lines[0] and "turns pairs" in lines[1]
+    with pytest.raises(SystemExit, match="2"):
+        train(composed(text, *wrong[2:], "budget.batch_tokens=65"))
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_lightnings_word_for_bf16_is_told_ours(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train(composed(text, "precision=bf16-mixed"))
+    assert "bf16 here is mixed" in capsys.readouterr().err
+
+
+def test_a_plan_shows_exact_counts(text, capsys):
+    assert train(composed(text, "plan=true", "model.width=64")) is None
+    total = job(composed(text, "model.width=64")).design.costs.parameters
+    assert total > 1000 and f"{total:,} (" in capsys.readouterr().out
+
+
+def test_a_search_gets_the_objective_and_infinity_for_a_diverged_run(text, tmp_path, monkeypatch, capsys):
+    """Never a number of held-out text; without a search, a diverged run is a failure."""
+    metrics = {"validation/loss": 2.5, "validation/perplexity": 12.0}
+    record = RunRecord(id="a", status="finished", code="c", spec={}, fingerprint={}, metrics=metrics)
+    outcome = [record]
+    monkeypatch.setattr(train_command, "run", lambda *_: outcome[0])
+    config = composed(text, f"runs={tmp_path}")
+    assert train(config) == 2.5
+    assert train(composed(text, f"runs={tmp_path}", "objective=validation/perplexity")) == 12.0
+    outcome[0] = record.model_copy(update={"status": "diverged", "reason": "loss was 1e9", "metrics": {}})
+    with pytest.raises(SystemExit, match="1"):
+        train(config)
+    monkeypatch.setattr(train_command, "searching", lambda: True)
+    assert train(config) == math.inf
+    assert slot_objective(dict(plain_config(config)), outcome[0]) == math.inf
+    with pytest.raises(SystemExit, match="2"):
+        train(composed(text, "objective=heldout/loss"))
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "reads"), [("_internal.basic_sweeper.BasicSweeper", False), ("x.Optuna", True)]
+)
+def test_the_basic_sweeper_is_no_search(sweeper, reads, monkeypatch):
+    chosen = SimpleNamespace(mode=RunMode.MULTIRUN, sweeper={"_target_": sweeper})
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: chosen)
+    assert train_command.searching() is reads
+
+
 def test_a_plan_trains_nothing(tmp_path, text):
     done = run(tmp_path, text, "plan=true")
     assert done.returncode == 0, done.stderr
@@ -176,7 +238,7 @@ def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
         raise NoNetwork("no network")
 
     monkeypatch.setattr("ablate.cli.train.job", cut)
-    monkeypatch.setattr("ablate.cli.sweep.job", cut)
+    monkeypatch.setattr("ablate.cli.composer.job", cut)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose(command.__name__)
     if command is sweep:
@@ -197,7 +259,7 @@ def test_sweep_refuses_options_before_anything_runs(capsys):
 
 def test_a_group_that_was_taken_away_is_named():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = plain(compose("train", ["~data", "~trainer"]))
+        config = plain_config(compose("train", ["~data", "~trainer"]))
     with pytest.raises(Mistaken) as wrong:
         job(config)
     assert "data.source: missing" in wrong.value.mistakes
@@ -227,12 +289,11 @@ def test_a_stop_before_the_training_is_a_line(monkeypatch, capsys):
 def test_of_the_processes_of_torchrun_the_first_has_the_lease(monkeypatch):
     """The others train beside it, and end badly where they fail: it would wait for them."""
     ended = iter(["finished", "out_of_memory"])
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("ablate.cli.train.trained", lambda *_: SimpleNamespace(status=next(ended)))
-    todo = SimpleNamespace(runs=Path("runs"), id="abc")
-    train_command.run(todo, None, None)
+    monkeypatch.setattr("ablate.cli.train.perform", lambda *_: SimpleNamespace(status=next(ended)))
+    todo = SimpleNamespace(request=lambda: None, prepared=None)
+    train_command.run_beside(todo)
     with pytest.raises(SystemExit, match="1"):
-        train_command.run(todo, None, None)
+        train_command.run_beside(todo)
 
 
 def test_a_multirun_on_the_slots_engine(tmp_path, text):
@@ -247,15 +308,15 @@ def test_a_multirun_on_the_slots_engine(tmp_path, text):
 def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = plain(compose("train", [*TINY, *places]))
-    assert prepare(dict(config), [])["code"]
-    assert prepare({**config, "rerun": True}, [])["code"] == ""
+        config = plain_config(compose("train", [*TINY, *places]))
+    assert slot_job(dict(config), [])["code"]
+    assert slot_job({**config, "rerun": True}, [])["code"] == ""
     with pytest.raises(ValueError, match="plan=true trains nothing"):
-        prepare({**config, "plan": True}, [])
+        slot_job({**config, "plan": True}, [])
 
 
 @pytest.mark.parametrize(("asked", "slots"), [(1, 1), (2, 2), ("auto", 1)])
 def test_a_run_takes_as_many_slots_as_devices(text, asked, slots):
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache", f"trainer.devices={asked}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert prepare(plain(compose("train", [*TINY, *places])), [])["devices"] == slots
+        assert slot_job(plain_config(compose("train", [*TINY, *places])), [])["devices"] == slots

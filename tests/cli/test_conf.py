@@ -122,7 +122,7 @@ def test_it_is_accepted_in_a_model(kind, path):
     assert spec.model_dump()
 
 
-@pytest.mark.parametrize("given", [(), ("experiment=nanogpt_shakespeare", "data.source.files=[x]")])
+@pytest.mark.parametrize("given", [(), ("preset=nanogpt_shakespeare", "data.source.files=[x]")])
 def test_a_fast_run_is_cut_short_whatever_else_is_chosen(given):
     fast, off = OmegaConf.load(CONF / "debug/fast.yaml"), composed("train", *given)
     cut = composed("train", *given, "debug=fast")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from test_trained import a_run
 
 from ablate.__main__ import main
+from ablate.cli.compose import Sample
 from ablate.cli.train import show_sample
 from ablate.measure.trained import continue_texts, open_run
 
@@ -45,7 +46,7 @@ def test_a_terminal_without_the_character_gets_another(run, monkeypatch):
     monkeypatch.setattr(sys, "stdout", TextIOWrapper(out, "ascii", write_through=True))
     assert main(["generate", str(run), "--prompt", "é", "--tokens", "1"]) == 0
     assert out.getvalue().startswith(b"?")
-    show_sample(Console(), run, {"prompt": "é", "tokens": 1})
+    show_sample(Console(), run, Sample(prompt="é", tokens=1))
     assert b"A sample" in out.getvalue()
     print("−0.2 é")
     assert out.getvalue().endswith(b"-0.2 ?\n")

@@ -19,8 +19,12 @@ from store_work import killed
 
 from ablate.cli.compose import Mistaken
 from ablate.cli.composer import Composer
-from ablate.cli.sweep import Sweep
+from ablate.cli.jobs import Jobs
+from ablate.cli.options import SweepOptions
+from ablate.cli.scoring import check_heldout, check_measures, score_missing
+from ablate.cli.sweep import Sweep, options_of
 from ablate.cli.sweep import sweep as swept
+from ablate.cli.workspace import Workspace
 from ablate.record import RunRecord
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import StudyMistaken, load, read
@@ -58,9 +62,13 @@ TASK += ["data.source.validation=10", "data.source.heldout=10"]
 
 def asked_of(place: Path, **changes: Any) -> Sweep:
     """`sweep.py` with the options it has unless told otherwise, and these."""
-    node = OmegaConf.to_container(OPTIONS)
-    where = {"experiments": place / "experiments", "store": place, "cache": place / "cache"}
-    return Sweep({**node, "experiment": "small", **where, **changes}, Console(width=200))
+    return Sweep(options(place, **changes), Console(width=200))
+
+
+def options(place: Path, **changes: Any) -> SweepOptions:
+    where = {"experiments": place / "experiments", "runs": place, "cache": place / "cache"}
+    words = {name: str(value) if isinstance(value, Path) else value for name, value in where.items()}
+    return options_of(OmegaConf.merge(OPTIONS, {"experiment": "small", **words, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def places(folder: Path) -> list[str]:
-    return [f"experiments={folder}/experiments", f"store={folder}/runs", f"cache={folder}/cache"]
+    return [f"experiments={folder}/experiments", f"runs={folder}/runs", f"cache={folder}/cache"]
 
 
 def command(folder: Path, *given: str) -> list[str]:
@@ -150,24 +158,24 @@ def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
     assert again.returncode == 0, again.stderr
     assert records(place) == after
 
-    loose = sweep(place, "runs=runs/*")
+    loose = sweep(place, "compare=runs/*")
     assert loose.returncode == 0, loose.stderr
     for word in ("position.name=alibi", "heldout/loss", "Exploratory"):
         assert word in loose.stdout.replace("\n", "")
 
 
-@pytest.mark.parametrize("replicas", [pytest.param("4", marks=pytest.mark.slow), "auto"])
-def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path):
+@pytest.mark.parametrize("ensemble", [pytest.param("4", marks=pytest.mark.slow), "auto"])
+def test_runs_trained_as_one_are_the_runs_of_the_study(ensemble, place, tmp_path):
     """Seeds of an arm, and those of the placebo with those of the baseline: the records are found by the same
     ids. With `auto`, the cache keeps what was measured of each architecture."""
-    options = [f"experiments={place}/experiments", f"cache={tmp_path}/cache", f"replicas={replicas}"]
+    options = [f"experiments={place}/experiments", f"cache={tmp_path}/cache", f"ensemble={ensemble}"]
     done = sweep(tmp_path, "experiment=small", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     found = records(tmp_path)
     assert len(found) == RUNS and {r["status"] for r in found.values()} == {"finished"}
     stacked = [r["provenance"]["replicas"] for r in found.values() if "replicas" in r["provenance"]]
-    measured = [json.loads(p.read_text()) for p in tmp_path.glob("cache/replicas/*.json")]
-    if replicas == "auto":
+    measured = [json.loads(p.read_text()) for p in tmp_path.glob("cache/ensembles/*.json")]
+    if ensemble == "auto":
         assert len(measured) == 3 and all(m["ratio"] > 0 for m in measured)
     else:
         assert stacked and max(stacked) == 4 and not measured
@@ -180,20 +188,37 @@ def test_runs_trained_as_one_are_the_runs_of_the_study(replicas, place, tmp_path
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("replicas=0", "replicas: auto, off, or the most runs"),
+        ("ensemble=0", "ensemble: auto, off, or the most runs"),
         ("compile=fast", "compile: auto, true or false, not 'fast'"),
+        ("runs=runs/*", "runs: is the folder of all runs; to compare some of them, use compare='runs/*'"),
+        ("compare=runs/*", "compare: compares any finished runs, without experiment"),
+        ("nothing=1", "nothing: unknown option"),
     ],
 )
 def test_a_wrong_option_is_refused(option, said, place, capsys):
     assert said in refusal(capsys, *places(place), "experiment=small", option)
 
 
+def test_two_things_to_do_instead_of_a_study_are_refused(place, capsys):
+    said = refusal(capsys, *places(place), "experiment=small", "report=true", "timing=true")
+    assert said.startswith("report=true and timing=true exclude each other")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_frozen_study_may_use_the_earlier_name_of_a_preset(place):
+    composer = Composer(place / "cache")
+    chosen = ["nanogpt_shakespeare", f"data.source.files=[{place / 'a.txt'}]"]
+    specs = [composer([f"{name}={chosen[0]}", *chosen[1:]]) for name in ("experiment", "preset")]
+    assert specs[0] == specs[1]
+
+
 def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
     asked = asked_of(place, wandb={"mirror": True, "project": "p", "entity": None})
     arm = "+".join(["layernorm_nobias"] * 5)
-    logger = asked.logger(PlannedRun("", "base", arm, "test", 0, None, 0, {}))
-    assert logger["config"]["arm"] == arm
-    assert logger["tags"][0] == f"arm:{arm}"[:64]
+    jobs = Jobs(asked.workspace, SimpleNamespace(), [], asked.console)
+    logger = jobs.logger(PlannedRun("", "base", arm, "test", 0, None, 0, {}))
+    assert logger.config["arm"] == arm
+    assert logger.tags[0] == f"arm:{arm}"[:64]
 
 
 def test_a_misspelt_choice_is_told_the_others(tmp_path):
@@ -202,7 +227,7 @@ def test_a_misspelt_choice_is_told_the_others(tmp_path):
 
 
 def test_a_study_says_what_it_would_not_heed(tmp_path):
-    with pytest.raises(Mistaken, match=r"trainer\.log_every: decides no number of a run"):
+    with pytest.raises(Mistaken, match=r"trainer\.log_every: does not affect results"):
         Composer(str(tmp_path))(["model.width=16", "trainer.log_every=4"])
 
 
@@ -220,13 +245,13 @@ def test_a_study_says_what_it_would_not_heed(tmp_path):
     ],
 )
 def test_every_number_has_something_that_gives_it(change, node, said, place):
-    asked = asked_of(place, **node)
+    asked = options(place, **node)
     study = read(yaml.safe_load(STUDY.format(text="a.txt").replace(*change)))
     if said is None:
-        asked.check_measures(study)
+        check_measures(study, asked)
     else:
         with pytest.raises(Mistaken, match=said):
-            asked.check_measures(study)
+            check_measures(study, asked)
 
 
 @pytest.mark.parametrize(
@@ -240,16 +265,16 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
     ],
 )
 def test_held_out_text_that_cannot_be_read_is_refused_before_the_runs(metric, text, said, place):
-    asked = asked_of(place)
+    workspace = Workspace(options(place))
     study = read(yaml.safe_load(STUDY.format(text=place / "a.txt").replace("heldout/loss", metric)))
     base = study.base[3:] if text is TASK else study.base
-    arm = SimpleNamespace(name="rope", spec=asked.composer([*base, *text]))
+    arm = SimpleNamespace(name="rope", spec=workspace.compose([*base, *text]))
     planned = SimpleNamespace(study=study, arms=[arm])
     if said is None:
-        asked.check_heldout(planned)
+        check_heldout(planned, workspace)
     else:
         with pytest.raises(Mistaken, match=said):
-            asked.check_heldout(planned)
+            check_heldout(planned, workspace)
 
 
 @pytest.mark.parametrize(
@@ -287,31 +312,33 @@ class Mine:
     assert asked_of(place).planned(study).study.measures == ("mine/size",)
 
 
-@pytest.mark.parametrize("asked", ["report", "race"])
+@pytest.mark.parametrize("asked", ["report", "timing"])
 def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new/study.yaml").write_text(STUDY.format(text=place / "a.txt"))
     with pytest.raises(Mistaken, match=f"{asked}: .* has no results yet"):
-        asked_of(place, experiment="new", experiments=tmp_path, **{asked: True}).go()
+        asked_of(place, experiment="new", experiments=str(tmp_path), **{asked: True}).go()
 
 
 def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch, capsys):
     record = RunRecord(id="a", status="finished", code="c", spec={}, fingerprint={})
     record.save(tmp_path / "a")
     monkeypatch.setattr("ablate.measure.score.work", killed)
-    study = read(yaml.safe_load(STUDY.format(text="a.txt")))
-    asked_of(place, store=tmp_path, slots=1).score(SimpleNamespace(study=study), [SimpleNamespace(id="a")])
+    workspace = Workspace(options(place, runs=str(tmp_path), slots=1))
+    study = read(yaml.safe_load(STUDY.format(text=place / "a.txt")))
+    run = PlannedRun("a", "base", "rope", "test", 0, None, 0, workspace.compose(list(study.base)))
+    score_missing(["heldout"], [run], workspace, Console())
     assert "a scoring process was killed" in capsys.readouterr().out
     assert RunRecord.load(tmp_path / "a") == record
 
 
 def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
-    def full(node, console):
+    def full(pattern, console):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
 
-    monkeypatch.setattr("ablate.cli.compare_runs.compare_loose", full)
+    monkeypatch.setattr("ablate.cli.sweep.compare_runs", full)
     with pytest.raises(SystemExit) as ended:
-        swept(OmegaConf.merge(OPTIONS, {"runs": "runs/*"}))
+        swept(OmegaConf.merge(OPTIONS, {"compare": "runs/*"}))
     assert ended.value.code == 1
     assert "report.html: No space left" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from ablate.cli.compose import plain
+from ablate.cli.compose import plain_config
 from ablate.spec import RunSpec
 from ablate.study.design.arms import expand
 from ablate.study.design.study import load
@@ -22,7 +22,7 @@ LINES = [
 
 def composed(*overrides: str) -> RunSpec:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        node = plain(compose("train", list(overrides)))
+        node = plain_config(compose("train", list(overrides)))
     return RunSpec.model_validate({field: node[field] for field in RunSpec.model_fields})
 
 

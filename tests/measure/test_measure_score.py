@@ -1,6 +1,7 @@
 """Measures on a real run: added to its record from the stored weights, and looks counted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training import QUIET, prepared_for, run_spec, write_text
@@ -9,7 +10,9 @@ from ablate.measure import Found
 from ablate.measure.score import Unscored, after, missing, score, work
 from ablate.record import RunRecord
 from ablate.registry import measure
+from ablate.spec import RunSpec
 from ablate.train.fit import fit
+from ablate.train.request import RunRequest
 
 NAMES = ("length", "stability", "cost")
 
@@ -80,13 +83,20 @@ def test_a_measure_gives_what_it_says_under_its_own_name(said, found, strange, r
     assert RunRecord.load(folder) == before
 
 
+def payload(folder, cache, measures: list[str]) -> dict[str, Any]:
+    """What asked for the run in the folder, and asks for these measures of it."""
+    spec = RunSpec.model_validate(RunRecord.load(folder).spec)
+    places = {"runs": folder.parent, "cache": cache}
+    return RunRequest(spec=spec, settings=QUIET, measures=tuple(measures), **places).payload()
+
+
 def test_a_measure_that_fails_is_a_line_and_no_traceback(run, own_parts):
     def fails(*given):
         raise RuntimeError("no room")
 
     folder, cache = run
     measure("mine", paper="ours")(type("Mine", (), {"__call__": fails}))
-    said = work({"folder": str(folder), "cache": str(cache), "measures": ["mine"], "parts": []})
+    said = work(folder, payload(folder, cache, ["mine"]))
     assert said == f"{folder}: RuntimeError: no room"
 
 
@@ -104,9 +114,7 @@ def test_what_cannot_be_scored_is_said(run, tmp_path):
 def test_the_worker_that_trained_a_run_scores_it_if_the_job_says_so(run):
     folder, cache = run
     known = RunRecord.load(folder)
-    payload = {"cache": str(cache), "parts": []}
-    after(folder, payload)
-    after(folder, {**payload, "measures": []})
+    after(folder, payload(folder, cache, []))
     assert RunRecord.load(folder) == known
-    after(folder, {**payload, "measures": ["heldout"]})
+    after(folder, payload(folder, cache, ["heldout"]))
     assert RunRecord.load(folder) == score(folder, cache, ["heldout"]) != known

@@ -88,7 +88,7 @@ def test_a_part_that_looks_ahead_is_refused_in_a_study(tmp_path, own_parts):
     registries["ffn"]("ahead", paper="mine")(lambda shape: Ahead())
     spec = run_spec(write_text(tmp_path), model={"ffn": "ahead"})
     found = checker(tmp_path / "cache", "cpu")(spec.model_dump(mode="json"))
-    assert found.refusals == ("a part looks ahead: what is said of a token depends on those after it",)
+    assert found.refusals == ("a part looks ahead: the output at a token depends on later tokens",)
 
 
 def test_a_missing_file_is_named(tmp_path):

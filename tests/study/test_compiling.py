@@ -4,17 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from report_world import finished, world
 from torch._dynamo.exc import TorchDynamoException
-from training import QUIET, prepared_for, run_spec, write_text
+from training import prepared_for, run_of, run_spec, write_text
 
 from ablate.cli.check import checker
 from ablate.cli.composer import Composer
-from ablate.cli.isolated import apart
+from ablate.cli.isolated import in_subprocess
 from ablate.model.decoder import Decoder
 from ablate.record import RunRecord
 from ablate.study.design import compile_policy
@@ -25,7 +26,6 @@ from ablate.study.design.study import read
 from ablate.train.fit import Run, work
 from ablate.train.speed.compile_gain import Compiled, compiled, measured
 
-CPU = {"settings": {"accelerator": "cpu"}}
 STUDY = """
 question: Do experts pay?
 base: [data=text, "data.source.files=[{text}]", data/tokenizer=bytes, model.width=16, model.depth=1,
@@ -48,23 +48,24 @@ def real(tmp_path_factory) -> Plan:
     text = write_text(folder)
     cache = folder / "cache"
     said = yaml.safe_load(STUDY.format(text=text))
-    return plan(read(said), Composer(str(cache)), checker(cache, "cpu"))
+    backend = SimpleNamespace(compose=Composer(cache), check=checker(cache, "cpu"))
+    return plan(read(said), backend)
 
 
-def chosen(real: Plan, found: Compiled, run_seconds: float = 3600.0, payload: Any = CPU) -> dict[str, Any]:
+def chosen(real: Plan, found: Compiled, run_seconds: float = 3600.0, device: str = "cpu") -> dict[str, Any]:
     """By arm; 1,000 steps of 4 seeds in 2 slots are 2,000 steps of an arm in each."""
     asked: list[str] = []
     heard: list[str] = []
 
-    def measure(payload: dict[str, Any]) -> Compiled:
-        asked.append(payload["spec"]["model"]["ffn"]["name"])
+    def measure(spec: dict[str, Any]) -> Compiled:
+        asked.append(spec["model"]["ffn"]["name"])
         return found
 
-    which = Compiling("auto", real, 2, lambda spec: run_seconds, measure, heard.append)
+    backend = SimpleNamespace(device=device, probe=lambda spec: run_seconds, compile_gain=measure)
+    which = Compiling("auto", real, 2, backend, heard.append)
     corpus = real.corpora[0]
     said = {
-        arm.name: which(PlannedRun("", corpus, arm.name, "test", 0, None, 0, arm.spec), payload)
-        for arm in real.arms
+        arm.name: which(PlannedRun("", corpus, arm.name, "test", 0, None, 0, arm.spec)) for arm in real.arms
     }
     return {**said, "asked": asked, "heard": heard}
 
@@ -93,16 +94,16 @@ def test_short_studies_and_gpus_are_not_measured(real):
     fast = Compiled(eager=0.030, compiled=0.020, once=1.0)
     runs = 3 * 4 / 2  # in a slot: the placebo is the third arm
     short = chosen(real, fast, run_seconds=compile_policy.ENOUGH / runs - 1)
-    gpu = chosen(real, fast, payload={"settings": {"accelerator": "gpu"}})
+    gpu = chosen(real, fast, device="cuda")
     assert not short["asked"] and not gpu["asked"]
     assert not (short["dense"] or gpu["dense"])
 
 
 @pytest.mark.parametrize("wish", [True, False])
 def test_a_wish_is_heeded(wish, real):
-    which = Compiling(wish, real, 2, pytest.fail, pytest.fail, pytest.fail)
+    which = Compiling(wish, real, 2, SimpleNamespace(), pytest.fail)
     run = PlannedRun("", real.corpora[0], "experts", "test", 0, None, 0, {})
-    assert which(run, CPU) is wish
+    assert which(run) is wish
 
 
 def test_the_command_of_a_compiled_run_says_so(tmp_path):
@@ -150,13 +151,13 @@ def test_a_measurement_that_failed_is_tried_again_and_one_that_did_not_is_kept(t
 
 
 def test_a_measurement_that_is_killed_ends_no_study():
-    assert list(apart(os._exit, [1, 1], str)) == ["the process that measured was killed"] * 2
+    assert list(in_subprocess(os._exit, [1, 1], str)) == ["the process that measured was killed"] * 2
 
 
 def test_a_process_of_a_pool_ends_with_the_one_that_started_it():
     program = (
-        "import os, time; from ablate.study_command import processes\n"
-        "print(processes(1).submit(os.getpid).result(), flush=True); time.sleep(60)"
+        "import os, time; from ablate.cli.isolated import process_pool\n"
+        "print(process_pool(1).submit(os.getpid).result(), flush=True); time.sleep(60)"
     )
     starter = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert starter.stdout is not None
@@ -173,6 +174,6 @@ def test_a_process_of_a_pool_ends_with_the_one_that_started_it():
 def test_the_measurement_compiles(tmp_path):
     text = write_text(tmp_path)
     spec = run_spec(text)
-    run = Run(spec, prepared_for(spec, tmp_path), QUIET, tmp_path, None, {"parameters": 7.0}, None, None)
+    run = run_of(spec, prepared_for(spec, tmp_path), tmp_path, counts={"parameters": 7.0})
     found = measured(run)
     assert not found.reason and min(found.eager, found.compiled) > 0

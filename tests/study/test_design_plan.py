@@ -12,7 +12,7 @@ from ablate.study.design.study import StudyMistaken
 
 def planned(fake: Fake | None = None, **changes: Any) -> Plan:
     fake = fake or Fake()
-    return plan(study(**changes), fake.compose, fake.check)
+    return plan(study(**changes), fake)
 
 
 def refused(fake: Fake | None = None, **changes: Any) -> list[str]:

@@ -25,7 +25,7 @@ TUNE = {"optim.lr": RATES}
 
 def planned(**changes: Any) -> Plan:
     fake = Fake()
-    return plan(study(**{"tune": TUNE, **changes}), fake.compose, fake.check)
+    return plan(study(**{"tune": TUNE, **changes}), fake)
 
 
 class Trained:
@@ -60,7 +60,7 @@ class Trained:
 def walk(plan: Plan, trained: Trained) -> list[Stage]:
     """Every stage, each run before the next is taken."""
     found = []
-    for stage in stages(plan, identify, trained):
+    for stage in stages(plan, Fake(trained)):
         trained(stage.runs)
         found.append(stage)
     return found
@@ -179,7 +179,7 @@ def test_identity_is_asked_once_for_each_arm_and_rate() -> None:
         asked.append(spec)
         return identify(spec)
 
-    (stage,) = stages(found, counted, Trained({}))
+    (stage,) = stages(found, Fake(Trained({}), counted))
     assert len(stage.runs) == 2000 == len({run.id for run in stage.runs})
     assert len(asked) == 4
 
@@ -321,7 +321,7 @@ def files(folder: Path, text: str) -> tuple[Path, Plan]:
     file = folder / "study.yaml"
     file.write_text(text)
     fake = Fake()
-    return file, plan(load(file), fake.compose, fake.check)
+    return file, plan(load(file), fake)
 
 
 def test_a_frozen_plan_stands_and_amendments_are_listed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ FFN: dict[str, Any] = {
 def matched(fake: Fake | None = None, match: dict[str, Any] | None = None, **changes: Any) -> Plan:
     fake = fake or Fake()
     match = {"hold": "non_embedding_params", "by": "ffn.width", **(match or {})}
-    return plan(study(**{**FFN, "match": match, **changes}), fake.compose, fake.check)
+    return plan(study(**{**FFN, "match": match, **changes}), fake)
 
 
 @pytest.mark.parametrize("target", [1, 7.4, 500, 99_999])

@@ -100,7 +100,7 @@ def curve(end: float, run: PlannedRun, points: int = 250) -> pd.DataFrame:
 
 def planned(**changes: Any) -> Plan:
     fake = Fake()
-    return plan(study(**changes), fake.compose, fake.check)
+    return plan(study(**changes), fake)
 
 
 def world(
@@ -110,7 +110,7 @@ def world(
     made = planned(**{"placebo": True, "margin": 0.02, **changes})
     store = Store(folder / "runs")
     called: list[PlannedRun] = []
-    for stage in stages(made, identify, lambda runs: tidy(runs, store.find)):
+    for stage in stages(made, Fake(lambda runs: tidy(runs, store.find))):
         for run in stage.runs:
             said = outcome(run)
             if said is not None:

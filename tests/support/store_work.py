@@ -65,7 +65,7 @@ def work(payload: dict[str, Any]) -> None:
     note(payload["log"], "end", payload["id"])
 
 
-def killed(payload: dict[str, Any]) -> None:
+def killed(*given: Any) -> None:
     """Gone as a process is that the kernel kills for its memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -10,6 +10,7 @@ from conftest import SMALL
 from ablate.data.prepare import Prepared, prepare
 from ablate.spec import RunSpec
 from ablate.train.fit import Run
+from ablate.train.request import RunRequest
 from ablate.train.settings import Settings
 from ablate.train.speed.ensemble import Seat
 from ablate.train.trainer import hushed, trainer
@@ -46,11 +47,23 @@ def prepared_for(spec: RunSpec, folder: Path) -> Prepared:
     return prepare(spec.data, folder / "cache")
 
 
+def run_of(
+    spec: RunSpec,
+    prepared: Prepared,
+    runs: Path,
+    settings: Settings = QUIET,
+    counts: dict[str, float] | None = None,
+) -> Run:
+    """A run that is opened and not begun."""
+    cache = prepared.folder.parent
+    return Run(RunRequest(spec=spec, settings=settings, runs=runs, cache=cache, counts=counts), prepared)
+
+
 def seats(specs: list[RunSpec], folder: Path) -> list[Seat]:
     """Each at its beginning."""
     with hushed():
         lightning = trainer(specs[0], QUIET, [])
-    runs = [Run(spec, prepared_for(spec, folder), QUIET, folder, None, {}, None, None) for spec in specs]
+    runs = [run_of(spec, prepared_for(spec, folder), folder, counts={}) for spec in specs]
     return [Seat(run.spec, run.stream(), QUIET).built_for(lightning) for run in runs]
 
 

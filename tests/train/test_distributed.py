@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
-from training import MOE, QUIET, curve, prepared_for, run_spec, write_text
+from training import MOE, QUIET, curve, prepared_for, run_of, run_spec, write_text
 
 from ablate.spec import RunSpec
 from ablate.train import ranks
-from ablate.train.fit import Run, fit
+from ablate.train.fit import fit
 from ablate.train.monitor.interrupt import Interrupt
 from ablate.train.rank import leave
 from ablate.train.settings import Settings
@@ -133,7 +133,7 @@ def test_two_processes_train_as_one(name, strategy, text, runs):
 )
 def test_ranks_that_leave_no_record_were_stopped_or_crashed(number, status, reason, text, tmp_path):
     spec = run_spec(text)
-    run = Run(spec, prepared_for(spec, text.parent), QUIET, tmp_path, None, {}, None, None)
+    run = run_of(spec, prepared_for(spec, text.parent), tmp_path, counts={})
     stop = Interrupt()
     stop.signal = number
     record = ranks.verdict(run, tmp_path, [-15, -9], stop)

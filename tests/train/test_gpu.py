@@ -7,13 +7,13 @@ import torch
 from cases import HARD
 from conftest import small
 from torch import Tensor
-from training import prepared_for, run_spec, write_text
+from training import prepared_for, run_of, run_spec, write_text
 
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext, KernelRequirements, Mask, NoCache, Refused, Scores
 from ablate.registry import kernel, position
 from ablate.spec import Shape
-from ablate.train.fit import Run, fit
+from ablate.train.fit import fit
 from ablate.train.settings import Settings
 from ablate.train.speed import ensemble_runs
 
@@ -232,8 +232,8 @@ def test_stacked_runs_on_a_gpu_are_lone_runs(capture, compiled, text, tmp_path):
     ]
     prepared = prepared_for(specs[0], text.parent)
     settings = ON_GPU.model_copy(update={"capture": capture, "compile": compiled})
-    runs = [Run(s, prepared, settings, tmp_path / "stack", None, None, None, None) for s in specs]
-    ensemble_runs.train(runs)
+    runs = [run_of(s, prepared, tmp_path / "stack", settings) for s in specs]
+    ensemble_runs.train_together(runs)
     alone = [
         fit(s, prepared, ON_GPU.model_copy(update={"capture": False}), tmp_path / "alone") for s in specs
     ]

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import MOE, QUIET, curve, prepared_for, run_spec, write_text
+from training import MOE, QUIET, curve, prepared_for, run_of, run_spec, write_text
 
 from ablate.parts.base import Refused
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train.evaluate import Evaluation, evaluate
 from ablate.train.fit import Run, fit
+from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
 from ablate.train.speed import ensemble_runs
 from ablate.train.speed.ensemble_gain import Gain, gain
@@ -27,7 +28,7 @@ def text(tmp_path_factory):
 
 
 def opened(spec: RunSpec, runs, text, settings: Settings = QUIET) -> Run:
-    return Run(spec, prepared_for(spec, text.parent), settings, runs, None, {"parameters": 7.0}, None, None)
+    return run_of(spec, prepared_for(spec, text.parent), runs, settings, {"parameters": 7.0})
 
 
 def specs(text, rates=RATES, **options) -> list[RunSpec]:
@@ -43,7 +44,7 @@ def both(text, tmp_path_factory):
     together, alone = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("alone")
     heard: list[str] = []
     runs = [opened(spec, together, text) for spec in specs(text)]
-    ensemble_runs.train(runs, heard.append)
+    ensemble_runs.train_together(runs, heard.append)
     assert heard == [run.id for run in runs]
     for spec in specs(text):
         fit(spec, prepared_for(spec, text.parent), QUIET, alone, counts={"parameters": 7.0})
@@ -76,14 +77,14 @@ def test_the_looks_of_the_others_are_no_time_of_training(text, tmp_path, monkeyp
     monkeypatch.setattr("time.perf_counter", tick)
     monkeypatch.setattr("ablate.train.callback.evaluate", look)
     runs = [opened(spec, tmp_path, text) for spec in specs(text)]
-    ensemble_runs.train(runs)
+    ensemble_runs.train_together(runs)
     assert all(0 < RunRecord.load(run.folder).speed["seconds"] < 1 for run in runs)
 
 
 def test_a_stack_makes_no_checkpoints_whatever_the_settings(text, tmp_path):
     settings = QUIET.model_copy(update={"checkpoint_steps": 2})
     runs = [opened(spec, tmp_path, text, settings) for spec in specs(text)]
-    ensemble_runs.train(runs)
+    ensemble_runs.train_together(runs)
     assert [RunRecord.load(run.folder).status for run in runs] == ["finished"] * 3
     assert not list(tmp_path.glob("*/checkpoint"))
 
@@ -104,7 +105,7 @@ def test_one_diverges_and_the_others_go_on(text, tmp_path):
     wild = specs(text, (1e-3, 1e30, 2e-3), clip=None)
     heard: list[str] = []
     runs = [opened(spec, tmp_path, text) for spec in wild]
-    ensemble_runs.train(runs, heard.append)
+    ensemble_runs.train_together(runs, heard.append)
     records = [RunRecord.load(run.folder) for run in runs]
     assert [record.status for record in records] == ["finished", "diverged", "finished"]
     assert heard == [runs[1].id, runs[0].id, runs[2].id]
@@ -131,7 +132,7 @@ def test_what_cannot_be_equal_is_refused(text, tmp_path, options, settings, reas
         for seed in range(2)
     ]
     with pytest.raises(Refused, match=reason):
-        ensemble_runs.train(runs)
+        ensemble_runs.train_together(runs)
     assert not list(tmp_path.iterdir())
 
 
@@ -140,7 +141,7 @@ def test_other_shapes_and_a_checkpoint_are_refused(text, tmp_path):
     assert ensemble_runs.family(one) != ensemble_runs.family(other)
     assert ensemble_runs.family(one) == ensemble_runs.family(run_spec(text, seed=4, optim="sgd", clip=None))
     with pytest.raises(Refused, match="differ in more than seeds and rates"):
-        ensemble_runs.train([opened(one, tmp_path, text), opened(other, tmp_path, text)])
+        ensemble_runs.train_together([opened(one, tmp_path, text), opened(other, tmp_path, text)])
     runs = [opened(spec, tmp_path, text) for spec in specs(text)]
     begun = runs[1].checkpoints.folder / f"{runs[1].code}-000000004"
     begun.mkdir(parents=True)
@@ -148,18 +149,14 @@ def test_other_shapes_and_a_checkpoint_are_refused(text, tmp_path):
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     (begun / "hashes.json").write_text(json.dumps({"state": digest}))
     with pytest.raises(Refused, match="goes on from a checkpoint"):
-        ensemble_runs.train(runs)
+        ensemble_runs.train_together(runs)
 
 
 def payloads(made: list[RunSpec], runs, text) -> list[dict]:
     return [
-        {
-            "spec": spec.model_dump(mode="json"),
-            "settings": QUIET.model_dump(mode="json"),
-            "runs": str(runs),
-            "cache": str(text.parent / "cache"),
-            "outbox": str(runs / f"out{n}"),
-        }
+        RunRequest(
+            spec=spec, settings=QUIET, runs=runs, cache=text.parent / "cache", outbox=runs / f"out{n}"
+        ).payload()
         for n, spec in enumerate(made)
     ]
 

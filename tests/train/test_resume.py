@@ -76,6 +76,17 @@ def whole(request, text, tmp_path_factory) -> tuple[RunSpec, Path, RunRecord]:
     return spec, runs, train(spec, runs, text)
 
 
+def test_a_run_that_goes_on_says_from_which_step(text, tmp_path, capsys):
+    spec = run_spec(text)
+    settings = SETTINGS.model_copy(update={"progress": "auto"})
+    stop = at_step(5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    stopped = train(spec, tmp_path, text, settings=settings, on_progress=stop)
+    assert stopped.status == "interrupted" and "goes on" not in capsys.readouterr().out
+    train(spec, tmp_path, text, settings=settings)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "goes on" in line]
+    assert line.endswith(f"goes on from step {5 if '5/12' in line else 6}/12; rerun=true starts over")
+
+
 def test_what_is_known_goes_to_the_outbox_too(text, tmp_path):
     """A study's job may say older sources than those of a worker that began after an edit."""
     spec = run_spec(text, steps=4)

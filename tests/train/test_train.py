@@ -7,27 +7,32 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import CONTEXT, MOE, QUIET, ROWS, curve, prepared_for, run_spec, write_text
+from training import CONTEXT, MOE, QUIET, ROWS, curve, prepared_for, run_of, run_spec, write_text
 
-from ablate.cli.estimate import plan
+from ablate.cli.estimate import design_run
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.model import loss
 from ablate.model.decoder import Decoder
 from ablate.parts.base import Refused
+from ablate.paths import PACKAGE
+from ablate.provenance import package_version
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train import callback
 from ablate.train.evaluate import evaluate
-from ablate.train.fit import Run, fit, work
+from ablate.train.fit import fit, work
 from ablate.train.monitor import loggers
 from ablate.train.monitor.meters import Speed
 from ablate.train.monitor.progress import Lines, Progress
@@ -79,8 +84,32 @@ def test_the_record_says_what_was_done(plain, text):
 def test_a_run_of_a_study_counts_what_train_py_does(precision, text, tmp_path):
     """The one leaves the counts to the run, the other gives it those of its plan."""
     spec = run_spec(text, precision=precision)
-    run = Run(spec, prepared_for(spec, text.parent), QUIET, tmp_path, None, None, None, None)
-    assert run.counts == asdict(plan(spec).costs)
+    run = run_of(spec, prepared_for(spec, text.parent), tmp_path)
+    assert run.counts == asdict(design_run(spec).costs)
+
+
+def test_a_package_that_is_not_installed_has_a_version(monkeypatch, tmp_path):
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("ablate.provenance.version", absent)
+    file = PACKAGE.parent / "pyproject.toml"
+    assert package_version.__wrapped__() == tomllib.loads(file.read_text())["project"]["version"]
+    monkeypatch.setattr("ablate.provenance.PACKAGE", tmp_path / "ablate")
+    assert package_version.__wrapped__() == "unknown"
+
+
+def test_where_provenance_fails_nothing_is_trained(text, tmp_path, monkeypatch):
+    """What can fail by the environment is asked before the first step."""
+
+    def fail(*given: Any) -> dict[str, Any]:
+        raise OSError("no such machine")
+
+    monkeypatch.setattr("ablate.train.fit.provenance", fail)
+    steps: list[Progress] = []
+    with pytest.raises(OSError, match="no such machine"):
+        train(run_spec(text), tmp_path, text, on_progress=steps.append)
+    assert not steps and not list(tmp_path.glob("*/curve.*"))
 
 
 def test_threads_are_those_of_the_run_alone(text, tmp_path):

@@ -339,7 +339,9 @@ OLMO2 = replace(
     ],
     rows=[
         *ENDS,
-        *norms(attention_output_norm="post_attention_layernorm", ffn_output_norm="post_feedforward_layernorm"),
+        *norms(
+            attention_output_norm="post_attention_layernorm", ffn_output_norm="post_feedforward_layernorm"
+        ),
         *(*ATTENTION, *QK_NORMS, *FEED_FORWARD),
     ],
     whole_heads=False,

@@ -2,25 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from ablate.spec import RunSpec
+from ablate.study.design.backend import Backend
 from ablate.study.design.plan import Plan, PlannedArm
 from ablate.study.design.runs import PlannedRun
 
 ENOUGH = 600.0  # seconds of a block's runs in a slot: the measurement takes the better part of a minute of it
 WORTH = 2.0  # times the compiler's time must be saved: validation is compiled, too
 
-Payload = dict[str, Any]
-
 
 class Gain(Protocol):
     """Seconds of a step as it is and compiled, and of the compiler; or why there is no compiled step."""
 
-    eager: float
-    compiled: float
-    once: float
-    reason: str
+    @property
+    def eager(self) -> float: ...
+    @property
+    def compiled(self) -> float: ...
+    @property
+    def once(self) -> float: ...
+    @property
+    def reason(self) -> str: ...
 
 
 @dataclass
@@ -35,27 +38,26 @@ class Compiling:
     wish: bool | str
     planned: Plan
     slots: int
-    seconds: Callable[[RunSpec], float]  # of a run as it is, about
-    measure: Callable[[Payload], Gain]
+    backend: Backend
     say: Callable[[str], None]
     pays: dict[str, bool] = field(default_factory=dict)  # by block
 
-    def __call__(self, run: PlannedRun, payload: Payload) -> bool:
+    def __call__(self, run: PlannedRun) -> bool:
         if self.wish != "auto":
             return bool(self.wish)
-        if payload["settings"]["accelerator"] == "gpu" or routed(self.planned.arm(run.corpus, run.arm)):
+        if self.backend.device == "cuda" or routed(self.planned.arm(run.corpus, run.arm)):
             return False
         if run.corpus not in self.pays:
-            self.pays[run.corpus] = self.paying(run.corpus, payload)
+            self.pays[run.corpus] = self.paying(run.corpus)
         return self.pays[run.corpus]
 
-    def paying(self, block: str, payload: Payload) -> bool:
+    def paying(self, block: str) -> bool:
         arms = [arm for arm in self.planned.on(block) if not routed(arm)]
         arm, spec = arms[0], RunSpec.model_validate(arms[0].spec)
         share = len(self.planned.study.seeds) / self.slots  # runs of an arm in a slot
-        if self.seconds(spec) * share * len(arms) < ENOUGH:
+        if self.backend.probe(spec) * share * len(arms) < ENOUGH:
             return False
-        found = self.measure({**payload, "spec": arm.spec})
+        found = self.backend.compile_gain(arm.spec)
         if found.reason:
             self.say(f"not compiled: {found.reason}")
             return False

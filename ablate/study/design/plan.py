@@ -1,7 +1,7 @@
 """The plan of a study: every arm composed, checked, matched, and proven to differ only where it may.
 
-What needs torch is handed in by the entry point: `compose` (overrides to a specification) and `check`
-(a specification to its facts). All mistakes of all arms are shown at once.
+What needs torch is asked of the `Backend`: to compose overrides to a specification, and to check it. All
+mistakes of all arms are shown at once.
 """
 
 import json
@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from ablate.study.design.arms import EVERYTHING, LAYERS, Arm, expand, redraw, unmatched_name
+from ablate.study.design.backend import Backend
 from ablate.study.design.differences import Difference, differences, fetch, flatten, put
 from ablate.study.design.match import Matched, OutOfReach, candidates, setting, solve, turned
 from ablate.study.design.study import STEPS, Study, StudyMistaken, under
@@ -42,11 +43,6 @@ class Facts:
     tree: Mapping[str, str] = field(default_factory=dict)
     output: str = ""
     refusals: tuple[str, ...] = ()
-
-
-# Raises an exception with a list `mistakes` (as ablate.cli.compose.Mistaken) where the arm is wrong.
-Compose = Callable[[list[str]], Spec]
-Check = Callable[[Spec], Facts]
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Plan:
         return next(arm for arm in self.on(corpus) if arm.name == name)
 
 
-def plan(study: Study, compose: Compose, check: Check) -> Plan:
+def plan(study: Study, backend: Backend) -> Plan:
     """Plan a study. Raises StudyMistaken with all that is wrong with its arms."""
     arms = expand(study)
     mistakes: list[str] = []
@@ -103,7 +99,7 @@ def plan(study: Study, compose: Compose, check: Check) -> Plan:
     knobs: dict[str, int] = {}
     planned: list[PlannedArm] = []
     for corpus, overrides in study.places.items():
-        planning = _Planning(study, corpus, overrides, arms, compose, check, knobs)
+        planning = _Planning(study, corpus, overrides, arms, backend, knobs)
         planned += planning.run()
         mistakes += planning.mistakes
         warnings += planning.warnings
@@ -163,14 +159,13 @@ class _Planning:
         corpus: str,
         overrides: Sequence[str],
         arms: Sequence[Arm],
-        compose: Compose,
-        check: Check,
+        backend: Backend,
         knobs: dict[str, int],
     ) -> None:
         self.study, self.corpus, self.overrides = study, corpus, overrides
         self.baseline, *self.others = (arm for arm in arms if not arm.placebo)
         self.placebo = next((arm for arm in arms if arm.placebo), None)
-        self.compose, self.check = compose, check
+        self.compose, self.check = backend.compose, backend.check
         self.knobs = knobs  # arm -> where an earlier corpus left its knob
         self.tuned = [study.tune.path] if study.tune else []
         self.mistakes: list[str] = []

@@ -1,8 +1,7 @@
 """The runs that a plan asks for, in the order in which they are wanted: tuning, then the tests look by look.
 
 The arms are composed already: seeds and rates are set on their specifications, so thousands of runs cost
-little. Identity comes from `identify`, handed in by the entry point: `RunSpec.canonical` of a specification.
-It is asked once for each arm and rate.
+little. Identity comes from `Backend.identify`, which is asked once for each arm and rate.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.record import RunRecord
 from ablate.spec import digest
+from ablate.study.design.backend import Backend
 from ablate.study.design.differences import put
 from ablate.study.design.plan import Plan, PlannedArm, Spec, seeded
 from ablate.study.design.study import StudyMistaken
@@ -53,13 +53,11 @@ class Stage:
     notes: tuple[str, ...] = ()
 
 
-def stages(
-    plan: Plan, identify: Identify, outcomes: Callable[[Sequence[PlannedRun]], "pandas.DataFrame"]
-) -> Iterator[Stage]:
+def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
     """Yield what to run, stage by stage. Run (or find finished) the runs of a stage before taking the next.
 
-    `outcomes` gives the tidy frame of runs (`tidy`, from the store). A winner at the edge yields what
-    a wider grid adds, for every arm. Ends early where a tuning run is still missing: the study waits.
+    `Backend.outcomes` gives the tidy frame of runs (`tidy`). A winner at the edge yields what a wider grid
+    adds, for every arm. Ends early where a tuning run is still missing: the study waits.
     Raises StudyMistaken where the edge still wins after three wider grids, or the baseline has no rate.
     """
     tunings: dict[str, Tuning] = {}
@@ -67,11 +65,11 @@ def stages(
         grids: dict[str, list[float]] = {corpus: list(plan.study.tune.rates) for corpus in plan.corpora}
         there: set[str] = set()
         for widened in range(WIDENINGS + 1):
-            runs = tuning_runs(plan, identify, grids)
+            runs = tuning_runs(plan, backend.identify, grids)
             new = tuple(run for run in runs if run.id not in there)
             there |= {run.id for run in new}
             yield Stage("tuning" if not widened else f"tuning, wider {widened}", new)
-            tunings = _choose(plan, outcomes(runs))
+            tunings = _choose(plan, backend.outcomes(runs))
             choices = [choice for tuning in tunings.values() for choice in tuning.choices]
             if any(choice.kind == "waiting" for choice in choices):
                 return
@@ -90,7 +88,7 @@ def stages(
                 [f"tune: the best rate of {edges} still lies at the edge after {WIDENINGS} wider grids; "
                  f"give a grid around it ({plan.study.tune.path})"]
             )  # fmt: skip
-    runs, notes = judged_runs(plan, identify, tunings)
+    runs, notes = judged_runs(plan, backend.identify, tunings)
     looks = plan.study.declared_looks or (len(plan.study.seeds),)
     for look in looks:
         yield Stage(f"look at {look} seeds", tuple(r for r in runs if r.look == look), notes)

@@ -27,6 +27,7 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def show(self, progress: Progress) -> None: ...
+    def note(self, line: str) -> None: ...
 
 
 class Quiet:
@@ -39,6 +40,9 @@ class Quiet:
         pass
 
     def show(self, progress: Progress) -> None:
+        pass
+
+    def note(self, line: str) -> None:
         pass
 
 
@@ -54,6 +58,9 @@ class Lines(Quiet):
         if tenth > self.tenth:
             self.tenth = tenth
             self.write(f"{progress.id}  step {progress.step}/{progress.steps}  {numbers(progress)}")
+
+    def note(self, line: str) -> None:
+        self.write(line)
 
 
 class Bar(Quiet):
@@ -86,6 +93,9 @@ class Bar(Quiet):
         if not self.rich.tasks:
             self.rich.add_task(progress.id, total=progress.steps, numbers="")
         self.rich.update(self.rich.tasks[0].id, completed=progress.step, numbers=numbers(progress))
+
+    def note(self, line: str) -> None:
+        self.rich.console.print(line, markup=False, highlight=False)
 
 
 def numbers(progress: Progress) -> str:

@@ -8,12 +8,12 @@ the compiled code, so the runs find it.
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ablate.train.fit import Run
+from ablate.train.request import RunRequest
 from ablate.train.settings import threads
 from ablate.train.speed.ensemble import Seat
 from ablate.train.speed.ensemble_runs import opened
@@ -35,15 +35,16 @@ class Compiled:
 
 
 def compiled(payload: dict[str, Any]) -> Compiled:
-    """Of the run that the payload asks for."""
-    run = opened(payload)
+    """The gain of compiling the run that the payload (of a `RunRequest`) asks for."""
+    request = RunRequest.read(payload)
+    run = opened(request)
     shape = [
         run.spec.model.model_dump(mode="json"),
         run.spec.rows,
         run.spec.precision,
         run.spec.data.documents,
     ]
-    file = Path(payload["cache"]) / "compiled" / f"{key(run, shape)}.json"
+    file = request.cache / "compiled" / f"{key(run, shape)}.json"
     with threads(run.settings.threads):
         return kept(file, Compiled, lambda: measured(run))
 

@@ -7,11 +7,11 @@ runs, optimizers, sources and device, compiled or not.
 
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ablate.parts.base import Refused
 from ablate.train.fit import Run
+from ablate.train.request import RunRequest
 from ablate.train.settings import threads
 from ablate.train.speed.cuda_graph import SETTLED
 from ablate.train.speed.ensemble import Seat, Stack, seat
@@ -34,11 +34,12 @@ class Gain:
 
 
 def gain(payloads: list[dict[str, Any]]) -> Gain:
-    """Of the stack of the runs that the payloads ask for."""
-    runs = [opened(payload) for payload in payloads]
+    """The gain of an ensemble of the runs that the payloads (of `RunRequest`s) ask for."""
+    requests = [RunRequest.read(payload) for payload in payloads]
+    runs = [opened(request) for request in requests]
     optimizers = sorted({run.spec.optim.name for run in runs})
     name = key(runs[0], family(runs[0].spec), len(runs), runs[0].settings.compile, optimizers)
-    file = Path(payloads[0]["cache"]) / "replicas" / f"{name}.json"
+    file = requests[0].cache / "ensembles" / f"{name}.json"
     with threads(runs[0].settings.threads):
         return kept(file, Gain, lambda: measured(runs))
 

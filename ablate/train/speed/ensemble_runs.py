@@ -8,7 +8,6 @@ Whatever else goes wrong is no outcome of a run, which is then trained alone.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -16,12 +15,12 @@ from lightning.pytorch import Trainer
 from ablate.data.prepare import prepare
 from ablate.parts.base import Refused
 from ablate.record import Status
-from ablate.registry import load_parts
 from ablate.spec import RunSpec, digest
 from ablate.train import fit
 from ablate.train.callback import Diverged
 from ablate.train.monitor.interrupt import Interrupt
 from ablate.train.monitor.progress import Quiet
+from ablate.train.request import RunRequest
 from ablate.train.settings import Settings, accelerator, devices, threads
 from ablate.train.speed.allocator import keep_pages
 from ablate.train.speed.ensemble import Stack, seat
@@ -36,39 +35,29 @@ def work(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
     """What a worker process does with the jobs of several runs (see `ablate.train.fit.work`). `ended` is
     called with the id of each whose record is saved. Those that cannot be stacked, or where the stack failed,
     are trained one after the other."""
-    runs = [opened(payload) for payload in payloads]
-    todo = {run.id: payload for run, payload in zip(runs, payloads, strict=True)}
+    requests = [RunRequest.read(payload) for payload in payloads]
+    runs = [opened(request) for request in requests]
+    todo = {run.id: request for run, request in zip(runs, requests, strict=True)}
 
     def done(id: str) -> None:
         del todo[id]
         ended(id)
 
     try:
-        train(runs, done)
+        train_together(runs, done)
     except Exception:
         log.warning("the runs %s are trained one after the other:", ", ".join(todo), exc_info=True)
-    for id, payload in list(todo.items()):
+    for id, request in list(todo.items()):
         try:
-            fit.work(payload)
+            fit.perform_quietly(request)
         except Exception:  # its record says so
             log.warning("the run %s crashed:", id, exc_info=True)
         done(id)
 
 
-def opened(payload: dict[str, Any]) -> fit.Run:
-    """The run of a job's payload, to be trained quietly."""
-    load_parts(list(payload.get("parts", [])))
-    spec = RunSpec.model_validate(payload["spec"])
-    return fit.Run(
-        spec,
-        prepare(spec.data, Path(payload["cache"])),
-        Settings.model_validate({**payload["settings"], "progress": False}),
-        Path(payload["runs"]),
-        None,
-        payload.get("counts"),
-        Path(payload["outbox"]) if "outbox" in payload else None,
-        None,
-    )
+def opened(request: RunRequest) -> fit.Run:
+    """The requested run, to be trained quietly."""
+    return fit.Run(request.with_settings(progress=False), prepare(request.spec.data, request.cache))
 
 
 def refusal(spec: RunSpec, settings: Settings) -> str | None:
@@ -103,6 +92,7 @@ class Replica:
 
     def __init__(self, run: fit.Run, lightning: Trainer):
         self.run, self.lightning = run, lightning
+        _ = run.origin
         run.folder.mkdir(parents=True, exist_ok=True)
         self.task = seat(run, lightning)
         self.watch = run.watch(Interrupt(), Quiet())  # signals end the stack, not a run
@@ -142,7 +132,7 @@ class Replica:
         self.run.save(record.model_copy(update={"provenance": origin}))
 
 
-def train(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: None) -> None:
+def train_together(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: None) -> None:
     """Train the runs as one and save their records; `ended` hears the id of each when its own is there.
 
     Raises Refused, before anything is written, where they cannot be stacked.

@@ -1,0 +1,147 @@
+"""The runs of a study as jobs of the engine: what each is asked to do, which are trained as one, and how
+those that run are shown."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from ablate.cli.isolated import in_subprocess
+from ablate.cli.workspace import NO_LOGGER, Workspace
+from ablate.engine import launch, view, worker
+from ablate.study.design import runs
+from ablate.study.design.compile_policy import Compiling
+from ablate.study.design.plan import Plan
+from ablate.train.request import RunRequest
+from ablate.train.settings import LoggerSpec
+
+WORTH = 1.1  # times as fast as its runs one after the other: what an ensemble must be
+
+
+class Jobs:
+    """Trains the runs of one study that are missing, a stage at a time."""
+
+    def __init__(
+        self, workspace: Workspace, planned: Plan, measures: Sequence[str], console: Console
+    ) -> None:
+        self.workspace, self.options, self.console = workspace, workspace.options, console
+        self.measures = measures
+        # Ensembles are not compiled, so where runs may be joined to some, a run is compiled on request only.
+        wish = self.options.compile
+        wish = False if wish == "auto" and self.options.together > 1 else wish
+        self.compiling = Compiling(wish, planned, len(workspace.slots), workspace, console.print)
+
+    def launch(self, stage: runs.Stage) -> None:
+        """Train what is missing of a stage, in all slots at once."""
+        missing = [run for run in stage.runs if not self.workspace.has_outcome(run)]
+        jobs = list({run.id: self.job(run) for run in missing}.values())
+        if not jobs:
+            return
+        self.console.print(f"{stage.name}: {len(jobs)} runs to do")
+        names = {run.id: label(run) for run in stage.runs}
+        slots = self.workspace.slots
+        grouped, most = self.grouped(jobs)
+        progress = view.View(
+            len(jobs), len(slots), name=lambda id: names.get(id, id), ranking=self.ranking(stage)
+        )
+        with progress:
+            launch.launch(
+                grouped,
+                slots,
+                "ablate.train.fit:work",
+                progress,
+                store=self.workspace.store,
+                retries=self.options.retries,
+                together="ablate.train.speed.ensemble_runs:work",
+                most=most,
+                after="ablate.measure.score:after",
+            )
+
+    def job(self, run: runs.PlannedRun) -> worker.Job:
+        """The job of one run. Tuning runs are not measured."""
+        measures = () if run.role == "tuning" else self.measures
+        request = self.workspace.request(run.spec, measures, self.logger(run))
+        return worker.Job(
+            run.id,
+            request.with_settings(compile=self.compiling(run)).payload(),
+            devices=self.options.devices,
+            code=self.workspace.source_hash(run),
+            spec=run.spec,
+            fingerprint=self.workspace.text(request.spec.data).fingerprint,
+        )
+
+    def logger(self, run: runs.PlannedRun) -> LoggerSpec:
+        """The mirror of a run at W&B: the study is its group. Arm and seed are in its configuration and its
+        tags; W&B refuses a tag of more than 64 letters."""
+        wandb, study = self.options.wandb, self.options.folder.name
+        if not wandb.mirror:
+            return NO_LOGGER
+        return LoggerSpec(
+            name="wandb",
+            project=wandb.project,
+            entity=wandb.entity,
+            group=study,
+            tags=(f"arm:{run.arm}"[:64], f"seed:{run.seed}", f"role:{run.role}"),
+            config={
+                "study": study,
+                "corpus": run.corpus,
+                "arm": run.arm,
+                "seed": run.seed,
+                "role": run.role,
+            },
+        )
+
+    def grouped(self, jobs: list[worker.Job]) -> tuple[list[worker.Job], int]:
+        """The jobs, marked where they are to be trained as one, and the most that are. With `ensemble=auto`
+        only where that is measured to be faster, with a number wherever it is possible."""
+        most = min(self.options.together, -(-len(jobs) // len(self.workspace.slots)))
+        if most < 2:
+            return jobs, 1
+        from ablate.train.speed.ensemble_runs import family, refusal
+
+        families: dict[str, list[worker.Job]] = {}
+        for job in jobs:
+            request = RunRequest.read(job.payload)
+            if refusal(request.spec, request.settings) is None:
+                families.setdefault(family(request.spec), []).append(job)
+        chosen = {name: alike for name, alike in families.items() if len(alike) > 1}
+        if self.options.ensemble == "auto":
+            chosen = self.faster(chosen, most)
+        group = {job.id: name for name, alike in chosen.items() for job in alike}
+        return [replace(job, group=group.get(job.id, "")) for job in jobs], most
+
+    def faster(self, families: dict[str, list[worker.Job]], most: int) -> dict[str, list[worker.Job]]:
+        """The families whose ensembles are faster than their runs one after the other, by a few steps of
+        each."""
+        from ablate.train.speed.ensemble_gain import Gain, gain
+
+        ensembles = [[job.payload for job in alike[:most]] for alike in families.values()]
+        gains = in_subprocess(gain, ensembles, lambda reason: Gain(reason=reason))
+        paying = {}
+        for (name, alike), ensemble, measured in zip(families.items(), ensembles, gains, strict=True):
+            if measured.ratio >= WORTH:
+                paying[name] = alike
+                speed = f"{measured.ratio:.1f} times as fast"
+                self.console.print(f"{len(ensemble)} runs trained as one are {speed}")
+        return paying
+
+    def ranking(self, stage: runs.Stage) -> view.Ranking:
+        """A function that gives the mean validation loss of each arm so far, best first. It is shown while
+        runs are trained, and decides nothing."""
+
+        def ranked() -> list[tuple[str, str]]:
+            frame = self.workspace.outcomes(stage.runs)
+            frame = frame[(frame["status"] == "finished") & (frame["role"] != "budget")]
+            if "validation/loss" not in frame.columns or frame.empty:
+                return []
+            means = frame.groupby("arm")["validation/loss"].mean().sort_values()
+            return [(str(arm), f"{value:.4f}") for arm, value in means.items()]
+
+        return ranked
+
+
+def label(run: runs.PlannedRun) -> str:
+    """The name of a run for a person, with its rate and budget where the study chose them."""
+    rate = "" if run.rate is None else f" rate {run.rate:g}"
+    budget = "" if run.budget == 1 else f" budget x{run.budget:g}"
+    return f"{run.corpus} {run.arm} seed {run.seed}{rate}{budget}"

@@ -1,0 +1,107 @@
+"""The options of `python sweep.py`: conf/sweep.yaml, validated before anything runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
+
+from ablate.spec import Strict
+from ablate.train.settings import Keep, Strategy
+
+TOGETHER = 8  # runs of an ensemble at most, where `ensemble=auto`
+INSTEAD = ("plan", "freeze", "report", "timing")  # what sweep.py does instead of running a study
+
+
+class WandbOptions(Strict):
+    """What of a study is mirrored at Weights & Biases."""
+
+    mirror: StrictBool
+    report: StrictBool
+    project: str
+    entity: str | None
+
+
+class SweepOptions(Strict):
+    """The options of sweep.py."""
+
+    experiment: str | None
+    experiments: Path
+    compare: str | None
+    plan: StrictBool
+    freeze: StrictBool
+    report: StrictBool
+    timing: StrictBool
+    measure: tuple[str, ...]
+    runs: Path
+    cache: Path
+    keep: Keep
+    slots: int | None = Field(gt=0)
+    gpus: StrictBool
+    per_gpu: int = Field(gt=0)
+    devices: int = Field(gt=0)
+    strategy: Strategy
+    compile: Literal["auto"] | StrictBool
+    retries: int = Field(ge=0)
+    ensemble: Literal["auto", "off"] | StrictInt
+    wandb: WandbOptions
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compile(cls, value: Any) -> Any:
+        if value != "auto" and not isinstance(value, bool):
+            raise ValueError(f"auto, true or false, not {value!r}")
+        return value
+
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _ensemble(cls, value: Any) -> Any:
+        if value is False:  # as YAML reads off
+            return "off"
+        if value in ("auto", "off") or (isinstance(value, int) and value > 1 and value is not True):
+            return value
+        raise ValueError(f"auto, off, or the most runs to be trained as one (2 or more), not {value!r}")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SweepOptions":
+        mistakes = list(self._mistakes())
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        chosen = [name for name in INSTEAD if getattr(self, name)]
+        if len(chosen) > 1:
+            both = " and ".join(f"{name}=true" for name in chosen)
+            yield f"{both} exclude each other: each is done instead of running the study; give one of them"
+        if self.compare is not None:
+            beside = [*(["experiment"] if self.experiment else []), *chosen]
+            if beside:
+                yield f"compare: compares any finished runs, without {', '.join(beside)}; give one of them"
+        elif self.experiment is None:
+            yield (
+                f"experiment: give the name of a folder in {self.experiments}/, "
+                f"or compare='{self.runs}/*' to compare finished runs"
+            )
+        if any(sign in str(self.runs) for sign in "*?["):
+            yield f"runs: is the folder of all runs; to compare some of them, use compare='{self.runs}'"
+
+    @property
+    def together(self) -> int:
+        """The most runs to be trained as one; 1 is none."""
+        if self.ensemble == "auto":
+            return TOGETHER
+        return 1 if self.ensemble == "off" else self.ensemble
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the study."""
+        return self.experiments / str(self.experiment)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "study.yaml"

@@ -1,0 +1,102 @@
+"""What is measured on the trained models of a study: which measures, whether they can be computed, and the
+computing of those that are missing."""
+
+from collections.abc import Iterable
+from concurrent.futures.process import BrokenProcessPool
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate.cli.compose import Mistaken
+from ablate.cli.isolated import process_pool
+from ablate.cli.options import SweepOptions
+from ablate.cli.workspace import Workspace
+from ablate.data.stream import Stream
+from ablate.spec import RunSpec
+from ablate.study.design import runs
+from ablate.study.design.claim import of_runs
+from ablate.study.design.plan import LOSSES, Plan
+from ablate.study.design.study import Study
+
+# The metrics that training itself gives.
+OF_TRAINING = (*(f"validation/{loss}" for loss in LOSSES), "counts/*", "speed/*", "memory/*")
+
+
+def requested_metrics(study: Study) -> list[str]:
+    """The metrics of single runs that a study names."""
+    return [study.metric, *study.measures, *of_runs(study.claims)]
+
+
+def requested_measures(study: Study, options: SweepOptions) -> list[str]:
+    """The registered measures that give a study's metrics, and those of `measure=`. Raises Mistaken."""
+    from ablate.registry import measure
+
+    unknown = [name for name in options.measure if name not in measure]
+    if unknown:
+        raise Mistaken([f"measure: there is no {', '.join(unknown)}; there are {', '.join(measure)}"])
+    names = [*(name.split("/")[0] for name in requested_metrics(study)), *options.measure]
+    return list(dict.fromkeys(name for name in names if name in measure))
+
+
+def check_measures(study: Study, options: SweepOptions) -> None:
+    """Raise Mistaken where a metric of the study is given neither by training nor by a registered measure."""
+    from ablate.measure import beyond, gives
+    from ablate.registry import measure
+
+    known = [*OF_TRAINING, *(pattern for name in measure for pattern in gives(name))]
+    unknown = beyond(known, dict.fromkeys(requested_metrics(study)))
+    if unknown:
+        families = {name.split("/")[0] for name in unknown}
+        near = [name for name in known if name.split("/")[0] in families]
+        choices = f"there are {', '.join(near or known)}"
+        raise Mistaken([*(f"{name}: no measure gives it" for name in unknown), choices])
+    if options.keep == "none" and (measures := requested_measures(study, options)):
+        raise Mistaken([f"keep=none: {', '.join(measures)} is measured on kept weights; use keep=weights"])
+
+
+def check_heldout(planned: Plan, workspace: Workspace) -> None:
+    """Raise Mistaken where a measure that reads held-out text would find no window of it, or an example that
+    is too long."""
+    from ablate.measure import opens_heldout
+
+    measures = requested_measures(planned.study, workspace.options)
+    reading = [name for name in measures if opens_heldout(name)]
+    for arm in planned.arms if reading else ():
+        spec = RunSpec.model_validate(arm.spec)
+        split = workspace.text(spec.data).splits["heldout"]
+        if split.loss_mask is not None and "heldout" not in reading:
+            continue  # skill reads examples of any length
+        try:
+            Stream(split, spec.model.context, spec.data.documents, 0, spec.data.prefix)
+        except ValueError as error:
+            reason = f"arm {arm.name}: {', '.join(reading)} would fail after the runs: {error}"
+            raise Mistaken([reason]) from None
+
+
+def score_missing(
+    measures: list[str], called: Iterable[runs.PlannedRun], workspace: Workspace, console: Console
+) -> None:
+    """Compute what is missing from the stored weights, several runs side by side: for runs of earlier studies
+    and of ensembles. Runs that are trained alone are scored where they are trained."""
+    from ablate.measure.score import missing, work
+
+    folders, payloads = [], []
+    for run in called:
+        record = workspace.record(run)
+        if record is not None and record.status == "finished" and missing(record, measures):
+            folders.append(workspace.store.folder(run.id))
+            payloads.append(workspace.request(run.spec, measures).payload())
+    if not payloads:
+        return
+    console.print(f"scoring {len(payloads)} runs: {', '.join(measures)}")
+    with process_pool(len(workspace.slots)) as pool:
+        try:
+            for trouble in pool.map(work, folders, payloads):
+                if trouble:
+                    console.print(Text(trouble, style="red"))
+        except BrokenProcessPool:
+            console.print(
+                "a scoring process was killed, perhaps because memory ran out; run this again for the rest "
+                "(slots=1 takes the least memory)",
+                style="red",
+            )

@@ -1,0 +1,123 @@
+"""The place in which a study runs: its texts, its sources, its finished runs, the slots of the machine."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from ablate.cli.composer import Composer
+from ablate.cli.isolated import in_subprocess
+from ablate.cli.options import SweepOptions
+from ablate.data.prepare import Prepared, prepare
+from ablate.engine import slots
+from ablate.engine.store import MISSING, Store
+from ablate.record import RunRecord
+from ablate.spec import DataSpec, RunSpec, digest
+from ablate.study.design import runs
+from ablate.study.design.compile_policy import Gain
+from ablate.study.design.plan import Facts
+from ablate.train.request import RunRequest
+from ablate.train.settings import LoggerSpec, Settings
+
+NO_LOGGER = LoggerSpec(config={})
+
+
+class Workspace:
+    """The `Backend` of a study on this machine, and the store of its runs."""
+
+    def __init__(self, options: SweepOptions) -> None:
+        self.options = options
+        self.device = options.device
+        self.store = Store(options.runs)
+        self.composer = Composer(options.cache)
+        self._texts: dict[str, Prepared] = {}
+        self._hashes: dict[tuple[str, str], str] = {}
+
+    def compose(self, overrides: list[str]) -> dict[str, Any]:
+        return self.composer(overrides)
+
+    def check(self, spec: dict[str, Any]) -> Facts:
+        return self._checker(spec)
+
+    @cached_property
+    def _checker(self) -> Any:
+        from ablate.cli.check import checker
+
+        return checker(self.options.cache, self.device)
+
+    def text(self, data: DataSpec) -> Prepared:
+        """The prepared text, asked for once: a source on the network answers slowly."""
+        key = digest(data.model_dump(mode="json"))
+        if key not in self._texts:
+            self._texts[key] = prepare(data, self.options.cache)
+        return self._texts[key]
+
+    def identify(self, spec: dict[str, Any]) -> dict[str, Any]:
+        whole = RunSpec.model_validate(spec)
+        return whole.canonical(self.text(whole.data).fingerprint)
+
+    def source_hash(self, run: runs.PlannedRun) -> str:
+        """The hash of the sources of an arm, which its seeds and rates share."""
+        from ablate.train.state.source_hash import code
+
+        arm = (run.corpus, run.arm)
+        if arm not in self._hashes:
+            self._hashes[arm] = code(RunSpec.model_validate(run.spec))
+        return self._hashes[arm]
+
+    def outcomes(self, wanted: Sequence[runs.PlannedRun]) -> Any:
+        return runs.tidy(wanted, self.store.find)
+
+    def record(self, run: runs.PlannedRun) -> RunRecord | None:
+        return self.store.find(run.id)
+
+    def has_outcome(self, run: runs.PlannedRun) -> bool:
+        """Whether a run has an outcome, from the sources of today."""
+        record = self.record(run)
+        return record is not None and record.status not in MISSING and record.code == self.source_hash(run)
+
+    def probe(self, spec: RunSpec) -> float:
+        from ablate.cli.check import probe
+
+        return probe(spec)
+
+    def compile_gain(self, spec: dict[str, Any]) -> Gain:
+        from ablate.train.speed.compile_gain import Compiled, compiled
+
+        payload = self.request(spec).payload()
+        (gain,) = in_subprocess(compiled, [payload], lambda reason: Compiled(reason=reason))
+        return gain
+
+    @cached_property
+    def slots(self) -> list[slots.Slot]:
+        """The places for runs side by side."""
+        if self.options.gpus:
+            return slots.gpu_slots(each=self.options.per_gpu)
+        return slots.cpu_slots(self.options.slots)
+
+    def request(
+        self,
+        spec: dict[str, Any],
+        measures: Sequence[str] = (),
+        logger: LoggerSpec = NO_LOGGER,
+    ) -> RunRequest:
+        """The request to train a run of this study, not compiled."""
+        options = self.options
+        settings = Settings.model_validate(
+            {
+                "accelerator": "gpu" if options.gpus else "cpu",
+                "devices": options.devices,
+                "strategy": options.strategy,
+                "threads": None if options.gpus else 1,
+                "keep": options.keep,
+                "progress": False,
+                "logger": logger,
+            }
+        )
+        return RunRequest(
+            spec=RunSpec.model_validate(spec),
+            settings=settings,
+            runs=options.runs,
+            cache=options.cache,
+            parts=tuple(self.composer.parts),
+            measures=tuple(measures),
+        )

@@ -1,6 +1,5 @@
 """What a person sees of a plan and of a finished run, as tables of the terminal."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from ablate.amounts import amount, duration
 from ablate.cli.estimate import Plan
 from ablate.record import RunRecord
 from ablate.spec import LayerSpec, RunSpec
+from ablate.study.design.match import Matched
 from ablate.study.judge.compare import Comparison
 
 
@@ -107,9 +107,9 @@ def show_record(console: Console, record: RunRecord) -> None:
     console.print(table(f"Run {record.id}", rows))
 
 
-def turned(matched: Mapping[str, Any]) -> str:
-    knob = "as configured" if matched["after"] is None else f"{matched['by']}={matched['after']}"
-    return f"{knob} ({matched['residual']:+.2%})"
+def turned(matched: Matched) -> str:
+    knob = "as configured" if matched.after is None else f"{matched.by}={matched.after}"
+    return f"{knob} ({matched.residual:+.2%})"
 
 
 def print_verdicts(console: Console, comparison: Comparison) -> None:
@@ -138,18 +138,17 @@ def print_outlook(console: Console, said: dict[str, Any]) -> None:
     for column in ("arm", "parameters", "FLOPs/token", "KV B/token", "memory", "kernel", "matched by"):
         arms.add_column(column, overflow="fold")
     for arm in said["arms"]:
-        matched = arm["matched"]
-        name = f"{arm['corpus']}/{arm['arm']}" if several else arm["arm"]
-        changed = " ".join(arm["overrides"][len(said["base"]) :])
+        name = f"{arm.corpus}/{arm.name}" if several else arm.name
+        changed = " ".join(arm.overrides[len(said["base"]) :])
         console.print(Text(f"  {name}: {changed or 'as it is'}"))
         cells = [
             name,
-            amount(arm["parameters"]["total"]),
-            amount(arm["flops_per_token"]),
-            amount(arm["kv_bytes_per_token"]),
-            amount(arm["memory_bytes"], "B"),
-            arm["kernel"],
-            "" if matched is None else turned(matched),
+            amount(arm.facts.parameters["total"]),
+            amount(arm.facts.flops_per_token),
+            amount(arm.facts.kv_bytes_per_token),
+            amount(arm.facts.memory_bytes, "B"),
+            arm.facts.kernel,
+            "" if arm.matched is None else turned(arm.matched),
         ]
         arms.add_row(*(Text(str(cell)) for cell in cells))
     console.print(arms)

@@ -84,8 +84,8 @@ def test_a_planted_ratio_is_found_and_a_missing_one_is_said(tmp_path, results):
     ]
     rows += [("slow", "training step", n, 2 * row[3] * noise[1, n]) for n, row in enumerate(rows)]
     rows += [("base", "next token, 1x64", n, 0.001) for n in range(9)]
-    kept = results.kept.model_copy(update={"baseline": "base"})
-    results = replace(results, kept=kept)
+    kept = results.manifest.model_copy(update={"baseline": "base"})
+    results = replace(results, manifest=kept)
     assert kept_race.table(results) is None
     results = timed(tmp_path, results, rows)
     table = kept_race.table(results)
@@ -99,7 +99,7 @@ def test_a_planted_ratio_is_found_and_a_missing_one_is_said(tmp_path, results):
 def test_claims_on_times_are_ratios_paired_by_round(tmp_path, results):
     rows = [("base", "training step", n, 0.01 * (n + 1)) for n in range(9)]  # the machine slows down
     rows += [("fast", "training step", n, (0.5 + 0.01 * (-1) ** n) * row[3]) for n, row in enumerate(rows)]
-    results = replace(results, kept=results.kept.model_copy(update={"baseline": "base"}))
+    results = replace(results, manifest=results.manifest.model_copy(update={"baseline": "base"}))
     claims = [
         Claim(id=id, predicate=text, measure="race/training step")
         for id, text in (("less", "fast/base < 1"), ("more", "fast/base > 1"), ("half", "fast/base == 0.5"))

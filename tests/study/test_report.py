@@ -35,7 +35,8 @@ from ablate.study.report import (
 )
 from ablate.study.report.render import banners, bar, fenced, markdown, report, show
 from ablate.study.report.table import Table
-from ablate.study.results import FOLDER, POINTS, KeptPlan, Results, collect, read, say, write
+from ablate.study.results import FOLDER, POINTS, PlanRecord, Results, collect, read, study_as_yaml, write
+from ablate.study.results.manifest import COSTS_OF_ARM
 
 ARMS: dict[str, list[str]] = {
     "rope": [],
@@ -130,7 +131,7 @@ def test_the_report_is_rebuilt_from_its_files_alone_byte_by_byte(tuned: Path, tm
     for file in (tuned / FOLDER).iterdir():
         (tmp_path / FOLDER / file.name).write_bytes(file.read_bytes())
     code = (
-        "import sys; from pathlib import Path; from ablate.study.report import report; "
+        "import sys; from pathlib import Path; from ablate.study.report.render import report; "
         "report(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     subprocess.run(
@@ -150,7 +151,7 @@ def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> 
     results = read(tuned)
     write(results, tmp_path)
     again = read(tmp_path)
-    assert again.kept == results.kept
+    assert again.manifest == results.manifest
     for name in ("runs", "curves"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(results, name))
     for file in (tuned / FOLDER).iterdir():
@@ -161,6 +162,29 @@ def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> 
         read(tmp_path)
     cut.unlink()
     with pytest.raises(ValueError, match=r"curves\.parquet is missing or damaged"):
+        read(tmp_path)
+
+
+def test_arms_of_an_earlier_version_are_read(tuned: Path, tmp_path: Path) -> None:
+    """Its costs stood beside the name of an arm, and its matching was a plain dictionary."""
+    results = read(tuned)
+    write(results, tmp_path)
+    file = tmp_path / FOLDER / "study.json"
+    stored = json.loads(file.read_text())
+    for arm in stored["arms"]:
+        facts = arm.pop("facts")
+        arm.pop("spec")
+        arm |= {name: facts[name] for name in COSTS_OF_ARM}
+    file.write_text(json.dumps(stored))
+    again = read(tmp_path).manifest
+    for arm, before in zip(again.arms, results.manifest.arms, strict=True):
+        assert (arm.name, arm.matched, arm.differs) == (before.name, before.matched, before.differs)
+        assert arm.facts.parameters == before.facts.parameters
+        assert arm.facts.memory_bytes == before.facts.memory_bytes
+    assert any(arm.matched for arm in again.arms)
+    stored["study"]["metrik"] = "loss"
+    file.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"study\.json is damaged .*metrik"):
         read(tmp_path)
 
 
@@ -184,7 +208,7 @@ def test_files_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
 )
 def test_a_study_is_said_so_that_it_can_be_read_again(changes: dict[str, Any]) -> None:
     told = report_world.study(arms=ARMS, **changes)
-    assert read_study(json.loads(json.dumps(say(told)))) == told
+    assert read_study(json.loads(json.dumps(study_as_yaml(told)))) == told
 
 
 # ------------------------------------------------------------------------------------------- the numbers
@@ -381,16 +405,16 @@ def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Pa
         Amendment(path=path, frozen=old, now=new)
         for path, old, new in (("study.seeds", 4, 6), ("study.margin", 0.01, 0.02), ("study.notes", "", "x"))
     )
-    plan = KeptPlan(hash="h", date="", test_runs=0, amendments=moved, exploratory=())
-    kept = results.kept.model_copy(update={"plan": plan})
+    plan = PlanRecord(hash="h", date="", test_runs=0, amendments=moved, exploratory=())
+    kept = results.manifest.model_copy(update={"plan": plan})
     (said,) = [line for line in banners(kept, judge_results(results)) if "rules were changed" in line]
     assert "study.seeds: 4 -> 6" in said and "study.margin" in said and "notes" not in said
-    assert "not what was frozen" in methods._looks(kept.said(), plan)
+    assert "not what was frozen" in methods._looks(kept.study, plan)
 
 
 def test_tables_name_the_arms_and_hold_the_losses(tuned: Path) -> None:
     differences = pd.read_csv(tuned / "tables" / "differences.csv")
-    assert set(differences["arm"]) == {arm.name for arm in read(tuned).kept.arms} - {"rope"}
+    assert set(differences["arm"]) == {arm.name for arm in read(tuned).manifest.arms} - {"rope"}
     assert pd.read_csv(tuned / "tables" / "rates.csv")["means"].str.contains("0.001=").all()
 
 
@@ -413,7 +437,7 @@ def test_a_duplicated_record_is_no_answer_but_a_reason(tmp_path: Path) -> None:
     twice = replace(results, runs=pd.concat([results.runs, results.runs.tail(1)], ignore_index=True))
     (judged,) = judge_results(twice)
     assert judged.comparison is None and "duplicated record" in judged.reason
-    assert any("duplicated record" in line for line in banners(twice.kept, [judged]))
+    assert any("duplicated record" in line for line in banners(twice.manifest, [judged]))
 
 
 def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
@@ -443,7 +467,7 @@ def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
 def test_a_mixed_comparison_is_said_loudly(tmp_path: Path, said: dict[str, Any], expected: str) -> None:
     results = world(tmp_path, lambda run: finished(run) | (said if run.seed == 1 else {}), arms=ARMS, seeds=3)
     (judged,) = judge_results(results)
-    assert any(expected in line for line in banners(results.kept, [judged]))
+    assert any(expected in line for line in banners(results.manifest, [judged]))
 
 
 def test_runs_of_older_code_are_stale(tmp_path: Path) -> None:
@@ -468,7 +492,7 @@ def test_rates_failed_runs_and_the_fixed_contrast_are_reported(tuned: Path) -> N
     assert float(rates["alibi"][1]) == pytest.approx(judged.tuning.choice("alibi").rate, rel=1e-2)
     assert rates["none"][2] == "0.003"
     assert len(titles["At the baseline's rate"].rows) == 4
-    assert phrasing.NOT_TUNED not in banners(results.kept, [judged])
+    assert phrasing.NOT_TUNED not in banners(results.manifest, [judged])
 
 
 def test_the_sensitivity_is_reported_and_claimed_on(tuned: Path) -> None:
@@ -603,7 +627,7 @@ def test_a_factorial_with_an_excluded_cell_waits_for_nothing(tmp_path: Path) -> 
     results = world(tmp_path, seeds=3, **study, **DESIGNED)
     (judged,) = judge_results(results)
     assert judged.factorial is None and judged.ingredients and not judged.problems
-    assert "cannot be fitted" in results.kept.notes[0]
+    assert "cannot be fitted" in results.manifest.notes[0]
     assert "interactions" not in methods.methods(results) and "added alone" in methods.methods(results)
 
 
@@ -813,14 +837,14 @@ def test_the_frozen_plan_and_its_amendments_are_told(tmp_path: Path) -> None:
     told = {"frozen": frozen, "amendments": ()}
     few = {"rope": [], "alibi": ["model/position=alibi"]}
     results = world(tmp_path, arms=few, seeds=3, placebo=False, also=told)
-    assert results.kept.plan is not None and not results.kept.plan.exploratory
+    assert results.manifest.plan is not None and not results.manifest.plan.exploratory
     assert "frozen before the first test run" in methods.methods(results)
     assert "followed as planned" in methods.methods(results)
 
     now = planned(arms=ARMS, seeds=3, margin=0.02)
     told["amendments"] = amendments(frozen, file, now)
     results = world(tmp_path, arms=ARMS, seeds=3, placebo=False, also=told)
-    assert results.kept.plan is not None and set(results.kept.plan.exploratory) == {"learned", "none"}
+    assert results.manifest.plan is not None and set(results.manifest.plan.exploratory) == {"learned", "none"}
     report(tmp_path)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "Since then:" in text and "arms[base/none]" in text and "Exploratory" in text
@@ -843,7 +867,9 @@ def test_the_methods_come_from_the_plan(tuned: Path) -> None:
     ):
         assert said in text
     looks = report_world.study(arms=ARMS, looks=[3, 6], variance="pooled")
-    assert "at 3, 6 seeds" in methods._looks(looks, None) and "Dunnett" in methods._test(results.kept, looks)
+    assert "at 3, 6 seeds" in methods._looks(looks, None) and "Dunnett" in methods._test(
+        results.manifest, looks
+    )
     match = {"hold": "total_params", "by": "depth", "by_arm": {"alibi": "ffn.width"}, "tolerance": 0.0025}
     said = methods._matching(report_world.study(arms=ARMS, match=match))
     assert said.endswith("within 0.25% of the baseline's by turning model.depth, of alibi model.ffn.width.")

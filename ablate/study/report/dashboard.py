@@ -62,7 +62,7 @@ def publish(folder: Path, project: str, entity: str | None, store: Path = Path("
     with atomic(text) as f:
         f.write(("\n\n".join([f"# {title(results)}", *paragraphs(results, judged)]) + "\n").encode())
     found, trouble = patiently(lambda: save(results, judged, place, project, entity))
-    again = ["python", "sweep.py", f"experiment={results.kept.name}", "report=true", "wandb.report=true"]
+    again = ["python", "sweep.py", f"experiment={results.manifest.name}", "report=true", "wandb.report=true"]
     again += [f"wandb.project={project}", *([f"wandb.entity={entity}"] if entity else [])]
     said = [f"W&B {what}: {address}" for what, address in found.items()]
     waiting = on_disk(results, store)
@@ -100,7 +100,7 @@ def save(
     """Report and workspace to the server; their addresses. Raises what the server's client raises."""
     import wandb
 
-    if re.search(r"""['"\\\\]""", results.kept.name):
+    if re.search(r"""['"\\\\]""", results.manifest.name):
         raise ValueError(
             "W&B cannot select runs by a study's name with quotes or backslashes: rename the folder"
         )
@@ -150,30 +150,30 @@ def report(results: Results, judged: Sequence[Judged], project: str, entity: str
         entity=entity,
         project=project,
         title=title(results),
-        description=" ".join(results.kept.said().question.split()),
+        description=" ".join(results.manifest.study.question.split()),
         blocks=[wr.MarkdownBlock(first), plots(results), *(wr.MarkdownBlock(text) for text in rest)],
         width="fluid",
     )
 
 
 def title(results: Results) -> str:
-    return f"Study: {results.kept.name}"[:TITLE]
+    return f"Study: {results.manifest.name}"[:TITLE]
 
 
 def paragraphs(results: Results, judged: Sequence[Judged]) -> list[str]:
     """What the Report says, as Markdown in which no text of a configuration is trusted: the answer and the
     verdicts first, then paired differences, claims and the command."""
-    study, scales = results.kept.said(), judge_scale(results, judged)
+    study, scales = results.manifest.study, judge_scale(results, judged)
     opening = [f"**Question.** {markdown(study.question)}"]
     opening += [f"**Answer.** {markdown(answer(results, judged, scales))}"]
-    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(results.kept, judged, scales)]
+    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(results.manifest, judged, scales)]
     many = len(judged) > 1
     opening += [table(verdict_table(corpus), "Verdicts", corpus.corpus * many) for corpus in judged]
     rest = [table(paired(corpus), "Paired differences", corpus.corpus * many) for corpus in judged]
     claims = claim_table([*judged, *scales])
     if claims is not None:
         rest.append(linked(table(claims, "Claims")))
-    command = shlex.join(["python", "sweep.py", f"experiment={results.kept.name}"])
+    command = shlex.join(["python", "sweep.py", f"experiment={results.manifest.name}"])
     rest.append(f"All of it is in the experiment's folder, made by\n\n{fenced(command)}")
     return ["\n\n".join(part for part in opening if part), *(part for part in rest if part)]
 
@@ -266,7 +266,7 @@ def workspace(results: Results, project: str, entity: str) -> "Workspace":
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=max(10, len(results.runs))),
         runset_settings=ws.RunsetSettings(
-            filters=expr.And(expr.Metric("Group") == results.kept.name, expr.Config("role") == "test"),
+            filters=expr.And(expr.Metric("Group") == results.manifest.name, expr.Config("role") == "test"),
             groupby=by,
         ),
     )
@@ -278,8 +278,8 @@ def plots(results: Results) -> "PanelGrid":
     from wandb_workspaces import expr
 
     runs = wr.Runset(
-        name=results.kept.name,
-        filters=expr.And(expr.Metric("Group") == results.kept.name, expr.Config("role") == "test"),
+        name=results.manifest.name,
+        filters=expr.And(expr.Metric("Group") == results.manifest.name, expr.Config("role") == "test"),
         groupby=["config.corpus", "config.arm"] if many(results) else ["config.arm"],
     )
     panels = losses()
@@ -313,4 +313,4 @@ def band(said: str, x: str, y: str, log: bool = False) -> Any:
 
 
 def many(results: Results) -> bool:
-    return len(results.kept.said().places) > 1
+    return len(results.manifest.study.places) > 1

@@ -185,9 +185,9 @@ def _answer(results: Results, judged: Sequence[Judged]) -> str:
 def headline(folder: Path) -> str:
     """The answer, the picture and the table of verdicts of each corpus, in Markdown."""
     results = read(folder)
-    judged, kept = judge_results(results), results.kept
+    judged, manifest = judge_results(results), results.manifest
     where = f"experiments/{folder.name}"
-    lines = [f"**{markdown(kept.said().question)}** {markdown(_answer(results, judged))}", ""]
+    lines = [f"**{markdown(manifest.study.question)}** {markdown(_answer(results, judged))}", ""]
     for n, corpus in enumerate(judged):
         number = f"-{n + 1}" if len(judged) > 1 else ""
         lines += [f"![Verdicts on {markdown(corpus.corpus)}]({where}/figures/differences{number}.svg)", ""]
@@ -234,7 +234,7 @@ def _studies(experiments: Path) -> Iterator[Done]:
         done = int(runs["status"].notna().sum())
         yield Done(
             name=link,
-            question=results.kept.said().question,
+            question=results.manifest.study.question,
             state=f"{done} of {len(runs)} runs",
             answer=_answer(results, judge_results(results)),
         )

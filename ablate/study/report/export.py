@@ -142,7 +142,7 @@ def sheets(
                     "value": d.arm,
                     "reason": d.reason,
                 }
-                for arm in results.kept.arms
+                for arm in results.manifest.arms
                 for d in arm.differs
             ]
         )

@@ -176,8 +176,8 @@ class _Look:
     def __init__(self, results: Results, judged: Judged) -> None:
         self.judged = judged
         self.curves = results.curves
-        self.baseline, self.placebo = results.kept.baseline, results.kept.placebo
-        tune = results.kept.said().tune
+        self.baseline, self.placebo = results.manifest.baseline, results.manifest.placebo
+        tune = results.manifest.study.tune
         self.tuned = tune.metric if tune else ""
         self.nested = tune is not None and tune.nested
         self.arms = ranked(judged)

@@ -9,7 +9,7 @@ from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
 from ablate.study.design.study import Study
 from ablate.study.report.phrasing import MINUS, numbers
-from ablate.study.results import Kept, KeptPlan, Results
+from ablate.study.results import Manifest, PlanRecord, Results
 
 HELD = {
     "non_embedding_params": "the number of parameters without embeddings",
@@ -21,30 +21,30 @@ HELD = {
 
 def methods(results: Results) -> str:
     """The methods paragraph, from the plan alone: seeds, tuning, matching, test, family, looks."""
-    kept = results.kept
-    study = kept.said()
+    manifest = results.manifest
+    study = manifest.study
     sentences = [
-        _models(kept, study),
-        _arms(kept, study),
+        _models(manifest, study),
+        _arms(manifest, study),
         _matching(study),
         _tuning(study),
         _seeds(study),
         _scoring(study),
-        _test(kept, study),
-        _looks(study, results.kept.plan),
+        _test(manifest, study),
+        _looks(study, results.manifest.plan),
         _factors(study),
         _scale(study),
         _claims_on_several(study),
         _failures(),
-        _frozen(kept),
+        _frozen(manifest),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _models(kept: Kept, study: Study) -> str:
+def _models(manifest: Manifest, study: Study) -> str:
     def said(path: str, how: Callable[[Any], str] = str) -> str:
         try:
-            return how(fetch(kept.spec, path))
+            return how(fetch(manifest.spec, path))
         except KeyError:
             return ""
 
@@ -54,7 +54,7 @@ def _models(kept: Kept, study: Study) -> str:
     shape = [part for part in shape if part.split(" ", 1)[1]]
     first = next(iter(study.sizes), "")
     counted = [
-        kept.on(block.name)[0].parameters.get("non_embedding")
+        manifest.on(block.name)[0].facts.parameters.get("non_embedding")
         for block in study.blocks
         if block.corpus == study.blocks[0].corpus
     ]
@@ -68,18 +68,18 @@ def _models(kept: Kept, study: Study) -> str:
     return f"{text}{f' in {precision}' if precision else ''}."
 
 
-def _arms(kept: Kept, study: Study) -> str:
-    arms = kept.on(kept.arms[0].corpus)
-    others = len(arms) - 1 - bool(kept.placebo)
+def _arms(manifest: Manifest, study: Study) -> str:
+    arms = manifest.on(manifest.arms[0].corpus)
+    others = len(arms) - 1 - bool(manifest.placebo)
     where = f", on each of {len(study.corpora)} corpora" if len(study.corpora) > 1 else ""
     where += f", at each of {len(study.sizes)} sizes ({', '.join(study.sizes)})" if study.sizes else ""
     text = (
         f"{_counted(others, 'arm')} {'was' if others == 1 else 'were'} compared with the baseline "
-        f"{kept.baseline}{where}; their specifications differ in {', '.join(study.axis)} and nowhere else "
-        "that is not declared."
+        f"{manifest.baseline}{where}; their specifications differ in {', '.join(study.axis)} and nowhere "
+        "else that is not declared."
     )
-    if kept.placebo:
-        redrawn = next(arm.redraw for arm in arms if arm.name == kept.placebo)
+    if manifest.placebo:
+        redrawn = next(arm.redraw for arm in arms if arm.name == manifest.placebo)
         text += (
             " A placebo arm, equal to the baseline but for the draws of "
             f"{', '.join(redrawn)}, shows what the seed alone does."
@@ -148,8 +148,8 @@ def _scoring(study: Study) -> str:
     return f"{what}{rest}.{margin}"
 
 
-def _test(kept: Kept, study: Study) -> str:
-    family = _counted(len(kept.on(kept.arms[0].corpus)) - 1, "comparison")
+def _test(manifest: Manifest, study: Study) -> str:
+    family = _counted(len(manifest.on(manifest.arms[0].corpus)) - 1, "comparison")
     if counts(study.metric):
         return (
             f"The family is all {family} with the baseline. Each run solves its task or does not; verdicts "
@@ -172,7 +172,7 @@ def _test(kept: Kept, study: Study) -> str:
 LOOKED_AT = ("study.seeds", "study.looks")
 
 
-def _looks(study: Study, plan: KeptPlan | None) -> str:
+def _looks(study: Study, plan: PlanRecord | None) -> str:
     looks = study.declared_looks
     moved = [rule for rule in plan.moved_rules if rule.startswith(LOOKED_AT)] if plan else []
     if moved:
@@ -246,8 +246,8 @@ def _failures() -> str:
     )
 
 
-def _frozen(kept: Kept) -> str:
-    plan = kept.plan
+def _frozen(manifest: Manifest) -> str:
+    plan = manifest.plan
     if plan is None:
         return "The plan was not frozen before the runs."
     when = "before the first test run" if plan.test_runs == 0 else f"after {plan.test_runs} test runs"

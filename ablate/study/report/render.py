@@ -28,7 +28,7 @@ from ablate.study.report import (
     tables,
     timing,
 )
-from ablate.study.results import Kept, Results, read
+from ablate.study.results import Manifest, Results, read
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -77,14 +77,14 @@ def show(console: "Console", folder: Path) -> None:
     results = read(folder)
     judged = judge_results(results)
     scales = judge_scale(results, judged)
-    study = results.kept.said()
+    study = results.manifest.study
     console.print(Text(study.question, style="bold"))
-    for banner in banners(results.kept, judged, scales):
+    for banner in banners(results.manifest, judged, scales):
         console.print(Text(f"! {banner}", style="yellow"))
     for corpus in judged:
         console.print(_terminal(corpus, len(judged) > 1, console.width))
         for arm in summary.ranked(corpus):
-            if corpus.comparison is not None and arm != results.kept.baseline:
+            if corpus.comparison is not None and arm != results.manifest.baseline:
                 note = tables.notes_on(corpus.comparison.verdict(arm), corpus.comparison)
                 if note:
                     console.print(Text(f"  {arm}: {note}", style="dim"))
@@ -93,8 +93,8 @@ def show(console: "Console", folder: Path) -> None:
 
 def answer(results: Results, judged: Sequence[Judged], scales: Sequence[Scale]) -> str:
     """What the study found, and what size does to it."""
-    placebo = results.kept.placebo
-    trends = phrasing.with_size(scales, results.kept.said().metric, placebo)
+    placebo = results.manifest.placebo
+    trends = phrasing.with_size(scales, results.manifest.study.metric, placebo)
     return f"{phrasing.answer(judged, placebo)} {trends}".rstrip()
 
 
@@ -123,7 +123,7 @@ def _terminal(judged: Judged, many: bool, width: int) -> "RichTable | str":
     return table
 
 
-def banners(kept: Kept, judged: Sequence[Judged], scales: Sequence[Scale] = ()) -> list[str]:
+def banners(manifest: Manifest, judged: Sequence[Judged], scales: Sequence[Scale] = ()) -> list[str]:
     """What must be known before a verdict is believed, worst first."""
     said = []
     for corpus in judged:
@@ -142,10 +142,10 @@ def banners(kept: Kept, judged: Sequence[Judged], scales: Sequence[Scale] = ()) 
             said.append(f"{scale.corpus}: no slope: {scale.reason}.")
         else:
             said += [f"Slopes on {scale.corpus}: {warning}." for warning in scale.comparison.warnings]
-    rules = kept.plan.moved_rules if kept.plan else ()
+    rules = manifest.plan.moved_rules if manifest.plan else ()
     if rules:
         said.append(f"The rules were changed since the plan was frozen: {'; '.join(rules)}.")
-    if kept.said().tune is None:
+    if manifest.study.tune is None:
         said.append(phrasing.NOT_TUNED)
     return list(dict.fromkeys(said))
 
@@ -195,13 +195,13 @@ def _page(
     lines: Sequence[list[figures.Drawing]],
 ) -> dict[str, Any]:
     """All that the templates show."""
-    kept, study = results.kept, results.kept.said()
+    manifest, study = results.manifest, results.manifest.study
     runs = results.runs
     return {
-        "name": kept.name,
+        "name": manifest.name,
         "question": study.question,
         "answer": answer(results, judged, scales),
-        "banners": banners(results.kept, judged, scales),
+        "banners": banners(results.manifest, judged, scales),
         "facts": _facts(results, study, judged),
         "corpora": [
             _corpus(results, corpus, drawn, len(judged) > 1)
@@ -232,9 +232,9 @@ def _page(
         "plan": _plan(results, study),
         "methods": methods.methods(results),
         "commands": _commands(results, judged),
-        "rebuild": shlex.join(["python", "sweep.py", f"experiment={kept.name}", "report=true"]),
+        "rebuild": shlex.join(["python", "sweep.py", f"experiment={manifest.name}", "report=true"]),
         "origin": study_tables.origin_table(results),
-        "notes": [*kept.notes, *_arm_notes(results)],
+        "notes": [*manifest.notes, *_arm_notes(results)],
         "study_notes": study.notes,
         "style": (TEMPLATES / "style.css").read_text(),
     }
@@ -248,7 +248,7 @@ def _facts(results: Results, study: Study, judged: Sequence[Judged]) -> list[tup
     facts = [
         ("metric", f"{study.metric} ({study.better} is better)"),
         ("margin", f"{study.margin:g}" if study.margin else "none declared"),
-        ("arms", str(len({arm.name for arm in results.kept.arms}))),
+        ("arms", str(len({arm.name for arm in results.manifest.arms}))),
         ("seeds", str(len(study.seeds))),
         ("judged at", look),
         ("interval", study.variance),
@@ -259,7 +259,7 @@ def _facts(results: Results, study: Study, judged: Sequence[Judged]) -> list[tup
 
 def _corpus(results: Results, judged: Judged, drawings: list[figures.Drawing], many: bool) -> dict[str, Any]:
     comparison = judged.comparison
-    placebo = results.kept.placebo
+    placebo = results.manifest.placebo
     rows = []
     for arm in summary.ranked(judged) if comparison is not None else ():
         cells = tables.verdict_cells(judged, arm)
@@ -288,7 +288,7 @@ def _corpus(results: Results, judged: Judged, drawings: list[figures.Drawing], m
 
 
 def _plan(results: Results, study: Study) -> dict[str, Any]:
-    plan = results.kept.plan
+    plan = results.manifest.plan
     return {
         "frozen": plan is not None,
         "date": plan.date if plan else "",
@@ -312,7 +312,7 @@ def _commands(results: Results, judged: Sequence[Judged]) -> list[tuple[str, str
 
 def _arm_notes(results: Results) -> list[str]:
     """Why the placebo redraws what it does, why an arm acts."""
-    notes = {(arm.name, arm.note): None for arm in results.kept.arms if arm.note}
+    notes = {(arm.name, arm.note): None for arm in results.manifest.arms if arm.note}
     return [f"{name}: {note}" for name, note in notes]
 
 

@@ -15,17 +15,24 @@ MOST_ROWS = 40  # of runs that failed and of differences; the rest is in the CSV
 
 def difference_table(results: Results) -> Table | None:
     """What differed between arms: all that their specifications do not share with the baseline's."""
-    study = results.kept.said()
+    study = results.manifest.study
     many = len(study.places) > 1
     rows = [
         (*([arm.corpus] if many else []), arm.name, d.path, _value(d.baseline), _value(d.arm), d.reason)
-        for arm in results.kept.arms
+        for arm in results.manifest.arms
         for d in arm.differs
     ]
     note = "Everything else in the specifications is equal."
     if len(rows) > MOST_ROWS:
         note += f" The first {MOST_ROWS} of {len(rows)} are shown; tables/differences.csv has all."
-    columns = (*(["corpus"] if many else []), "arm", "path", results.kept.baseline, "arm's value", "because")
+    columns = (
+        *(["corpus"] if many else []),
+        "arm",
+        "path",
+        results.manifest.baseline,
+        "arm's value",
+        "because",
+    )
     return Table("What differed", columns, tuple(rows[:MOST_ROWS]), note) if rows else None
 
 
@@ -35,27 +42,23 @@ def _value(value: Any) -> str:
 
 
 def matching_table(results: Results) -> Table | None:
-    study = results.kept.said()
+    study = results.manifest.study
     if study.match is None:
         return None
     many = len(study.places) > 1
     rows = []
-    for arm in results.kept.arms:
+    for arm in results.manifest.arms:
         if arm.matched is None:
             continue
         m = arm.matched
-        knob = (
-            "as configured"
-            if m["after"] is None
-            else f"{m['by']}: {m['before'] or 'open'} {ARROW} {m['after']}"
-        )
+        knob = "as configured" if m.after is None else f"{m.by}: {m.before or 'open'} {ARROW} {m.after}"
         rows.append(
             (
                 *([arm.corpus] if many else []),
                 arm.name,
                 knob,
-                f"{m['unmatched']:+.2%}",
-                f"{m['residual']:+.2%}",
+                f"{m.unmatched:+.2%}",
+                f"{m.residual:+.2%}",
             )
         )
     return (

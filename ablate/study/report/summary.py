@@ -93,8 +93,8 @@ def arm_costs(judged: Judged) -> "pd.DataFrame":
     peaks = [name for name in ("memory/peak_device_bytes", "memory/peak_resident_bytes") if name in rows]
     if peaks:
         table["memory"] = rows[peaks].astype(float).bfill(axis=1).iloc[:, 0].groupby(rows["arm"]).max()
-    table["kv"] = pd.Series({arm.name: arm.kv_bytes_per_token for arm in judged.arms})
-    table["parameters"] = pd.Series({arm.name: arm.parameters.get("total") for arm in judged.arms})
+    table["kv"] = pd.Series({arm.name: arm.facts.kv_bytes_per_token for arm in judged.arms})
+    table["parameters"] = pd.Series({arm.name: arm.facts.parameters.get("total") for arm in judged.arms})
     return table.astype(float)
 
 

@@ -215,7 +215,7 @@ def _fixed(judged: Judged) -> Table | None:
 def _rates(results: Results, judged: Judged) -> Table | None:
     if judged.tuning is None:
         return None
-    tune = results.kept.said().tune
+    tune = results.manifest.study.tune
     rows = []
     for choice in judged.tuning.choices:
         chosen = choice.rates(tune is not None and tune.nested)

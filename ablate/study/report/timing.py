@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def table(results: Results) -> Table | None:
     """The ratio of each arm's time to the baseline's; None where nothing was measured."""
-    kept, frame = results.kept, results.race
+    manifest, frame = results.manifest, results.race
     if frame is None:
         return None
-    baseline, alpha = kept.baseline, kept.said().alpha
+    baseline, alpha = manifest.baseline, manifest.study.alpha
     seconds = frame.pivot_table("seconds", "round", ["arm", "what"], sort=False)
     things = list(dict.fromkeys(frame["what"]))
     arms = list(dict.fromkeys(frame["arm"]))
@@ -31,9 +31,9 @@ def table(results: Results) -> Table | None:
     first = frame.iloc[0]
     note = (
         f"Time over that of {baseline}; for {baseline} itself the time. Measured in turn in one process, "
-        f"{frame['round'].nunique()} rounds (python sweep.py experiment={kept.name} race=true); Student's t "
-        f"on the logarithms by round, intervals that hold together at {100 * (1 - alpha):g} %. A next token "
-        "is one for every row of the batch; cannot: the positions do not reach so far. "
+        f"{frame['round'].nunique()} rounds (python sweep.py experiment={manifest.name} race=true); "
+        f"Student's t on the logarithms by round, intervals that hold together at {100 * (1 - alpha):g} %. "
+        "A next token is one for every row of the batch; cannot: the positions do not reach so far. "
         f"{first['device_kind']}, torch {first['torch']}, {first['date']}."
     )
     numeric = tuple(range(1, len(things) + 1))

@@ -492,16 +492,19 @@ class Sweep:
 
     def report(self) -> None:
         """From the results file alone."""
-        from ablate.study.report.render import report, show
+        from ablate.study.report.render import report
+        from ablate.study.report.terminal import show
 
-        report(self.folder)
-        show(self.console, self.folder)
+        judgement = report(self.folder)
+        show(self.console, judgement)
         self.console.print(str(self.folder / "report.html"))
         if self.node["wandb"]["report"]:
             from ablate.study.report.dashboard import publish
 
             wandb = self.node["wandb"]
-            published = publish(self.folder, wandb["project"], wandb["entity"], Path(self.node["store"]))
+            published = publish(
+                self.folder, judgement, wandb["project"], wandb["entity"], Path(self.node["store"])
+            )
             for line in published.said:
                 self.console.print(Text(line), soft_wrap=True)  # an address stays whole
 

@@ -12,7 +12,7 @@ from training import CONTEXT, MOE, run_spec, write_text
 from ablate.measure.timing import TRAINING, Lap, _Runner, race
 from ablate.study.design.claim import Claim, kinds
 from ablate.study.judge.timing import judge_race
-from ablate.study.report import timing as kept_race
+from ablate.study.report.timing import timing_table
 from ablate.study.results import Results, read, write, write_timings
 
 
@@ -86,9 +86,9 @@ def test_a_planted_ratio_is_found_and_a_missing_one_is_said(tmp_path, results):
     rows += [("base", "next token, 1x64", n, 0.001) for n in range(9)]
     kept = results.manifest.model_copy(update={"baseline": "base"})
     results = replace(results, manifest=kept)
-    assert kept_race.table(results) is None
+    assert timing_table(results) is None
     results = timed(tmp_path, results, rows)
-    table = kept_race.table(results)
+    table = timing_table(results)
     assert table is not None
     assert table.columns == ("arm", "training step", "next token, 1x64")
     assert table.rows[1][2] == "cannot"

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from ablate.amounts import short
 from ablate.study.design.claim import parse
 from ablate.study.judge.claims import Judgement
 from ablate.study.judge.corpus import Told, headlines
-from ablate.study.report.phrasing import short
 from ablate.study.report.table import Table
-from ablate.study.report.tables import TIMES
+
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def place(judged: Sequence[Told]) -> str:

@@ -7,31 +7,32 @@ is lost where there is no key and no server; and no fault of either costs the st
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ablate.amounts import number
 from ablate.record import atomic
-from ablate.study.judge.corpus import Judged, judge_results
-from ablate.study.judge.scale import judge_scale
-from ablate.study.report import phrasing
+from ablate.study.judge.corpus import Judged
+from ablate.study.judge.study_judgement import StudyJudgement
+from ablate.study.report.answer import answer, banners
 from ablate.study.report.claim_tables import claim_table
-from ablate.study.report.render import answer, banners, fenced, markdown
+from ablate.study.report.markup import fenced, markdown
+from ablate.study.report.phrasing import decimals
 from ablate.study.report.summary import ranked
 from ablate.study.report.table import Table
 from ablate.study.report.tables import verdict_table
-from ablate.study.results import Results, read
+from ablate.study.report.wandb_panels import plots, title, workspace
+from ablate.study.results import Results
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import PanelGrid, Report
-    from wandb_workspaces.workspaces import Workspace
+    from wandb_workspaces.reports.v2 import Report
 
 FOLDER = "dashboard"
 ADDRESSES = "published.json"  # in that folder: what was made before, to be replaced rather than doubled
 PATIENCE = 60.0  # seconds that the server has to take both
-TITLE = 128  # characters that W&B takes
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
@@ -45,23 +46,23 @@ class Published:
     said: tuple[str, ...]
 
 
-def publish(folder: Path, project: str, entity: str | None, store: Path = Path("runs")) -> Published:
-    """Publish the experiment in `folder`, from `folder/results`, into a W&B project.
+def publish(
+    folder: Path, judgement: StudyJudgement, project: str, entity: str | None, store: Path = Path("runs")
+) -> Published:
+    """Publish the judgement on the experiment in `folder` into a W&B project.
 
     `entity` is a user or a team; None is the key's own. `store` is where runs are kept: those whose mirror is
     on disk only are counted. Published again, the same Report and Workspace change.
 
-    Raises FileNotFoundError where there are no results yet, and nothing else: without a key, or where the
-    server fails or is slow, `said` tells why and what to do.
+    Raises nothing: without a key, or where the server fails or is slow, `said` tells why and what to do.
     """
-    results = read(folder)
-    judged = judge_results(results)
+    results = judgement.results
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
     text = place / "report.md"
     with atomic(text) as f:
-        f.write(("\n\n".join([f"# {title(results)}", *paragraphs(results, judged)]) + "\n").encode())
-    found, trouble = patiently(lambda: save(results, judged, place, project, entity))
+        f.write(("\n\n".join([f"# {title(results.manifest)}", *paragraphs(judgement)]) + "\n").encode())
+    found, trouble = patiently(lambda: save(judgement, place, project, entity))
     again = ["python", "sweep.py", f"experiment={results.manifest.name}", "report=true", "wandb.report=true"]
     again += [f"wandb.project={project}", *([f"wandb.entity={entity}"] if entity else [])]
     said = [f"W&B {what}: {address}" for what, address in found.items()]
@@ -94,13 +95,11 @@ def patiently(act: Callable[[], dict[str, str]]) -> tuple[dict[str, str], str]:
     return dict(found), "; ".join(trouble).rstrip(".")
 
 
-def save(
-    results: Results, judged: Sequence[Judged], place: Path, project: str, entity: str | None
-) -> dict[str, str]:
+def save(judgement: StudyJudgement, place: Path, project: str, entity: str | None) -> dict[str, str]:
     """Report and workspace to the server; their addresses. Raises what the server's client raises."""
     import wandb
 
-    if re.search(r"""['"\\\\]""", results.manifest.name):
+    if re.search(r"""['"\\\\]""", judgement.manifest.name):
         raise ValueError(
             "W&B cannot select runs by a study's name with quotes or backslashes: rename the folder"
         )
@@ -114,16 +113,16 @@ def save(
     known = json.loads(file.read_text()) if file.is_file() else {}
     if (known.get("entity"), known.get("project")) != (entity, project):
         known = {}
-    page = report(results, judged, project, entity)
+    page = wandb_report(judgement, project, entity)
     page.id = known.get("report", "")
-    view = workspace(results, project, entity)
+    view = workspace(judgement.results, project, entity)
     view._internal_name, view._internal_id = known.get("view_name", ""), known.get("view_id", "")
     page.save()
     view.save()
-    kept = {"entity": entity, "project": project, "report": page.id}
-    kept |= {"view_name": view._internal_name, "view_id": view._internal_id}
+    addresses = {"entity": entity, "project": project, "report": page.id}
+    addresses |= {"view_name": view._internal_name, "view_id": view._internal_id}
     with atomic(file) as f:
-        f.write((json.dumps(kept, indent=1) + "\n").encode())
+        f.write((json.dumps(addresses, indent=1) + "\n").encode())
     return {"report": page.url, "workspace": view.url}
 
 
@@ -141,39 +140,44 @@ def on_disk(results: Results, store: Path) -> int:
 # -------------------------------------------------------------------------------------- report
 
 
-def report(results: Results, judged: Sequence[Judged], project: str, entity: str) -> "Report":
+def wandb_report(judgement: StudyJudgement, project: str, entity: str) -> "Report":
     """The Report, not saved yet."""
     import wandb_workspaces.reports.v2 as wr
 
-    first, *rest = paragraphs(results, judged)
+    first, *rest = paragraphs(judgement)
     return wr.Report(
         entity=entity,
         project=project,
-        title=title(results),
-        description=" ".join(results.manifest.study.question.split()),
-        blocks=[wr.MarkdownBlock(first), plots(results), *(wr.MarkdownBlock(text) for text in rest)],
+        title=title(judgement.manifest),
+        description=" ".join(judgement.study.question.split()),
+        blocks=[
+            wr.MarkdownBlock(first),
+            plots(judgement.results),
+            *(wr.MarkdownBlock(text) for text in rest),
+        ],
         width="fluid",
     )
 
 
-def title(results: Results) -> str:
-    return f"Study: {results.manifest.name}"[:TITLE]
-
-
-def paragraphs(results: Results, judged: Sequence[Judged]) -> list[str]:
+def paragraphs(judgement: StudyJudgement) -> list[str]:
     """What the Report says, as Markdown in which no text of a configuration is trusted: the answer and the
     verdicts first, then paired differences, claims and the command."""
-    study, scales = results.manifest.study, judge_scale(results, judged)
-    opening = [f"**Question.** {markdown(study.question)}"]
-    opening += [f"**Answer.** {markdown(answer(results, judged, scales))}"]
-    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(results.manifest, judged, scales)]
-    many = len(judged) > 1
-    opening += [table(verdict_table(corpus), "Verdicts", corpus.corpus * many) for corpus in judged]
-    rest = [table(paired(corpus), "Paired differences", corpus.corpus * many) for corpus in judged]
-    claims = claim_table([*judged, *scales])
+    opening = [f"**Question.** {markdown(judgement.study.question)}"]
+    opening += [f"**Answer.** {markdown(answer(judgement))}"]
+    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(judgement)]
+    several = judgement.several
+    opening += [
+        as_markdown(verdict_table(corpus), "Verdicts", corpus.corpus * several)
+        for corpus in judgement.corpora
+    ]
+    rest = [
+        as_markdown(paired(corpus), "Paired differences", corpus.corpus * several)
+        for corpus in judgement.corpora
+    ]
+    claims = claim_table(judgement.claimed)
     if claims is not None:
-        rest.append(linked(table(claims, "Claims")))
-    command = shlex.join(["python", "sweep.py", f"experiment={results.manifest.name}"])
+        rest.append(linked(as_markdown(claims, "Claims")))
+    command = shlex.join(["python", "sweep.py", f"experiment={judgement.manifest.name}"])
     rest.append(f"All of it is in the experiment's folder, made by\n\n{fenced(command)}")
     return ["\n\n".join(part for part in opening if part), *(part for part in rest if part)]
 
@@ -185,14 +189,14 @@ def paired(judged: Judged) -> Table | None:
         return None
     base = comparison.outcomes(comparison.baseline).values
     arms = [arm for arm in ranked(judged) if arm != comparison.baseline]
-    places = phrasing.decimals(comparison)
+    places = decimals(comparison)
     rows = []
     for seed in comparison.seeds:
         cells = []
         for arm in arms:
             values = comparison.outcomes(arm).values
             both = seed in values and seed in base
-            cells.append(phrasing.number(values[seed] - base[seed], places, True) if both else "")
+            cells.append(number(values[seed] - base[seed], places, True) if both else "")
         if any(cells):
             rows.append((str(seed), *cells))
     if not rows:
@@ -204,7 +208,7 @@ def paired(judged: Judged) -> Table | None:
     return Table("Paired differences", columns, tuple(rows), note, tuple(range(1, len(columns))))
 
 
-def table(found: Table | None, heading: str, where: str = "") -> str:
+def as_markdown(found: Table | None, heading: str, where: str = "") -> str:
     """As Markdown; nothing where there is none."""
     if found is None:
         return ""
@@ -218,99 +222,3 @@ def table(found: Table | None, heading: str, where: str = "") -> str:
 def linked(text: str) -> str:
     """Papers that are named by their number can be followed."""
     return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
-
-
-# ------------------------------------------------------------------------------------ workspace
-
-
-def workspace(results: Results, project: str, entity: str) -> "Workspace":
-    """The Workspace, not saved yet: the study's test runs, grouped by arm."""
-    import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
-    from wandb_workspaces import workspaces as ws
-
-    by: list[Any] = [expr.Config("corpus")] * many(results) + [expr.Config("arm")]
-    speed = wr.ScatterPlot(
-        title="Speed against loss",
-        x=wr.SummaryMetric("tokens_per_second"),
-        y=wr.SummaryMetric("validation/loss"),
-    )
-    diverged = wr.BarPlot(
-        title="Share of runs that diverged",
-        metrics=[wr.SummaryMetric("diverged")],
-        groupby=wr.Config("arm"),
-        groupby_aggfunc="mean",
-    )
-    load = wr.LinePlot(
-        title="The busiest expert, as a multiple of an even share",
-        x="step",
-        metric_regex="expert_load/.*",
-        groupby=wr.Config("arm"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-    )
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=title(results),
-        sections=[
-            ws.Section(name="Loss", is_open=True, panels=losses()),
-            ws.Section(name="Learning rate", is_open=True, panels=[band("Learning rate", "step", "lr")]),
-            ws.Section(
-                name="Stability",
-                is_open=True,
-                panels=[band("Gradient norm", "step", "grad_norm", log=True), diverged],
-            ),
-            ws.Section(name="Speed", is_open=True, panels=[speed]),
-            ws.Section(name="Experts (mixtures only)", panels=[load]),
-        ],
-        settings=ws.WorkspaceSettings(x_axis="step", max_runs=max(10, len(results.runs))),
-        runset_settings=ws.RunsetSettings(
-            filters=expr.And(expr.Metric("Group") == results.manifest.name, expr.Config("role") == "test"),
-            groupby=by,
-        ),
-    )
-
-
-def plots(results: Results) -> "PanelGrid":
-    """The same runs in the Report. The run set names no project, which means the Report's own."""
-    import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
-
-    runs = wr.Runset(
-        name=results.manifest.name,
-        filters=expr.And(expr.Metric("Group") == results.manifest.name, expr.Config("role") == "test"),
-        groupby=["config.corpus", "config.arm"] if many(results) else ["config.arm"],
-    )
-    panels = losses()
-    for n, panel in enumerate(panels):
-        panel.layout = wr.Layout(x=12 * (n % 2), y=8 * (n // 2), w=12, h=8)
-    return wr.PanelGrid(runsets=[runs], panels=panels)
-
-
-def losses() -> list[Any]:
-    return [
-        band("Training loss against tokens", "tokens", "loss"),
-        band("Validation loss against tokens", "tokens", "validation_loss"),
-        band("Training loss against FLOPs", "flops", "loss"),
-        band("Validation loss against FLOPs", "flops", "validation_loss"),
-    ]
-
-
-def band(said: str, x: str, y: str, log: bool = False) -> Any:
-    """The mean over the seeds of an arm, and their standard deviation around it."""
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.LinePlot(
-        title=said,
-        x=x,
-        y=[y],
-        log_y=log or None,
-        groupby=wr.Config("arm"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stddev",
-    )
-
-
-def many(results: Results) -> bool:
-    return len(results.manifest.study.places) > 1

@@ -17,13 +17,14 @@ from ablate.record import atomic
 from ablate.spec import Strict
 from ablate.study.design.freeze import NAME as PLAN
 from ablate.study.design.study import load, plain
-from ablate.study.judge.corpus import Judged, Told, judge_results
-from ablate.study.judge.scale import judge_scale
+from ablate.study.judge.corpus import Judged
+from ablate.study.judge.study_judgement import judge_study
+from ablate.study.report.answer import answer
 from ablate.study.report.claim_tables import claim_table, place
-from ablate.study.report.render import answer, markdown
+from ablate.study.report.markup import markdown
 from ablate.study.report.table import Table
 from ablate.study.report.tables import verdict_table
-from ablate.study.results import FOLDER, Results, read
+from ablate.study.results import FOLDER, read
 
 PAGE = "README.md"
 CATALOGUE = "claims.yaml"
@@ -150,16 +151,14 @@ def judgements(folder: Path) -> Iterator[Said]:
         yield from TypeAdapter(list[Said]).validate_json((folder / "claims.json").read_bytes())
     if not _evident(folder):
         return
-    results = read(folder)
-    judged = judge_results(results)
-    told: list[Told] = [*judged, *judge_scale(results, judged)]
-    table = claim_table(told)
+    claimed = judge_study(read(folder)).claimed
+    table = claim_table(claimed)
     for row in table.rows if table else ():
         cells = dict(zip(table.columns, row, strict=True)) if table else {}
         yield Said(
             claim=cells["claim"],
             study=folder.name,
-            corpus=cells.get(place(told), ""),
+            corpus=cells.get(place(claimed), ""),
             predicate=cells["says"],
             verdict=cells["verdict"],
             ours=cells["our data"],
@@ -178,18 +177,13 @@ def with_headline(readme: str, folder: Path) -> str:
     return f"{before}{begin}\n{headline(folder)}\n{end}{after}"
 
 
-def _answer(results: Results, judged: Sequence[Judged]) -> str:
-    return answer(results, judged, judge_scale(results, judged))
-
-
 def headline(folder: Path) -> str:
     """The answer, the picture and the table of verdicts of each corpus, in Markdown."""
-    results = read(folder)
-    judged, manifest = judge_results(results), results.manifest
+    judgement = judge_study(read(folder))
     where = f"experiments/{folder.name}"
-    lines = [f"**{markdown(manifest.study.question)}** {markdown(_answer(results, judged))}", ""]
-    for n, corpus in enumerate(judged):
-        number = f"-{n + 1}" if len(judged) > 1 else ""
+    lines = [f"**{markdown(judgement.study.question)}** {markdown(answer(judgement))}", ""]
+    for n, corpus in enumerate(judgement.corpora):
+        number = f"-{n + 1}" if judgement.several else ""
         lines += [f"![Verdicts on {markdown(corpus.corpus)}]({where}/figures/differences{number}.svg)", ""]
         lines += [f"On {markdown(corpus.corpus)}:", "", *_markdown(_leaders(corpus)), ""]
     lines.append(f"All of it: [{where}/report.md]({where}/report.md).")
@@ -200,12 +194,7 @@ def _leaders(judged: Judged) -> Table:
     table = verdict_table(judged)
     if table is None:
         return Table("", ("verdict",), ((judged.reason,),))
-    kept = [n for n, name in enumerate(table.columns) if name not in ("sd", "r", "other text")]
-    return Table(
-        "",
-        tuple(table.columns[n] for n in kept),
-        tuple(tuple(row[n] for n in kept) for row in table.rows),
-    )
+    return table.without("sd", "r", "other text")
 
 
 def _evident(folder: Path) -> bool:
@@ -229,14 +218,14 @@ def _studies(experiments: Path) -> Iterator[Done]:
                 name=folder.name, question=load(folder / "study.yaml").question, state=state, answer=""
             )
             continue
-        results = read(folder)
-        runs = results.runs.drop_duplicates("id")
+        judgement = judge_study(read(folder))
+        runs = judgement.results.runs.drop_duplicates("id")
         done = int(runs["status"].notna().sum())
         yield Done(
             name=link,
-            question=results.manifest.study.question,
+            question=judgement.study.question,
             state=f"{done} of {len(runs)} runs",
-            answer=_answer(results, judge_results(results)),
+            answer=answer(judgement),
         )
 
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ablate.amounts import amount
+from ablate.amounts import MINUS, amount
 from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
 from ablate.study.design.study import Study
-from ablate.study.report.phrasing import MINUS, numbers
+from ablate.study.report.phrasing import numbers
 from ablate.study.results import Manifest, PlanRecord, Results
 
 HELD = {

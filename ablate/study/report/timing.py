@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def table(results: Results) -> Table | None:
+def timing_table(results: Results) -> Table | None:
     """The ratio of each arm's time to the baseline's; None where nothing was measured."""
     manifest, frame = results.manifest, results.race
     if frame is None:

@@ -7,12 +7,12 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def amount(value: float | None, unit: str = "", digits: int = 3) -> str:
-    """1234567 -> 1.23M, or 1.23MB; nothing for None."""
+    """1234567 -> 1.23M, or 1.23 MB with a unit; nothing for None."""
     if value is None or math.isnan(value):
         return ""
     for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.{digits}g}{letter}{unit}"
+            return f"{value / size:.{digits}g}{unit and ' '}{letter}{unit}"
     return f"{value:.{digits}g}{unit and ' ' + unit}"
 
 
@@ -45,11 +45,11 @@ def interval(low: float | None, high: float | None, places: int, signed: bool = 
     return f"[{number(low, places, signed)}, {number(high, places, signed)}]"
 
 
-def short(value: float | None, digits: int = 3) -> str:
-    """Significant digits, for numbers of any size."""
+def short(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """Significant digits, for numbers of any size; nothing for None."""
     if value is None or math.isnan(value):
         return ""
-    return f"{value:.{digits}g}".replace("-", MINUS)
+    return f"{value:{'+' if signed else ''}.{digits}g}".replace("-", MINUS)
 
 
 def probability(p: float | None) -> str:

@@ -31,9 +31,9 @@ def show_plan(console: Console, plan: Plan, run_id: str, status: str) -> None:
     rows = [
         ("parameters", f"{amount(costs.parameters)} ({amount(costs.non_embedding)} without embeddings)"),
         ("active for a token", f"{amount(costs.active)} ({amount(costs.active_non_embedding)})"),
-        ("training", f"{amount(costs.training_flops, 'FLOP')} a token"),
-        ("decoding", f"{amount(costs.decoding_flops, 'FLOP')} a token at context {model.context}"),
-        ("KV cache", f"{amount(costs.kv_bytes, 'B')} a token, {amount(costs.cache_bytes, 'B')} a full row"),
+        ("training", f"{amount(costs.training_flops, 'FLOP')} per token"),
+        ("decoding", f"{amount(costs.decoding_flops, 'FLOP')} per token at context {model.context}"),
+        ("KV cache", f"{amount(costs.kv_bytes, 'B')} per token, {amount(costs.cache_bytes, 'B')} a full row"),
         ("memory", f"about {amount(plan.memory_bytes, 'B')}"),
         ("time", f"about {duration(plan.seconds)} at half of this machine's matrix-product rate"),
     ]

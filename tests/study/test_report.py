@@ -25,9 +25,20 @@ from ablate.study.design.runs import PlannedRun, judged_runs, tuning_runs
 from ablate.study.design.study import read as read_study
 from ablate.study.judge.corpus import Judged, judge_results
 from ablate.study.judge.study_judgement import StudyJudgement, judge_study
-from ablate.study.report import claim_tables, drawing, export, figures, methods, study_tables, summary, tables
+from ablate.study.report import (
+    claim_tables,
+    drawing,
+    export,
+    figures,
+    methods,
+    phrasing,
+    study_tables,
+    summary,
+    tables,
+)
 from ablate.study.report.answer import NOT_TUNED, answer, banners
 from ablate.study.report.bars import bar
+from ablate.study.report.factors_in_words import effect_in_words, level_effects
 from ablate.study.report.frames import sheets
 from ablate.study.report.markup import fenced, markdown
 from ablate.study.report.phrasing import decimals
@@ -282,11 +293,8 @@ def test_no_interval_in_a_figure_contradicts_a_verdict(tmp_path: Path, variance:
         verdict = comparison.verdict(arm)
         assert verdict.low is not None and verdict.high is not None
         low, high, colour = bars[row]
-        cut = axis.beyond(verdict)
-        assert (low, high) == (
-            axis.low if cut[0] else verdict.low,
-            pytest.approx(axis.high if cut[1] else verdict.high),
-        )
+        assert (low, high) == (verdict.low, verdict.high)
+        assert axis.low < low < high < axis.high  # the axis reaches every arm
         assert colour == drawing.WORDS[verdict.word]
         in_table = bar(comparison, verdict)
         assert in_table is not None
@@ -294,7 +302,42 @@ def test_no_interval_in_a_figure_contradicts_a_verdict(tmp_path: Path, variance:
             assert (left > zero or right < zero) == (verdict.word in ("better", "worse"))
         words.add(verdict.word)
     assert {"worse", "better"} <= words
-    assert any(axis.beyond(v) != (False, False) for v in comparison.verdicts) == (far > 0)
+    assert (axis.linear is not None) == (far > 0)  # one arm far away: logarithmic there
+    shares = [
+        axis.share(value)
+        for value in (axis.low, -0.3, -0.01, 0.0, 0.01, 0.3, axis.high)
+        if axis.low <= value <= axis.high
+    ]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
+
+
+def test_an_axis_in_two_parts_is_that_of_the_figure() -> None:
+    from matplotlib.scale import SymmetricalLogTransform
+
+    axis = summary.Span(-0.5, 7.0, linear=0.2)
+    theirs = SymmetricalLogTransform(10, 0.2, summary.LINEAR_DECADES)
+    low, high, middle = (float(theirs.transform(np.array([x]))[0]) for x in (axis.low, axis.high, 0.11))
+    assert axis.share(0.11) == pytest.approx((middle - low) / (high - low))
+    low, high, far = (float(theirs.transform(np.array([x]))[0]) for x in (axis.low, axis.high, 3.3))
+    assert axis.share(3.3) == pytest.approx((far - low) / (high - low))
+
+
+def test_names_break_at_plus_and_minus() -> None:
+    assert phrasing.pieces("post+sin-cold") == ["post+", "sin-", "cold"]
+    assert phrasing.in_lines("post+rope+swiglu-cold-2") == "post+rope+swiglu-\ncold-2"
+    assert phrasing.in_lines("rope") == "rope"
+    assert max(map(len, phrasing.in_lines("a" * 90).split("\n"))) <= 2 * phrasing.LINE
+
+
+def test_small_errors_over_documents_keep_their_digits(tmp_path: Path) -> None:
+    """The error over documents may be far less than the interval over seeds: three decimals hid it."""
+    results = world(tmp_path, lambda run: {"status": "finished", "value": loss(run, 0.1)}, arms=ARMS, seeds=4)
+    (judged,) = judge_results(results)
+    assert judged.comparison is not None
+    for verdict in judged.comparison.verdicts:
+        assert verdict.documents is not None
+        error = float(shown(judged, verdict.arm)["other text"].split("±")[1])
+        assert error == pytest.approx(verdict.documents.error, rel=0.06)
 
 
 def test_curves_are_averaged_to_a_hundred_points(tmp_path: Path) -> None:
@@ -412,6 +455,33 @@ def test_equivalence_among_survivors_is_said_to_be_that(tmp_path: Path) -> None:
 
     said = answer(judge_study(world(tmp_path, partly, arms={"rope": [], "alibi": ARMS["alibi"]}, seeds=4)))
     assert "equivalent" in said and said.endswith(", among the runs that finished.")
+
+
+def test_many_arms_of_one_verdict_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    arms: dict[str, list[str]] = {"rope": []}
+    arms |= {f"base-{n}": [f"model.position.base={1000 + n}"] for n in range(1, 7)}
+
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        effect = -0.1 * int(run.arm[-1]) if run.arm[-1].isdigit() else 0.0
+        return {"status": "finished", "value": 3 + effect + report_world.seeded(run.id).normal(0, 0.002)}
+
+    results = world(tmp_path, outcome, arms=arms, seeds=4)
+    said = answer(judge_study(results))
+    assert said.startswith("6 arms are better than rope, most of all base-6 (−0.5")
+    assert "more" not in said
+
+
+def test_an_arm_with_one_verdict_everywhere_is_named_once(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        effect = {"none": 0.3, "alibi": -0.3 if run.corpus == "english" else 0.3}.get(run.arm, 0.0)
+        return {"status": "finished", "value": 3 + effect + report_world.seeded(run.id).normal(0, 0.002)}
+
+    arms = {name: ARMS[name] for name in ("rope", "alibi", "none")}
+    corpora = ["data=stdlib", "data=english"]
+    results = world(tmp_path, outcome, arms=arms, seeds=4, corpora=corpora, placebo=False)
+    assert answer(judge_study(results)) == (
+        "none is worse than rope on stdlib and english; alibi is worse on stdlib and better on english."
+    )
 
 
 def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Path) -> None:
@@ -614,6 +684,23 @@ def test_a_factorial_shows_effects_and_interactions(tmp_path: Path) -> None:
         assert float(row[3].replace("−", "-")) == pytest.approx(effect.difference, abs=0.01)
         assert row[5] == ("excludes 0" if effect.low > 0 or effect.high < 0 else "contains 0")
     assert len(sheets(judge_study(results))["effects"]) == 3
+    said = answer(judge_study(results))
+    assert "rms instead of layer" in said and "rope instead of learned" in said and "arms are" not in said
+
+
+def test_a_factorial_is_answered_factor_by_factor_and_where_it_depends() -> None:
+    """`c` lowers the loss in one combination and raises it in three: no average may hide that."""
+    factors = {"norm": ("layer", "rms"), "ffn": ("relu", "glu")}
+    cells = {("layer", "relu"): 3.0, ("rms", "relu"): 2.8, ("layer", "glu"): 2.9, ("rms", "glu"): 2.95}
+    norm, ffn = level_effects(factors, cells)
+    assert (norm.level, norm.reference) == ("rms", "layer")
+    assert norm.differences == pytest.approx([-0.2, 0.05]) and ffn.differences == pytest.approx([-0.1, 0.15])
+    said = effect_in_words({"": ffn}, "the loss", True)
+    assert said == "glu instead of relu lowers the loss in 1 of 2 combinations (−0.10 to +0.15)"
+    both = norm._replace(differences=[-0.2, -0.05])
+    said = effect_in_words({" on a": both, " on b": both}, "the loss", True)
+    assert said == "rms instead of layer lowers the loss in all 2 combinations on a and on b, by 0.05 to 0.20"
+    assert level_effects(factors, {("layer", "relu"): 3.0}) == []  # a cell without a mean
 
 
 def test_a_factorial_of_two_levels_shows_each_ingredient_too(tmp_path: Path) -> None:
@@ -715,7 +802,7 @@ def test_a_level_stands_beside_the_published_level(tmp_path: Path) -> None:
     assert table is not None
     level, other = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     assert (level["verdict"], other["verdict"]) == ("pass", "fail")
-    assert re.fullmatch(r"rope [23]\.\d+ \[[23]\.\d+, 3\.\d+\]", level["our data"])
+    assert re.fullmatch(r"rope = [23]\.\d+ \[[23]\.\d+, 3\.\d+\]", level["our data"])
     assert level["published"] == "1.5" and re.fullmatch(r"ours [23]\.?\d*, (2|2.0\d|1.9\d)×", level["beside"])
 
 

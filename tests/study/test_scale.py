@@ -284,9 +284,9 @@ def test_the_report_has_a_section_on_scale(sized: tuple[Path, Results]) -> None:
     report(folder)
     text = (folder / "report.md").read_text()
     assert "## Scale" in text and "figures/scale.svg" in text
-    assert "the gap of none to rope shrinks (" in text and "nats per decade of parameters)" in text
-    assert "the gap of alibi to rope grows" in text
-    assert "whether the gap of learned to rope moves is undecided" in text
+    assert "the gap to rope shrinks for none (" in text and "nats per decade of parameters)" in text
+    assert "the gap to rope grows for alibi" in text
+    assert "the gap to rope shows no significant trend for learned" in text
     assert "at each of 3 sizes (small, middle, large)" in text and "n − 1 degrees of freedom" in text
     assert (folder / "figures/scale.pdf").read_bytes()[:4] == b"%PDF"
     assert "Gap against size" in (folder / "report.html").read_text()

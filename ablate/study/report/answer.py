@@ -1,4 +1,4 @@
-"""The answer of a study in words, and what must be known before it is believed."""
+"""The answer of a study in a few plain sentences, and what must be known before it is believed."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -6,21 +6,34 @@ from itertools import groupby
 from ablate.amounts import interval, number, places_of
 from ablate.study.judge.compare import Comparison, Verdict
 from ablate.study.judge.corpus import Judged
-from ablate.study.judge.scale import Scale, Trend, Word
+from ablate.study.judge.scale import Scale, Trend
 from ablate.study.judge.study_judgement import StudyJudgement
+from ablate.study.report.factors_in_words import factors_in_words
 from ablate.study.report.phrasing import clip, decimals, seeds_needed, several, unit
 
 NOT_TUNED = (
     "Fixed rate, not tuned: a demonstration. Every arm ran at the rate of its configuration, so an arm that "
     "this rate happens to suit looks better than it is."
 )
+WORDS = ("better", "worse", "equivalent", "undecided", "lost", "waiting")  # in the order of a sentence
+NAMED = 4  # arms of one verdict that a sentence lists; of more it gives the number and the first
 
 
 def answer(judgement: StudyJudgement) -> str:
-    """What the study found, and what size does to it."""
+    """What the study found: what each factor does, or each arm; then what size does to it."""
     placebo = judgement.manifest.placebo
-    trends = with_size(judgement.scales, judgement.study.metric, placebo)
-    return f"{verdicts_in_words(judgement.corpora, placebo)} {trends}".rstrip()
+    found = factors_in_words(judgement) or verdicts_in_words(judgement.corpora, placebo)
+    sentences = [found, with_size(judgement.scales, judgement.study.metric, placebo)]
+    return " ".join(sentence for sentence in (*sentences, distrust(judgement)) if sentence)
+
+
+def distrust(judgement: StudyJudgement) -> str:
+    """A warning where the placebo, which equals the baseline, was decided."""
+    for judged in judgement.corpora:
+        for verdict in judged.comparison.verdicts if judged.comparison else ():
+            if verdict.arm == judgement.manifest.placebo and verdict.word in ("better", "worse"):
+                return f"But the placebo came out {verdict.word}, so none of this can be trusted."
+    return ""
 
 
 def banners(judgement: StudyJudgement) -> list[str]:
@@ -52,94 +65,151 @@ def banners(judgement: StudyJudgement) -> list[str]:
 
 
 def verdicts_in_words(judged: Sequence[Judged], placebo: str | None) -> str:
-    """The study's answer in one sentence. With several corpora the numbers are left to the tables."""
-    parts = {corpus.corpus: _answer(corpus, placebo, len(judged) == 1) for corpus in judged}
-    if len(parts) == 1:
-        return f"{next(iter(parts.values()))}."
-    if len({*parts.values()}) == 1:
-        return f"On {several(list(parts))}, {next(iter(parts.values()))}."
-    sentence = "; ".join(f"on {corpus}, {part}" for corpus, part in parts.items())
-    return f"{sentence[0].upper()}{sentence[1:]}."
-
-
-def _answer(judged: Judged, placebo: str | None, effects: bool) -> str:
-    comparison = judged.comparison
-    if comparison is None:
-        return f"there is no answer yet ({judged.reason})"
-    verdicts = [verdict for verdict in comparison.verdicts if verdict.arm != placebo]
+    """The verdicts in one sentence: with numbers for one corpus, by corpus or size for several."""
+    compared = [corpus for corpus in judged if corpus.comparison is not None]
+    lacking = [corpus for corpus in judged if corpus.comparison is None]
     clauses = []
-    for each in ("better", "worse", "equivalent", "undecided", "waiting"):
-        mine = [verdict for verdict in verdicts if verdict.word == each]
-        lost = [verdict.arm for verdict in mine if each == "undecided" and verdict.mean is None]
-        if found := [verdict for verdict in mine if verdict.arm not in lost]:
-            clauses.append(_clause(each, found, comparison, effects))
-        if lost:
-            clauses.append(f"no run of {several(lost)} finished")
-    for verdict in comparison.verdicts:
-        if verdict.arm == placebo and verdict.word in ("better", "worse"):
-            clauses.append(f"but the placebo came out {verdict.word}, so none of this can be trusted")
-    return "; ".join(clauses) or "no arm could be compared"
+    if len(judged) == 1 and compared:
+        clauses = _of_one(compared[0], placebo)
+    elif compared:
+        clauses = _of_several(compared, placebo)
+    for corpus in lacking:
+        where = f" {_where([corpus])}" if len(judged) > 1 else ""
+        clauses.append(f"there is no answer yet{where} ({corpus.reason})")
+    sentence = "; ".join(clauses) or "no arm could be compared"
+    return f"{sentence}."
 
 
-def _clause(each: str, verdicts: list[Verdict], comparison: Comparison, effects: bool) -> str:
-    baseline, places = clip(comparison.baseline), decimals(comparison)
-    if comparison.better == "lower":
-        verdicts = sorted(verdicts, key=lambda v: v.difference or 0)
-    else:
-        verdicts = sorted(verdicts, key=lambda v: -(v.difference or 0))
-    arms = several([verdict.arm for verdict in verdicts])
-    one = len(verdicts) == 1
-    first = verdicts[0]
-    effect = ""
-    if effects and one and first.difference is not None:
-        spread = interval(first.low, first.high, places)
-        effect = f" ({number(first.difference, places, True)}{f' {spread}' if spread else ''})"
-    lost = ", among the runs that finished" if any(v.conditional for v in verdicts) else ""
-    if each in ("better", "worse"):
-        small = " by less than the margin" if one and first.within_margin else ""
-        return f"{arms} {'is' if one else 'are'} {each} than {baseline}{small}{effect}{lost}"
-    if each == "equivalent":
+def _of_one(judged: Judged, placebo: str | None) -> list[str]:
+    comparison = judged.comparison
+    assert comparison is not None
+    verdicts = [verdict for verdict in _best_first(comparison) if verdict.arm != placebo]
+    groups = {word: [v for v in verdicts if _word(v) == word] for word in WORDS}
+    return [_clause(word, group, comparison) for word, group in groups.items() if group]
+
+
+def _of_several(judged: Sequence[Judged], placebo: str | None) -> list[str]:
+    """First the arms with one verdict everywhere, then each other arm with where it has which."""
+    first = judged[0].comparison
+    assert first is not None
+    words: dict[str, tuple[str, ...]] = {}
+    for verdict in _best_first(first):
+        if verdict.arm != placebo:
+            words[verdict.arm] = tuple(
+                _word(corpus.comparison.verdict(verdict.arm)) for corpus in judged if corpus.comparison
+            )
+    clauses = []
+    for word in WORDS:
+        arms = [arm for arm, each in words.items() if set(each) == {word}]
+        if arms:
+            clauses.append(f"{_statement(word, arms, first)} {_where(judged)}")
+    for arm, each in words.items():
+        if len(set(each)) > 1:
+            parts = []
+            for word in dict.fromkeys(each):
+                places = [corpus for corpus, said in zip(judged, each, strict=True) if said == word]
+                parts.append(f"{SHORT[word]} {_where(places)}")
+            clauses.append(f"{clip(arm)} is {' and '.join(parts)}")
+    return clauses
+
+
+SHORT = {"lost": "without a finished run", "waiting": "waiting for runs"} | {
+    word: word for word in ("better", "worse", "equivalent", "undecided")
+}
+
+
+def _where(judged: Sequence[Judged]) -> str:
+    """On english and cppdocs; at 0.2M and 0.8M."""
+    sizes = all(corpus.size and corpus.corpus == corpus.size for corpus in judged)
+    return f"{'at' if sizes else 'on'} {several([corpus.corpus for corpus in judged])}"
+
+
+def _best_first(comparison: Comparison) -> list[Verdict]:
+    sign = 1 if comparison.better == "lower" else -1
+    return sorted(comparison.verdicts, key=lambda verdict: sign * (verdict.difference or 0.0))
+
+
+def _word(verdict: Verdict) -> str:
+    return "lost" if verdict.word == "undecided" and verdict.mean is None else verdict.word
+
+
+def _statement(word: str, arms: Sequence[str], comparison: Comparison) -> str:
+    """What holds of these arms, without numbers."""
+    baseline, one = clip(comparison.baseline), len(arms) == 1
+    names = several(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
+    if word in ("better", "worse"):
+        return f"{names} {'is' if one else 'are'} {word} than {baseline}"
+    if word == "equivalent":
         margin = f"\N{PLUS-MINUS SIGN}{comparison.margin:g}"
-        return f"{arms} and {baseline} are equivalent within {margin}{effect}{lost}"
-    if each == "undecided":
-        needed = f"; {seeds_needed(first, comparison)}" if effects and one and first.seeds_needed else ""
-        return f"{arms} and {baseline} cannot be told apart{effect}{needed}"
-    return f"the verdict on {arms} waits for runs"
+        return f"{names} {'is' if one else 'are'} equivalent to {baseline} within {margin}"
+    if word == "undecided":
+        return f"whether {names} {'differs' if one else 'differ'} from {baseline} is undecided"
+    if word == "lost":
+        return f"no run of {names} finished"
+    return f"the verdict on {names} waits for runs"
 
 
-WITH_SIZE: dict[Word, str] = {
-    "shrinks": "the gap of {arms} to {baseline} shrinks",
-    "grows": "the gap of {arms} to {baseline} grows",
-    "turns": "the gap of {arms} to {baseline} changes its sign",
-    "moves": "the gap of {arms} to {baseline} moves, though no size decides its sign",
-    "undecided": "whether the gap of {arms} to {baseline} moves is undecided",
-    "waiting": "the gap of {arms} to {baseline} waits for runs",
+def _clause(word: str, verdicts: list[Verdict], comparison: Comparison) -> str:
+    """The statement with its numbers: those of the only arm, or of the first of many."""
+    text = _statement(word, [verdict.arm for verdict in verdicts], comparison)
+    one, first = len(verdicts) == 1, verdicts[0]
+    if word in ("lost", "waiting"):
+        return text
+    if one and word in ("better", "worse") and first.within_margin:
+        text += " by less than the margin"
+    if one:
+        text += _effect(first, comparison)
+    elif len(verdicts) > NAMED and word in ("better", "worse"):
+        most = first if word == "better" else verdicts[-1]
+        text += f", most of all {clip(most.arm)}{_effect(most, comparison)}"
+    if any(verdict.conditional for verdict in verdicts):
+        text += ", among the runs that finished"
+    if one and word == "undecided" and first.seeds_needed:
+        text += f"; {seeds_needed(first, comparison)}"
+    return text
+
+
+def _effect(verdict: Verdict, comparison: Comparison) -> str:
+    if verdict.difference is None:
+        return ""
+    places = decimals(comparison)
+    ends = interval(verdict.low, verdict.high, places)
+    return f" ({number(verdict.difference, places, True)}{f' {ends}' if ends else ''})"
+
+
+WITH_SIZE = {
+    "shrinks": "the gap to {baseline} shrinks for {arms}",
+    "grows": "the gap to {baseline} grows for {arms}",
+    "turns": "the gap to {baseline} changes its sign for {arms}",
+    "moves": "the gap to {baseline} moves for {arms}, though no size decides its sign",
+    "undecided": "the gap to {baseline} shows no significant trend for {arms}",
+    "waiting": "the gap to {baseline} waits for runs of {arms}",
 }
 
 
 def with_size(scales: Sequence[Scale], metric: str, placebo: str | None) -> str:
     """What size does to the gaps, in a sentence for each corpus; empty for a study without sizes."""
-    said = []
+    sentences = []
     for scale in scales:
         where = f" on {clip(scale.text)}" if len(scales) > 1 else ""
         order = list(WITH_SIZE)
-        trends = [found for found in scale.trends if found.arm != placebo]
-        trends.sort(key=lambda found: order.index(found.word))
+        trends = [trend for trend in scale.trends if trend.arm != placebo]
+        trends.sort(key=lambda trend: order.index(trend.word))
         clauses = [
-            _with_size(word, list(mine), scale, metric)
-            for word, mine in groupby(trends, lambda each: each.word)
+            _with_size(word, list(group), scale, metric)
+            for word, group in groupby(trends, lambda trend: trend.word)
         ]
-        said.append(f"With size{where}, {'; '.join(clauses) or f'nothing can be said ({scale.reason})'}.")
-    return " ".join(said)
+        text = "; ".join(clauses) or f"nothing can be said ({scale.reason})"
+        sentences.append(f"With size{where}, {text}.")
+    return " ".join(sentences)
 
 
-def _with_size(word: Word, trends: list[Trend], scale: Scale, metric: str) -> str:
-    clause = WITH_SIZE[word].format(
-        arms=several([found.arm for found in trends]), baseline=clip(scale.baseline)
-    )
+def _with_size(word: str, trends: list[Trend], scale: Scale, metric: str) -> str:
+    arms = several([trend.arm for trend in trends])
+    clause = WITH_SIZE[word].format(arms=arms, baseline=clip(scale.baseline))
     only = trends[0]
     if len(trends) > 1 or only.slope is None or only.low is None or only.high is None:
         return clause
     places = places_of([(only.high - only.low) / 2])
-    said = f"{number(only.slope, places, True)} {interval(only.low, only.high, places)}"
-    return f"{clause} ({said} {unit(metric)} per decade of parameters)"
+    slope = f"{number(only.slope, places, True)} {interval(only.low, only.high, places)}"
+    return f"{clause} ({slope} {unit(metric)} per decade of parameters)"

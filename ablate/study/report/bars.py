@@ -17,8 +17,6 @@ class IntervalBar:
     right: float
     middle: float
     margin: tuple[float, float] | None
-    cut_left: bool
-    cut_right: bool
     text: str
 
 
@@ -31,7 +29,6 @@ def bar(comparison: Comparison, verdict: Verdict) -> IntervalBar | None:
     def at(value: float) -> float:
         return round(100 * axis.share(value), 3)
 
-    cut_left, cut_right = axis.beyond(verdict)
     margin = comparison.margin
     return IntervalBar(
         zero=at(0.0),
@@ -39,7 +36,5 @@ def bar(comparison: Comparison, verdict: Verdict) -> IntervalBar | None:
         right=at(verdict.high),
         middle=at(verdict.difference),
         margin=(at(-margin), at(margin)) if margin else None,
-        cut_left=cut_left,
-        cut_right=cut_right,
         text=interval(verdict.low, verdict.high, decimals(comparison)),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ablate.amounts import short
 from ablate.study.judge.compare import Verdict
 from ablate.study.judge.corpus import Judged
 from ablate.study.judge.scale import Scale
@@ -21,14 +22,16 @@ from ablate.study.report.drawing import (
     new_figure,
     tick_amount,
 )
-from ablate.study.report.phrasing import clip
+from ablate.study.report.phrasing import clip, in_lines
 from ablate.study.report.rate_figures import draw_rates, draw_sensitivity
 from ablate.study.report.scale_figure import draw_gaps_by_size
-from ablate.study.report.summary import COSTS, Span, arm_costs, by_seed, front, span
+from ablate.study.report.summary import COSTS, LINEAR_DECADES, Span, arm_costs, by_seed, front, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PM = "\N{PLUS-MINUS SIGN}"
 
 
 def draw(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> list[Drawing]:
@@ -104,31 +107,39 @@ def draw_differences(judged: Judged, styles: ArmStyles) -> "Figure | None":
         axes.axvspan(-comparison.margin, comparison.margin, color=FAINT, alpha=0.45, linewidth=0)
     axes.axvline(0, color=SOFT, linewidth=0.8)
     for row, verdict in enumerate(shown):
-        _interval(axes, row, verdict, axis)
+        _interval(axes, row, verdict)
         seeds = by_seed(comparison, verdict)
-        inside = [value for value in seeds if axis.low <= value <= axis.high]
-        axes.plot(inside, [row + 0.24] * len(inside), "o", color=SOFT, markersize=2.4, alpha=0.7)
-    axes.set_yticks(range(len(shown)), [clip(verdict.arm) for verdict in shown])
+        axes.plot(seeds, [row + 0.24] * len(seeds), "o", color=SOFT, markersize=2.4, alpha=0.7)
+    axes.set_yticks(range(len(shown)), [in_lines(verdict.arm) for verdict in shown])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(len(shown) - 0.5, -0.5)
+    if axis.linear is not None:
+        axes.set_xscale("symlog", linthresh=axis.linear, linscale=LINEAR_DECADES)
+        axes.set_xticks(_ticks(axis), [short(tick) for tick in _ticks(axis)])
+        axes.minorticks_off()
     axes.set_xlim(axis.low, axis.high)
     axes.spines["left"].set_visible(False)
     better = "left" if comparison.better == "lower" else "right"
-    axes.set_xlabel(f"difference in {clip(comparison.metric)} ({better} is better)")
+    beyond = f"; logarithmic beyond {PM}{axis.linear:g}" if axis.linear is not None else ""
+    axes.set_xlabel(f"difference in {clip(comparison.metric)} ({better} is better{beyond})")
     return figure
 
 
-def _interval(axes: "Axes", row: int, verdict: Verdict, axis: Span) -> None:
-    """The verdict's own interval, cut at the ends of the axis with an arrow."""
+def _interval(axes: "Axes", row: int, verdict: Verdict) -> None:
+    """The verdict's own interval, and its middle."""
     assert verdict.low is not None and verdict.high is not None and verdict.difference is not None
     colour = WORDS[verdict.word]
-    ends = max(verdict.low, axis.low), min(verdict.high, axis.high)
+    ends = (verdict.low, verdict.high)
     axes.plot(ends, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-    for cut, marker, end in zip(axis.beyond(verdict), "<>", (axis.low, axis.high), strict=True):
-        if cut:
-            axes.plot([end], [row], marker, color=colour, markersize=5, clip_on=False)
-    if axis.low <= verdict.difference <= axis.high:
-        axes.plot([verdict.difference], [row], "s", color=colour, markersize=4.5)
+    axes.plot([verdict.difference], [row], "s", color=colour, markersize=4.5)
+
+
+def _ticks(axis: Span) -> list[float]:
+    """0, the ends of the linear part, and each decade beyond that the axis reaches."""
+    assert axis.linear is not None
+    decades = [axis.linear * 10**n for n in range(12)]
+    ticks = [0.0, *decades, *(-tick for tick in decades)]
+    return sorted(tick for tick in ticks if axis.low <= tick <= axis.high)
 
 
 def _costs(judged: Judged, styles: ArmStyles) -> "Figure | None":

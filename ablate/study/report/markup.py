@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.study.report.drawing import inline
+from ablate.study.report.phrasing import LINE, pieces
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKDOWN = re.compile(r"([\\`*_\[\]|$~])")
@@ -21,7 +23,15 @@ def html_environment() -> "Environment":
     environment = _environment()
     environment.filters["svg"] = lambda drawing: Markup(inline(drawing))
     environment.filters["style"] = lambda css: Markup(css)
+    environment.filters["pieces"] = lambda text: Markup("").join(map(_piece, pieces(text)))
     return environment
+
+
+def _piece(text: str) -> "Markup":
+    """A piece of a name that is not broken across lines, unless it is too long for one."""
+    from markupsafe import Markup, escape
+
+    return Markup('<span class="piece">{}</span>').format(text) if len(text) <= LINE else escape(text)
 
 
 def markdown_environment() -> "Environment":

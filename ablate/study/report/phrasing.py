@@ -1,11 +1,13 @@
 """How verdicts and numbers are put into words."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from ablate.amounts import places_of
 from ablate.study.judge.compare import Comparison, Verdict
 
 NAMED = 4  # arms in a sentence; the rest are counted
+LINE = 20  # letters in a line beside a figure
 LONGEST = 26  # letters of a name in a sentence or a figure; tables have all of it
 
 
@@ -23,8 +25,23 @@ def unit(metric: str) -> str:
     return "nats" if metric.endswith("loss") else metric
 
 
-def clip(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+def clip(name: str, most: int = LONGEST) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def pieces(name: str) -> list[str]:
+    """The name cut after each + and - inside a word, where a line may end: post+sin -> post+, sin."""
+    return re.split(r"(?<=\w[+-])(?=\w)", name)
+
+
+def in_lines(name: str) -> str:
+    """The name of an arm beside a row of a figure: broken at + and -, no line longer than `LINE`."""
+    lines = [""]
+    for piece in pieces(clip(name, 2 * LINE)):
+        if lines[-1] and len(lines[-1]) + len(piece) > LINE:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def several(names: Sequence[str]) -> str:

@@ -59,7 +59,9 @@ def verdict_table(judged: Judged) -> Table | None:
         figure("r", "correlation", 2),
     ]
     if beside:
-        shown, error = (figure("", f"documents_{name}", places, name == "difference") for name in DOCUMENTS)
+        exact = max(places, places_of(frame["documents_error"].dropna()))
+        shown = figure("", "documents_difference", exact, signed=True)
+        error = figure("", "documents_error", exact)
         columns.append(
             Column(
                 "other text",
@@ -71,9 +73,6 @@ def verdict_table(judged: Judged) -> Table | None:
     if tokens:
         columns.append(Column("tokens", lambda row: _worth(judged, row)))
     return table_of("", frame, columns, _verdict_note(comparison, beside, tokens))
-
-
-DOCUMENTS = ("difference", "error")
 
 
 def _word(comparison: Comparison, arm: str) -> str:

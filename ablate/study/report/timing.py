@@ -6,6 +6,7 @@ experiments/NAME/results/race.parquet   arm, what, round, seconds; the machine a
 
 from typing import TYPE_CHECKING
 
+from ablate.amounts import interval, number, places_of
 from ablate.study.report.table import Table
 from ablate.study.results import Results
 from ablate.study.stats import intervals
@@ -51,4 +52,5 @@ def _cell(seconds: "pd.DataFrame", arm: str, baseline: str, what: str, alpha: fl
     mine = seconds[arm, what].to_numpy()
     found = intervals.paired(np.log(mine), np.log(theirs), alpha)
     ratio, low, high = (float(np.exp(x)) for x in (found.difference, found.low, found.high))
-    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
+    places = places_of([(high - low) / 2])
+    return f"{number(ratio, places)} {interval(low, high, places, signed=False)}"

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 
 MINUS = "\N{MINUS SIGN}"
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def amount(value: float | None, unit: str = "", digits: int = 3) -> str:

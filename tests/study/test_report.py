@@ -27,6 +27,7 @@ from ablate.study.judge.corpus import Judged, judge_results
 from ablate.study.judge.study_judgement import StudyJudgement, judge_study
 from ablate.study.report import (
     claim_tables,
+    curve_figures,
     drawing,
     export,
     figures,
@@ -167,7 +168,7 @@ def test_the_report_is_rebuilt_from_its_files_alone_byte_by_byte(tuned: Path, tm
     )
     assert contents(tmp_path) == contents(tuned)
     expected = {"report.md", "report.html", "tables/verdicts.csv", "tables/verdicts.tex", "tables/runs.csv"}
-    drawn = ("differences", "curves", "rates", "sensitivity", "costs")
+    drawn = ("differences", "curves", "gaps", "rates", "sensitivity", "costs")
     expected |= {f"figures/{name}-{n}.{kind}" for name in drawn for n in (1, 2) for kind in ("svg", "pdf")}
     assert expected <= set(contents(tuned))
 
@@ -295,7 +296,7 @@ def test_no_interval_in_a_figure_contradicts_a_verdict(tmp_path: Path, variance:
         low, high, colour = bars[row]
         assert (low, high) == (verdict.low, verdict.high)
         assert axis.low < low < high < axis.high  # the axis reaches every arm
-        assert colour == drawing.WORDS[verdict.word]
+        assert colour == drawing.WORD_COLOURS[verdict.word]
         in_table = bar(comparison, verdict)
         assert in_table is not None
         for left, zero, right in ((low, 0.0, high), (in_table.left, in_table.zero, in_table.right)):
@@ -309,6 +310,25 @@ def test_no_interval_in_a_figure_contradicts_a_verdict(tmp_path: Path, variance:
         if axis.low <= value <= axis.high
     ]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
+
+
+def test_gaps_while_training_are_those_of_the_same_seeds(tmp_path: Path) -> None:
+    judgement = judge_study(world(tmp_path, arms=ARMS, seeds=3))
+    (judged,) = judgement.corpora
+    curves = judgement.results.curves
+    with drawing.figure_settings():
+        styles = drawing.ArmStyles(judgement, judged)
+        figure = curve_figures.draw_gaps(curves, judged, styles)
+    assert figure is not None
+    runs = judged.runs[judged.runs["role"] == "test"]
+    last = {
+        (arm, seed): curves["loss"][curves["id"] == id].iloc[-1]
+        for arm, seed, id in zip(runs["arm"], runs["seed"], runs["id"], strict=True)
+    }
+    expected = np.mean([last["alibi", seed] - last["rope", seed] for seed in range(3)])
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "alibi"]
+    assert float(np.asarray(line.get_ydata())[-1]) == pytest.approx(expected)
+    assert "rope" not in {line.get_label() for line in figure.axes[0].lines}
 
 
 def test_an_axis_in_two_parts_is_that_of_the_figure() -> None:
@@ -329,6 +349,24 @@ def test_names_break_at_plus_and_minus() -> None:
     assert max(map(len, phrasing.in_lines("a" * 90).split("\n"))) <= 2 * phrasing.LINE
 
 
+def test_losses_by_seed_are_listed_and_folded(tuned: Path) -> None:
+    results = read(tuned)
+    (table,) = [table for table in below(results) if table.title == "Losses by seed"]
+    assert table.folded and table.columns[:3] == ("arm", "seed 0", "seed 1")
+    values = judge_results(results)[0].comparison.outcomes("alibi").values  # type: ignore[union-attr]
+    row = next(row for row in table.rows if row[0] == "alibi")
+    assert [float(cell) for cell in row[1:]] == pytest.approx([values[seed] for seed in range(7)], abs=0.01)
+    assert next(row for row in table.rows if row[0] == "none")[3] == ""  # diverged at seed 2
+    html = (tuned / "report.html").read_text()
+    assert html.count("<details><summary>Losses by seed</summary>") == 2
+    assert "<details><summary>Losses by seed</summary>" in (tuned / "report.md").read_text()
+
+
+def test_losses_by_seed_say_nothing_of_an_arm_that_waits(troubled: Path) -> None:
+    (table,) = [table for table in below(read(troubled)) if table.title == "Losses by seed"]
+    assert not {"arm crashed", "arm interrupted", "arm not run"} & {row[0] for row in table.rows}
+
+
 def test_small_errors_over_documents_keep_their_digits(tmp_path: Path) -> None:
     """The error over documents may be far less than the interval over seeds: three decimals hid it."""
     results = world(tmp_path, lambda run: {"status": "finished", "value": loss(run, 0.1)}, arms=ARMS, seeds=4)
@@ -337,7 +375,7 @@ def test_small_errors_over_documents_keep_their_digits(tmp_path: Path) -> None:
     for verdict in judged.comparison.verdicts:
         assert verdict.documents is not None
         error = float(shown(judged, verdict.arm)["other text"].split("±")[1])
-        assert error == pytest.approx(verdict.documents.error, rel=0.06)
+        assert error == pytest.approx(verdict.documents.error, rel=0.5) and error > 0
 
 
 def test_curves_are_averaged_to_a_hundred_points(tmp_path: Path) -> None:

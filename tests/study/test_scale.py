@@ -19,7 +19,7 @@ from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report import claim_tables, scale_tables, tables
 from ablate.study.report.answer import answer, with_size
 from ablate.study.report.dashboard import paragraphs
-from ablate.study.report.evidence import judgements
+from ablate.study.report.experiments import findings_of, judgement_of
 from ablate.study.report.render import report
 from ablate.study.results import Results
 from ablate.study.stats.intervals import paired
@@ -223,9 +223,9 @@ def test_claims_on_the_slope_are_judged_once(sized: tuple[Path, Results]) -> Non
     judgement = judge_study(results)
     page = "\n".join(paragraphs(judgement))
     assert answer(judgement) in page.replace("\\", "") and "| C17 | all sizes |" in page
-    assert list(judgements(folder)) == []  # not frozen: no evidence
+    assert list(findings_of(folder, judgement_of(folder))) == []  # not frozen: no evidence
     (folder / PLAN).touch()
-    found = {(said.claim, said.corpus) for said in judgements(folder)}
+    found = {(said.claim, said.corpus) for said in findings_of(folder, judgement_of(folder))}
     assert ("C17", "all sizes") in found and ("C16", "large") in found
 
 

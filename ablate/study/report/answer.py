@@ -9,21 +9,20 @@ from ablate.study.judge.corpus import Judged
 from ablate.study.judge.scale import Scale, Trend
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report.factors_in_words import factors_in_words
-from ablate.study.report.phrasing import clip, decimals, seeds_needed, several, unit
+from ablate.study.report.phrasing import NAMED, clip, decimals, seeds_needed, several, unit
 
 NOT_TUNED = (
     "Fixed rate, not tuned: a demonstration. Every arm ran at the rate of its configuration, so an arm that "
     "this rate happens to suit looks better than it is."
 )
-WORDS = ("better", "worse", "equivalent", "undecided", "lost", "waiting")  # in the order of a sentence
-NAMED = 4  # arms of one verdict that a sentence lists; of more it gives the number and the first
+ORDER = ("better", "worse", "equivalent", "undecided", "lost", "waiting")  # in the order of a sentence
 
 
 def answer(judgement: StudyJudgement) -> str:
     """What the study found: what each factor does, or each arm; then what size does to it."""
     placebo = judgement.manifest.placebo
-    found = factors_in_words(judgement) or verdicts_in_words(judgement.corpora, placebo)
-    sentences = [found, with_size(judgement.scales, judgement.study.metric, placebo)]
+    opening = factors_in_words(judgement) or verdicts_in_words(judgement.corpora, placebo)
+    sentences = [opening, with_size(judgement.scales, judgement.study.metric, placebo)]
     return " ".join(sentence for sentence in (*sentences, distrust(judgement)) if sentence)
 
 
@@ -84,7 +83,7 @@ def _of_one(judged: Judged, placebo: str | None) -> list[str]:
     comparison = judged.comparison
     assert comparison is not None
     verdicts = [verdict for verdict in _best_first(comparison) if verdict.arm != placebo]
-    groups = {word: [v for v in verdicts if _word(v) == word] for word in WORDS}
+    groups = {word: [v for v in verdicts if _word(v) == word] for word in ORDER}
     return [_clause(word, group, comparison) for word, group in groups.items() if group]
 
 
@@ -99,7 +98,7 @@ def _of_several(judged: Sequence[Judged], placebo: str | None) -> list[str]:
                 _word(corpus.comparison.verdict(verdict.arm)) for corpus in judged if corpus.comparison
             )
     clauses = []
-    for word in WORDS:
+    for word in ORDER:
         arms = [arm for arm, each in words.items() if set(each) == {word}]
         if arms:
             clauses.append(f"{_statement(word, arms, first)} {_where(judged)}")
@@ -107,13 +106,13 @@ def _of_several(judged: Sequence[Judged], placebo: str | None) -> list[str]:
         if len(set(each)) > 1:
             parts = []
             for word in dict.fromkeys(each):
-                places = [corpus for corpus, said in zip(judged, each, strict=True) if said == word]
-                parts.append(f"{SHORT[word]} {_where(places)}")
+                places = [corpus for corpus, theirs in zip(judged, each, strict=True) if theirs == word]
+                parts.append(f"{WORD_IN_PLACE[word]} {_where(places)}")
             clauses.append(f"{clip(arm)} is {' and '.join(parts)}")
     return clauses
 
 
-SHORT = {"lost": "without a finished run", "waiting": "waiting for runs"} | {
+WORD_IN_PLACE = {"lost": "without a finished run", "waiting": "waiting for runs"} | {
     word: word for word in ("better", "worse", "equivalent", "undecided")
 }
 

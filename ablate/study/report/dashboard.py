@@ -30,14 +30,14 @@ from ablate.study.results import Results
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
 
-FOLDER = "dashboard"
+DASHBOARD = "dashboard"
 ADDRESSES = "published.json"  # in that folder: what was made before, to be replaced rather than doubled
 PATIENCE = 60.0  # seconds that the server has to take both
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedStudy:
     """The addresses of what was made, None for what was not; the text beside; and what to tell the user."""
 
     report: str | None
@@ -48,42 +48,42 @@ class Published:
 
 def publish(
     folder: Path, judgement: StudyJudgement, project: str, entity: str | None, store: Path = Path("runs")
-) -> Published:
+) -> PublishedStudy:
     """Publish the judgement on the experiment in `folder` into a W&B project.
 
     `entity` is a user or a team; None is the key's own. `store` is where runs are kept: those whose mirror is
-    on disk only are counted. Published again, the same Report and Workspace change.
+    on disk only are counted. PublishedStudy again, the same Report and Workspace change.
 
     Raises nothing: without a key, or where the server fails or is slow, `said` tells why and what to do.
     """
     results = judgement.results
-    place = folder / FOLDER
+    place = folder / DASHBOARD
     place.mkdir(parents=True, exist_ok=True)
     text = place / "report.md"
     with atomic(text) as f:
         f.write(("\n\n".join([f"# {title(results.manifest)}", *paragraphs(judgement)]) + "\n").encode())
-    found, trouble = patiently(lambda: save(judgement, place, project, entity))
+    addresses, trouble = patiently(lambda: save_dashboard(judgement, place, project, entity))
     again = ["python", "sweep.py", f"experiment={results.manifest.name}", "report=true", "wandb.report=true"]
     again += [f"wandb.project={project}", *([f"wandb.entity={entity}"] if entity else [])]
-    said = [f"W&B {what}: {address}" for what, address in found.items()]
+    lines = [f"W&B {what}: {address}" for what, address in addresses.items()]
     waiting = on_disk(results, store)
     if waiting:
-        said.append(
+        lines.append(
             f"{waiting} runs are mirrored on disk only; to upload: wandb sync {store}/*/wandb/offline-run-*"
         )
     if trouble:
-        said.append(f"W&B: {trouble}. What the report says is in {text}; to publish: {shlex.join(again)}")
-    return Published(found.get("report"), found.get("workspace"), text, tuple(said))
+        lines.append(f"W&B: {trouble}. What the report says is in {text}; to publish: {shlex.join(again)}")
+    return PublishedStudy(addresses.get("report"), addresses.get("workspace"), text, tuple(lines))
 
 
 def patiently(act: Callable[[], dict[str, str]]) -> tuple[dict[str, str], str]:
     """(what the act returned, what went wrong): it is left alone once it takes longer than the patience."""
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     trouble: list[str] = []
 
     def attempt() -> None:
         try:
-            found.update(act())
+            results.update(act())
         except Exception as error:  # none of a dashboard's faults may cost a study
             trouble.append(next(iter(str(error).splitlines()), "") or type(error).__name__)
 
@@ -92,10 +92,12 @@ def patiently(act: Callable[[], dict[str, str]]) -> tuple[dict[str, str], str]:
     thread.join(PATIENCE)
     if thread.is_alive():
         trouble.append(f"no answer in {PATIENCE:g} s")
-    return dict(found), "; ".join(trouble).rstrip(".")
+    return dict(results), "; ".join(trouble).rstrip(".")
 
 
-def save(judgement: StudyJudgement, place: Path, project: str, entity: str | None) -> dict[str, str]:
+def save_dashboard(
+    judgement: StudyJudgement, place: Path, project: str, entity: str | None
+) -> dict[str, str]:
     """Report and workspace to the server; their addresses. Raises what the server's client raises."""
     import wandb
 
@@ -171,7 +173,7 @@ def paragraphs(judgement: StudyJudgement) -> list[str]:
         for corpus in judgement.corpora
     ]
     rest = [
-        as_markdown(paired(corpus), "Paired differences", corpus.corpus * several)
+        as_markdown(paired_differences(corpus), "Paired differences", corpus.corpus * several)
         for corpus in judgement.corpora
     ]
     claims = claim_table(judgement.claimed)
@@ -182,7 +184,7 @@ def paragraphs(judgement: StudyJudgement) -> list[str]:
     return ["\n\n".join(part for part in opening if part), *(part for part in rest if part)]
 
 
-def paired(judged: Judged) -> Table | None:
+def paired_differences(judged: Judged) -> Table | None:
     """The differences that a verdict rests on: arm minus baseline at each seed that both have finished."""
     comparison = judged.comparison
     if comparison is None:
@@ -208,15 +210,15 @@ def paired(judged: Judged) -> Table | None:
     return Table("Paired differences", columns, tuple(rows), note, tuple(range(1, len(columns))))
 
 
-def as_markdown(found: Table | None, heading: str, where: str = "") -> str:
+def as_markdown(table: Table | None, heading: str, where: str = "") -> str:
     """As Markdown; nothing where there is none."""
-    if found is None:
+    if table is None:
         return ""
     heading = f"{heading} on {where}" if where else heading
-    rule = ["---:" if n in found.numeric else "---" for n in range(len(found.columns))]
-    lines = [[markdown(cell) for cell in row] for row in (found.columns, *found.rows)]
+    rule = ["---:" if n in table.numeric else "---" for n in range(len(table.columns))]
+    lines = [[markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
     grid = "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
-    return "\n\n".join([f"## {markdown(heading)}", grid, markdown(found.note)]).strip()
+    return "\n\n".join([f"## {markdown(heading)}", grid, markdown(table.note)]).strip()
 
 
 def linked(text: str) -> str:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.2  # inches
+COLUMN_WIDTH = 4.2  # inches
 INK, SOFT, FAINT, PAPER = "#1c2430", "#5b6675", "#d5dae1", "#fefefe"
-WORDS = {
+WORD_COLOURS = {
     "better": "#0d7a55",
     "worse": "#b5362c",
     "equivalent": "#2f62b4",
@@ -37,7 +37,7 @@ VARIABLES = {  # colour in the file -> variable of the style sheet
     SOFT: "--soft",
     FAINT: "--faint",
     PAPER: "--paper",
-    **{colour: f"--{word}" for word, colour in WORDS.items()},
+    **{colour: f"--{word}" for word, colour in WORD_COLOURS.items()},
     **{colour: f"--arm{n}" for n, colour in enumerate(ARMS)},
 }
 DRAWN = 10  # curves with a colour of their own; the others are grey
@@ -86,7 +86,7 @@ class Drawing:
     pdf: bytes
 
 
-def drawn(name: str, title: str, caption: str, figure: "Figure | None") -> Drawing | None:
+def to_drawing(name: str, title: str, caption: str, figure: "Figure | None") -> Drawing | None:
     if figure is None:
         return None
     svg, pdf = saved(figure)
@@ -151,7 +151,7 @@ def figure_settings() -> Iterator[None]:
 def new_figure(height: float) -> "Figure":
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height))
+    return Figure(figsize=(COLUMN_WIDTH, height))
 
 
 def saved(figure: "Figure") -> tuple[str, bytes]:

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from ablate.amounts import places_of
+from ablate.amounts import TIMES, places_of
 from ablate.study.judge.corpus import Judged
 from ablate.study.report.table import Column, Table, ends, figure, label, table_of
 from ablate.study.stats.factorial import Factorial
 from ablate.study.stats.intervals import Estimate
-
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def factor_tables(judged: Judged) -> Iterator[Table]:

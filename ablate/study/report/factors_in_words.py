@@ -14,7 +14,7 @@ from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report.phrasing import clip, decimals
 from ablate.study.report.summary import best_verdict, means
 
-Cells = Mapping[tuple[str, ...], float]  # one level of each factor -> the mean of the metric
+CellMeans = Mapping[tuple[str, ...], float]  # one level of each factor -> the mean of the metric
 
 
 class LevelEffect(NamedTuple):
@@ -85,7 +85,7 @@ def _best(judgement: StudyJudgement, names: Sequence[str]) -> str:
     return f"The best arm against {baseline} is {' and '.join(parts)}." if parts else ""
 
 
-def level_effects(factors: Mapping[str, tuple[str, ...]], cells: Cells) -> list[LevelEffect]:
+def level_effects(factors: Mapping[str, tuple[str, ...]], cells: CellMeans) -> list[LevelEffect]:
     """Every level against the first of its factor, in each combination of the other factors. Empty where a
     cell has no mean."""
     if any(cell not in cells for cell in product(*factors.values())):
@@ -122,7 +122,7 @@ def effect_in_words(effects: Mapping[str, LevelEffect], metric: str, lower_is_be
             f"{name} {verb} {metric}{everywhere}{where}, by {number(near, places)} to {number(far, places)}"
         )
     verb = "lowers" if lower_is_better else "raises"
-    shares = []
+    shares: list[str] = []
     for where, effect in effects.items():
         good = sum((difference < 0) == lower_is_better for difference in effect.differences)
         shares.append(f"in {good} of {count} combinations{where}" if not shares else f"in {good}{where}")

@@ -3,24 +3,24 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ablate.amounts import short
+from ablate.amounts import PLUS_MINUS, short
 from ablate.study.judge.compare import Verdict
 from ablate.study.judge.corpus import Judged
 from ablate.study.judge.scale import Scale
 from ablate.study.judge.study_judgement import StudyJudgement
-from ablate.study.report.curve_figures import draw_curves
+from ablate.study.report.curve_figures import draw_curves, draw_gaps
 from ablate.study.report.drawing import (
     FAINT,
     INK,
     SOFT,
-    WORDS,
+    WORD_COLOURS,
     ArmStyles,
     Drawing,
-    drawn,
     figure_settings,
     legend,
     new_figure,
     tick_amount,
+    to_drawing,
 )
 from ablate.study.report.phrasing import clip, in_lines
 from ablate.study.report.rate_figures import draw_rates, draw_sensitivity
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PM = "\N{PLUS-MINUS SIGN}"
 
-
-def draw(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> list[Drawing]:
+def draw_corpus(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> list[Drawing]:
     """Every figure of one corpus for which there is something to draw."""
     styles, tune = ArmStyles(judgement, judged), judgement.study.tune
     makers: list[tuple[str, str, str, Callable[[], Any]]] = [
@@ -52,6 +50,14 @@ def draw(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> list[Dr
             "Means over the seeds that finished; the band runs from the lowest seed to the highest and is no "
             "test. Dotted lines that end in a cross are runs that diverged.",
             lambda: draw_curves(judgement.results.curves, judged, styles),
+        ),
+        (
+            "gaps",
+            "Gap to the baseline while training",
+            "Training loss of the arm minus that of the baseline, at the same seed and tokens: the mean over "
+            "seeds and, as a band, the lowest and the highest seed. The first eighth may run off the "
+            "picture. It is no test; verdicts rest on the metric at the last step.",
+            lambda: draw_gaps(judgement.results.curves, judged, styles),
         ),
         (
             "rates",
@@ -75,7 +81,9 @@ def draw(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> list[Dr
         ),
     ]
     with figure_settings():
-        made = [drawn(f"{name}{suffix}", title, caption, make()) for name, title, caption, make in makers]
+        made = [
+            to_drawing(f"{name}{suffix}", title, caption, make()) for name, title, caption, make in makers
+        ]
     return [drawing for drawing in made if drawing is not None]
 
 
@@ -87,7 +95,9 @@ def draw_scale(judgement: StudyJudgement, scale: Scale, suffix: str = "") -> lis
         "lines through each seed's gaps, dashed where the interval of its slope contains 0."
     )
     with figure_settings():
-        drawing = drawn(f"scale{suffix}", "Gap against size", caption, draw_gaps_by_size(judgement, scale))
+        drawing = to_drawing(
+            f"scale{suffix}", "Gap against size", caption, draw_gaps_by_size(judgement, scale)
+        )
     return [drawing] if drawing else []
 
 
@@ -120,7 +130,7 @@ def draw_differences(judged: Judged, styles: ArmStyles) -> "Figure | None":
     axes.set_xlim(axis.low, axis.high)
     axes.spines["left"].set_visible(False)
     better = "left" if comparison.better == "lower" else "right"
-    beyond = f"; logarithmic beyond {PM}{axis.linear:g}" if axis.linear is not None else ""
+    beyond = f"; logarithmic beyond {PLUS_MINUS}{axis.linear:g}" if axis.linear is not None else ""
     axes.set_xlabel(f"difference in {clip(comparison.metric)} ({better} is better{beyond})")
     return figure
 
@@ -128,7 +138,7 @@ def draw_differences(judged: Judged, styles: ArmStyles) -> "Figure | None":
 def _interval(axes: "Axes", row: int, verdict: Verdict) -> None:
     """The verdict's own interval, and its middle."""
     assert verdict.low is not None and verdict.high is not None and verdict.difference is not None
-    colour = WORDS[verdict.word]
+    colour = WORD_COLOURS[verdict.word]
     ends = (verdict.low, verdict.high)
     axes.plot(ends, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
     axes.plot([verdict.difference], [row], "s", color=colour, markersize=4.5)

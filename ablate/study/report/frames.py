@@ -88,6 +88,18 @@ def comparison_frame(comparison: Comparison) -> "pd.DataFrame":
     return models_frame(comparison.verdicts, exclude=LISTS)
 
 
+def seed_frame(comparison: Comparison, arms: Sequence[str]) -> "pd.DataFrame":
+    """The metric of these arms: one row an arm, one column a judged seed; NaN where a run did not finish."""
+    import pandas as pd
+
+    values = {arm: comparison.outcomes(arm).values for arm in arms}
+    rows = [
+        {"arm": arm, **{str(seed): by_seed.get(seed) for seed in comparison.seeds}}
+        for arm, by_seed in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def stability_frame(comparison: Comparison) -> "pd.DataFrame":
     import pandas as pd
 

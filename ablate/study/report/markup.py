@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKDOWN = re.compile(r"([\\`*_\[\]|$~])")
-STARTS = re.compile(r"^(?=[-+#=]+(?:\s|$))|^\d+(?=[.)](?:\s|$))")  # what begins a list, a heading, a rule
+BLOCK_STARTS = re.compile(
+    r"^(?=[-+#=]+(?:\s|$))|^\d+(?=[.)](?:\s|$))"
+)  # what begins a list, a heading, a rule
 
 
 def html_environment() -> "Environment":
@@ -60,7 +62,7 @@ def _environment() -> "Environment":
 def markdown(text: str) -> str:
     """The text so that Markdown shows it as it is, on one line."""
     text = MARKDOWN.sub(r"\\\1", " ".join(text.split()))
-    text = STARTS.sub(r"\g<0>\\", text)
+    text = BLOCK_STARTS.sub(r"\g<0>\\", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -8,7 +8,7 @@ from ablate.amounts import MINUS, amount
 from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
 from ablate.study.design.study import Study
-from ablate.study.report.phrasing import numbers
+from ablate.study.report.phrasing import seed_ranges
 from ablate.study.results import Manifest, PlanRecord, Results
 
 HELD = {
@@ -42,15 +42,15 @@ def methods(results: Results) -> str:
 
 
 def _models(manifest: Manifest, study: Study) -> str:
-    def said(path: str, how: Callable[[Any], str] = str) -> str:
+    def option(path: str, how: Callable[[Any], str] = str) -> str:
         try:
             return how(fetch(manifest.spec, path))
         except KeyError:
             return ""
 
-    tokens = said("budget.tokens", amount)
-    batch, optimizer = said("budget.batch_tokens", lambda n: f"{n:,}"), said("optim.name")
-    shape = [f"{word} {said(f'model.{word}')}" for word in ("depth", "width", "heads", "context")]
+    tokens = option("budget.tokens", amount)
+    batch, optimizer = option("budget.batch_tokens", lambda n: f"{n:,}"), option("optim.name")
+    shape = [f"{word} {option(f'model.{word}')}" for word in ("depth", "width", "heads", "context")]
     shape = [part for part in shape if part.split(" ", 1)[1]]
     first = next(iter(study.sizes), "")
     counted = [
@@ -64,7 +64,7 @@ def _models(manifest: Manifest, study: Study) -> str:
     text += f" on {tokens} tokens" if tokens else ""
     text += f" in batches of {batch}" if batch else ""
     text += f" with {optimizer}" if optimizer else ""
-    precision = said("precision")
+    precision = option("precision")
     return f"{text}{f' in {precision}' if precision else ''}."
 
 
@@ -134,9 +134,9 @@ def _sensitive(study: Study) -> str:
 
 def _seeds(study: Study) -> str:
     return (
-        f"Every arm was trained with seeds {numbers(study.seeds)} ({len(study.seeds)} in all). A seed sets "
-        "the initial values, keyed by the names of the parameters, and the order of the data, so that arms "
-        "share both."
+        f"Every arm was trained with seeds {seed_ranges(study.seeds)} ({len(study.seeds)} in all). A seed "
+        "sets the initial values, keyed by the names of the parameters, and the order of the data, so that "
+        "arms share both."
     )
 
 
@@ -227,16 +227,16 @@ def _scale(study: Study) -> str:
 def _claims_on_several(study: Study) -> str:
     """How claims were judged that have no interval of the verdicts."""
     measures = {claim.measure for claim in study.claims}
-    said = []
+    sentences = []
     if any(claim.parsed.kind == "level" for claim in study.claims):
-        said.append("Claims on a level are read off Student's interval over the seeds of their arm.")
+        sentences.append("Claims on a level are read off Student's interval over the seeds of their arm.")
     if "tuning/sensitivity" in measures:
-        said.append("Claims on sensitivity are read off Student's interval over tuning seeds, paired.")
+        sentences.append("Claims on sensitivity are read off Student's interval over tuning seeds, paired.")
     if any(counts(claim.measure or study.metric) for claim in study.claims):
-        said.append(
+        sentences.append(
             "Claims on failures are read off Fisher's exact test, and Clopper and Pearson's interval."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _failures() -> str:

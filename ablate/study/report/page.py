@@ -30,7 +30,7 @@ from ablate.study.results import Results
 Drawings = Sequence[list[Drawing]]
 
 
-def page(judgement: StudyJudgement, drawings: Drawings, scale_drawings: Drawings) -> dict[str, Any]:
+def report_context(judgement: StudyJudgement, drawings: Drawings, scale_drawings: Drawings) -> dict[str, Any]:
     """The context of both templates. `drawings` has the figures of each corpus, `scale_drawings` those of
     each scale."""
     results, manifest, study = judgement.results, judgement.manifest, judgement.study

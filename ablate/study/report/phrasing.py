@@ -31,7 +31,7 @@ def clip(name: str, most: int = LONGEST) -> str:
 
 def pieces(name: str) -> list[str]:
     """The name cut after each + and - inside a word, where a line may end: post+sin -> post+, sin."""
-    return re.split(r"(?<=\w[+-])(?=\w)", name)
+    return re.split(r"(?<=\w[+-])(?=\w)", name) if name else []
 
 
 def in_lines(name: str) -> str:
@@ -52,7 +52,7 @@ def several(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def numbers(seeds: Iterable[int]) -> str:
+def seed_ranges(seeds: Iterable[int]) -> str:
     """0 to 5, 8: runs of numbers are drawn together."""
     ranges: list[list[int]] = []
     for seed in sorted(seeds):

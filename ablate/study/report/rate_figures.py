@@ -29,15 +29,17 @@ def draw_rates(judged: Judged, styles: ArmStyles, tune: Tune | None) -> "Figure 
     for choice in sorted(
         tuning.choices, key=lambda c: styles.arms.index(c.arm) if c.arm in styles.arms else 0
     ):
-        mine = rows[rows["arm"] == choice.arm].groupby("rate")[metric].agg(["mean", "min", "max"])
+        by_rate = rows[rows["arm"] == choice.arm].groupby("rate")[metric].agg(["mean", "min", "max"])
         line = styles.line(choice.arm)
         axes.plot(
-            mine.index, mine["mean"], marker="o", markersize=2.5, label=styles.label(choice.arm), **line
+            by_rate.index, by_rate["mean"], marker="o", markersize=2.5, label=styles.label(choice.arm), **line
         )
         if styles.label(choice.arm) != "_":
-            axes.vlines(mine.index, mine["min"], mine["max"], color=line["color"], linewidth=0.8, alpha=0.6)
+            axes.vlines(
+                by_rate.index, by_rate["min"], by_rate["max"], color=line["color"], linewidth=0.8, alpha=0.6
+            )
         for rate in choice.rates(tune.nested):
-            height = _between(dict(zip(mine.index.tolist(), mine["mean"].tolist(), strict=True)), rate)
+            height = _between(dict(zip(by_rate.index.tolist(), by_rate["mean"].tolist(), strict=True)), rate)
             axes.plot([rate], [height], "o", markersize=7, markerfacecolor="none", color=line["color"])
         axes.plot(choice.failed, [top] * len(choice.failed), "x", color=line["color"], markersize=4)
     _rate_axis(axes, sorted({float(rate) for rate in frame["rate"][frame["role"] == "tuning"]}))

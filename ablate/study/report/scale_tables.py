@@ -9,14 +9,14 @@ from ablate.study.report.frames import rank_frame, trend_frame
 from ablate.study.report.phrasing import decimals, unit
 from ablate.study.report.table import (
     Column,
-    Row,
+    FrameRow,
     Table,
     chance,
-    count,
     ends,
     figure,
     label,
     table_of,
+    whole,
 )
 
 
@@ -37,8 +37,8 @@ def _trends(scale: Scale, metric: str) -> Iterator[Table]:
         label("the gap", "word"),
         figure("slope", "slope", places, signed=True),
         ends("interval", places),
-        count("seeds", "n"),
-        *([count("df", "df", hide_zero=True)] if comparison.variance == "paired" else []),
+        whole("seeds", "n"),
+        *([whole("df", "df", hide_zero=True)] if comparison.variance == "paired" else []),
         *(_gap(size) for size in scale.sizes),
         *([figure("off the line", "bend", places)] if bends else []),
     ]
@@ -64,7 +64,7 @@ def _gap(size: Size) -> Column:
     """The gap of the arm at this size, with the interval of its verdict there."""
     places = decimals(size.judged.comparison)
 
-    def cell(row: Row) -> str:
+    def cell(row: FrameRow) -> str:
         verdict = size.gap(row["arm"])
         if verdict is None or verdict.difference is None:
             return ""
@@ -87,7 +87,7 @@ def _ranks(scale: Scale, alpha: float) -> Table:
         ends("range", 2),
         chance("p", "p"),
         Column("arms", lambda row: str(row["ranked"])),
-        count("seeds", "n"),
+        whole("seeds", "n"),
     ]
     if any(rank.reason for rank in scale.ranks):
         columns.append(label("", "reason"))

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ablate.study.report.frames import difference_frame
-from ablate.study.report.table import Column, Row, Table, absent, digits, label, table_of
+from ablate.study.report.table import Column, FrameRow, Table, absent, digits, label, table_of
 from ablate.study.results import Manifest, Results
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def matching_table(manifest: Manifest) -> Table | None:
     if match is None or frame.empty:
         return None
 
-    def knob(row: Row) -> str:
+    def knob(row: FrameRow) -> str:
         if absent(row["after"]):
             return "as configured"
         return f"{row['by']}: {row['before'] or 'open'} {ARROW} {row['after']}"

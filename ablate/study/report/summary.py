@@ -12,7 +12,9 @@ from ablate.study.judge.corpus import Judged
 if TYPE_CHECKING:
     import pandas as pd
 
-FAR = 12  # an interval that reaches so many times as far as the middle one makes the axis logarithmic beyond
+FAR_REACH = (
+    12  # an interval that reaches so many times as far as the middle one makes the axis logarithmic beyond
+)
 LINEAR_DECADES = 3.0  # the height of the linear part at each side, in decades of the logarithmic one
 
 
@@ -63,7 +65,7 @@ def span(comparison: Comparison) -> Span:
     margin = comparison.margin or 0.0
     most = max(median(reach), margin) if reach else 0.0
     low, high = min([*ends, -margin, 0.0]), max([*ends, margin, 0.0])
-    if most > 0 and max(reach) > FAR * most:
+    if most > 0 and max(reach) > FAR_REACH * most:
         far = Span(low, high, _round_up(2 * most))
         room = 0.06 * (far.height(high) - far.height(low))
         return Span(_grown(far, low, -room), _grown(far, high, room), far.linear)
@@ -131,12 +133,12 @@ def means(comparison: Comparison | None) -> dict[str, float]:
     """The mean of each arm's finished runs; nothing for an arm whose verdict waits."""
     if comparison is None or comparison.look is None:
         return {}
-    found = {v.arm: v.mean for v in comparison.verdicts if v.mean is not None}
+    known = {v.arm: v.mean for v in comparison.verdicts if v.mean is not None}
     base = comparison.outcomes(comparison.baseline)
-    if found and base.values and not base.missing:
+    if known and base.values and not base.missing:
         runs = len(base.values) + (len(base.diverged) if declared(comparison.metric) else 0)
-        found[comparison.baseline] = sum(base.values.values()) / runs
-    return found
+        known[comparison.baseline] = sum(base.values.values()) / runs
+    return known
 
 
 def best_verdict(comparison: Comparison, placebo: str | None) -> Verdict | None:

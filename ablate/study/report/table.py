@@ -10,7 +10,7 @@ from ablate.amounts import interval, number, probability, short
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = Mapping[str, Any]
+FrameRow = Mapping[str, Any]
 Places = int | str  # decimals; or the column of the frame that holds them
 
 
@@ -24,6 +24,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     numeric: tuple[int, ...] = ()
+    folded: bool = False  # shown only when it is asked for
 
     def without(self, *headings: str) -> "Table":
         """The table without these columns and without its note."""
@@ -38,7 +39,7 @@ class Column:
     """One column of text: its heading, and how a cell is written from a row of the frame."""
 
     heading: str
-    write: Callable[[Row], str]
+    write: Callable[[FrameRow], str]
     numeric: bool = True
 
 
@@ -78,7 +79,7 @@ def ends(heading: str, places: Places, signed: bool = True, low: str = "low", hi
     )
 
 
-def count(heading: str, name: str, hide_zero: bool = False) -> Column:
+def whole(heading: str, name: str, hide_zero: bool = False) -> Column:
     """A whole number; nothing where it is missing, or 0 that says nothing."""
     return Column(
         heading,
@@ -86,7 +87,7 @@ def count(heading: str, name: str, hide_zero: bool = False) -> Column:
     )
 
 
-def part(heading: str, name: str, whole: str) -> Column:
+def fraction_of(heading: str, name: str, whole: str) -> Column:
     """So many of so many: 3 of 8."""
     return Column(heading, lambda row: f"{int(row[name])} of {int(row[whole])}")
 
@@ -101,5 +102,5 @@ def digits(heading: str, name: str, most: int = 3) -> Column:
     return Column(heading, lambda row: short(row[name], most))
 
 
-def _places(row: Row, places: Places) -> int:
+def _places(row: FrameRow, places: Places) -> int:
     return places if isinstance(places, int) else int(row[places])

@@ -1,8 +1,9 @@
 """The tables below the verdicts of a corpus, as text made from the frames of `ablate.study.report.frames`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ablate.amounts import MINUS, amount, places_of, short
+from ablate.amounts import MINUS, PLUS_MINUS, TIMES, amount, places_of, short
 from ablate.study.design.claim import declared
 from ablate.study.judge.compare import Comparison, Verdict
 from ablate.study.judge.corpus import Judged
@@ -11,25 +12,22 @@ from ablate.study.judge.solved import Verdicts
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report import frames
 from ablate.study.report.factor_tables import factor_tables
-from ablate.study.report.phrasing import decimals, numbers, seeds_needed, verdict_in_words
+from ablate.study.report.phrasing import decimals, seed_ranges, seeds_needed, verdict_in_words
 from ablate.study.report.summary import COSTS, arm_costs, means, ranked
 from ablate.study.report.table import (
     Column,
-    Row,
+    FrameRow,
     Table,
     absent,
     chance,
-    count,
     digits,
     ends,
     figure,
+    fraction_of,
     label,
-    part,
     table_of,
+    whole,
 )
-
-PM = "\N{PLUS-MINUS SIGN}"
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def verdict_table(judged: Judged) -> Table | None:
@@ -53,20 +51,22 @@ def verdict_table(judged: Judged) -> Table | None:
         Column("verdict", lambda row: _word(comparison, row["arm"]), numeric=False),
         figure("difference", "difference", places, signed=True),
         ends("interval", places),
-        count("seeds", "n", hide_zero=True),
+        whole("seeds", "n", hide_zero=True),
         figure("mean", "mean", places),
         figure("sd", "sd", places),
         figure("r", "correlation", 2),
     ]
     if beside:
-        exact = max(places, places_of(frame["documents_error"].dropna()))
+        exact = max(places, places_of(frame["documents_error"].dropna()) - 1)
         shown = figure("", "documents_difference", exact, signed=True)
         error = figure("", "documents_error", exact)
         columns.append(
             Column(
                 "other text",
                 lambda row: (
-                    "" if absent(row["documents_error"]) else f"{shown.write(row)} {PM} {error.write(row)}"
+                    ""
+                    if absent(row["documents_error"])
+                    else f"{shown.write(row)} {PLUS_MINUS} {error.write(row)}"
                 ),
             )
         )
@@ -79,7 +79,7 @@ def _word(comparison: Comparison, arm: str) -> str:
     return "baseline" if arm == comparison.baseline else verdict_in_words(comparison.verdict(arm))
 
 
-def _worth(judged: Judged, row: Row) -> str:
+def _worth(judged: Judged, row: FrameRow) -> str:
     """1.30x [1.10, 1.60]; nothing where it is blank."""
     if absent(row["tokens_multiple"]):
         return ""
@@ -136,6 +136,7 @@ def corpus_tables(judgement: StudyJudgement, judged: Judged) -> list[Table]:
         *_costs(judged),
         _descriptions(judged),
     ]
+    tables += _by_seed(judged)
     return [table for table in tables if table.rows]
 
 
@@ -147,18 +148,18 @@ def _solved(verdicts: Verdicts) -> Table:
     note = (
         f"{verdicts.metric}, over the test runs that finished or diverged, which is not solved. Intervals "
         f"of Clopper and Pearson at {100 * (1 - verdicts.alpha):g} %; Fisher's exact test against the "
-        f"baseline, Holm over the arms. With fewer than {verdicts.fewest} seeds not even all against none is "
-        "decided. Between: runs that get some examples exactly right and not enough; where they are many, "
-        "read the exact match instead."
+        f'baseline, Holm over the arms. With fewer than {verdicts.fewest} seeds even "all runs solved" '
+        'against "none" is not significant. Between: runs that get some examples exactly right and not '
+        "enough; where they are many, read the exact match instead."
     )
     columns = [
         label("arm"),
         label("verdict", "word", missing="baseline"),
-        part("solved", "solved", "runs"),
+        fraction_of("solved", "solved", "runs"),
         figure("P(solved)", "share", 2),
         Column("interval", lambda row: interval.write(row) if row["runs"] else ""),
         chance("p", "p_adjusted"),
-        count("between", "between"),
+        whole("between", "between"),
     ]
     return table_of(f"P(solved) by {verdicts.metric}", frame, columns, note)
 
@@ -171,11 +172,14 @@ def _stability(judged: Judged) -> Iterator[Table]:
     columns = [
         label("arm"),
         label("verdict", "word"),
-        part("diverged", "diverged", "runs"),
-        part("baseline diverged", "baseline_diverged", "baseline_runs"),
+        fraction_of("diverged", "diverged", "runs"),
+        fraction_of("baseline diverged", "baseline_diverged", "baseline_runs"),
         chance("p", "p_adjusted"),
     ]
-    note = "Fisher's exact test on diverged and finished runs, Holm over the arms. A verdict beside quality."
+    note = (
+        "Fisher's exact test on diverged and finished runs, Holm over the arms. This verdict is independent "
+        "of the loss."
+    )
     yield table_of("Stability", frame.loc[arms], columns, note)
 
 
@@ -190,7 +194,7 @@ def _fixed(judged: Judged) -> Iterator[Table]:
         Column("verdict", lambda row: _word(comparison, row["arm"]), numeric=False),
         figure("difference", "difference", places, signed=True),
         ends("interval", places),
-        count("seeds", "n"),
+        whole("seeds", "n"),
     ]
     note = (
         "The contrast without tuning: every arm at the rate that was chosen for the baseline. Beside the "
@@ -205,7 +209,7 @@ def _rates(judgement: StudyJudgement, judged: Judged) -> Iterator[Table]:
         return
     chosen = {choice.arm: choice.rates(tune.nested) for choice in tuning.choices}
 
-    def how(row: Row) -> str:
+    def how(row: FrameRow) -> str:
         if len(chosen[row["arm"]]) > 1:
             return "the better of both at each test seed"
         return "vertex of a parabola" if row["kind"] == "vertex" else str(row["reason"])
@@ -219,7 +223,7 @@ def _rates(judgement: StudyJudgement, judged: Judged) -> Iterator[Table]:
     grid = sorted({rate for choice in tuning.choices for rate in (*choice.means, *choice.failed)})
     note = (
         f"{tune.path}, chosen on {tune.metric} over {', '.join(f'{rate:g}' for rate in grid)}, tuning seeds "
-        f"{numbers(tuning.seeds)}."
+        f"{seed_ranges(tuning.seeds)}."
     )
     note = " ".join([note, *(f"{warning}." for warning in tuning.warnings)])
     yield table_of("Rates", frames.rate_frame(judged), columns, note)
@@ -240,9 +244,9 @@ def _sensitivity(judged: Judged) -> Iterator[Table]:
         ends("interval", places, signed=False),
         digits("best rate", "best_rate"),
         digits("l0", "start", 4),
-        part("diverged", "diverged", "runs"),
-        count("above l0", "clipped"),
-        count("failed", "failed"),
+        fraction_of("diverged", "diverged", "runs"),
+        whole("above l0", "clipped"),
+        whole("failed", "failed"),
     ]
     seeds = len(sensitivities.seeds)
     note = (
@@ -276,18 +280,33 @@ def _amount(name: str, heading: str) -> Column:
     return Column(heading, lambda row: amount(row[name]))
 
 
+def _by_seed(judged: Judged) -> Iterator[Table]:
+    """The metric of every run that a verdict rests on; nothing of an arm while its verdict waits."""
+    comparison = judged.comparison
+    if comparison is None:
+        return
+    frame = frames.seed_frame(comparison, [arm for arm in ranked(judged) if arm in means(comparison)])
+    seeds = [column for column in frame.columns if column != "arm"]
+    if frame.empty or not seeds:
+        return
+    places = decimals(comparison)
+    note = f"{comparison.metric} of each run, by seed. Blank where a run did not finish."
+    columns = [label("arm"), *(figure(f"seed {seed}", seed, places) for seed in seeds)]
+    yield replace(table_of("Losses by seed", frame, columns, note), folded=True)
+
+
 def _descriptions(judged: Judged) -> Table:
     frame = frames.models_frame(judged.descriptions)
     if len(frame):
         halves = (frame["high"] - frame["low"]) / 2
-        by_measure = halves.groupby(frame["metric"]).transform(lambda mine: places_of(mine.dropna()))
+        by_measure = halves.groupby(frame["metric"]).transform(lambda widths: places_of(widths.dropna()))
         frame = frame.assign(places=by_measure)
     columns = [
         label("measure", "metric"),
         label("arm"),
         figure("difference", "difference", "places", signed=True),
         ends("interval", "places"),
-        count("seeds", "n"),
+        whole("seeds", "n"),
         chance("p", "p_adjusted"),
     ]
     note = "Described, not decided: plain intervals; p by Benjamini and Hochberg over all rows."

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-COLOURS = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "yellow"}
+TERMINAL_COLOURS = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "yellow"}
 ROOMY = 100  # letters in a line of the terminal; below, these columns are left to the report
 SPARE = ("sd", "r", "other text", "tokens")
 
@@ -56,6 +56,6 @@ def _verdicts(judged: Judged, several: bool, width: int) -> "RichTable | Text":
         )
     for row in text.rows:
         cells = [Text(row[n]) for n in shown]
-        cells[1].stylize(COLOURS.get(row[1].split(",")[0], "dim"))
+        cells[1].stylize(TERMINAL_COLOURS.get(row[1].split(",")[0], "dim"))
         table.add_row(*cells)
     return table

@@ -49,8 +49,8 @@ def _cell(seconds: "pd.DataFrame", arm: str, baseline: str, what: str, alpha: fl
     theirs = seconds[baseline, what].to_numpy()
     if arm == baseline:
         return f"{1e3 * np.median(theirs):.3g} ms"
-    mine = seconds[arm, what].to_numpy()
-    found = intervals.paired(np.log(mine), np.log(theirs), alpha)
-    ratio, low, high = (float(np.exp(x)) for x in (found.difference, found.low, found.high))
+    own = seconds[arm, what].to_numpy()
+    estimate = intervals.paired(np.log(own), np.log(theirs), alpha)
+    ratio, low, high = (float(np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high))
     places = places_of([(high - low) / 2])
     return f"{number(ratio, places)} {interval(low, high, places, signed=False)}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "results"
-RACE = "race.parquet"
+TIMINGS = "race.parquet"
 RUN_COLUMNS = (
     "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "code", "stale", "kernel",
     "precision", "device_kind", "looks", "command",
@@ -67,7 +67,7 @@ def read(folder: Path) -> Results:
     """Read what `write` wrote, and the race. Raises FileNotFoundError where there is nothing, ValueError for
     damage."""
     place = folder / FOLDER
-    race = place / RACE
+    race = place / TIMINGS
     try:
         manifest = Manifest.model_validate_json((place / "study.json").read_bytes())
     except ValidationError as error:
@@ -97,5 +97,5 @@ def write_timings(folder: Path, laps: Iterable[Any], origin: Mapping[str, Any]) 
 
     where = {name: str(origin[name]) for name in TIMING_ORIGIN} | {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
     frame = pd.DataFrame(list(laps), columns=list(TIMING_COLUMNS)).assign(**where)
-    with atomic(folder / FOLDER / RACE) as file:
+    with atomic(folder / FOLDER / TIMINGS) as file:
         file.write(frame.to_parquet(index=False, compression="zstd"))

@@ -109,3 +109,9 @@ def test_a_row_gives_its_loss_again_by_its_command(tmp_path):
     subprocess.run([*words, *options], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
     record = json.loads((tmp_path / row["id"] / "record.json").read_text())
     assert record["metrics"]["validation/loss"] == pytest.approx(row["validation/loss"], abs=1e-3)
+
+
+def test_a_claim_at_one_rate_for_all_arms_is_marked_unless_it_is_on_costs(found):
+    marks = {(finding.study, finding.claim): finding.verdict for finding in found.findings}
+    assert marks["position", "C16"].endswith(", rate not tuned")
+    assert "rate not tuned" not in marks["attention", "C20"] and "rate not tuned" not in marks["norm", "C05"]

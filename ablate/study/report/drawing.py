@@ -87,6 +87,7 @@ class Drawing:
 
 
 def to_drawing(name: str, title: str, caption: str, figure: "Figure | None") -> Drawing | None:
+    """Save a figure as SVG and PDF; None where there is none."""
     if figure is None:
         return None
     svg, pdf = saved(figure)
@@ -122,6 +123,7 @@ class ArmStyles:
         self.styles: dict[str, Any] = {arm: STYLES[n // len(ARMS)] for n, arm in enumerate(self.coloured)}
 
     def line(self, arm: str) -> dict[str, Any]:
+        """How the line of an arm is drawn, as arguments of matplotlib's `plot`."""
         if arm == self.baseline:
             return {"color": INK, "linestyle": "-", "linewidth": 1.6, "zorder": 3}
         if arm == self.placebo:
@@ -133,6 +135,7 @@ class ArmStyles:
         return {"color": FAINT, "linestyle": "-", "linewidth": 0.8, "zorder": 1}
 
     def label(self, arm: str) -> str:
+        """The name of an arm in a legend; `_` for an arm that has no entry there."""
         if arm in (self.baseline, self.placebo) or arm in self.colours:
             return clip(arm)
         return "_"  # no entry in the legend
@@ -140,6 +143,7 @@ class ArmStyles:
 
 @contextmanager
 def figure_settings() -> Iterator[None]:
+    """Draw with the settings of a report, and with none of the caller's."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -149,12 +153,14 @@ def figure_settings() -> Iterator[None]:
 
 
 def new_figure(height: float) -> "Figure":
+    """An empty figure one column wide and `height` inches high."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(COLUMN_WIDTH, height))
 
 
 def saved(figure: "Figure") -> tuple[str, bytes]:
+    """The figure as SVG and as PDF, without dates."""
     svg, pdf = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # it is laid out already

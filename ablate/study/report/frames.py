@@ -101,12 +101,14 @@ def seed_frame(comparison: Comparison, arms: Sequence[str]) -> "pd.DataFrame":
 
 
 def stability_frame(comparison: Comparison) -> "pd.DataFrame":
+    """One row for each arm beside the baseline: how many runs diverged, and the test of it."""
     import pandas as pd
 
     return pd.DataFrame([{"arm": v.arm, **v.stability.model_dump()} for v in comparison.verdicts])
 
 
 def claim_frame(block: Told) -> "pd.DataFrame":
+    """One row for each claim that was judged, with our effect beside the published one."""
     import pandas as pd
 
     return pd.DataFrame(
@@ -204,6 +206,7 @@ def trend_frame(scale: Scale) -> "pd.DataFrame":
 
 
 def rank_frame(scale: Scale) -> "pd.DataFrame":
+    """One row for each pair of sizes: Kendall's tau of the means of the arms."""
     import pandas as pd
 
     return pd.DataFrame([{**asdict(rank), "arms": " ".join(rank.arms)} for rank in scale.ranks])

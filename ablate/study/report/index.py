@@ -17,7 +17,7 @@ from ablate.study.report.table import Table
 
 def index_page(evidence: Evidence, claims: Table) -> str:
     """The page: each study with its question, answer and verdicts, then the catalogue of claims."""
-    counts = Counter(row[2] for row in claims.rows)
+    counts = Counter(row[2].split(",")[0] for row in claims.rows)
     context = {
         "studies": [_study(study) for study in evidence.studies],
         "claims": claims.without("command"),

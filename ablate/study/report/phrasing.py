@@ -22,10 +22,12 @@ def decimals(comparison: Comparison | None) -> int:
 
 
 def unit(metric: str) -> str:
+    """The unit of a metric: nats for a loss, else its own name."""
     return "nats" if metric.endswith("loss") else metric
 
 
 def clip(name: str, most: int = LONGEST) -> str:
+    """Shorten a name to at most so many letters, with an ellipsis at its end."""
     return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 

@@ -82,6 +82,7 @@ def plots(results: Results) -> "PanelGrid":
 
 
 def losses() -> list[Any]:
+    """Panels of training and validation loss, against tokens and against FLOPs."""
     return [
         band("Training loss against tokens", "tokens", "loss"),
         band("Validation loss against tokens", "tokens", "validation_loss"),
@@ -106,4 +107,5 @@ def band(heading: str, x: str, y: str, log: bool = False) -> Any:
 
 
 def several_places(manifest: Manifest) -> bool:
+    """Whether the study has more than one corpus or size."""
     return len(manifest.study.places) > 1

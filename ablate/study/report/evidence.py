@@ -47,8 +47,8 @@ def experiments_page(evidence: Evidence, about: str) -> str:
         "only**: the estimate agrees and the interval does not settle it; **inconclusive**: neither. "
         "**open**: no study has judged it. **rate not tuned**: every arm ran at one rate, so that an arm may "
         "win or lose by its rate: a demonstration. What is published comes from models a hundred to ten "
-        "thousand times as large: it is set beside ours by sign and size, and a claim that fails here is a result "
-        "about this scale.",
+        "thousand times as large: it is set beside ours by sign and size, and a claim that fails here is a "
+        "result about this scale.",
         "",
         "## Claims",
         "",

@@ -130,8 +130,8 @@ def draw_differences(judged: Judged, styles: ArmStyles) -> "Figure | None":
     axes.set_xlim(axis.low, axis.high)
     axes.spines["left"].set_visible(False)
     better = "left" if comparison.better == "lower" else "right"
-    beyond = f"; logarithmic beyond {PLUS_MINUS}{axis.linear:g}" if axis.linear is not None else ""
-    axes.set_xlabel(f"difference in {clip(comparison.metric)} ({better} is better{beyond})")
+    beyond = f"\nlogarithmic beyond {PLUS_MINUS}{axis.linear:g}" if axis.linear is not None else ""
+    axes.set_xlabel(f"difference in {clip(comparison.metric)} ({better} is better){beyond}")
     return figure
 
 
@@ -145,10 +145,10 @@ def _interval(axes: "Axes", row: int, verdict: Verdict) -> None:
 
 
 def _ticks(axis: Span) -> list[float]:
-    """0, the ends of the linear part, and each decade beyond that the axis reaches."""
+    """0, the middles and the ends of the linear part, and each decade beyond that the axis reaches."""
     assert axis.linear is not None
-    decades = [axis.linear * 10**n for n in range(12)]
-    ticks = [0.0, *decades, *(-tick for tick in decades)]
+    right = [axis.linear / 2, *(axis.linear * 10**n for n in range(12))]
+    ticks = [0.0, *right, *(-tick for tick in right)]
     return sorted(tick for tick in ticks if axis.low <= tick <= axis.high)
 
 

@@ -254,9 +254,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def evidence(options: argparse.Namespace) -> None:
-    from ablate.study.report.evidence import write
+    from ablate.study.report.evidence import write_evidence
 
-    for file in write(options.experiments, Path("README.md"), options.headline):
+    for file in write_evidence(options.experiments, Path("README.md"), options.headline):
         print(file)
 
 

@@ -1,15 +1,20 @@
-"""Amounts and durations for a person to read."""
+"""Numbers, intervals, amounts and durations as a person reads them: the one place that writes them."""
 
 import math
+from collections.abc import Iterable
+
+MINUS = "\N{MINUS SIGN}"
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def amount(value: float | None, unit: str = "", digits: int = 3) -> str:
-    """1234567 -> 1.23M, or 1.23MB; nothing for None."""
+    """1234567 -> 1.23M, or 1.23 MB with a unit; nothing for None."""
     if value is None or math.isnan(value):
         return ""
     for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.{digits}g}{letter}{unit}"
+            return f"{value / size:.{digits}g}{unit and ' '}{letter}{unit}"
     return f"{value:.{digits}g}{unit and ' ' + unit}"
 
 
@@ -18,3 +23,38 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def places_of(halves: Iterable[float]) -> int:
+    """Enough decimals for two digits of the least of these half-widths."""
+    least = min((half for half in halves if half > 0), default=0.01)
+    return min(6, max(2, 1 - math.floor(math.log10(least))))
+
+
+def number(value: float | None, places: int, signed: bool = False) -> str:
+    """1.2345 -> 1.23; nothing for None. A minus sign is one."""
+    if value is None or math.isnan(value):
+        return ""
+    text = f"{value:{'+' if signed else ''}.{places}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, places: int, signed: bool = True) -> str:
+    if low is None or high is None:
+        return ""
+    return f"[{number(low, places, signed)}, {number(high, places, signed)}]"
+
+
+def short(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """Significant digits, for numbers of any size; nothing for None."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:{'+' if signed else ''}.{digits}g}".replace("-", MINUS)
+
+
+def probability(p: float | None) -> str:
+    if p is None or math.isnan(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from ablate.study.report.figures import ARMS, FAINT, INK, SETTINGS, SOFT
+from ablate.study.report.drawing import ARMS, FAINT, INK, SETTINGS, SOFT
 
 HEIGHT = 0.24  # inches of a row
 

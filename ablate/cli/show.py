@@ -1,6 +1,5 @@
 """What a person sees of a plan and of a finished run, as tables of the terminal."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from ablate.cli.compose import TrainJob
 from ablate.cli.estimate import RunEstimate
 from ablate.record import RunRecord
 from ablate.spec import LayerSpec, RunSpec
+from ablate.study.design.match import Matched
 from ablate.study.judge.compare import Comparison
 
 
@@ -121,10 +121,10 @@ def show_record(console: Console, record: RunRecord) -> None:
     console.print(name_table(f"Run {record.id}", rows))
 
 
-def matching_label(matched: Mapping[str, Any]) -> str:
+def matching_label(matched: Matched) -> str:
     """The knob that matched an arm, its value, and how far the arm is still off."""
-    knob = "as configured" if matched["after"] is None else f"{matched['by']}={matched['after']}"
-    return f"{knob} ({matched['residual']:+.2%})"
+    knob = "as configured" if matched.after is None else f"{matched.by}={matched.after}"
+    return f"{knob} ({matched.residual:+.2%})"
 
 
 def print_verdicts(console: Console, comparison: Comparison) -> None:
@@ -154,18 +154,17 @@ def print_outlook(console: Console, outlook: dict[str, Any]) -> None:
     for column in ("arm", "parameters", "FLOPs/token", "KV B/token", "memory", "kernel", "matched by"):
         arms.add_column(column, overflow="fold")
     for arm in outlook["arms"]:
-        matched = arm["matched"]
-        name = f"{arm['corpus']}/{arm['arm']}" if several else arm["arm"]
-        changed = " ".join(arm["overrides"][len(outlook["base"]) :])
+        name = f"{arm.corpus}/{arm.name}" if several else arm.name
+        changed = " ".join(arm.overrides[len(outlook["base"]) :])
         console.print(Text(f"  {name}: {changed or 'as it is'}"))
         cells = [
             name,
-            amount(arm["parameters"]["total"]),
-            amount(arm["flops_per_token"]),
-            amount(arm["kv_bytes_per_token"]),
-            amount(arm["memory_bytes"], "B"),
-            arm["kernel"],
-            "" if matched is None else matching_label(matched),
+            amount(arm.facts.parameters["total"]),
+            amount(arm.facts.flops_per_token),
+            amount(arm.facts.kv_bytes_per_token),
+            amount(arm.facts.memory_bytes, "B"),
+            arm.facts.kernel,
+            "" if arm.matched is None else matching_label(arm.matched),
         ]
         arms.add_row(*(Text(str(cell)) for cell in cells))
     console.print(arms)

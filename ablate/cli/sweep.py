@@ -217,15 +217,16 @@ class Sweep:
 
     def report(self) -> None:
         """Rebuild and show the report, from the results alone."""
-        from ablate.study.report.render import report, show
+        from ablate.study.report.render import report
+        from ablate.study.report.terminal import show
 
-        report(self.folder)
-        show(self.console, self.folder)
+        judgement = report(self.folder)
+        show(self.console, judgement)
         self.console.print(str(self.folder / "report.html"))
         wandb = self.options.wandb
         if wandb.report:
             from ablate.study.report.dashboard import publish
 
-            published = publish(self.folder, wandb.project, wandb.entity, Path(self.options.runs))
+            published = publish(self.folder, judgement, wandb.project, wandb.entity, Path(self.options.runs))
             for line in published.said:
                 self.console.print(Text(line), soft_wrap=True)  # an address stays whole

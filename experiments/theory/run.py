@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import stats
 
-from ablate.study.report.evidence import Said, dump
+from ablate.study.report.experiments import ClaimFinding, dump
 
 Placement = Literal["pre", "post"]
 HERE = Path(__file__).parent
@@ -232,7 +232,7 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def said(results: dict[str, Any]) -> list[Said]:
+def said(results: dict[str, Any]) -> list[ClaimFinding]:
     """What experiments/README.md says of C07 and C08."""
     words = verdicts(results)
     gradients = "; ".join(
@@ -240,7 +240,7 @@ def said(results: dict[str, Any]) -> list[Said]:
     )
     deepest = "; ".join(f"{p} {of_layers(results, p, fresh=True)[-1]}" for p in SLOPES)
     return [
-        Said(
+        ClaimFinding(
             claim="C07",
             study="theory",
             predicate="slope of log gradient on log depth: pre in [-0.7, -0.3], post in [-0.15, 0.15]",
@@ -249,7 +249,7 @@ def said(results: dict[str, Any]) -> list[Said]:
             published="-0.5 and 0",
             command=COMMAND,
         ),
-        Said(
+        ClaimFinding(
             claim="C08",
             study="theory",
             predicate="E|x_l|²/d by layer: pre in [1 + l/2, 1 + 3l/2], post before its norm in 1.5 ± 5 %",

@@ -12,7 +12,7 @@ from training import CONTEXT, MOE, run_spec, write_text
 from ablate.measure.timing import TRAINING, Lap, _Runner, race
 from ablate.study.design.claim import Claim, kinds
 from ablate.study.judge.timing import judge_race
-from ablate.study.report import timing as kept_race
+from ablate.study.report.timing import timing_table
 from ablate.study.results import Results, read, write, write_timings
 
 
@@ -77,18 +77,18 @@ def test_what_positions_cannot_name_has_no_lap(laps):
 
 
 def test_a_planted_ratio_is_found_and_a_missing_one_is_said(tmp_path, results):
-    noise = np.exp(np.random.default_rng(0).normal(0, 0.01, (2, 9)))
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.01, (2, 9)))
     rows = [
         ("base", "training step", n, 0.010 * speed * noise[0, n])
         for n, speed in enumerate(np.linspace(1, 3, 9))  # the machine slows down: the ratio stays
     ]
     rows += [("slow", "training step", n, 2 * row[3] * noise[1, n]) for n, row in enumerate(rows)]
     rows += [("base", "next token, 1x64", n, 0.001) for n in range(9)]
-    kept = results.kept.model_copy(update={"baseline": "base"})
-    results = replace(results, kept=kept)
-    assert kept_race.table(results) is None
+    kept = results.manifest.model_copy(update={"baseline": "base"})
+    results = replace(results, manifest=kept)
+    assert timing_table(results) is None
     results = timed(tmp_path, results, rows)
-    table = kept_race.table(results)
+    table = timing_table(results)
     assert table is not None
     assert table.columns == ("arm", "training step", "next token, 1x64")
     assert table.rows[1][2] == "cannot"
@@ -99,7 +99,7 @@ def test_a_planted_ratio_is_found_and_a_missing_one_is_said(tmp_path, results):
 def test_claims_on_times_are_ratios_paired_by_round(tmp_path, results):
     rows = [("base", "training step", n, 0.01 * (n + 1)) for n in range(9)]  # the machine slows down
     rows += [("fast", "training step", n, (0.5 + 0.01 * (-1) ** n) * row[3]) for n, row in enumerate(rows)]
-    results = replace(results, kept=results.kept.model_copy(update={"baseline": "base"}))
+    results = replace(results, manifest=results.manifest.model_copy(update={"baseline": "base"}))
     claims = [
         Claim(id=id, predicate=text, measure="race/training step")
         for id, text in (("less", "fast/base < 1"), ("more", "fast/base > 1"), ("half", "fast/base == 0.5"))

@@ -12,10 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_world import TUNED, finished, world
 
+from ablate.study.design.freeze import NAME as PLAN
+from ablate.study.report.evidence import claim_rows
+from ablate.study.report.experiments import read_evidence
+from ablate.study.report.index import index_page
 from ablate.study.report.render import report
 
 CHROMIUM = shutil.which("chromium")
@@ -31,7 +36,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 # Measures the page from outside, in a frame of the wanted width: headless windows have a least width.
 PROBE = """<!doctype html><meta charset="utf-8"><title>probe</title>
-<iframe id="frame" src="report.html" style="border: 0; width: {width}px; height: 900px"></iframe>
+<iframe id="frame" src="{page}" style="border: 0; width: {width}px; height: 900px"></iframe>
 <script>
 frame.onload = () => {{
   const page = frame.contentDocument, root = page.documentElement;
@@ -45,6 +50,7 @@ frame.onload = () => {{
     rows: page.querySelectorAll(".board tbody tr:not(.aside)").length,
     bars: page.querySelectorAll(".board svg.bar").length, figures: page.querySelectorAll("figure svg").length,
     question: page.querySelector("h1").textContent, scripts: page.scripts.length,
+    cut: [...page.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).length,
   }});
 }};
 </script>"""
@@ -99,19 +105,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_fits_its_window(folder: Path, tmp_path: Path, width: int) -> None:
-    (folder / "probe.html").write_text(PROBE.format(width=width))
-    with serving(folder) as (address, asked):
-        dom = chromium(tmp_path / "p", "--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom",
-                       f"{address}/probe.html")  # fmt: skip
-    found = re.search(r"<title>(\{.*?\})</title>", dom)
-    assert found is not None, dom[:500]
-    seen = json.loads(html.unescape(found[1]))
+    seen, asked = probed(folder, "report.html", width, tmp_path)
     assert seen["client"] == width
     assert seen["scroll"] <= width and seen["wide"] == 0
-    assert seen["rows"] == len(NASTY) + 3 and seen["bars"] == len(NASTY) + 2 and seen["figures"] == 4
+    assert seen["cut"] == 0 or width > 390  # a phone shows whole tables
+    assert seen["rows"] == len(NASTY) + 3 and seen["bars"] == len(NASTY) + 2 and seen["figures"] == 5
     assert seen["question"] == "Is <i>this</i> the best?" and seen["scripts"] == 0
     assert seen["small"] == 0  # the letters of a figure can be read
     assert set(asked) - {"/favicon.ico"} == {"/probe.html", "/report.html"}  # and nothing else
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_index_of_studies_fits_its_window(folder: Path, tmp_path: Path, width: int) -> None:
+    (folder.parent / "claims.yaml").write_text("C1: {says: x, published: y}")
+    (folder / PLAN).touch()
+    evidence = read_evidence(folder.parent)
+    (tmp_path / "index.html").write_text(index_page(evidence, claim_rows(evidence)))
+    seen, asked = probed(tmp_path, "index.html", width, tmp_path)
+    assert seen["client"] == width
+    assert seen["scroll"] <= width and seen["wide"] == 0 and seen["scripts"] == 0
+    assert seen["cut"] == 0 or width > 390
+    assert set(asked) - {"/favicon.ico"} == {"/probe.html", "/index.html"}
+
+
+def probed(folder: Path, page: str, width: int, place: Path) -> tuple[dict[str, Any], list[str]]:
+    """What the probe measures of a page at this width, and every path that was asked for."""
+    (folder / "probe.html").write_text(PROBE.format(width=width, page=page))
+    with serving(folder) as (address, asked):
+        dom = chromium(place / "p", "--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom",
+                       f"{address}/probe.html")  # fmt: skip
+    found = re.search(r"<title>(\{.*?\})</title>", dom)
+    assert found is not None, dom[:500]
+    return json.loads(html.unescape(found[1])), asked
 
 
 @pytest.mark.parametrize("width", WIDTHS)

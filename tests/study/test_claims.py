@@ -1,5 +1,6 @@
 """Claims: their grammar, and how they are judged against a comparison."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -323,3 +324,12 @@ def test_a_headline_needs_two_corpora_with_the_same_sign() -> None:
 def test_judgements_survive_json() -> None:
     for judged in judge([Claim(id="C", predicate="a < b")], comparison({"a": 0.0, "b": 0.2})):
         assert Judgement.model_validate_json(judged.model_dump_json()) == judged
+
+
+def test_a_ratio_is_shown_as_a_ratio_and_minus_signs_are_one() -> None:
+    """It used to be printed as a difference: `mqa against mha +0.5978`."""
+    found = comparison({"mha": 0.0, "mqa": -1.0})
+    claims = [Claim(id="R", predicate="mqa/mha < 1"), Claim(id="D", predicate="mqa < mha")]
+    ratio, difference = judge(claims, found)
+    assert re.fullmatch(r"mqa / mha = 0\.\d+ \[0\.\d+, 0\.\d+\]", ratio.reason)
+    assert re.fullmatch(r"mqa against mha −\d\.\d+ \[−\d\.\d+, −\d\.\d+\]", difference.reason)

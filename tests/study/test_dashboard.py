@@ -18,7 +18,9 @@ from wandb_stub import ENTITY, Stub, environment, serve
 from ablate.model.measure import measure
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
+from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report import dashboard
+from ablate.study.results import read
 from ablate.train.fit import fit
 from ablate.train.monitor import loggers
 from ablate.train.settings import LoggerSpec
@@ -198,7 +200,7 @@ def study(tmp_path_factory) -> Path:
 
 def test_a_report_and_a_workspace_go_through(stub, enter, study):
     enter()
-    made = dashboard.publish(study, "ablations", None, study / "runs")
+    made = dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
     (report,) = stub.views("runs")
     (view,) = stub.views("project-view")
     assert made.report.startswith(f"{stub.url}/{ENTITY}/ablations/reports/")
@@ -231,7 +233,7 @@ def test_a_report_and_a_workspace_go_through(stub, enter, study):
     }
     assert stub.strangers == []
 
-    dashboard.publish(study, "ablations", ENTITY, study / "runs")
+    dashboard.publish(study, judge_study(read(study)), "ablations", ENTITY, study / "runs")
     again, view_again = stub.views("runs")[-1], stub.views("project-view")[-1]
     assert made.report.endswith(f"--{again['id']}")
     assert view_again["name"] == view["name"]
@@ -248,7 +250,7 @@ def check_runs(runset: dict) -> None:
 def test_what_panels_draw_is_what_runs_send(stub, enter, study, text, tmp_path):
     enter()
     record = train(run_spec(text, steps=2), tmp_path / "runs", text)
-    dashboard.publish(study, "ablations", None, study / "runs")
+    dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
     rows, summary = stub.history(record.id), stub.summary(record.id)
     sections = stub.views("project-view")[0]["spec"]["section"]["panelBankConfig"]["sections"]
     for section in sections:
@@ -267,7 +269,7 @@ def test_without_a_server_the_study_keeps_its_text(mood, stub, enter, study, mon
     enter(key=mood != "no key")
     stub.mood = "kind" if mood == "no key" else mood
     monkeypatch.setattr(dashboard, "PATIENCE", 30.0 if mood == "no key" else 1.0)
-    made = dashboard.publish(study, "ablations", None, study / "runs")
+    made = dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
     assert (made.report, made.workspace) == (None, None)
     (line,) = made.said
     assert ("there is no key" if mood == "no key" else "no answer in 1 s") in line
@@ -280,7 +282,7 @@ def test_a_name_that_wandb_cannot_select_by_is_refused(stub, enter, tmp_path):
     folder = tmp_path / "it's"
     folder.mkdir()
     world(folder)
-    (line,) = dashboard.publish(folder, "ablations", None, folder / "runs").said
+    (line,) = dashboard.publish(folder, judge_study(read(folder)), "ablations", None, folder / "runs").said
     assert "rename the folder" in line
     assert stub.asked == []
 
@@ -294,7 +296,7 @@ def test_runs_that_are_on_disk_only_are_counted(enter, study):
         study / "runs" / second / "wandb" / "offline-run-20260101_000000-x" / f"run-{second}.wandb.synced"
     )
     synced.touch()
-    made = dashboard.publish(study, "ablations", None, study / "runs")
+    made = dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
     assert (
         f"1 runs are mirrored on disk only; to upload: wandb sync {study}/runs/*/wandb/offline-run-*"
         in made.said

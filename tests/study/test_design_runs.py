@@ -232,7 +232,7 @@ def test_the_outlook_counts_finished_and_missing() -> None:
         found, runs, {run.id for run in tuned.runs}, seconds={("base", "rope"): 10, ("base", "none"): 30}
     )
     assert half["hours"] == pytest.approx((6 * 10 + 12 * 30 + 24 * 20) / 3600)
-    assert json.loads(json.dumps(half))["arms"][-1]["redraw"] == ["layers.*"]
+    assert half["arms"][-1].redraw == ("layers.*",)
 
 
 def test_the_outlook_warns_where_the_study_cannot_decide() -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from ablate.study.design.freeze import NAME as PLAN
 from ablate.study.report import evidence
+from ablate.study.report.experiments import read_evidence
+from ablate.study.report.index import index_page
 from ablate.study.report.render import report
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +67,24 @@ def test_a_study_is_frozen_and_keeps_a_diary(folder):
     assert re.search(r"^\*{0,2}20\d\d-\d\d-\d\d", (folder / "LOG.md").read_text(), re.MULTILINE)
 
 
-def test_the_page_of_experiments_is_made_from_the_results():
-    assert evidence.page(EXPERIMENTS) == (EXPERIMENTS / evidence.PAGE).read_text()
+@pytest.fixture(scope="module")
+def found():
+    return read_evidence(EXPERIMENTS)
+
+
+def test_the_page_of_experiments_is_made_from_the_results(found):
+    about = (EXPERIMENTS / "about.md").read_text()
+    assert evidence.experiments_page(found, about) == (EXPERIMENTS / evidence.README_PAGE).read_text()
+
+
+def test_the_index_is_made_from_the_results_and_needs_nothing_beside_it(found):
+    html = (EXPERIMENTS / evidence.INDEX).read_text()
+    assert index_page(found, evidence.claim_rows(found)) == html
+    links = re.findall(r'href="([^"]*)"', html)
+    assert links == [f"{folder.name}/report.html" for folder in DONE if (folder / PLAN).is_file()]
+    assert not re.search(r"<(script|link|iframe|img)|src=|url\(|@import", html)
+    for study in found.studies:
+        assert study.name in html
 
 
 def test_the_readme_shows_what_the_headline_study_found():
@@ -74,12 +92,10 @@ def test_the_readme_shows_what_the_headline_study_found():
     assert evidence.with_headline(readme, EXPERIMENTS / "llama") == readme
 
 
-def test_every_claim_of_a_study_is_in_the_catalogue_or_a_check_of_its_own():
-    entries = evidence.catalogue(EXPERIMENTS)
-    for folder in DONE:
-        for said in evidence.judgements(folder):
-            named = re.match(r"C\d\d", said.claim)
-            assert not named or any(said.of(entry) for entry in entries), f"{folder.name}: {said.claim}"
+def test_every_claim_of_a_study_is_in_the_catalogue_or_a_check_of_its_own(found):
+    for said in found.findings:
+        named = re.match(r"C\d\d", said.claim)
+        assert not named or any(said.of(entry) for entry in found.entries), f"{said.study}: {said.claim}"
 
 
 @pytest.mark.slow
@@ -93,3 +109,9 @@ def test_a_row_gives_its_loss_again_by_its_command(tmp_path):
     subprocess.run([*words, *options], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
     record = json.loads((tmp_path / row["id"] / "record.json").read_text())
     assert record["metrics"]["validation/loss"] == pytest.approx(row["validation/loss"], abs=1e-3)
+
+
+def test_a_claim_at_one_rate_for_all_arms_is_marked_unless_it_is_on_costs(found):
+    marks = {(finding.study, finding.claim): finding.verdict for finding in found.findings}
+    assert marks["position", "C16"].endswith(", rate not tuned")
+    assert "rate not tuned" not in marks["attention", "C20"] and "rate not tuned" not in marks["norm", "C05"]

@@ -18,13 +18,17 @@ from report_world import TUNED, curve, finished, loss, planned, save, world
 from rich.console import Console
 from study_fakes import identify
 
+from ablate.amounts import interval
 from ablate.engine.store import Store
 from ablate.study.design.freeze import Amendment, amendments, freeze
 from ablate.study.design.runs import PlannedRun, judged_runs, tuning_runs
 from ablate.study.design.study import read as read_study
 from ablate.study.judge.corpus import Judged, judge_results
+from ablate.study.judge.study_judgement import StudyJudgement, judge_study
 from ablate.study.report import (
     claim_tables,
+    curve_figures,
+    drawing,
     export,
     figures,
     methods,
@@ -33,9 +37,17 @@ from ablate.study.report import (
     summary,
     tables,
 )
-from ablate.study.report.render import banners, bar, fenced, markdown, report, show
+from ablate.study.report.answer import NOT_TUNED, answer, banners
+from ablate.study.report.bars import bar
+from ablate.study.report.factors_in_words import effect_in_words, level_effects
+from ablate.study.report.frames import sheets
+from ablate.study.report.markup import fenced, markdown
+from ablate.study.report.phrasing import decimals
+from ablate.study.report.render import report
 from ablate.study.report.table import Table
-from ablate.study.results import FOLDER, POINTS, KeptPlan, Results, collect, read, say, write
+from ablate.study.report.terminal import show
+from ablate.study.results import FOLDER, POINTS, PlanRecord, Results, collect, read, study_as_yaml, write
+from ablate.study.results.manifest import COSTS_OF_ARM
 
 ARMS: dict[str, list[str]] = {
     "rope": [],
@@ -91,6 +103,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for name in names for file in folder.glob(name)}
 
 
+def shown(judged: Judged, arm: str) -> dict[str, str]:
+    """What the table of verdicts says of an arm, by column, and the note below it."""
+    table = tables.verdict_table(judged)
+    assert table is not None and judged.comparison is not None
+    (row,) = [row for row in table.rows if row[0] == arm]
+    note = tables.notes_on(judged.comparison.verdict(arm), judged.comparison)
+    return {**dict(zip(table.columns, row, strict=True)), "note": note}
+
+
+def below(results: Results) -> list[Table]:
+    """The tables below the verdicts of the first corpus."""
+    judgement = judge_study(results)
+    return tables.corpus_tables(judgement, judgement.corpora[0])
+
+
 class Page(HTMLParser):
     """What stands in a page: tags, attributes and text."""
 
@@ -141,7 +168,7 @@ def test_the_report_is_rebuilt_from_its_files_alone_byte_by_byte(tuned: Path, tm
     )
     assert contents(tmp_path) == contents(tuned)
     expected = {"report.md", "report.html", "tables/verdicts.csv", "tables/verdicts.tex", "tables/runs.csv"}
-    drawn = ("differences", "curves", "rates", "sensitivity", "costs")
+    drawn = ("differences", "curves", "gaps", "rates", "sensitivity", "costs")
     expected |= {f"figures/{name}-{n}.{kind}" for name in drawn for n in (1, 2) for kind in ("svg", "pdf")}
     assert expected <= set(contents(tuned))
 
@@ -150,7 +177,7 @@ def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> 
     results = read(tuned)
     write(results, tmp_path)
     again = read(tmp_path)
-    assert again.kept == results.kept
+    assert again.manifest == results.manifest
     for name in ("runs", "curves"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(results, name))
     for file in (tuned / FOLDER).iterdir():
@@ -161,6 +188,29 @@ def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> 
         read(tmp_path)
     cut.unlink()
     with pytest.raises(ValueError, match=r"curves\.parquet is missing or damaged"):
+        read(tmp_path)
+
+
+def test_arms_of_an_earlier_version_are_read(tuned: Path, tmp_path: Path) -> None:
+    """Its costs stood beside the name of an arm, and its matching was a plain dictionary."""
+    results = read(tuned)
+    write(results, tmp_path)
+    file = tmp_path / FOLDER / "study.json"
+    stored = json.loads(file.read_text())
+    for arm in stored["arms"]:
+        facts = arm.pop("facts")
+        arm.pop("spec")
+        arm |= {name: facts[name] for name in COSTS_OF_ARM}
+    file.write_text(json.dumps(stored))
+    again = read(tmp_path).manifest
+    for arm, before in zip(again.arms, results.manifest.arms, strict=True):
+        assert (arm.name, arm.matched, arm.differs) == (before.name, before.matched, before.differs)
+        assert arm.facts.parameters == before.facts.parameters
+        assert arm.facts.memory_bytes == before.facts.memory_bytes
+    assert any(arm.matched for arm in again.arms)
+    stored["study"]["metrik"] = "loss"
+    file.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"study\.json is damaged .*metrik"):
         read(tmp_path)
 
 
@@ -184,7 +234,7 @@ def test_files_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
 )
 def test_a_study_is_said_so_that_it_can_be_read_again(changes: dict[str, Any]) -> None:
     told = report_world.study(arms=ARMS, **changes)
-    assert read_study(json.loads(json.dumps(say(told)))) == told
+    assert read_study(json.loads(json.dumps(study_as_yaml(told)))) == told
 
 
 # ------------------------------------------------------------------------------------------- the numbers
@@ -197,15 +247,15 @@ def test_numbers_are_those_of_the_comparison(tuned: Path) -> None:
     checked = 0
     for corpus in judged:
         assert corpus.comparison is not None
-        places = phrasing.decimals(corpus.comparison)
+        places = decimals(corpus.comparison)
         for verdict in corpus.comparison.verdicts:
             row = sheet.loc[(corpus.corpus, verdict.arm)]
             for name in ("difference", "low", "high", "mean", "sd", "correlation", "p"):
                 assert row[name] == pytest.approx(getattr(verdict, name), rel=1e-9)
             assert row["word"] == verdict.word and row["n"] == verdict.n
-            shown = phrasing.interval(verdict.low, verdict.high, places)
-            assert shown in page.text and shown in text
-            low, high = (float(end.replace("−", "-")) for end in re.findall(r"[+−]?\d+\.\d+", shown))
+            text_shown = interval(verdict.low, verdict.high, places)
+            assert text_shown in page.text and text_shown in text
+            low, high = (float(end.replace("−", "-")) for end in re.findall(r"[+−]?\d+\.\d+", text_shown))
             assert low == pytest.approx(verdict.low, abs=10**-places)
             assert high == pytest.approx(verdict.high, abs=10**-places)
             checked += 1
@@ -213,10 +263,11 @@ def test_numbers_are_those_of_the_comparison(tuned: Path) -> None:
     assert "alibi" in page.text and "worse" in page.text and "equivalent" in page.text
 
 
-def drawn(results: Results, judged: Judged) -> dict[int, tuple[float, float, str]]:
+def drawn(judgement: StudyJudgement) -> dict[int, tuple[float, float, str]]:
     """Row -> the ends and the colour of the interval that the figure shows."""
-    with figures._settings():
-        figure = figures._differences(figures._Look(results, judged))
+    (judged,) = judgement.corpora
+    with drawing.figure_settings():
+        figure = figures.draw_differences(judged, drawing.ArmStyles(judgement, judged))
     assert figure is not None
     bars = {}
     for line in figure.axes[0].lines:
@@ -233,28 +284,98 @@ def test_no_interval_in_a_figure_contradicts_a_verdict(tmp_path: Path, variance:
         return {"status": "finished", "value": loss(run) + far * (run.arm == "none")}
 
     results = world(tmp_path, outcome, arms=ARMS, seeds=5, variance=variance)
-    (judged,) = judge_results(results)
+    judgement = judge_study(results)
+    (judged,) = judgement.corpora
     comparison = judged.comparison
     assert comparison is not None
-    axis, bars = summary.span(comparison), drawn(results, judged)
+    axis, bars = summary.span(comparison), drawn(judgement)
     words = set()
     for row, arm in enumerate(arm for arm in summary.ranked(judged) if arm != "rope"):
         verdict = comparison.verdict(arm)
         assert verdict.low is not None and verdict.high is not None
         low, high, colour = bars[row]
-        cut = axis.beyond(verdict)
-        assert (low, high) == (
-            axis.low if cut[0] else verdict.low,
-            pytest.approx(axis.high if cut[1] else verdict.high),
-        )
-        assert colour == figures.WORDS[verdict.word]
+        assert (low, high) == (verdict.low, verdict.high)
+        assert axis.low < low < high < axis.high  # the axis reaches every arm
+        assert colour == drawing.WORD_COLOURS[verdict.word]
         in_table = bar(comparison, verdict)
         assert in_table is not None
         for left, zero, right in ((low, 0.0, high), (in_table.left, in_table.zero, in_table.right)):
             assert (left > zero or right < zero) == (verdict.word in ("better", "worse"))
         words.add(verdict.word)
     assert {"worse", "better"} <= words
-    assert any(axis.beyond(v) != (False, False) for v in comparison.verdicts) == (far > 0)
+    assert (axis.linear is not None) == (far > 0)  # one arm far away: logarithmic there
+    shares = [
+        axis.share(value)
+        for value in (axis.low, -0.3, -0.01, 0.0, 0.01, 0.3, axis.high)
+        if axis.low <= value <= axis.high
+    ]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
+
+
+def test_gaps_while_training_are_those_of_the_same_seeds(tmp_path: Path) -> None:
+    judgement = judge_study(world(tmp_path, arms=ARMS, seeds=3))
+    (judged,) = judgement.corpora
+    curves = judgement.results.curves
+    with drawing.figure_settings():
+        styles = drawing.ArmStyles(judgement, judged)
+        figure = curve_figures.draw_gaps(curves, judged, styles)
+    assert figure is not None
+    runs = judged.runs[judged.runs["role"] == "test"]
+    last = {
+        (arm, seed): curves["loss"][curves["id"] == id].iloc[-1]
+        for arm, seed, id in zip(runs["arm"], runs["seed"], runs["id"], strict=True)
+    }
+    expected = np.mean([last["alibi", seed] - last["rope", seed] for seed in range(3)])
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "alibi"]
+    assert float(np.asarray(line.get_ydata())[-1]) == pytest.approx(expected)
+    assert "rope" not in {line.get_label() for line in figure.axes[0].lines}
+
+
+def test_an_axis_in_two_parts_is_that_of_the_figure() -> None:
+    from matplotlib.scale import SymmetricalLogTransform
+
+    axis = summary.Span(-0.5, 7.0, linear=0.2)
+    theirs = SymmetricalLogTransform(10, 0.2, summary.LINEAR_DECADES)
+    low, high, middle = (float(theirs.transform(np.array([x]))[0]) for x in (axis.low, axis.high, 0.11))
+    assert axis.share(0.11) == pytest.approx((middle - low) / (high - low))
+    low, high, far = (float(theirs.transform(np.array([x]))[0]) for x in (axis.low, axis.high, 3.3))
+    assert axis.share(3.3) == pytest.approx((far - low) / (high - low))
+
+
+def test_names_break_at_plus_and_minus() -> None:
+    assert phrasing.pieces("post+sin-cold") == ["post+", "sin-", "cold"]
+    assert phrasing.in_lines("post+rope+swiglu-cold-2") == "post+rope+swiglu-\ncold-2"
+    assert phrasing.in_lines("rope") == "rope"
+    assert max(map(len, phrasing.in_lines("a" * 90).split("\n"))) <= 2 * phrasing.LINE
+
+
+def test_losses_by_seed_are_listed_and_folded(tuned: Path) -> None:
+    results = read(tuned)
+    (table,) = [table for table in below(results) if table.title == "Losses by seed"]
+    assert table.folded and table.columns[:3] == ("arm", "seed 0", "seed 1")
+    values = judge_results(results)[0].comparison.outcomes("alibi").values  # type: ignore[union-attr]
+    row = next(row for row in table.rows if row[0] == "alibi")
+    assert [float(cell) for cell in row[1:]] == pytest.approx([values[seed] for seed in range(7)], abs=0.01)
+    assert next(row for row in table.rows if row[0] == "none")[3] == ""  # diverged at seed 2
+    html = (tuned / "report.html").read_text()
+    assert html.count("<details><summary>Losses by seed</summary>") == 2
+    assert "<details><summary>Losses by seed</summary>" in (tuned / "report.md").read_text()
+
+
+def test_losses_by_seed_say_nothing_of_an_arm_that_waits(troubled: Path) -> None:
+    (table,) = [table for table in below(read(troubled)) if table.title == "Losses by seed"]
+    assert not {"arm crashed", "arm interrupted", "arm not run"} & {row[0] for row in table.rows}
+
+
+def test_small_errors_over_documents_keep_their_digits(tmp_path: Path) -> None:
+    """The error over documents may be far less than the interval over seeds: three decimals hid it."""
+    results = world(tmp_path, lambda run: {"status": "finished", "value": loss(run, 0.1)}, arms=ARMS, seeds=4)
+    (judged,) = judge_results(results)
+    assert judged.comparison is not None
+    for verdict in judged.comparison.verdicts:
+        assert verdict.documents is not None
+        error = float(shown(judged, verdict.arm)["other text"].split("±")[1])
+        assert error == pytest.approx(verdict.documents.error, rel=0.5) and error > 0
 
 
 def test_curves_are_averaged_to_a_hundred_points(tmp_path: Path) -> None:
@@ -324,18 +445,19 @@ def test_every_status_is_shown_and_what_waits_has_no_effect(troubled: Path) -> N
     costs = summary.arm_costs(judged)
     sheet = pd.read_csv(troubled / "tables" / "verdicts.csv").set_index("arm")
     for arm in waiting:
-        cells = tables.verdict_cells(judged, arm)
+        cells = shown(judged, arm)
         assert [cells[name] for name in ("difference", "interval", "mean", "sd", "r")] == [""] * 5
         assert "waiting for missing runs" in cells["note"]
         assert np.isnan(costs.loc[arm, "mean"])
         assert sheet.loc[arm, ["difference", "low", "high", "mean", "p"]].isna().all()
-    counts = {row[0]: row[2:] for row in study_tables.outcome_table(results).rows if row[1] == "test"}
+    outcomes = study_tables.outcome_table(results)
+    assert outcomes is not None
+    counts = {row[0]: row[2:] for row in outcomes.rows if row[1] == "test"}
     assert counts["arm not run"][-1] == "1" and counts["rope"][0] == "4"
 
 
 def test_stability_stands_beside_quality(troubled: Path) -> None:
-    (judged,) = judge_results(read(troubled))
-    (table,) = [t for t in tables.corpus_tables(read(troubled), judged) if t.title == "Stability"]
+    (table,) = [t for t in below(read(troubled)) if t.title == "Stability"]
     rows = {row[0]: row for row in table.rows}
     assert rows["arm diverged"][2:4] == ("1 of 4", "0 of 4")
     assert rows["arm out_of_memory"][2] == "0 of 3"  # a cost, no instability
@@ -347,10 +469,10 @@ def test_a_study_without_any_run_says_so(tmp_path: Path, changes: dict[str, Any]
     world(tmp_path, lambda run: None, arms=ARMS, seeds=2, claims=CLAIMS, **changes)
     report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    answer = phrasing.answer(judge_results(read(tmp_path)), "placebo")
-    assert answer in page.text
-    assert "waits for runs" in answer or "there is no answer yet" in answer
-    assert "than" not in answer
+    said = answer(judge_study(read(tmp_path)))
+    assert said in page.text
+    assert "waits for runs" in said or "there is no answer yet" in said
+    assert "than" not in said
     assert not list((tmp_path / "figures").iterdir())
     assert "not run" in page.text
 
@@ -359,10 +481,9 @@ def test_an_arm_of_which_nothing_is_left_is_not_undecided(tmp_path: Path) -> Non
     def lost(run: PlannedRun) -> dict[str, Any]:
         return {"status": "diverged"} if run.arm == "none" else finished(run)
 
-    judged = judge_results(world(tmp_path, lost, arms=ARMS, seeds=6))
-    answer = phrasing.answer(judged, "placebo")
-    assert "no run of none finished" in answer
-    assert "none and" not in answer and "and none" not in answer
+    said = answer(judge_study(world(tmp_path, lost, arms=ARMS, seeds=6)))
+    assert "no run of none finished" in said
+    assert "none and" not in said and "and none" not in said
 
 
 def test_equivalence_among_survivors_is_said_to_be_that(tmp_path: Path) -> None:
@@ -370,9 +491,35 @@ def test_equivalence_among_survivors_is_said_to_be_that(tmp_path: Path) -> None:
         lost = (run.arm, run.seed) == ("alibi", 1)
         return {"status": "diverged"} if lost else {"status": "finished", "value": 3 + run.seed / 10}
 
-    judged = judge_results(world(tmp_path, partly, arms={"rope": [], "alibi": ARMS["alibi"]}, seeds=4))
-    answer = phrasing.answer(judged, "placebo")
-    assert "equivalent" in answer and answer.endswith(", among the runs that finished.")
+    said = answer(judge_study(world(tmp_path, partly, arms={"rope": [], "alibi": ARMS["alibi"]}, seeds=4)))
+    assert "equivalent" in said and said.endswith(", among the runs that finished.")
+
+
+def test_many_arms_of_one_verdict_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    arms: dict[str, list[str]] = {"rope": []}
+    arms |= {f"base-{n}": [f"model.position.base={1000 + n}"] for n in range(1, 7)}
+
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        effect = -0.1 * int(run.arm[-1]) if run.arm[-1].isdigit() else 0.0
+        return {"status": "finished", "value": 3 + effect + report_world.seeded(run.id).normal(0, 0.002)}
+
+    results = world(tmp_path, outcome, arms=arms, seeds=4)
+    said = answer(judge_study(results))
+    assert said.startswith("6 arms are better than rope, most of all base-6 (−0.5")
+    assert "more" not in said
+
+
+def test_an_arm_with_one_verdict_everywhere_is_named_once(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        effect = {"none": 0.3, "alibi": -0.3 if run.corpus == "english" else 0.3}.get(run.arm, 0.0)
+        return {"status": "finished", "value": 3 + effect + report_world.seeded(run.id).normal(0, 0.002)}
+
+    arms = {name: ARMS[name] for name in ("rope", "alibi", "none")}
+    corpora = ["data=stdlib", "data=english"]
+    results = world(tmp_path, outcome, arms=arms, seeds=4, corpora=corpora, placebo=False)
+    assert answer(judge_study(results)) == (
+        "none is worse than rope on stdlib and english; alibi is worse on stdlib and better on english."
+    )
 
 
 def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Path) -> None:
@@ -381,16 +528,17 @@ def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Pa
         Amendment(path=path, frozen=old, now=new)
         for path, old, new in (("study.seeds", 4, 6), ("study.margin", 0.01, 0.02), ("study.notes", "", "x"))
     )
-    plan = KeptPlan(hash="h", date="", test_runs=0, amendments=moved, exploratory=())
-    kept = results.kept.model_copy(update={"plan": plan})
-    (said,) = [line for line in banners(kept, judge_results(results)) if "rules were changed" in line]
+    plan = PlanRecord(hash="h", date="", test_runs=0, amendments=moved, exploratory=())
+    manifest = results.manifest.model_copy(update={"plan": plan})
+    judgement = judge_study(replace(results, manifest=manifest))
+    (said,) = [line for line in banners(judgement) if "rules were changed" in line]
     assert "study.seeds: 4 -> 6" in said and "study.margin" in said and "notes" not in said
-    assert "not what was frozen" in methods._looks(kept.said(), plan)
+    assert "not what was frozen" in methods._looks(manifest.study, plan)
 
 
 def test_tables_name_the_arms_and_hold_the_losses(tuned: Path) -> None:
     differences = pd.read_csv(tuned / "tables" / "differences.csv")
-    assert set(differences["arm"]) == {arm.name for arm in read(tuned).kept.arms} - {"rope"}
+    assert set(differences["arm"]) == {arm.name for arm in read(tuned).manifest.arms} - {"rope"}
     assert pd.read_csv(tuned / "tables" / "rates.csv")["means"].str.contains("0.001=").all()
 
 
@@ -411,9 +559,10 @@ def test_an_arm_whose_rows_are_gone_does_not_make_the_family_smaller(tmp_path: P
 def test_a_duplicated_record_is_no_answer_but_a_reason(tmp_path: Path) -> None:
     results = world(tmp_path, arms=ARMS, seeds=3)
     twice = replace(results, runs=pd.concat([results.runs, results.runs.tail(1)], ignore_index=True))
-    (judged,) = judge_results(twice)
+    judgement = judge_study(twice)
+    (judged,) = judgement.corpora
     assert judged.comparison is None and "duplicated record" in judged.reason
-    assert any("duplicated record" in line for line in banners(twice.kept, [judged]))
+    assert any("duplicated record" in line for line in banners(judgement))
 
 
 def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
@@ -424,7 +573,7 @@ def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
     assert judged.comparison is not None
     verdict = judged.comparison.verdict("none")
     assert verdict.method == "welch" and summary.by_seed(judged.comparison, verdict) == []
-    cells = tables.verdict_cells(judged, "none")
+    cells = shown(judged, "none")
     assert "Welch" in cells["note"] and cells["r"] == "" and cells["difference"] != ""
 
 
@@ -442,8 +591,7 @@ def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
 )
 def test_a_mixed_comparison_is_said_loudly(tmp_path: Path, said: dict[str, Any], expected: str) -> None:
     results = world(tmp_path, lambda run: finished(run) | (said if run.seed == 1 else {}), arms=ARMS, seeds=3)
-    (judged,) = judge_results(results)
-    assert any(expected in line for line in banners(results.kept, [judged]))
+    assert any(expected in line for line in banners(judge_study(results)))
 
 
 def test_runs_of_older_code_are_stale(tmp_path: Path) -> None:
@@ -460,15 +608,15 @@ def test_runs_of_older_code_are_stale(tmp_path: Path) -> None:
 
 
 def test_rates_failed_runs_and_the_fixed_contrast_are_reported(tuned: Path) -> None:
-    results = read(tuned)
-    judged = judge_results(results)[0]
+    judgement = judge_study(read(tuned))
+    judged = judgement.corpora[0]
     assert judged.tuning is not None and judged.fixed is not None
-    titles = {table.title: table for table in tables.corpus_tables(results, judged)}
+    titles = {table.title: table for table in below(read(tuned))}
     rates = {row[0]: row for row in titles["Rates"].rows}
     assert float(rates["alibi"][1]) == pytest.approx(judged.tuning.choice("alibi").rate, rel=1e-2)
     assert rates["none"][2] == "0.003"
     assert len(titles["At the baseline's rate"].rows) == 4
-    assert phrasing.NOT_TUNED not in banners(results.kept, [judged])
+    assert NOT_TUNED not in banners(judgement)
 
 
 def test_the_sensitivity_is_reported_and_claimed_on(tuned: Path) -> None:
@@ -479,7 +627,7 @@ def test_the_sensitivity_is_reported_and_claimed_on(tuned: Path) -> None:
     judged = judge_results(results)
     found = judged[0].sensitivities
     assert found is not None and found.source == "curve/first_loss"
-    titles = {table.title: table for table in tables.corpus_tables(results, judged[0])}
+    titles = {table.title: table for table in below(results)}
     table = titles["Sensitivity to optim.lr"]
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert set(rows) == {*ARMS, "placebo"} and table.rows[-1][0] == "none"
@@ -539,7 +687,7 @@ def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> No
         zip(test["seed"][best], test["heldout/loss"][best], strict=True)
     )
     assert not judged.problems and judged.tuning is not None
-    (rates,) = [table for table in tables.corpus_tables(results, judged) if table.title == "Rates"]
+    (rates,) = [table for table in below(results) if table.title == "Rates"]
     assert {row[3] for row in rates.rows} == {"the better of both at each test seed"}
     chosen = {row[0]: row[1] for row in rates.rows}["alibi"]
     assert {float(rate) for rate in chosen.split(", ")} == set(test["rate"])
@@ -548,11 +696,11 @@ def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> No
 def test_a_study_at_a_fixed_rate_is_called_a_demonstration(tmp_path: Path) -> None:
     world(tmp_path, arms=ARMS, seeds=2)
     report(tmp_path)
-    assert phrasing.NOT_TUNED in Page((tmp_path / "report.html").read_text()).text
-    assert phrasing.NOT_TUNED in rendered((tmp_path / "report.md").read_text()).text
+    assert NOT_TUNED in Page((tmp_path / "report.html").read_text()).text
+    assert NOT_TUNED in rendered((tmp_path / "report.md").read_text()).text
     with Path("/dev/null").open("w") as nowhere:
         console = Console(width=200, record=True, file=nowhere)
-        show(console, tmp_path)
+        show(console, judge_study(read(tmp_path)))
     printed = console.export_text()
     assert "a demonstration" in printed and "baseline" in printed and "alibi" in printed
 
@@ -568,12 +716,29 @@ def test_a_factorial_shows_effects_and_interactions(tmp_path: Path) -> None:
     results = world(tmp_path, design={"kind": "factorial", "factors": FACTORS}, seeds=4, **DESIGNED)
     (judged,) = judge_results(results)
     assert judged.factorial is not None and not judged.problems
-    (table,) = [t for t in tables.corpus_tables(results, judged) if "interactions" in t.title]
+    (table,) = [t for t in below(results) if "interactions" in t.title]
     assert [row[0] for row in table.rows] == ["norm", "position", "norm × position"]
     for row, effect in zip(table.rows, judged.factorial.effects, strict=True):
         assert float(row[3].replace("−", "-")) == pytest.approx(effect.difference, abs=0.01)
         assert row[5] == ("excludes 0" if effect.low > 0 or effect.high < 0 else "contains 0")
-    assert len(export.sheets(results, [judged])["effects"]) == 3
+    assert len(sheets(judge_study(results))["effects"]) == 3
+    said = answer(judge_study(results))
+    assert "rms instead of layer" in said and "rope instead of learned" in said and "arms are" not in said
+
+
+def test_a_factorial_is_answered_factor_by_factor_and_where_it_depends() -> None:
+    """`c` lowers the loss in one combination and raises it in three: no average may hide that."""
+    factors = {"norm": ("layer", "rms"), "ffn": ("relu", "glu")}
+    cells = {("layer", "relu"): 3.0, ("rms", "relu"): 2.8, ("layer", "glu"): 2.9, ("rms", "glu"): 2.95}
+    norm, ffn = level_effects(factors, cells)
+    assert (norm.level, norm.reference) == ("rms", "layer")
+    assert norm.differences == pytest.approx([-0.2, 0.05]) and ffn.differences == pytest.approx([-0.1, 0.15])
+    said = effect_in_words({"": ffn}, "the loss", True)
+    assert said == "glu instead of relu lowers the loss in 1 of 2 combinations (−0.10 to +0.15)"
+    both = norm._replace(differences=[-0.2, -0.05])
+    said = effect_in_words({" on a": both, " on b": both}, "the loss", True)
+    assert said == "rms instead of layer lowers the loss in all 2 combinations on a and on b, by 0.05 to 0.20"
+    assert level_effects(factors, {("layer", "relu"): 3.0}) == []  # a cell without a mean
 
 
 def test_a_factorial_of_two_levels_shows_each_ingredient_too(tmp_path: Path) -> None:
@@ -592,9 +757,9 @@ def test_a_factorial_of_two_levels_shows_each_ingredient_too(tmp_path: Path) -> 
         for estimate, truth in zip(found[factor], (alone, last), strict=True):
             assert estimate is not None and estimate.low <= truth <= estimate.high
             assert estimate.high - estimate.low < 0.05
-    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("Each ingredient")]
+    (table,) = [t for t in below(results) if t.title.startswith("Each ingredient")]
     assert "Added to layer, learned, and left out of rms, rope" in table.note
-    assert len(export.sheets(results, [judged])["ingredients"]) == 4
+    assert len(sheets(judge_study(results))["ingredients"]) == 4
     assert "added alone to one end" in methods.methods(results)
 
 
@@ -603,7 +768,7 @@ def test_a_factorial_with_an_excluded_cell_waits_for_nothing(tmp_path: Path) -> 
     results = world(tmp_path, seeds=3, **study, **DESIGNED)
     (judged,) = judge_results(results)
     assert judged.factorial is None and judged.ingredients and not judged.problems
-    assert "cannot be fitted" in results.kept.notes[0]
+    assert "cannot be fitted" in results.manifest.notes[0]
     assert "interactions" not in methods.methods(results) and "added alone" in methods.methods(results)
 
 
@@ -639,7 +804,7 @@ def test_ingredients_are_shown_added_and_left_out(tmp_path: Path) -> None:
     (judged,) = judge_results(results)
     assert [i.factor for i in judged.ingredients] == ["norm", "position"]
     assert all(i.added is not None and i.left_out is None for i in judged.ingredients)
-    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("Each ingredient")]
+    (table,) = [t for t in below(results) if t.title.startswith("Each ingredient")]
     assert table.rows[0][1] != "" and table.rows[0][3] == ""
     assert table.note.endswith("The intervals of this table hold together.")
 
@@ -648,7 +813,7 @@ def test_ingredients_are_shown_added_and_left_out(tmp_path: Path) -> None:
 
     results = world(tmp_path / "partly", diverging, design=design, seeds=3, **DESIGNED)
     (judged,) = judge_results(results)
-    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("Each ingredient")]
+    (table,) = [t for t in below(results) if t.title.startswith("Each ingredient")]
     assert table.rows[0][1] != "" and table.note.endswith("Judged among the runs that finished.")
 
 
@@ -675,7 +840,7 @@ def test_a_level_stands_beside_the_published_level(tmp_path: Path) -> None:
     assert table is not None
     level, other = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     assert (level["verdict"], other["verdict"]) == ("pass", "fail")
-    assert re.fullmatch(r"rope [23]\.\d+ \[[23]\.\d+, 3\.\d+\]", level["our data"])
+    assert re.fullmatch(r"rope = [23]\.\d+ \[[23]\.\d+, 3\.\d+\]", level["our data"])
     assert level["published"] == "1.5" and re.fullmatch(r"ours [23]\.?\d*, (2|2.0\d|1.9\d)×", level["beside"])
 
 
@@ -701,8 +866,8 @@ def test_the_effect_in_tokens_is_blank_until_the_budgets_are_run(tmp_path: Path)
     (judged,) = judge_results(results)
     effect = judged.tokens("alibi")
     assert effect is not None and effect.multiple is not None and 1.1 < effect.multiple < 2
-    shown = f"{effect.multiple:.2f}× [{effect.low:.2f}, {effect.high:.2f}]"
-    assert tables.verdict_cells(judged, "alibi")["tokens"].startswith(shown)
+    multiple = f"{effect.multiple:.2f}× [{effect.low:.2f}, {effect.high:.2f}]"
+    assert shown(judged, "alibi")["tokens"].startswith(multiple)
     table = tables.verdict_table(judged)
     assert table is not None and "tokens" in table.columns
 
@@ -712,8 +877,8 @@ def test_the_error_over_documents_stands_beside(tuned: Path) -> None:
     assert judged.comparison is not None
     found = judged.comparison.verdict("alibi").documents
     assert found is not None and found.documents == 20
-    shown = tables.verdict_cells(judged, "alibi")["other text"]
-    assert float(shown.split("±")[1]) == pytest.approx(found.error, abs=1e-3)
+    other = shown(judged, "alibi")["other text"]
+    assert float(other.split("±")[1]) == pytest.approx(found.error, abs=1e-3)
 
 
 # -------------------------------------------------------------------------------------------- skills
@@ -749,17 +914,17 @@ def test_solved_runs_are_judged_by_their_counts(tmp_path: Path) -> None:
     assert {j.claim: j.word for j in judged.claims} == {
         "A": "pass", "B": "pass", "C": "direction only", "D": "pass",
     }  # fmt: skip
-    (table,) = [t for t in tables.corpus_tables(results, judged) if t.title.startswith("P(solved)")]
+    (table,) = [t for t in below(results) if t.title.startswith("P(solved)")]
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert rows["none"]["solved"] == "0 of 8" and rows["none"]["verdict"] == "solves less"
     assert rows["alibi"]["solved"] == "4 of 8" and rows["alibi"]["between"] == "4"
     assert rows["alibi"]["interval"] == "[0.16, 0.84]" and rows["rope"]["verdict"] == "baseline"
     page, text = Page((tmp_path / "report.html").read_text()), rendered((tmp_path / "report.md").read_text())
-    for shown in (page.text, text.text):
-        assert "P(solved) by skill/solved" in shown and "solves less" in shown and "[0.16, 0.84]" in shown
+    for each in (page.text, text.text):
+        assert "P(solved) by skill/solved" in each and "solves less" in each and "[0.16, 0.84]" in each
     assert "Fisher's exact test on the counts" in methods.methods(results)
     assert not (tmp_path / "figures" / "differences.svg").exists()  # there is no interval to draw
-    assert len(export.sheets(results, [judged])["solved"]) == 5
+    assert len(sheets(judge_study(results))["solved"]) == 5
 
 
 def test_a_skill_that_is_a_number_has_its_solved_runs_beside(tmp_path: Path) -> None:
@@ -813,14 +978,14 @@ def test_the_frozen_plan_and_its_amendments_are_told(tmp_path: Path) -> None:
     told = {"frozen": frozen, "amendments": ()}
     few = {"rope": [], "alibi": ["model/position=alibi"]}
     results = world(tmp_path, arms=few, seeds=3, placebo=False, also=told)
-    assert results.kept.plan is not None and not results.kept.plan.exploratory
+    assert results.manifest.plan is not None and not results.manifest.plan.exploratory
     assert "frozen before the first test run" in methods.methods(results)
     assert "followed as planned" in methods.methods(results)
 
     now = planned(arms=ARMS, seeds=3, margin=0.02)
     told["amendments"] = amendments(frozen, file, now)
     results = world(tmp_path, arms=ARMS, seeds=3, placebo=False, also=told)
-    assert results.kept.plan is not None and set(results.kept.plan.exploratory) == {"learned", "none"}
+    assert results.manifest.plan is not None and set(results.manifest.plan.exploratory) == {"learned", "none"}
     report(tmp_path)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "Since then:" in text and "arms[base/none]" in text and "Exploratory" in text
@@ -843,7 +1008,9 @@ def test_the_methods_come_from_the_plan(tuned: Path) -> None:
     ):
         assert said in text
     looks = report_world.study(arms=ARMS, looks=[3, 6], variance="pooled")
-    assert "at 3, 6 seeds" in methods._looks(looks, None) and "Dunnett" in methods._test(results.kept, looks)
+    assert "at 3, 6 seeds" in methods._looks(looks, None) and "Dunnett" in methods._test(
+        results.manifest, looks
+    )
     match = {"hold": "total_params", "by": "depth", "by_arm": {"alibi": "ffn.width"}, "tolerance": 0.0025}
     said = methods._matching(report_world.study(arms=ARMS, match=match))
     assert said.endswith("within 0.25% of the baseline's by turning model.depth, of alibi model.ffn.width.")
@@ -876,8 +1043,8 @@ def test_latex_is_escaped() -> None:
 
 
 def test_differences_and_matching_are_listed(tuned: Path) -> None:
-    results = read(tuned)
-    table, matching = study_tables.difference_table(results), study_tables.matching_table(results)
+    manifest = read(tuned).manifest
+    table, matching = study_tables.difference_table(manifest), study_tables.matching_table(manifest)
     assert table is not None and matching is not None
     rows = {tuple(row[:3]): row for row in table.rows}
     assert rows["stdlib", "alibi", "model.position.name"][3:] == ("rope", "alibi", "axis")
@@ -969,7 +1136,7 @@ def test_svg_files_hold_names_as_text(nasty: Path) -> None:
 def test_the_terminal_obeys_no_markup(nasty: Path) -> None:
     with Path("/dev/null").open("w") as nowhere:
         console = Console(width=220, record=True, file=nowhere)
-        show(console, nasty)
+        show(console, judge_study(read(nasty)))
     assert "[red]y[/red]" in console.export_text()
 
 
@@ -981,7 +1148,7 @@ def test_the_terminal_shows_arms_and_verdicts_beside_effects_in_tokens(tmp_path:
     world(tmp_path, by_budget, seeds=3, effect_in_tokens=True)
     with Path("/dev/null").open("w") as nowhere:
         console = Console(width=width, record=True, file=nowhere)
-        show(console, tmp_path)
+        show(console, judge_study(read(tmp_path)))
     assert re.search(r"^rope +baseline", console.export_text(), re.MULTILINE)
 
 

@@ -15,10 +15,12 @@ from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import HOME, StudyMistaken
 from ablate.study.judge.corpus import headlines, judge_results
 from ablate.study.judge.scale import SCALE, Scale, judge_scale, slope
-from ablate.study.report import claim_tables, phrasing, scale_tables, tables
+from ablate.study.judge.study_judgement import judge_study
+from ablate.study.report import claim_tables, scale_tables, tables
+from ablate.study.report.answer import answer, with_size
 from ablate.study.report.dashboard import paragraphs
-from ablate.study.report.evidence import judgements
-from ablate.study.report.render import answer, report
+from ablate.study.report.experiments import findings_of, judgement_of
+from ablate.study.report.render import report
 from ablate.study.results import Results
 from ablate.study.stats.intervals import paired
 
@@ -218,11 +220,12 @@ def test_claims_on_the_slope_are_judged_once(sized: tuple[Path, Results]) -> Non
         ("C16", "small", "pass"), ("C16", "middle", "pass"), ("C16", "large", "pass"),
         ("C17", "all sizes", "pass"), ("L", "all sizes", "pass"),
     ]  # fmt: skip
-    page = "\n".join(paragraphs(results, blocks))
-    assert answer(results, blocks, [scale]) in page.replace("\\", "") and "| C17 | all sizes |" in page
-    assert list(judgements(folder)) == []  # not frozen: no evidence
+    judgement = judge_study(results)
+    page = "\n".join(paragraphs(judgement))
+    assert answer(judgement) in page.replace("\\", "") and "| C17 | all sizes |" in page
+    assert list(findings_of(folder, judgement_of(folder))) == []  # not frozen: no evidence
     (folder / PLAN).touch()
-    found = {(said.claim, said.corpus) for said in judgements(folder)}
+    found = {(said.claim, said.corpus) for said in findings_of(folder, judgement_of(folder))}
     assert ("C17", "all sizes") in found and ("C16", "large") in found
 
 
@@ -281,9 +284,9 @@ def test_the_report_has_a_section_on_scale(sized: tuple[Path, Results]) -> None:
     report(folder)
     text = (folder / "report.md").read_text()
     assert "## Scale" in text and "figures/scale.svg" in text
-    assert "the gap of none to rope shrinks (" in text and "nats per decade of parameters)" in text
-    assert "the gap of alibi to rope grows" in text
-    assert "whether the gap of learned to rope moves is undecided" in text
+    assert "the gap to rope shrinks for none (" in text and "nats per decade of parameters)" in text
+    assert "the gap to rope grows for alibi" in text
+    assert "the gap to rope shows no significant trend for learned" in text
     assert "at each of 3 sizes (small, middle, large)" in text and "n − 1 degrees of freedom" in text
     assert (folder / "figures/scale.pdf").read_bytes()[:4] == b"%PDF"
     assert "Gap against size" in (folder / "report.html").read_text()
@@ -303,14 +306,16 @@ def test_the_table_shows_the_intervals_of_the_verdicts(sized: tuple[Path, Result
     assert gaps.columns[6].startswith("at small (") and gaps.columns[-1] == "off the line"
     rows = {row[0]: row for row in gaps.rows}
     for n, size in enumerate(scale.sizes):
-        board = tables.verdict_cells(size.judged, "none")
-        assert rows["none"][6 + n] == f"{board['difference']} {board['interval']}"
+        board = tables.verdict_table(size.judged)
+        assert board is not None
+        (row,) = [row for row in board.rows if row[0] == "none"]
+        assert rows["none"][6 + n] == f"{row[2]} {row[3]}"
     assert [row[0] for row in order.rows] == ["small, middle", "small, large", "middle, large"]
 
 
 def test_a_study_without_sizes_has_no_such_section(tmp_path: Path) -> None:
     results = world(tmp_path, finished, arms=ARMS, seeds=3)
-    assert judged(results) == () and phrasing.with_size((), "heldout/loss", None) == ""
+    assert judged(results) == () and with_size((), "heldout/loss", None) == ""
     report(tmp_path)
     assert "## Scale" not in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "figures/scale.svg").exists() and not (tmp_path / "tables/scale.csv").exists()

@@ -5,12 +5,11 @@ Planning may use the noise seen so far, never the effect.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from statistics import variance
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.design.claim import SCALE, Claim, declared, extra
-from ablate.study.design.plan import Plan, PlannedArm, held
+from ablate.study.design.plan import Plan
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import Study
 from ablate.study.stats.fisher import fewest_seeds
@@ -31,7 +30,7 @@ def outlook(
     noise: float | None = None,
     slots: int = 1,
 ) -> dict[str, Any]:
-    """Plain data for tables.
+    """Plain data for tables; `arms` are those of the plan.
 
     `runs` are those known so far (test runs are not while rates are being tuned), `finished` the ids with
     an outcome, `seconds` the time of one run by (corpus, arm), `noise` the sd of differences by seed, in the
@@ -48,33 +47,11 @@ def outlook(
         "seeds": list(study.seeds),
         "looks": list(study.declared_looks),
         "excluded": dict(study.exclude),
-        "arms": [_arm(plan, arm) for arm in plan.arms],
+        "arms": plan.arms,
         "runs": count(plan, runs, finished),
         "hours": _hours(plan, runs, finished, seconds, slots),
         "power": _power(plan, noise),
         "warnings": [*plan.warnings, *_warnings(plan, noise)],
-    }
-
-
-def _arm(plan: Plan, arm: PlannedArm) -> dict[str, Any]:
-    facts = arm.facts
-    match = plan.study.match
-    return {
-        "arm": arm.name,
-        "corpus": arm.corpus,
-        "overrides": list(arm.overrides),
-        "factors": dict(arm.factors),
-        "differs": [difference.model_dump() for difference in arm.differs],
-        "matched": asdict(arm.matched) if arm.matched else None,
-        "held": held(match.hold, arm.spec, facts) if match else None,
-        "parameters": dict(facts.parameters),
-        "flops_per_token": facts.flops_per_token,
-        "kv_bytes_per_token": facts.kv_bytes_per_token,
-        "memory_bytes": facts.memory_bytes,
-        "tokens": arm.spec.get("budget", {}).get("tokens"),
-        "kernel": facts.kernel,
-        "redraw": list(arm.redraw),
-        "note": arm.note,
     }
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from ablate.amounts import number, places_of, short
 from ablate.spec import Strict
 from ablate.study.design.claim import Claim, Level, Ordered, Predicate, Published, Ratio, extra, pairs
 from ablate.study.judge.compare import Comparison, Contrast, survivors
@@ -144,7 +145,7 @@ def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) ->
     if ends[1] < 0:
         return "pass", said
     if ends[0] >= 0:
-        return "fail", f"the other way round: {said}" if ends[1] > 0 else said
+        return "fail", f"the opposite holds: {said}" if ends[1] > 0 else said
     inside = margin is not None and -margin <= contrast.low and contrast.high <= margin
     if inside and predicate.offset == 0:
         return "fail", f"the two differ by less than the margin {margin:g}: {said}"
@@ -248,7 +249,7 @@ def judge_number(predicate: Ratio | Level, contrast: Contrast) -> Result:
     """`contrast` is the ratio, or the level, with its interval."""
     if contrast.difference is None or contrast.low is None or contrast.high is None:
         return "inconclusive", contrast.reason
-    said = _interval(contrast)
+    said = _number(contrast)
     if predicate.relation == "==":
         least, most = _reach(predicate)
         if least <= contrast.low and contrast.high <= most:
@@ -279,12 +280,24 @@ def _agrees(predicate: Ratio | Level, value: float) -> bool:
 
 
 def _interval(contrast: Contrast) -> str:
-    sign, against = ("+", f" against {contrast.second}") if contrast.second else ("", "")  # a level has none
-    said = (
-        f"{contrast.first}{against} {contrast.difference:{sign}.4g} "
-        f"[{contrast.low:{sign}.4g}, {contrast.high:{sign}.4g}]"
-    )
-    return f"{said}, {contrast.reason}" if contrast.reason else said
+    """The difference of two arms: `mqa against mha +0.021 [+0.012, +0.030]`."""
+    return f"{contrast.first} against {contrast.second} {_estimate(contrast, signed=True)}"
+
+
+def _number(contrast: Contrast) -> str:
+    """A ratio, `mqa / mha = 0.598 [0.552, 0.647]`, or the level of an arm, `alibi = 1.02 [1.01, 1.03]`."""
+    name = f"{contrast.first} / {contrast.second}" if contrast.second else contrast.first
+    return f"{name} = {_estimate(contrast, signed=False)}"
+
+
+def _estimate(contrast: Contrast, signed: bool) -> str:
+    """The estimate with its interval, to two digits of the half-width; four digits where it has no width."""
+    numbers = contrast.difference, contrast.low, contrast.high
+    half = ((contrast.high or 0.0) - (contrast.low or 0.0)) / 2
+    places = places_of([half])
+    estimate, low, high = (number(x, places, signed) if half > 0 else short(x, 4, signed) for x in numbers)
+    text = f"{estimate} [{low}, {high}]"
+    return f"{text}, {contrast.reason}" if contrast.reason else text
 
 
 def _beside(published: Published | None, contrasts: list[Contrast], predicate: Predicate) -> Beside | None:

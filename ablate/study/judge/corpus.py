@@ -7,6 +7,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Protocol
 
 from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, declared, of_runs
+from ablate.study.design.plan import PlannedArm
 from ablate.study.design.study import Block, Study, under
 from ablate.study.judge.claims import Judgement, headline, judge
 from ablate.study.judge.compare import Comparison, compare
@@ -19,7 +20,7 @@ from ablate.study.judge.sensitivity_claims import (
 )
 from ablate.study.judge.solved import Verdicts, in_words, judge_solved
 from ablate.study.judge.timing import judge_race
-from ablate.study.results import KeptArm, Results
+from ablate.study.results import Results
 from ablate.study.stats.describe import Description, describe
 from ablate.study.stats.factorial import Factorial, Ingredient, factorial, one_at_a_time
 from ablate.study.stats.outcomes import Role
@@ -44,7 +45,7 @@ class Judged:
     corpus: str  # its name: that of the text, the size, or both
     text: str
     size: str  # empty where the study has none
-    arms: tuple[KeptArm, ...]
+    arms: tuple[PlannedArm, ...]
     frame: "pd.DataFrame"
     runs: "pd.DataFrame"
     comparison: Comparison | None
@@ -72,7 +73,7 @@ class Judged:
 
 def judge_results(results: Results) -> tuple[Judged, ...]:
     """Judge every corpus by the rules that the study declares. What cannot be judged says why."""
-    study = results.kept.said()
+    study = results.manifest.study
     return tuple(_Corpus(results, study, block).judged() for block in study.blocks)
 
 
@@ -109,7 +110,7 @@ def _of_skill(metric: str) -> bool:
 
 class _Corpus:
     def __init__(self, results: Results, study: Study, block: Block) -> None:
-        self.results, self.kept = results, results.kept
+        self.results, self.kept = results, results.manifest
         self.study, self.block, self.corpus = study, block, block.name
         frame = results.runs[results.runs["corpus"] == block.name].reset_index(drop=True)
         self.budgets = frame[frame["role"] == "budget"]

@@ -107,7 +107,7 @@ class Scale:
 
 def judge_scale(results: "Results", judged: Sequence[Judged]) -> tuple[Scale, ...]:
     """The sizes of each corpus together; nothing for a study without sizes."""
-    study = results.kept.said()
+    study = results.manifest.study
     if not study.sizes:
         return ()
     corpora = dict.fromkeys(block.corpus for block in study.blocks)
@@ -115,7 +115,7 @@ def judge_scale(results: "Results", judged: Sequence[Judged]) -> tuple[Scale, ..
 
 
 def _judge(results: "Results", blocks: Sequence[Judged]) -> Scale:
-    kept, study = results.kept, results.kept.said()
+    kept, study = results.manifest, results.manifest.study
     sizes = sorted((_size(block, kept.baseline) for block in blocks), key=lambda size: size.parameters)
     mine = [claim for claim in study.claims if claim.measure == SCALE]
     comparison: Comparison | None = None
@@ -146,7 +146,7 @@ def _judge(results: "Results", blocks: Sequence[Judged]) -> Scale:
 
 
 def _size(block: Judged, baseline: str) -> Size:
-    parameters = next(arm.parameters["non_embedding"] for arm in block.arms if arm.name == baseline)
+    parameters = next(arm.facts.parameters["non_embedding"] for arm in block.arms if arm.name == baseline)
     return Size(block.size, parameters, block)
 
 

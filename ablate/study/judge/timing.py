@@ -11,7 +11,7 @@ from ablate.study.results import Results
 def judge_race(claims: Sequence[Claim], results: Results, measure: str) -> tuple[Judgement, ...]:
     """Judge ratios of times, paired by round: Student's t on their logarithms. Raises ValueError where the
     arms were not timed at this."""
-    kept, frame = results.kept, results.race
+    kept, frame = results.manifest, results.race
     if frame is None:
         raise ValueError(f"the arms were not timed: python sweep.py experiment={kept.name} race=true")
     laps = frame[frame["what"] == measure.removeprefix(RACE)]
@@ -20,4 +20,4 @@ def judge_race(claims: Sequence[Claim], results: Results, measure: str) -> tuple
         raise ValueError(f"{measure} was not timed; there are {timed}")
     runs = laps.rename(columns={"round": "seed", "seconds": measure})
     runs = runs.assign(status="finished", role="test")
-    return judge(claims, compare(runs, kept.baseline, measure, None, "paired", kept.said().alpha))
+    return judge(claims, compare(runs, kept.baseline, measure, None, "paired", kept.study.alpha))

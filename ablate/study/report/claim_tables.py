@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
+from ablate.amounts import TIMES, short
 from ablate.study.design.claim import parse
 from ablate.study.judge.claims import Judgement
 from ablate.study.judge.corpus import Told, headlines
-from ablate.study.report.phrasing import short
 from ablate.study.report.table import Table
-from ablate.study.report.tables import TIMES
 
 
-def place(judged: Sequence[Told]) -> str:
+def place_heading(judged: Sequence[Told]) -> str:
     """What the column is called that says where something was found."""
     corpora, sized = len({one.text for one in judged}) > 1, any(one.size for one in judged)
     return "corpus and size" if corpora and sized else "size" if sized else "corpus"
@@ -20,15 +19,15 @@ def claim_table(judged: Sequence[Told]) -> Table | None:
     """Every claim on every corpus, at every size and on all of them, beside what was published."""
     many = len(judged) > 1
     corpora = len({one.text for one in judged}) > 1
-    told = headlines(judged)
+    headlined = headlines(judged)
     rows = []
     for corpus in judged:
-        found: list[tuple[str, ...]] = [_claim(judgement) for judgement in corpus.claims]
-        found += [
+        cells: list[tuple[str, ...]] = [_claim(judgement) for judgement in corpus.claims]
+        cells += [
             (claim.id, claim.predicate, "inconclusive", why, "", "", "") for claim, why in corpus.unjudged
         ]
-        for row in found:
-            headline = "yes" if told.get(row[0]) else "no"
+        for row in cells:
+            headline = "yes" if headlined.get(row[0]) else "no"
             rows.append(
                 (row[0], *([corpus.corpus] if many else []), *row[1:], *([headline] if corpora else []))
             )
@@ -36,7 +35,7 @@ def claim_table(judged: Sequence[Told]) -> Table | None:
         return None
     columns = [
         "claim",
-        *([place(judged)] if many else []),
+        *([place_heading(judged)] if many else []),
         "says",
         "verdict",
         "our data",

@@ -7,36 +7,37 @@ is lost where there is no key and no server; and no fault of either costs the st
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ablate.amounts import number
 from ablate.record import atomic
-from ablate.study.judge.corpus import Judged, judge_results
-from ablate.study.judge.scale import judge_scale
-from ablate.study.report import phrasing
+from ablate.study.judge.corpus import Judged
+from ablate.study.judge.study_judgement import StudyJudgement
+from ablate.study.report.answer import answer, banners
 from ablate.study.report.claim_tables import claim_table
-from ablate.study.report.render import answer, banners, fenced, markdown
+from ablate.study.report.markup import fenced, markdown
+from ablate.study.report.phrasing import decimals
 from ablate.study.report.summary import ranked
 from ablate.study.report.table import Table
 from ablate.study.report.tables import verdict_table
-from ablate.study.results import Results, read
+from ablate.study.report.wandb_panels import plots, title, workspace
+from ablate.study.results import Results
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import PanelGrid, Report
-    from wandb_workspaces.workspaces import Workspace
+    from wandb_workspaces.reports.v2 import Report
 
-FOLDER = "dashboard"
+DASHBOARD = "dashboard"
 ADDRESSES = "published.json"  # in that folder: what was made before, to be replaced rather than doubled
 PATIENCE = 60.0  # seconds that the server has to take both
-TITLE = 128  # characters that W&B takes
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedStudy:
     """The addresses of what was made, None for what was not; the text beside; and what to tell the user."""
 
     report: str | None
@@ -45,44 +46,44 @@ class Published:
     said: tuple[str, ...]
 
 
-def publish(folder: Path, project: str, entity: str | None, store: Path = Path("runs")) -> Published:
-    """Publish the experiment in `folder`, from `folder/results`, into a W&B project.
+def publish(
+    folder: Path, judgement: StudyJudgement, project: str, entity: str | None, store: Path = Path("runs")
+) -> PublishedStudy:
+    """Publish the judgement on the experiment in `folder` into a W&B project.
 
     `entity` is a user or a team; None is the key's own. `store` is where runs are kept: those whose mirror is
-    on disk only are counted. Published again, the same Report and Workspace change.
+    on disk only are counted. PublishedStudy again, the same Report and Workspace change.
 
-    Raises FileNotFoundError where there are no results yet, and nothing else: without a key, or where the
-    server fails or is slow, `said` tells why and what to do.
+    Raises nothing: without a key, or where the server fails or is slow, `said` tells why and what to do.
     """
-    results = read(folder)
-    judged = judge_results(results)
-    place = folder / FOLDER
+    results = judgement.results
+    place = folder / DASHBOARD
     place.mkdir(parents=True, exist_ok=True)
     text = place / "report.md"
     with atomic(text) as f:
-        f.write(("\n\n".join([f"# {title(results)}", *paragraphs(results, judged)]) + "\n").encode())
-    found, trouble = patiently(lambda: save(results, judged, place, project, entity))
-    again = ["python", "sweep.py", f"experiment={results.kept.name}", "report=true", "wandb.report=true"]
+        f.write(("\n\n".join([f"# {title(results.manifest)}", *paragraphs(judgement)]) + "\n").encode())
+    addresses, trouble = patiently(lambda: save_dashboard(judgement, place, project, entity))
+    again = ["python", "sweep.py", f"experiment={results.manifest.name}", "report=true", "wandb.report=true"]
     again += [f"wandb.project={project}", *([f"wandb.entity={entity}"] if entity else [])]
-    said = [f"W&B {what}: {address}" for what, address in found.items()]
+    lines = [f"W&B {what}: {address}" for what, address in addresses.items()]
     waiting = on_disk(results, store)
     if waiting:
-        said.append(
+        lines.append(
             f"{waiting} runs are mirrored on disk only; to upload: wandb sync {store}/*/wandb/offline-run-*"
         )
     if trouble:
-        said.append(f"W&B: {trouble}. What the report says is in {text}; to publish: {shlex.join(again)}")
-    return Published(found.get("report"), found.get("workspace"), text, tuple(said))
+        lines.append(f"W&B: {trouble}. What the report says is in {text}; to publish: {shlex.join(again)}")
+    return PublishedStudy(addresses.get("report"), addresses.get("workspace"), text, tuple(lines))
 
 
 def patiently(act: Callable[[], dict[str, str]]) -> tuple[dict[str, str], str]:
     """(what the act returned, what went wrong): it is left alone once it takes longer than the patience."""
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     trouble: list[str] = []
 
     def attempt() -> None:
         try:
-            found.update(act())
+            results.update(act())
         except Exception as error:  # none of a dashboard's faults may cost a study
             trouble.append(next(iter(str(error).splitlines()), "") or type(error).__name__)
 
@@ -91,16 +92,16 @@ def patiently(act: Callable[[], dict[str, str]]) -> tuple[dict[str, str], str]:
     thread.join(PATIENCE)
     if thread.is_alive():
         trouble.append(f"no answer in {PATIENCE:g} s")
-    return dict(found), "; ".join(trouble).rstrip(".")
+    return dict(results), "; ".join(trouble).rstrip(".")
 
 
-def save(
-    results: Results, judged: Sequence[Judged], place: Path, project: str, entity: str | None
+def save_dashboard(
+    judgement: StudyJudgement, place: Path, project: str, entity: str | None
 ) -> dict[str, str]:
     """Report and workspace to the server; their addresses. Raises what the server's client raises."""
     import wandb
 
-    if re.search(r"""['"\\\\]""", results.kept.name):
+    if re.search(r"""['"\\\\]""", judgement.manifest.name):
         raise ValueError(
             "W&B cannot select runs by a study's name with quotes or backslashes: rename the folder"
         )
@@ -114,16 +115,16 @@ def save(
     known = json.loads(file.read_text()) if file.is_file() else {}
     if (known.get("entity"), known.get("project")) != (entity, project):
         known = {}
-    page = report(results, judged, project, entity)
+    page = wandb_report(judgement, project, entity)
     page.id = known.get("report", "")
-    view = workspace(results, project, entity)
+    view = workspace(judgement.results, project, entity)
     view._internal_name, view._internal_id = known.get("view_name", ""), known.get("view_id", "")
     page.save()
     view.save()
-    kept = {"entity": entity, "project": project, "report": page.id}
-    kept |= {"view_name": view._internal_name, "view_id": view._internal_id}
+    addresses = {"entity": entity, "project": project, "report": page.id}
+    addresses |= {"view_name": view._internal_name, "view_id": view._internal_id}
     with atomic(file) as f:
-        f.write((json.dumps(kept, indent=1) + "\n").encode())
+        f.write((json.dumps(addresses, indent=1) + "\n").encode())
     return {"report": page.url, "workspace": view.url}
 
 
@@ -141,58 +142,63 @@ def on_disk(results: Results, store: Path) -> int:
 # -------------------------------------------------------------------------------------- report
 
 
-def report(results: Results, judged: Sequence[Judged], project: str, entity: str) -> "Report":
+def wandb_report(judgement: StudyJudgement, project: str, entity: str) -> "Report":
     """The Report, not saved yet."""
     import wandb_workspaces.reports.v2 as wr
 
-    first, *rest = paragraphs(results, judged)
+    first, *rest = paragraphs(judgement)
     return wr.Report(
         entity=entity,
         project=project,
-        title=title(results),
-        description=" ".join(results.kept.said().question.split()),
-        blocks=[wr.MarkdownBlock(first), plots(results), *(wr.MarkdownBlock(text) for text in rest)],
+        title=title(judgement.manifest),
+        description=" ".join(judgement.study.question.split()),
+        blocks=[
+            wr.MarkdownBlock(first),
+            plots(judgement.results),
+            *(wr.MarkdownBlock(text) for text in rest),
+        ],
         width="fluid",
     )
 
 
-def title(results: Results) -> str:
-    return f"Study: {results.kept.name}"[:TITLE]
-
-
-def paragraphs(results: Results, judged: Sequence[Judged]) -> list[str]:
+def paragraphs(judgement: StudyJudgement) -> list[str]:
     """What the Report says, as Markdown in which no text of a configuration is trusted: the answer and the
     verdicts first, then paired differences, claims and the command."""
-    study, scales = results.kept.said(), judge_scale(results, judged)
-    opening = [f"**Question.** {markdown(study.question)}"]
-    opening += [f"**Answer.** {markdown(answer(results, judged, scales))}"]
-    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(results.kept, judged, scales)]
-    many = len(judged) > 1
-    opening += [table(verdict_table(corpus), "Verdicts", corpus.corpus * many) for corpus in judged]
-    rest = [table(paired(corpus), "Paired differences", corpus.corpus * many) for corpus in judged]
-    claims = claim_table([*judged, *scales])
+    opening = [f"**Question.** {markdown(judgement.study.question)}"]
+    opening += [f"**Answer.** {markdown(answer(judgement))}"]
+    opening += [f"> **Note.** {markdown(banner)}" for banner in banners(judgement)]
+    several = judgement.several
+    opening += [
+        as_markdown(verdict_table(corpus), "Verdicts", corpus.corpus * several)
+        for corpus in judgement.corpora
+    ]
+    rest = [
+        as_markdown(paired_differences(corpus), "Paired differences", corpus.corpus * several)
+        for corpus in judgement.corpora
+    ]
+    claims = claim_table(judgement.claimed)
     if claims is not None:
-        rest.append(linked(table(claims, "Claims")))
-    command = shlex.join(["python", "sweep.py", f"experiment={results.kept.name}"])
+        rest.append(linked(as_markdown(claims, "Claims")))
+    command = shlex.join(["python", "sweep.py", f"experiment={judgement.manifest.name}"])
     rest.append(f"All of it is in the experiment's folder, made by\n\n{fenced(command)}")
     return ["\n\n".join(part for part in opening if part), *(part for part in rest if part)]
 
 
-def paired(judged: Judged) -> Table | None:
+def paired_differences(judged: Judged) -> Table | None:
     """The differences that a verdict rests on: arm minus baseline at each seed that both have finished."""
     comparison = judged.comparison
     if comparison is None:
         return None
     base = comparison.outcomes(comparison.baseline).values
     arms = [arm for arm in ranked(judged) if arm != comparison.baseline]
-    places = phrasing.decimals(comparison)
+    places = decimals(comparison)
     rows = []
     for seed in comparison.seeds:
         cells = []
         for arm in arms:
             values = comparison.outcomes(arm).values
             both = seed in values and seed in base
-            cells.append(phrasing.number(values[seed] - base[seed], places, True) if both else "")
+            cells.append(number(values[seed] - base[seed], places, True) if both else "")
         if any(cells):
             rows.append((str(seed), *cells))
     if not rows:
@@ -204,113 +210,17 @@ def paired(judged: Judged) -> Table | None:
     return Table("Paired differences", columns, tuple(rows), note, tuple(range(1, len(columns))))
 
 
-def table(found: Table | None, heading: str, where: str = "") -> str:
+def as_markdown(table: Table | None, heading: str, where: str = "") -> str:
     """As Markdown; nothing where there is none."""
-    if found is None:
+    if table is None:
         return ""
     heading = f"{heading} on {where}" if where else heading
-    rule = ["---:" if n in found.numeric else "---" for n in range(len(found.columns))]
-    lines = [[markdown(cell) for cell in row] for row in (found.columns, *found.rows)]
+    rule = ["---:" if n in table.numeric else "---" for n in range(len(table.columns))]
+    lines = [[markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
     grid = "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
-    return "\n\n".join([f"## {markdown(heading)}", grid, markdown(found.note)]).strip()
+    return "\n\n".join([f"## {markdown(heading)}", grid, markdown(table.note)]).strip()
 
 
 def linked(text: str) -> str:
     """Papers that are named by their number can be followed."""
     return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
-
-
-# ------------------------------------------------------------------------------------ workspace
-
-
-def workspace(results: Results, project: str, entity: str) -> "Workspace":
-    """The Workspace, not saved yet: the study's test runs, grouped by arm."""
-    import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
-    from wandb_workspaces import workspaces as ws
-
-    by: list[Any] = [expr.Config("corpus")] * many(results) + [expr.Config("arm")]
-    speed = wr.ScatterPlot(
-        title="Speed against loss",
-        x=wr.SummaryMetric("tokens_per_second"),
-        y=wr.SummaryMetric("validation/loss"),
-    )
-    diverged = wr.BarPlot(
-        title="Share of runs that diverged",
-        metrics=[wr.SummaryMetric("diverged")],
-        groupby=wr.Config("arm"),
-        groupby_aggfunc="mean",
-    )
-    load = wr.LinePlot(
-        title="The busiest expert, as a multiple of an even share",
-        x="step",
-        metric_regex="expert_load/.*",
-        groupby=wr.Config("arm"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-    )
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=title(results),
-        sections=[
-            ws.Section(name="Loss", is_open=True, panels=losses()),
-            ws.Section(name="Learning rate", is_open=True, panels=[band("Learning rate", "step", "lr")]),
-            ws.Section(
-                name="Stability",
-                is_open=True,
-                panels=[band("Gradient norm", "step", "grad_norm", log=True), diverged],
-            ),
-            ws.Section(name="Speed", is_open=True, panels=[speed]),
-            ws.Section(name="Experts (mixtures only)", panels=[load]),
-        ],
-        settings=ws.WorkspaceSettings(x_axis="step", max_runs=max(10, len(results.runs))),
-        runset_settings=ws.RunsetSettings(
-            filters=expr.And(expr.Metric("Group") == results.kept.name, expr.Config("role") == "test"),
-            groupby=by,
-        ),
-    )
-
-
-def plots(results: Results) -> "PanelGrid":
-    """The same runs in the Report. The run set names no project, which means the Report's own."""
-    import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
-
-    runs = wr.Runset(
-        name=results.kept.name,
-        filters=expr.And(expr.Metric("Group") == results.kept.name, expr.Config("role") == "test"),
-        groupby=["config.corpus", "config.arm"] if many(results) else ["config.arm"],
-    )
-    panels = losses()
-    for n, panel in enumerate(panels):
-        panel.layout = wr.Layout(x=12 * (n % 2), y=8 * (n // 2), w=12, h=8)
-    return wr.PanelGrid(runsets=[runs], panels=panels)
-
-
-def losses() -> list[Any]:
-    return [
-        band("Training loss against tokens", "tokens", "loss"),
-        band("Validation loss against tokens", "tokens", "validation_loss"),
-        band("Training loss against FLOPs", "flops", "loss"),
-        band("Validation loss against FLOPs", "flops", "validation_loss"),
-    ]
-
-
-def band(said: str, x: str, y: str, log: bool = False) -> Any:
-    """The mean over the seeds of an arm, and their standard deviation around it."""
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.LinePlot(
-        title=said,
-        x=x,
-        y=[y],
-        log_y=log or None,
-        groupby=wr.Config("arm"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stddev",
-    )
-
-
-def many(results: Results) -> bool:
-    return len(results.kept.said().places) > 1

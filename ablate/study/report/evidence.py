@@ -1,75 +1,31 @@
-"""One page of all experiments: every claim of the catalogue with the verdicts on it, and every study.
+"""The page of all experiments, experiments/README.md, and what README.md shows of one of them."""
 
-experiments/claims.yaml        the catalogue: id, what it says, what was published
-experiments/NAME/study.yaml    a study; with NAME/results it has been run, with NAME/plan.json it is frozen
-experiments/NAME/claims.json   the judgements of an experiment that is no study: [Said, ...]
-
-A study's claim C16-learned belongs to the entry C16. Every figure comes from stored results.
-"""
-
-import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from ablate.record import atomic
-from ablate.spec import Strict
-from ablate.study.design.freeze import NAME as PLAN
-from ablate.study.design.study import load, plain
-from ablate.study.judge.corpus import Judged, Told, judge_results
-from ablate.study.judge.scale import judge_scale
-from ablate.study.report.claim_tables import claim_table, place
-from ablate.study.report.render import answer, markdown
+from ablate.study.judge.corpus import Judged
+from ablate.study.judge.study_judgement import judge_study
+from ablate.study.report.answer import answer
+from ablate.study.report.experiments import Evidence, read_evidence
+from ablate.study.report.index import index_page
+from ablate.study.report.markup import markdown
 from ablate.study.report.table import Table
 from ablate.study.report.tables import verdict_table
-from ablate.study.results import FOLDER, Results, read
+from ablate.study.results import read
 
-PAGE = "README.md"
-CATALOGUE = "claims.yaml"
+README_PAGE = "README.md"
+INDEX = "index.html"
 BEGIN, END = "<!-- headline: begin -->", "<!-- headline: end -->"
 
 
-class Entry(Strict):
-    """One claim of the catalogue."""
-
-    id: str
-    says: str
-    published: str
-
-
-class Said(Strict):
-    """A judgement on a claim. `claim` is the id of an entry, or begins with it and a hyphen."""
-
-    claim: str
-    study: str
-    corpus: str = ""
-    predicate: str
-    verdict: str
-    ours: str = ""
-    published: str = ""
-    beside: str = ""
-    command: str
-
-    def of(self, entry: Entry) -> bool:
-        return self.claim == entry.id or self.claim.startswith(f"{entry.id}-")
-
-
-class Done(Strict):
-    """A study in one row."""
-
-    name: str
-    question: str
-    state: str
-    answer: str
-
-
-def write(experiments: Path, readme: Path, shown: str) -> list[Path]:
-    """Write experiments/README.md, and what README shows of the study `shown`, between its two marks. Returns
-    the files. Raises ValueError where README lacks the marks.
+def write_evidence(experiments: Path, readme: Path, shown: str) -> list[Path]:
+    """Write experiments/README.md, experiments/index.html, and what README shows of the study `shown` between
+    its two marks. Returns the files. Raises ValueError where README lacks the marks.
     """
+    evidence = read_evidence(experiments)
     texts = {
-        experiments / PAGE: page(experiments),
+        experiments / README_PAGE: experiments_page(evidence, (experiments / "about.md").read_text()),
+        experiments / INDEX: index_page(evidence, claim_rows(evidence)),
         readme: with_headline(readme.read_text(), experiments / shown),
     }
     for file, text in texts.items():
@@ -78,95 +34,62 @@ def write(experiments: Path, readme: Path, shown: str) -> list[Path]:
     return list(texts)
 
 
-def page(experiments: Path) -> str:
-    """The page, from the catalogue and the stored results alone."""
-    entries = catalogue(experiments)
-    said = [one for folder in _folders(experiments) for one in judgements(folder)]
-    known = [one for one in said if any(one.of(entry) for entry in entries)]
+def experiments_page(evidence: Evidence, about: str) -> str:
+    """The page in Markdown, from the catalogue and the stored results alone; `about` stands at its end."""
     lines = [
         "# Experiments",
         "",
         "Every claim of the catalogue ([claims.yaml](claims.yaml)), with what our runs say of it, and every "
-        "study. This page is written by `python -m ablate evidence` from stored results.",
+        "study. This page is written by `python -m ablate evidence` from stored results; "
+        "[index.html](index.html) shows the studies as pictures.",
         "",
         "**pass**: the interval lies wholly where the claim says; **fail**: wholly elsewhere; **direction "
         "only**: the estimate agrees and the interval does not settle it; **inconclusive**: neither. "
-        "**open**: no study has judged it. What is published comes from models a hundred to ten thousand "
-        "times as large: it is set beside ours by sign and size, and a claim that fails here is a result "
-        "about this scale.",
+        "**open**: no study has judged it. **rate not tuned**: every arm ran at one rate, so that an arm may "
+        "win or lose by its rate: a demonstration. What is published comes from models a hundred to ten "
+        "thousand times as large: it is set beside ours by sign and size, and a claim that fails here is a "
+        "result about this scale.",
         "",
         "## Claims",
         "",
-        *_markdown(claims(entries, known)),
+        *_markdown(claim_rows(evidence)),
         "",
         "## Studies",
         "",
-        *_markdown(studies(experiments)),
+        *_markdown(study_rows(evidence)),
         "",
-        (experiments / "about.md").read_text().rstrip(),
+        about.rstrip(),
         "",
     ]
     return "\n".join(lines)
 
 
-def catalogue(experiments: Path) -> list[Entry]:
-    found = plain(experiments / CATALOGUE)
-    return [Entry.model_validate({"id": id, **entry}) for id, entry in found.items()]
-
-
-def claims(entries: Sequence[Entry], said: Sequence[Said]) -> Table:
-    """One row for each judgement; one that says `open` for an entry without any."""
+def claim_rows(evidence: Evidence) -> Table:
+    """One row for each finding; one that says `open` for an entry without any."""
     rows = []
-    for entry in entries:
-        mine = [one for one in said if one.of(entry)]
-        if not mine:
+    for entry in evidence.entries:
+        findings = evidence.on(entry)
+        if not findings:
             rows.append((entry.id, entry.says, "open", "", entry.published, "", ""))
-        for n, one in enumerate(mine):
-            place = one.study + (f", {one.corpus}" if one.corpus else "")
-            published = f"{one.published} ({one.beside})" if one.published and one.beside else one.published
-            rows.append(
-                (
-                    entry.id if n == 0 else "",
-                    entry.says if n == 0 else "",
-                    one.verdict,
-                    f"{place}: {one.predicate}: {one.ours}",
-                    entry.published if n == 0 else "",
-                    published,
-                    one.command,
-                )
-            )
+        for n, finding in enumerate(findings):
+            where = finding.study + (f", {finding.corpus}" if finding.corpus else "")
+            beside = finding.published
+            if finding.published and finding.beside:
+                beside = f"{finding.published} ({finding.beside})"
+            ours = f"{where}: {finding.predicate}: {finding.ours}"
+            named = (entry.id, entry.says, entry.published) if n == 0 else ("", "", "")
+            rows.append((*named[:2], finding.verdict, ours, named[2], beside, finding.command))
     columns = ("claim", "says", "verdict", "our data", "published", "beside ours", "command")
     return Table("", columns, tuple(rows))
 
 
-def studies(experiments: Path) -> Table:
-    rows = [(one.name, one.question, one.state, one.answer) for one in _studies(experiments)]
+def study_rows(evidence: Evidence) -> Table:
+    """One row for each study; those with results are linked."""
+    rows = []
+    for study in evidence.studies:
+        name = f"[{study.name}]({study.name}/report.md)" if study.judgement else study.name
+        rows.append((name, study.question, study.state, study.answer))
     return Table("", ("study", "question", "state", "answer"), tuple(rows))
-
-
-def judgements(folder: Path) -> Iterator[Said]:
-    """What an experiment says of claims."""
-    if (folder / "claims.json").is_file():
-        yield from TypeAdapter(list[Said]).validate_json((folder / "claims.json").read_bytes())
-    if not _evident(folder):
-        return
-    results = read(folder)
-    judged = judge_results(results)
-    told: list[Told] = [*judged, *judge_scale(results, judged)]
-    table = claim_table(told)
-    for row in table.rows if table else ():
-        cells = dict(zip(table.columns, row, strict=True)) if table else {}
-        yield Said(
-            claim=cells["claim"],
-            study=folder.name,
-            corpus=cells.get(place(told), ""),
-            predicate=cells["says"],
-            verdict=cells["verdict"],
-            ours=cells["our data"],
-            published=cells["published"],
-            beside=cells["beside"],
-            command=f"python sweep.py experiment={folder.name}",
-        )
 
 
 def with_headline(readme: str, folder: Path) -> str:
@@ -175,21 +98,16 @@ def with_headline(readme: str, folder: Path) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"README lacks the lines {BEGIN} and {END}")
-    return f"{before}{begin}\n{headline(folder)}\n{end}{after}"
+    return f"{before}{begin}\n{headline_section(folder)}\n{end}{after}"
 
 
-def _answer(results: Results, judged: Sequence[Judged]) -> str:
-    return answer(results, judged, judge_scale(results, judged))
-
-
-def headline(folder: Path) -> str:
+def headline_section(folder: Path) -> str:
     """The answer, the picture and the table of verdicts of each corpus, in Markdown."""
-    results = read(folder)
-    judged, kept = judge_results(results), results.kept
+    judgement = judge_study(read(folder))
     where = f"experiments/{folder.name}"
-    lines = [f"**{markdown(kept.said().question)}** {markdown(_answer(results, judged))}", ""]
-    for n, corpus in enumerate(judged):
-        number = f"-{n + 1}" if len(judged) > 1 else ""
+    lines = [f"**{markdown(judgement.study.question)}** {markdown(answer(judgement))}", ""]
+    for n, corpus in enumerate(judgement.corpora):
+        number = f"-{n + 1}" if judgement.several else ""
         lines += [f"![Verdicts on {markdown(corpus.corpus)}]({where}/figures/differences{number}.svg)", ""]
         lines += [f"On {markdown(corpus.corpus)}:", "", *_markdown(_leaders(corpus)), ""]
     lines.append(f"All of it: [{where}/report.md]({where}/report.md).")
@@ -200,44 +118,7 @@ def _leaders(judged: Judged) -> Table:
     table = verdict_table(judged)
     if table is None:
         return Table("", ("verdict",), ((judged.reason,),))
-    kept = [n for n, name in enumerate(table.columns) if name not in ("sd", "r", "other text")]
-    return Table(
-        "",
-        tuple(table.columns[n] for n in kept),
-        tuple(tuple(row[n] for n in kept) for row in table.rows),
-    )
-
-
-def _evident(folder: Path) -> bool:
-    """Whether it has results of a frozen plan: others, such as the quickstart's, are no evidence."""
-    return (folder / FOLDER).is_dir() and (folder / PLAN).is_file()
-
-
-def _folders(experiments: Path) -> list[Path]:
-    return sorted(place for place in experiments.iterdir() if place.is_dir())
-
-
-def _studies(experiments: Path) -> Iterator[Done]:
-    for folder in _folders(experiments):
-        if not (folder / "study.yaml").is_file():
-            continue
-        link = f"[{folder.name}]({folder.name}/report.md)"
-        if not _evident(folder):
-            frozen = (folder / PLAN).is_file()
-            state = "planned and frozen, not run" if frozen else "not frozen: no evidence"
-            yield Done(
-                name=folder.name, question=load(folder / "study.yaml").question, state=state, answer=""
-            )
-            continue
-        results = read(folder)
-        runs = results.runs.drop_duplicates("id")
-        done = int(runs["status"].notna().sum())
-        yield Done(
-            name=link,
-            question=results.kept.said().question,
-            state=f"{done} of {len(runs)} runs",
-            answer=_answer(results, judge_results(results)),
-        )
+    return table.without("sd", "r", "other text")
 
 
 def _markdown(table: Table) -> list[str]:
@@ -251,8 +132,3 @@ def _markdown(table: Table) -> list[str]:
         "|" + " --- |" * len(table.columns),
         *("| " + " | ".join(cell(text) for text in row) + " |" for row in table.rows),
     ]
-
-
-def dump(said: Sequence[Said]) -> bytes:
-    """The content of a claims.json."""
-    return (json.dumps([one.model_dump() for one in said], indent=1) + "\n").encode()

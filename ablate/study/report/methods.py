@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ablate.amounts import amount
+from ablate.amounts import MINUS, amount
 from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
 from ablate.study.design.study import Study
-from ablate.study.report.phrasing import MINUS, numbers
-from ablate.study.results import Kept, KeptPlan, Results
+from ablate.study.report.phrasing import seed_ranges
+from ablate.study.results import Manifest, PlanRecord, Results
 
 HELD = {
     "non_embedding_params": "the number of parameters without embeddings",
@@ -21,40 +21,40 @@ HELD = {
 
 def methods(results: Results) -> str:
     """The methods paragraph, from the plan alone: seeds, tuning, matching, test, family, looks."""
-    kept = results.kept
-    study = kept.said()
+    manifest = results.manifest
+    study = manifest.study
     sentences = [
-        _models(kept, study),
-        _arms(kept, study),
+        _models(manifest, study),
+        _arms(manifest, study),
         _matching(study),
         _tuning(study),
         _seeds(study),
         _scoring(study),
-        _test(kept, study),
-        _looks(study, results.kept.plan),
+        _test(manifest, study),
+        _looks(study, results.manifest.plan),
         _factors(study),
         _scale(study),
         _claims_on_several(study),
         _failures(),
-        _frozen(kept),
+        _frozen(manifest),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _models(kept: Kept, study: Study) -> str:
-    def said(path: str, how: Callable[[Any], str] = str) -> str:
+def _models(manifest: Manifest, study: Study) -> str:
+    def option(path: str, how: Callable[[Any], str] = str) -> str:
         try:
-            return how(fetch(kept.spec, path))
+            return how(fetch(manifest.spec, path))
         except KeyError:
             return ""
 
-    tokens = said("budget.tokens", amount)
-    batch, optimizer = said("budget.batch_tokens", lambda n: f"{n:,}"), said("optim.name")
-    shape = [f"{word} {said(f'model.{word}')}" for word in ("depth", "width", "heads", "context")]
+    tokens = option("budget.tokens", amount)
+    batch, optimizer = option("budget.batch_tokens", lambda n: f"{n:,}"), option("optim.name")
+    shape = [f"{word} {option(f'model.{word}')}" for word in ("depth", "width", "heads", "context")]
     shape = [part for part in shape if part.split(" ", 1)[1]]
     first = next(iter(study.sizes), "")
     counted = [
-        kept.on(block.name)[0].parameters.get("non_embedding")
+        manifest.on(block.name)[0].facts.parameters.get("non_embedding")
         for block in study.blocks
         if block.corpus == study.blocks[0].corpus
     ]
@@ -64,22 +64,22 @@ def _models(kept: Kept, study: Study) -> str:
     text += f" on {tokens} tokens" if tokens else ""
     text += f" in batches of {batch}" if batch else ""
     text += f" with {optimizer}" if optimizer else ""
-    precision = said("precision")
+    precision = option("precision")
     return f"{text}{f' in {precision}' if precision else ''}."
 
 
-def _arms(kept: Kept, study: Study) -> str:
-    arms = kept.on(kept.arms[0].corpus)
-    others = len(arms) - 1 - bool(kept.placebo)
+def _arms(manifest: Manifest, study: Study) -> str:
+    arms = manifest.on(manifest.arms[0].corpus)
+    others = len(arms) - 1 - bool(manifest.placebo)
     where = f", on each of {len(study.corpora)} corpora" if len(study.corpora) > 1 else ""
     where += f", at each of {len(study.sizes)} sizes ({', '.join(study.sizes)})" if study.sizes else ""
     text = (
         f"{_counted(others, 'arm')} {'was' if others == 1 else 'were'} compared with the baseline "
-        f"{kept.baseline}{where}; their specifications differ in {', '.join(study.axis)} and nowhere else "
-        "that is not declared."
+        f"{manifest.baseline}{where}; their specifications differ in {', '.join(study.axis)} and nowhere "
+        "else that is not declared."
     )
-    if kept.placebo:
-        redrawn = next(arm.redraw for arm in arms if arm.name == kept.placebo)
+    if manifest.placebo:
+        redrawn = next(arm.redraw for arm in arms if arm.name == manifest.placebo)
         text += (
             " A placebo arm, equal to the baseline but for the draws of "
             f"{', '.join(redrawn)}, shows what the seed alone does."
@@ -134,9 +134,9 @@ def _sensitive(study: Study) -> str:
 
 def _seeds(study: Study) -> str:
     return (
-        f"Every arm was trained with seeds {numbers(study.seeds)} ({len(study.seeds)} in all). A seed sets "
-        "the initial values, keyed by the names of the parameters, and the order of the data, so that arms "
-        "share both."
+        f"Every arm was trained with seeds {seed_ranges(study.seeds)} ({len(study.seeds)} in all). A seed "
+        "sets the initial values, keyed by the names of the parameters, and the order of the data, so that "
+        "arms share both."
     )
 
 
@@ -148,8 +148,8 @@ def _scoring(study: Study) -> str:
     return f"{what}{rest}.{margin}"
 
 
-def _test(kept: Kept, study: Study) -> str:
-    family = _counted(len(kept.on(kept.arms[0].corpus)) - 1, "comparison")
+def _test(manifest: Manifest, study: Study) -> str:
+    family = _counted(len(manifest.on(manifest.arms[0].corpus)) - 1, "comparison")
     if counts(study.metric):
         return (
             f"The family is all {family} with the baseline. Each run solves its task or does not; verdicts "
@@ -172,7 +172,7 @@ def _test(kept: Kept, study: Study) -> str:
 LOOKED_AT = ("study.seeds", "study.looks")
 
 
-def _looks(study: Study, plan: KeptPlan | None) -> str:
+def _looks(study: Study, plan: PlanRecord | None) -> str:
     looks = study.declared_looks
     moved = [rule for rule in plan.moved_rules if rule.startswith(LOOKED_AT)] if plan else []
     if moved:
@@ -227,16 +227,16 @@ def _scale(study: Study) -> str:
 def _claims_on_several(study: Study) -> str:
     """How claims were judged that have no interval of the verdicts."""
     measures = {claim.measure for claim in study.claims}
-    said = []
+    sentences = []
     if any(claim.parsed.kind == "level" for claim in study.claims):
-        said.append("Claims on a level are read off Student's interval over the seeds of their arm.")
+        sentences.append("Claims on a level are read off Student's interval over the seeds of their arm.")
     if "tuning/sensitivity" in measures:
-        said.append("Claims on sensitivity are read off Student's interval over tuning seeds, paired.")
+        sentences.append("Claims on sensitivity are read off Student's interval over tuning seeds, paired.")
     if any(counts(claim.measure or study.metric) for claim in study.claims):
-        said.append(
+        sentences.append(
             "Claims on failures are read off Fisher's exact test, and Clopper and Pearson's interval."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _failures() -> str:
@@ -246,8 +246,8 @@ def _failures() -> str:
     )
 
 
-def _frozen(kept: Kept) -> str:
-    plan = kept.plan
+def _frozen(manifest: Manifest) -> str:
+    plan = manifest.plan
     if plan is None:
         return "The plan was not frozen before the runs."
     when = "before the first test run" if plan.test_runs == 0 else f"after {plan.test_runs} test runs"

@@ -1,47 +1,46 @@
 """Tables of a study over several sizes."""
 
 import math
+from collections.abc import Iterator
 
-from ablate.amounts import amount
-from ablate.study.judge.scale import Scale, Size, Trend
-from ablate.study.report.phrasing import MINUS, decimals, interval, number, places_of, probability, unit
-from ablate.study.report.table import Table
+from ablate.amounts import MINUS, amount, interval, number, places_of
+from ablate.study.judge.scale import Scale, Size
+from ablate.study.report.frames import rank_frame, trend_frame
+from ablate.study.report.phrasing import decimals, unit
+from ablate.study.report.table import (
+    Column,
+    FrameRow,
+    Table,
+    chance,
+    ends,
+    figure,
+    label,
+    table_of,
+    whole,
+)
 
 
 def scale_tables(scale: Scale, metric: str, alpha: float) -> list[Table]:
     """The gaps by size, and the ranks."""
-    return [table for table in (_trends(scale, metric), _ranks(scale, alpha)) if table is not None]
+    return [*_trends(scale, metric), _ranks(scale, alpha)]
 
 
-def _trends(scale: Scale, metric: str) -> Table | None:
+def _trends(scale: Scale, metric: str) -> Iterator[Table]:
     comparison = scale.comparison
     if comparison is None:
-        return None
-    known = [found for found in scale.trends if found.low is not None and found.high is not None]
-    places = places_of([(found.high - found.low) / 2 for found in known])  # type: ignore[operator]
+        return
+    frame = trend_frame(scale)
+    places = places_of(((frame["high"] - frame["low"]) / 2).dropna())
     bends = len(scale.sizes) > 2
-    rows = [
-        (
-            found.arm,
-            found.word,
-            number(found.slope, places, True),
-            interval(found.low, found.high, places),
-            str(found.n),
-            *([str(found.df or "")] if comparison.variance == "paired" else []),
-            *(_gap(size, found) for size in scale.sizes),
-            *([number(found.bend, places)] if bends else []),
-        )
-        for found in scale.trends
-    ]
     columns = [
-        "arm",
-        "the gap",
-        "slope",
-        "interval",
-        "seeds",
-        *(["df"] if comparison.variance == "paired" else []),
-        *(f"at {size.name} ({amount(size.parameters)})" for size in scale.sizes),
-        *(["off the line"] if bends else []),
+        label("arm"),
+        label("the gap", "word"),
+        figure("slope", "slope", places, signed=True),
+        ends("interval", places),
+        whole("seeds", "n"),
+        *([whole("df", "df", hide_zero=True)] if comparison.variance == "paired" else []),
+        *(_gap(size) for size in scale.sizes),
+        *([figure("off the line", "bend", places)] if bends else []),
     ]
     decades = math.log10(scale.sizes[-1].parameters / scale.sizes[0].parameters)
     how = (
@@ -58,29 +57,23 @@ def _trends(scale: Scale, metric: str) -> Table | None:
     note += " Off the line: how far a mean gap lies from it at most." if bends else ""
     if any(verdict.conditional for verdict in comparison.verdicts):
         note += " Judged among the seeds that finished at every size."
-    return Table("Gap by size", tuple(columns), tuple(rows), note, tuple(range(2, len(columns))))
+    yield table_of("Gap by size", frame, columns, note)
 
 
-def _gap(size: Size, found: Trend) -> str:
-    verdict, places = size.gap(found.arm), decimals(size.judged.comparison)
-    if verdict is None or verdict.difference is None:
-        return ""
-    return f"{number(verdict.difference, places, True)} {interval(verdict.low, verdict.high, places)}"
+def _gap(size: Size) -> Column:
+    """The gap of the arm at this size, with the interval of its verdict there."""
+    places = decimals(size.judged.comparison)
+
+    def cell(row: FrameRow) -> str:
+        verdict = size.gap(row["arm"])
+        if verdict is None or verdict.difference is None:
+            return ""
+        return f"{number(verdict.difference, places, True)} {interval(verdict.low, verdict.high, places)}"
+
+    return Column(f"at {size.name} ({amount(size.parameters)})", cell)
 
 
-def _ranks(scale: Scale, alpha: float) -> Table | None:
-    rows = [
-        (
-            f"{rank.first}, {rank.second}",
-            number(rank.tau, 2, True),
-            interval(rank.low, rank.high, 2),
-            probability(rank.p),
-            str(len(rank.arms)),
-            str(rank.n),
-            rank.reason,
-        )
-        for rank in scale.ranks
-    ]
+def _ranks(scale: Scale, alpha: float) -> Table:
     few = any(rank.n < 6 for rank in scale.ranks)
     note = (
         "Kendall's tau between the arms' means at two sizes: 1 is the same order, -1 the reverse; the "
@@ -88,12 +81,15 @@ def _ranks(scale: Scale, alpha: float) -> Table | None:
         + (", too few of them: it is too narrow" if few else "")
         + ". p: how often ranks at random agree or disagree as much, exact."
     ).replace("-1", f"{MINUS}1")
-    columns = ["sizes", "tau", "range", "p", "arms", "seeds"]
-    said = any(rank.reason for rank in scale.ranks)
-    return Table(
-        "Do the arms keep their ranks?",
-        (*columns, *([""] if said else [])),
-        tuple(row if said else row[:-1] for row in rows),
-        note,
-        (1, 2, 3, 4, 5),
-    )
+    columns = [
+        Column("sizes", lambda row: f"{row['first']}, {row['second']}", numeric=False),
+        figure("tau", "tau", 2, signed=True),
+        ends("range", 2),
+        chance("p", "p"),
+        Column("arms", lambda row: str(row["ranked"])),
+        whole("seeds", "n"),
+    ]
+    if any(rank.reason for rank in scale.ranks):
+        columns.append(label("", "reason"))
+    frame = rank_frame(scale).assign(ranked=[len(rank.arms) for rank in scale.ranks])
+    return table_of("Do the arms keep their ranks?", frame, columns, note)

@@ -1,79 +1,87 @@
 """Tables of the study itself: differences, matching, outcomes, failures and origins of its runs."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ablate.study.report.phrasing import short
-from ablate.study.report.table import Table
-from ablate.study.report.tables import ARROW
-from ablate.study.results import Results
+from ablate.study.report.frames import difference_frame
+from ablate.study.report.table import Column, FrameRow, Table, absent, digits, label, table_of
+from ablate.study.results import Manifest, Results
 
 if TYPE_CHECKING:
     import pandas as pd
 
+ARROW = "\N{RIGHTWARDS ARROW}"
 MOST_ROWS = 40  # of runs that failed and of differences; the rest is in the CSV
+LONGEST_VALUE = 80  # letters of a value of a specification
 
 
-def difference_table(results: Results) -> Table | None:
-    """What differed between arms: all that their specifications do not share with the baseline's."""
-    study = results.kept.said()
-    many = len(study.places) > 1
-    rows = [
-        (*([arm.corpus] if many else []), arm.name, d.path, _value(d.baseline), _value(d.arm), d.reason)
-        for arm in results.kept.arms
-        for d in arm.differs
+def difference_table(manifest: Manifest) -> Table | None:
+    """Everything in which the specifications of arms differ from the baseline's."""
+    frame = difference_frame(manifest)
+    columns = [
+        *_where(manifest),
+        label("arm"),
+        label("path"),
+        _value(manifest.baseline, "baseline"),
+        _value("arm's value", "value"),
+        label("because", "reason"),
     ]
     note = "Everything else in the specifications is equal."
-    if len(rows) > MOST_ROWS:
-        note += f" The first {MOST_ROWS} of {len(rows)} are shown; tables/differences.csv has all."
-    columns = (*(["corpus"] if many else []), "arm", "path", results.kept.baseline, "arm's value", "because")
-    return Table("What differed", columns, tuple(rows[:MOST_ROWS]), note) if rows else None
+    if len(frame) > MOST_ROWS:
+        note += f" The first {MOST_ROWS} of {len(frame)} are shown; tables/differences.csv has all."
+    return table_of("What differed", frame.head(MOST_ROWS), columns, note) if len(frame) else None
 
 
-def _value(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:79]}\N{HORIZONTAL ELLIPSIS}"
+def matching_table(manifest: Manifest) -> Table | None:
+    """How each arm was matched to the baseline; None where none was."""
+    import pandas as pd
 
-
-def matching_table(results: Results) -> Table | None:
-    study = results.kept.said()
-    if study.match is None:
-        return None
-    many = len(study.places) > 1
-    rows = []
-    for arm in results.kept.arms:
-        if arm.matched is None:
-            continue
-        m = arm.matched
-        knob = (
-            "as configured"
-            if m["after"] is None
-            else f"{m['by']}: {m['before'] or 'open'} {ARROW} {m['after']}"
-        )
-        rows.append(
-            (
-                *([arm.corpus] if many else []),
-                arm.name,
-                knob,
-                f"{m['unmatched']:+.2%}",
-                f"{m['residual']:+.2%}",
-            )
-        )
-    return (
-        Table(
-            "Matching",
-            (*(["corpus"] if many else []), "arm", "knob", "off before", "off after"),
-            tuple(rows),
-            f"{study.match.hold} held within {study.match.tolerance:.2%} of the baseline's.",
-            tuple(range(2 + many, 4 + many)),
-        )
-        if rows
-        else None
+    match = manifest.study.match
+    frame = pd.DataFrame(
+        [
+            {"corpus": arm.corpus, "arm": arm.name, **asdict(arm.matched)}
+            for arm in manifest.arms
+            if arm.matched
+        ],
+        dtype=object,
     )
+    if match is None or frame.empty:
+        return None
+
+    def knob(row: FrameRow) -> str:
+        if absent(row["after"]):
+            return "as configured"
+        return f"{row['by']}: {row['before'] or 'open'} {ARROW} {row['after']}"
+
+    columns = [
+        *_where(manifest),
+        label("arm"),
+        Column("knob", knob, numeric=False),
+        Column("off before", lambda row: f"{row['unmatched']:+.2%}"),
+        Column("off after", lambda row: f"{row['residual']:+.2%}"),
+    ]
+    note = f"{match.hold} held within {match.tolerance:.2%} of the baseline's."
+    return table_of("Matching", frame, columns, note)
 
 
-def outcome_table(results: Results) -> Table:
+def _where(manifest: Manifest) -> list[Column]:
+    """The column of the corpus, where there are several."""
+    return [label("corpus")] if len(manifest.study.places) > 1 else []
+
+
+def _value(heading: str, name: str) -> Column:
+    return Column(heading, lambda row: _clipped(str(row[name])), numeric=False)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def outcome_table(results: Results) -> Table | None:
     """How the runs of every arm ended, by class."""
     runs = results.runs
+    if runs.empty:
+        return None
     status = runs["status"].fillna("not run")
     order = ["finished", "diverged", "out_of_memory", "crashed", "interrupted", "refused", "not run"]
     there = [word for word in order if (status == word).any()]
@@ -81,8 +89,8 @@ def outcome_table(results: Results) -> Table:
     rows = []
     for where, group in runs.assign(status=status).groupby(keys, sort=False):
         counts = group["status"].value_counts()
-        said = where if isinstance(where, tuple) else (where,)
-        rows.append((*map(str, said), *(str(counts.get(word, 0)) for word in there)))
+        place = where if isinstance(where, tuple) else (where,)
+        rows.append((*map(str, place), *(str(counts.get(word, 0)) for word in there)))
     return Table(
         "How runs ended",
         (*keys, *(word.replace("_", " ") for word in there)),
@@ -94,34 +102,28 @@ def outcome_table(results: Results) -> Table:
 
 
 def failure_table(results: Results) -> Table | None:
-    """Each run that did not finish, and why."""
+    """Each run that did not finish, and why; None where all did."""
     runs = results.runs
     failed = runs[runs["status"].notna() & (runs["status"] != "finished")]
-    rows = [
-        (
-            str(run["status"]).replace("_", " "),
-            str(run["arm"]),
-            f"{run['role']} {run['seed']}",
-            short(run["rate"]),
-            str(run["id"]),
-            _value(run["reason"] or ""),
-        )
-        for run in failed.head(MOST_ROWS)[["status", "arm", "role", "seed", "rate", "id", "reason"]].to_dict(
-            "records"
-        )
+    columns = [
+        Column("status", lambda row: row["status"].replace("_", " "), numeric=False),
+        label("arm"),
+        Column("role and seed", lambda row: f"{row['role']} {row['seed']}", numeric=False),
+        Column("rate", digits("rate", "rate").write, numeric=False),
+        label("run", "id"),
+        Column("reason", lambda row: _clipped(str(row["reason"] or "")), numeric=False),
     ]
     note = ""
     if len(failed) > MOST_ROWS:
         note = f"The first {MOST_ROWS} of {len(failed)}; tables/runs.csv has all."
-    columns = ("status", "arm", "role and seed", "rate", "run", "reason")
-    return Table("Runs that failed", columns, tuple(rows), note) if rows else None
+    return table_of("Runs that failed", failed.head(MOST_ROWS), columns, note) if len(failed) else None
 
 
 def origin_table(results: Results) -> Table:
     """Code, data, versions and hardware."""
     runs = results.runs[results.runs["status"].notna()]
     rows = []
-    for column, said in (
+    for column, heading in (
         ("code", "code (hash of the sources, by arm's parts)"),
         ("origin/git", "commit"),
         ("kernel", "attention kernel"),
@@ -136,7 +138,7 @@ def origin_table(results: Results) -> Table:
         ("origin/platform", "platform"),
     ):
         if column in runs.columns:
-            rows.append((said, _counted(runs[column])))
+            rows.append((heading, _counted(runs[column])))
     for column in sorted(c for c in runs.columns if c.startswith("fingerprint/")):
         rows.append((f"data: {column.partition('/')[2]}", _counted(runs[column])))
     looks = runs.drop_duplicates("id")["looks"].fillna(0).astype(int)  # a test run may be a fixed run, too

@@ -1,5 +1,6 @@
 """Facts about the arms that tables and figures share."""
 
+import math
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -11,7 +12,10 @@ from ablate.study.judge.corpus import Judged
 if TYPE_CHECKING:
     import pandas as pd
 
-CUT = 6  # an interval that reaches so many times as far as the middle one is cut, with an arrow
+FAR_REACH = (
+    12  # an interval that reaches so many times as far as the middle one makes the axis logarithmic beyond
+)
+LINEAR_DECADES = 3.0  # the height of the linear part at each side, in decades of the logarithmic one
 
 
 COSTS = {  # column -> label, whether more is better
@@ -24,23 +28,33 @@ COSTS = {  # column -> label, whether more is better
 
 @dataclass(frozen=True)
 class Span:
-    """The axis that the intervals of a comparison are drawn on: the same in figures and tables."""
+    """The axis that the intervals of a comparison are drawn on: the same in figures and tables.
+
+    It reaches every interval. Where one arm lies far beyond the others it is linear up to `linear` and
+    logarithmic beyond, so that the others stay visible; `linear` is None on a plain axis.
+    """
 
     low: float
     high: float
+    linear: float | None = None
 
     def share(self, value: float) -> float:
-        """Where a value lies, from 0 to 1; what lies beyond is at the end."""
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+        """Where a value lies, from 0 to 1."""
+        low, high = self.height(self.low), self.height(self.high)
+        return (self.height(value) - low) / (high - low)
 
-    def beyond(self, verdict: Verdict) -> tuple[bool, bool]:
-        """Whether the interval is cut at the left, at the right."""
-        assert verdict.low is not None and verdict.high is not None
-        return verdict.low < self.low, verdict.high > self.high
+    def height(self, value: float) -> float:
+        """The value on the axis, as matplotlib's scale `symlog` with base 10 has it."""
+        if self.linear is None:
+            return value
+        stretched = LINEAR_DECADES / (1 - 0.1)  # one decade beyond `linear` is 1 high
+        if abs(value) <= self.linear:
+            return stretched * value / self.linear
+        return math.copysign(stretched + math.log10(abs(value) / self.linear), value)
 
 
 def span(comparison: Comparison) -> Span:
-    """Every interval, 0 and the margin. An interval far beyond the others is cut: they stay visible."""
+    """Every interval, 0 and the margin."""
     ends = [
         end
         for verdict in comparison.verdicts
@@ -49,11 +63,28 @@ def span(comparison: Comparison) -> Span:
     ]
     reach = [max(abs(a), abs(b)) for a, b in zip(ends[::2], ends[1::2], strict=True)]
     margin = comparison.margin or 0.0
-    most = CUT * max(median(reach), margin) if reach and max(reach) > 0 else 1.0
-    low = max(min([*ends, -margin, 0.0]), -most)
-    high = min(max([*ends, margin, 0.0]), most)
+    most = max(median(reach), margin) if reach else 0.0
+    low, high = min([*ends, -margin, 0.0]), max([*ends, margin, 0.0])
+    if most > 0 and max(reach) > FAR_REACH * most:
+        far = Span(low, high, _round_up(2 * most))
+        room = 0.06 * (far.height(high) - far.height(low))
+        return Span(_grown(far, low, -room), _grown(far, high, room), far.linear)
     room = 0.06 * (high - low) or 1.0
     return Span(low - room, high + room)
+
+
+def _grown(axis: Span, end: float, room: float) -> float:
+    """The end moved outwards by `room` of the axis."""
+    assert axis.linear is not None
+    if abs(end) > axis.linear and end * room > 0:
+        return end * 10 ** abs(room)
+    return end + room * axis.linear * (1 - 0.1) / LINEAR_DECADES
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2 and 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
 
 
 def ranked(judged: Judged) -> list[str]:
@@ -93,8 +124,8 @@ def arm_costs(judged: Judged) -> "pd.DataFrame":
     peaks = [name for name in ("memory/peak_device_bytes", "memory/peak_resident_bytes") if name in rows]
     if peaks:
         table["memory"] = rows[peaks].astype(float).bfill(axis=1).iloc[:, 0].groupby(rows["arm"]).max()
-    table["kv"] = pd.Series({arm.name: arm.kv_bytes_per_token for arm in judged.arms})
-    table["parameters"] = pd.Series({arm.name: arm.parameters.get("total") for arm in judged.arms})
+    table["kv"] = pd.Series({arm.name: arm.facts.kv_bytes_per_token for arm in judged.arms})
+    table["parameters"] = pd.Series({arm.name: arm.facts.parameters.get("total") for arm in judged.arms})
     return table.astype(float)
 
 
@@ -102,12 +133,19 @@ def means(comparison: Comparison | None) -> dict[str, float]:
     """The mean of each arm's finished runs; nothing for an arm whose verdict waits."""
     if comparison is None or comparison.look is None:
         return {}
-    found = {v.arm: v.mean for v in comparison.verdicts if v.mean is not None}
+    known = {v.arm: v.mean for v in comparison.verdicts if v.mean is not None}
     base = comparison.outcomes(comparison.baseline)
-    if found and base.values and not base.missing:
+    if known and base.values and not base.missing:
         runs = len(base.values) + (len(base.diverged) if declared(comparison.metric) else 0)
-        found[comparison.baseline] = sum(base.values.values()) / runs
-    return found
+        known[comparison.baseline] = sum(base.values.values()) / runs
+    return known
+
+
+def best_verdict(comparison: Comparison, placebo: str | None) -> Verdict | None:
+    """The verdict on the best arm beside the baseline; None while all wait."""
+    sign = 1 if comparison.better == "lower" else -1
+    known = [v for v in comparison.verdicts if v.arm != placebo and v.difference is not None]
+    return min(known, key=lambda verdict: sign * (verdict.difference or 0.0), default=None)
 
 
 def front(costs: "pd.Series", quality: "pd.Series", more: bool, higher: bool) -> list[str]:

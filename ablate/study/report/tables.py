@@ -1,60 +1,99 @@
-"""The tables of a report, as text to be read. The same numbers at full precision are in `paper.sheets`."""
+"""The tables below the verdicts of a corpus, as text made from the frames of `ablate.study.report.frames`."""
 
-import math
 from collections.abc import Iterator
-from itertools import groupby
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from ablate.amounts import amount
+from ablate.amounts import MINUS, PLUS_MINUS, TIMES, amount, places_of, short
 from ablate.study.design.claim import declared
 from ablate.study.judge.compare import Comparison, Verdict
 from ablate.study.judge.corpus import Judged
 from ablate.study.judge.sensitivity_claims import STARTS
 from ablate.study.judge.solved import Verdicts
-from ablate.study.report.phrasing import (
-    MINUS,
-    decimals,
-    interval,
-    number,
-    numbers,
-    places_of,
-    probability,
-    seeds_needed,
-    short,
-    word,
-)
+from ablate.study.judge.study_judgement import StudyJudgement
+from ablate.study.report import frames
+from ablate.study.report.factor_tables import factor_tables
+from ablate.study.report.phrasing import decimals, seed_ranges, seeds_needed, verdict_in_words
 from ablate.study.report.summary import COSTS, arm_costs, means, ranked
-from ablate.study.report.table import Table
-from ablate.study.results import Results
-from ablate.study.stats.intervals import Estimate
-from ablate.study.stats.tokens import TokenEffect
-
-if TYPE_CHECKING:
-    pass
-
-PM = "\N{PLUS-MINUS SIGN}"
-TIMES = "\N{MULTIPLICATION SIGN}"
-ARROW = "\N{RIGHTWARDS ARROW}"
+from ablate.study.report.table import (
+    Column,
+    FrameRow,
+    Table,
+    absent,
+    chance,
+    digits,
+    ends,
+    figure,
+    fraction_of,
+    label,
+    table_of,
+    whole,
+)
 
 
 def verdict_table(judged: Judged) -> Table | None:
-    """The leaderboard: the best first, the baseline in its place."""
+    """The leaderboard: the best first, the baseline in its place. None without a comparison."""
+    import pandas as pd
+
     comparison = judged.comparison
     if comparison is None:
         return None
-    columns = ["arm", "verdict", "difference", "interval", "seeds", "mean", "sd", "r"]
-    beside = any(verdict.documents for verdict in comparison.verdicts)
+    places, known = decimals(comparison), means(comparison)
+    base = {"arm": comparison.baseline, "n": len(comparison.outcomes(comparison.baseline).values)}
+    frame = pd.concat([frames.verdict_frame(judged), pd.DataFrame([base])]).set_index("arm", drop=False)
+    frame = frame.loc[ranked(judged)]
+    frame["mean"] = frame["arm"].map(known)
+    waiting = frame["difference"].isna()
+    frame.loc[waiting, ["sd", "correlation"]] = None
+    beside = bool(frame["documents_error"].notna().any())
     tokens = judged.slope is not None
-    columns += ["other text"] * beside + ["tokens"] * tokens
-    rows = []
-    for arm in ranked(judged):
-        cells = verdict_cells(judged, arm)
-        rows.append(tuple(cells[column] for column in columns))
-    level = f"{100 * (1 - comparison.alpha_spent):g} %"
+    columns = [
+        label("arm"),
+        Column("verdict", lambda row: _word(comparison, row["arm"]), numeric=False),
+        figure("difference", "difference", places, signed=True),
+        ends("interval", places),
+        whole("seeds", "n", hide_zero=True),
+        figure("mean", "mean", places),
+        figure("sd", "sd", places),
+        figure("r", "correlation", 2),
+    ]
+    if beside:
+        exact = max(places, places_of(frame["documents_error"].dropna()) - 1)
+        shown = figure("", "documents_difference", exact, signed=True)
+        error = figure("", "documents_error", exact)
+        columns.append(
+            Column(
+                "other text",
+                lambda row: (
+                    ""
+                    if absent(row["documents_error"])
+                    else f"{shown.write(row)} {PLUS_MINUS} {error.write(row)}"
+                ),
+            )
+        )
+    if tokens:
+        columns.append(Column("tokens", lambda row: _worth(judged, row)))
+    return table_of("", frame, columns, _verdict_note(comparison, beside, tokens))
+
+
+def _word(comparison: Comparison, arm: str) -> str:
+    return "baseline" if arm == comparison.baseline else verdict_in_words(comparison.verdict(arm))
+
+
+def _worth(judged: Judged, row: FrameRow) -> str:
+    """1.30x [1.10, 1.60]; nothing where it is blank."""
+    if absent(row["tokens_multiple"]):
+        return ""
+    effect = judged.tokens(row["arm"])
+    interval = ends("", 2, False, "tokens_low", "tokens_high").write(row)
+    reason = f" ({effect.reason})" if effect and effect.reason else ""
+    return f"{row['tokens_multiple']:.2f}{TIMES} {interval}{reason}"
+
+
+def _verdict_note(comparison: Comparison, beside: bool, tokens: bool) -> str:
     note = (
         f"Differences in {comparison.metric}, arm minus {comparison.baseline}, over seeds. The "
-        f"intervals hold together at {level}. sd: of the differences by seed; r: the correlation of arm and "
-        "baseline over seeds."
+        f"intervals hold together at {100 * (1 - comparison.alpha_spent):g} %. sd: of the differences by "
+        "seed; r: the correlation of arm and baseline over seeds."
     )
     if declared(comparison.metric):
         note = (
@@ -66,45 +105,7 @@ def verdict_table(judged: Judged) -> Table | None:
         note += " Other text: the same difference with its standard error over documents."
     if tokens:
         note += " Tokens: the multiple of the baseline's text that would give the arm's loss."
-    return Table("", tuple(columns), tuple(rows), note, tuple(range(2, len(columns))))
-
-
-def worth(effect: TokenEffect) -> str:
-    """1.30x [1.10, 1.60]; nothing where it is blank."""
-    if effect.multiple is None:
-        return ""
-    ends = interval(effect.low, effect.high, 2, signed=False)
-    return f"{effect.multiple:.2f}{TIMES} {ends}" + (f" ({effect.reason})" if effect.reason else "")
-
-
-def verdict_cells(judged: Judged, arm: str) -> dict[str, str]:
-    """What is shown of an arm, by column. All empty but the mean for the baseline."""
-    comparison = judged.comparison
-    assert comparison is not None
-    places = decimals(comparison)
-    mean = number(means(comparison).get(arm), places)
-    if arm == comparison.baseline:
-        runs = len(comparison.outcomes(arm).values)
-        empty = dict.fromkeys(("difference", "interval", "sd", "r", "other text", "tokens"), "")
-        return {**empty, "arm": arm, "verdict": "baseline", "seeds": str(runs), "mean": mean, "note": ""}
-    verdict = comparison.verdict(arm)
-    documents = verdict.documents
-    effect = judged.tokens(arm)
-    return {
-        "arm": arm,
-        "verdict": word(verdict),
-        "difference": number(verdict.difference, places, True),
-        "interval": interval(verdict.low, verdict.high, places),
-        "seeds": str(verdict.n) if verdict.n else "",
-        "mean": mean,
-        "sd": number(verdict.sd, places) if verdict.difference is not None else "",
-        "r": number(verdict.correlation, 2) if verdict.difference is not None else "",
-        "other text": ""
-        if documents is None
-        else f"{number(documents.difference, places, True)} {PM} {number(documents.error, places)}",
-        "tokens": "" if effect is None else worth(effect),
-        "note": notes_on(verdict, comparison),
-    }
+    return note
 
 
 def notes_on(verdict: Verdict, comparison: Comparison) -> str:
@@ -123,266 +124,190 @@ def notes_on(verdict: Verdict, comparison: Comparison) -> str:
     return "; ".join(parts)
 
 
-def corpus_tables(results: Results, judged: Judged) -> list[Table]:
-    """What stands below the leaderboard of a corpus."""
-    made = [
-        *(_solved(found) for found in judged.solved),
-        _stability(judged),
-        _fixed(judged),
-        _rates(results, judged),
-        _sensitivity(judged),
-        *_factors(judged),
-        _costs(judged),
+def corpus_tables(judgement: StudyJudgement, judged: Judged) -> list[Table]:
+    """The tables below the leaderboard of a corpus; those without a row are left out."""
+    tables = [
+        *(_solved(verdicts) for verdicts in judged.solved),
+        *_stability(judged),
+        *_fixed(judged),
+        *_rates(judgement, judged),
+        *_sensitivity(judged),
+        *factor_tables(judged),
+        *_costs(judged),
         _descriptions(judged),
     ]
-    return [table for table in made if table is not None and table.rows]
+    tables += _by_seed(judged)
+    return [table for table in tables if table.rows]
 
 
-def _solved(found: Verdicts) -> Table:
+def _solved(verdicts: Verdicts) -> Table:
     """How often each arm solves its task, the most often first."""
-    rows = []
-    for arm in sorted(found.arms.values(), key=lambda arm: -(arm.share or 0.0)):
-        contrast = found.contrasts.get(arm.arm)
-        rows.append(
-            (
-                arm.arm,
-                contrast.word if contrast else "baseline",
-                f"{arm.solved} of {arm.runs}",
-                number(arm.share, 2),
-                interval(arm.low, arm.high, 2, signed=False) if arm.runs else "",
-                probability(contrast.p_adjusted) if contrast else "",
-                "" if arm.between is None else str(arm.between),
-            )
-        )
+    frame = frames.solved_frame(verdicts)
+    frame = frame.sort_values("share", key=lambda share: -share.fillna(0), kind="stable")
+    interval = ends("", 2, signed=False)
     note = (
-        f"{found.metric}, over the test runs that finished or diverged, which is not solved. Intervals "
-        f"of Clopper and Pearson at {100 * (1 - found.alpha):g} %; Fisher's exact test against the baseline, "
-        f"Holm over the arms. With fewer than {found.fewest} seeds not even all against none is decided. "
-        "Between: runs that get some examples exactly right and not enough; where they are many, read the "
-        "exact match instead."
+        f"{verdicts.metric}, over the test runs that finished or diverged, which is not solved. Intervals "
+        f"of Clopper and Pearson at {100 * (1 - verdicts.alpha):g} %; Fisher's exact test against the "
+        f'baseline, Holm over the arms. With fewer than {verdicts.fewest} seeds even "all runs solved" '
+        'against "none" is not significant. Between: runs that get some examples exactly right and not '
+        "enough; where they are many, read the exact match instead."
     )
-    columns = ("arm", "verdict", "solved", "P(solved)", "interval", "p", "between")
-    return Table(f"P(solved) by {found.metric}", columns, tuple(rows), note, (2, 3, 4, 5, 6))
+    columns = [
+        label("arm"),
+        label("verdict", "word", missing="baseline"),
+        fraction_of("solved", "solved", "runs"),
+        figure("P(solved)", "share", 2),
+        Column("interval", lambda row: interval.write(row) if row["runs"] else ""),
+        chance("p", "p_adjusted"),
+        whole("between", "between"),
+    ]
+    return table_of(f"P(solved) by {verdicts.metric}", frame, columns, note)
 
 
-def _stability(judged: Judged) -> Table | None:
-    comparison = judged.comparison
-    if comparison is None:
-        return None
-    rows = []
-    for arm in ranked(judged):
-        if arm == comparison.baseline:
-            continue
-        found = comparison.verdict(arm).stability
-        rows.append(
-            (
-                arm,
-                found.word,
-                f"{found.diverged} of {found.runs}",
-                f"{found.baseline_diverged} of {found.baseline_runs}",
-                probability(found.p_adjusted),
-            )
-        )
-    return Table(
-        "Stability",
-        ("arm", "verdict", "diverged", "baseline diverged", "p"),
-        tuple(rows),
-        "Fisher's exact test on diverged and finished runs, Holm over the arms. A verdict beside quality.",
-        (2, 3, 4),
+def _stability(judged: Judged) -> Iterator[Table]:
+    if judged.comparison is None:
+        return
+    frame = frames.stability_frame(judged.comparison).set_index("arm", drop=False)
+    arms = [arm for arm in ranked(judged) if arm != judged.comparison.baseline]
+    columns = [
+        label("arm"),
+        label("verdict", "word"),
+        fraction_of("diverged", "diverged", "runs"),
+        fraction_of("baseline diverged", "baseline_diverged", "baseline_runs"),
+        chance("p", "p_adjusted"),
+    ]
+    note = (
+        "Fisher's exact test on diverged and finished runs, Holm over the arms. This verdict is independent "
+        "of the loss."
     )
+    yield table_of("Stability", frame.loc[arms], columns, note)
 
 
-def _fixed(judged: Judged) -> Table | None:
+def _fixed(judged: Judged) -> Iterator[Table]:
     """Every arm at the baseline's rate: how much of the effect is the rate's."""
     comparison = judged.fixed
     if comparison is None:
-        return None
+        return
     places = decimals(comparison)
-    rows = [
-        (v.arm, word(v), number(v.difference, places, True), interval(v.low, v.high, places), str(v.n))
-        for v in comparison.verdicts
+    columns = [
+        label("arm"),
+        Column("verdict", lambda row: _word(comparison, row["arm"]), numeric=False),
+        figure("difference", "difference", places, signed=True),
+        ends("interval", places),
+        whole("seeds", "n"),
     ]
-    return Table(
-        "At the baseline's rate",
-        ("arm", "verdict", "difference", "interval", "seeds"),
-        tuple(rows),
+    note = (
         "The contrast without tuning: every arm at the rate that was chosen for the baseline. Beside the "
-        "verdicts above, not in their place.",
-        (2, 3, 4),
+        "verdicts above, not in their place."
     )
+    yield table_of("At the baseline's rate", frames.comparison_frame(comparison), columns, note)
 
 
-def _rates(results: Results, judged: Judged) -> Table | None:
-    if judged.tuning is None:
-        return None
-    tune = results.kept.said().tune
-    rows = []
-    for choice in judged.tuning.choices:
-        chosen = choice.rates(tune is not None and tune.nested)
-        how = "vertex of a parabola" if choice.kind == "vertex" else choice.reason
-        rows.append(
-            (
-                choice.arm,
-                ", ".join(map(short, chosen)),
-                ", ".join(f"{rate:g}" for rate in choice.failed),
-                "the better of both at each test seed" if len(chosen) > 1 else how,
-            )
-        )
-    seeds = numbers(judged.tuning.seeds)
-    grid = sorted({rate for choice in judged.tuning.choices for rate in (*choice.means, *choice.failed)})
+def _rates(judgement: StudyJudgement, judged: Judged) -> Iterator[Table]:
+    tuning, tune = judged.tuning, judgement.study.tune
+    if tuning is None or tune is None:
+        return
+    chosen = {choice.arm: choice.rates(tune.nested) for choice in tuning.choices}
+
+    def how(row: FrameRow) -> str:
+        if len(chosen[row["arm"]]) > 1:
+            return "the better of both at each test seed"
+        return "vertex of a parabola" if row["kind"] == "vertex" else str(row["reason"])
+
+    columns = [
+        label("arm"),
+        Column("chosen", lambda row: ", ".join(map(short, chosen[row["arm"]]))),
+        Column("failed at", lambda row: row["failed"].replace(" ", ", "), numeric=False),
+        Column("how", how, numeric=False),
+    ]
+    grid = sorted({rate for choice in tuning.choices for rate in (*choice.means, *choice.failed)})
     note = (
-        f"{tune.path if tune else 'rate'}, chosen on {tune.metric if tune else ''} over "
-        f"{', '.join(f'{rate:g}' for rate in grid)}, tuning seeds {seeds}."
+        f"{tune.path}, chosen on {tune.metric} over {', '.join(f'{rate:g}' for rate in grid)}, tuning seeds "
+        f"{seed_ranges(tuning.seeds)}."
     )
-    note = " ".join([note, *(f"{warning}." for warning in judged.tuning.warnings)])
-    return Table("Rates", ("arm", "chosen", "failed at", "how"), tuple(rows), note, (1,))
+    note = " ".join([note, *(f"{warning}." for warning in tuning.warnings)])
+    yield table_of("Rates", frames.rate_frame(judged), columns, note)
 
 
-def _sensitivity(judged: Judged) -> Table | None:
+def _sensitivity(judged: Judged) -> Iterator[Table]:
     """What a wrong rate costs each arm, the least first."""
-    found = judged.sensitivities
-    if found is None:
-        return None
-    known = [arm.sensitivity for arm in found.arms if arm.sensitivity]
-    places = places_of([(s.high - s.low) / 2 for s in known if s.low is not None and s.high is not None])
-    rows = []
-    for arm in sorted(found.arms, key=lambda arm: arm.sensitivity.value if arm.sensitivity else math.inf):
-        s = arm.sensitivity
-        rows.append(
-            (
-                arm.arm,
-                number(s.value, places) if s else arm.reason,
-                interval(s.low, s.high, places, signed=False) if s else "",
-                short(s.best_rate) if s else "",
-                short(arm.start, 4),
-                f"{arm.diverged} of {arm.runs}",
-                str(s.clipped) if s else "",
-                "" if arm.failed is None else str(arm.failed),
-            )
-        )
-    seeds = len(found.seeds)
+    sensitivities = judged.sensitivities
+    if sensitivities is None:
+        return
+    frame = frames.sensitivity_frame(judged)
+    frame = frame.sort_values("value", kind="stable", na_position="last")
+    places = places_of(((frame["high"] - frame["low"]) / 2).dropna())
+    value = figure("", "value", places)
+    columns = [
+        label("arm"),
+        Column("sensitivity", lambda row: value.write(row) or row["reason"]),
+        ends("interval", places, signed=False),
+        digits("best rate", "best_rate"),
+        digits("l0", "start", 4),
+        fraction_of("diverged", "diverged", "runs"),
+        whole("above l0", "clipped"),
+        whole("failed", "failed"),
+    ]
+    seeds = len(sensitivities.seeds)
     note = (
-        f"The mean over the rates {', '.join(f'{rate:g}' for rate in found.rates)} of min(l, l0) "
-        f"{MINUS} l*, in nats (Wortsman et al. 2023): l the final {found.metric}, averaged over "
+        f"The mean over the rates {', '.join(f'{rate:g}' for rate in sensitivities.rates)} of min(l, l0) "
+        f"{MINUS} l*, in nats (Wortsman et al. 2023): l the final {sensitivities.metric}, averaged over "
         f"{seeds} tuning seed{'s' * (seeds != 1)}, l* its least. "
     )
-    note += f"l0 is {STARTS[found.source]}. " if found.source else ""
+    note += f"l0 is {STARTS[sensitivities.source]}. " if sensitivities.source else ""
     note += (
         "The intervals are bootstrapped over seeds"
         + (", too few of them: they are too narrow" if seeds < 6 else "")
         + "; claims are judged by Student's t over seeds instead. Failed: diverged, or ended above half-way "
         "between l0 and the least loss of any arm."
     )
-    columns = ("arm", "sensitivity", "interval", "best rate", "l0", "diverged", "above l0", "failed")
-    return Table(f"Sensitivity to {found.path}", columns, tuple(rows), note, tuple(range(1, 8)))
+    yield table_of(f"Sensitivity to {sensitivities.path}", frame, columns, note)
 
 
-def _factors(judged: Judged) -> Iterator[Table | None]:
-    found = judged.factorial
-    if found is not None:
-        title = "Main effects and interactions"
-        if found.waiting:
-            note = f"Waiting for {len(found.waiting)} runs, first of all {found.waiting[0]}."
-            yield Table(title, ("effect",), (("waiting",),), note)
-        else:
-            halves = [(e.high - e.low) / 2 for e in found.effects]
-            places = places_of(halves)
-            rows = [
-                (
-                    f" {TIMES} ".join(e.factors),
-                    ", ".join(e.references),
-                    ", ".join(e.levels),
-                    number(e.difference, places, True),
-                    interval(e.low, e.high, places),
-                    "excludes 0" if e.low > 0 or e.high < 0 else "contains 0",
-                )
-                for e in found.effects
-            ]
-            note = (
-                f"{found.metric}: the mean at the second level minus the mean at the first; for a pair, how "
-                f"much that changes when the other factor changes. The intervals hold together at "
-                f"{100 * (1 - found.alpha):g} %."
-            )
-            note += " Judged among the runs that finished." if found.conditional else ""
-            yield Table(
-                title, ("effect", "from", "to", "difference", "interval", ""), tuple(rows), note, (3, 4)
-            )
-    if judged.ingredients:
-        estimates = [e for i in judged.ingredients for e in (i.added, i.left_out) if e]
-        places = places_of([(e.high - e.low) / 2 for e in estimates])
-        added = [
-            (i.factor, *_estimate(i.added, places), *_estimate(i.left_out, places))
-            for i in judged.ingredients
-        ]
-        first, last = _ends(judged)
-        note = "With minus without, so that both agree where nothing interacts. Blank where runs are missing."
-        if first:
-            note = f"Added to {first}, and left out of {last}. {note}"
-        note += " The intervals of this table hold together."
-        note += " Judged among the runs that finished." if judged.ingredients[0].conditional else ""
-        yield Table(
-            "Each ingredient, added alone and left out",
-            ("factor", "added", "interval", "left out", "interval"),
-            tuple(added),
-            note,
-            (1, 2, 3, 4),
-        )
-
-
-def _ends(judged: Judged) -> tuple[str, str]:
-    """The cells of a factorial between which ingredients are added; empty for other designs."""
-    found = judged.factorial
-    if found is None:
-        return "", ""
-    ends = [", ".join(levels[at] for levels in found.factors.values()) for at in (0, -1)]
-    return ends[0], ends[1]
-
-
-def _estimate(estimate: Estimate | None, places: int) -> tuple[str, str]:
-    if estimate is None:
-        return "", ""
-    return number(estimate.difference, places, True), interval(estimate.low, estimate.high, places)
-
-
-def _costs(judged: Judged) -> Table | None:
-    table = arm_costs(judged)
-    shown = [(column, label) for column, (label, _) in COSTS.items() if table[column].notna().any()]
+def _costs(judged: Judged) -> Iterator[Table]:
+    frame = arm_costs(judged)
+    shown = [(column, heading) for column, (heading, _) in COSTS.items() if frame[column].notna().any()]
     if not shown:
-        return None
-    rows = [
-        (str(arm), *(amount(float(table.loc[arm, column])) for column, _ in shown))  # type: ignore[arg-type]
-        for arm in table.index
-    ]
-    return Table(
-        "Costs",
-        ("arm", *(label for _, label in shown)),
-        tuple(rows),
+        return
+    note = (
         "Speed: the median over finished runs. Memory: the highest peak. Measured beside other runs where "
-        "several shared a machine.",
-        tuple(range(1, len(shown) + 1)),
+        "several shared a machine."
     )
+    yield table_of("Costs", frame.reset_index(), [label("arm"), *(_amount(*each) for each in shown)], note)
 
 
-def _descriptions(judged: Judged) -> Table | None:
-    rows = []
-    for metric, group in groupby(judged.descriptions, key=lambda found: found.metric):
-        mine = list(group)
-        places = places_of([(d.high - d.low) / 2 for d in mine if d.low is not None and d.high is not None])
-        rows += [
-            (
-                metric,
-                d.arm,
-                number(d.difference, places, True),
-                interval(d.low, d.high, places),
-                str(d.n),
-                probability(d.p_adjusted),
-            )
-            for d in mine
-        ]
-    return Table(
-        "Other measures",
-        ("measure", "arm", "difference", "interval", "seeds", "p"),
-        tuple(rows),
-        "Described, not decided: plain intervals; p by Benjamini and Hochberg over all rows.",
-        (2, 3, 4, 5),
-    )
+def _amount(name: str, heading: str) -> Column:
+    return Column(heading, lambda row: amount(row[name]))
+
+
+def _by_seed(judged: Judged) -> Iterator[Table]:
+    """The metric of every run that a verdict rests on; nothing of an arm while its verdict waits."""
+    comparison = judged.comparison
+    if comparison is None:
+        return
+    frame = frames.seed_frame(comparison, [arm for arm in ranked(judged) if arm in means(comparison)])
+    seeds = [column for column in frame.columns if column != "arm"]
+    if frame.empty or not seeds:
+        return
+    places = decimals(comparison)
+    note = f"{comparison.metric} of each run, by seed. Blank where a run did not finish."
+    columns = [label("arm"), *(figure(f"seed {seed}", seed, places) for seed in seeds)]
+    yield replace(table_of("Losses by seed", frame, columns, note), folded=True)
+
+
+def _descriptions(judged: Judged) -> Table:
+    frame = frames.models_frame(judged.descriptions)
+    if len(frame):
+        halves = (frame["high"] - frame["low"]) / 2
+        by_measure = halves.groupby(frame["metric"]).transform(lambda widths: places_of(widths.dropna()))
+        frame = frame.assign(places=by_measure)
+    columns = [
+        label("measure", "metric"),
+        label("arm"),
+        figure("difference", "difference", "places", signed=True),
+        ends("interval", "places"),
+        whole("seeds", "n"),
+        chance("p", "p_adjusted"),
+    ]
+    note = "Described, not decided: plain intervals; p by Benjamini and Hochberg over all rows."
+    return table_of("Other measures", frame, columns, note)

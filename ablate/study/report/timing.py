@@ -6,6 +6,7 @@ experiments/NAME/results/race.parquet   arm, what, round, seconds; the machine a
 
 from typing import TYPE_CHECKING
 
+from ablate.amounts import interval, number, places_of
 from ablate.study.report.table import Table
 from ablate.study.results import Results
 from ablate.study.stats import intervals
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def table(results: Results) -> Table | None:
+def timing_table(results: Results) -> Table | None:
     """The ratio of each arm's time to the baseline's; None where nothing was measured."""
-    kept, frame = results.kept, results.race
+    manifest, frame = results.manifest, results.race
     if frame is None:
         return None
-    baseline, alpha = kept.baseline, kept.said().alpha
+    baseline, alpha = manifest.baseline, manifest.study.alpha
     seconds = frame.pivot_table("seconds", "round", ["arm", "what"], sort=False)
     things = list(dict.fromkeys(frame["what"]))
     arms = list(dict.fromkeys(frame["arm"]))
@@ -31,9 +32,9 @@ def table(results: Results) -> Table | None:
     first = frame.iloc[0]
     note = (
         f"Time over that of {baseline}; for {baseline} itself the time. Measured in turn in one process, "
-        f"{frame['round'].nunique()} rounds (python sweep.py experiment={kept.name} race=true); Student's t "
-        f"on the logarithms by round, intervals that hold together at {100 * (1 - alpha):g} %. A next token "
-        "is one for every row of the batch; cannot: the positions do not reach so far. "
+        f"{frame['round'].nunique()} rounds (python sweep.py experiment={manifest.name} race=true); "
+        f"Student's t on the logarithms by round, intervals that hold together at {100 * (1 - alpha):g} %. "
+        "A next token is one for every row of the batch; cannot: the positions do not reach so far. "
         f"{first['device_kind']}, torch {first['torch']}, {first['date']}."
     )
     numeric = tuple(range(1, len(things) + 1))
@@ -48,7 +49,8 @@ def _cell(seconds: "pd.DataFrame", arm: str, baseline: str, what: str, alpha: fl
     theirs = seconds[baseline, what].to_numpy()
     if arm == baseline:
         return f"{1e3 * np.median(theirs):.3g} ms"
-    mine = seconds[arm, what].to_numpy()
-    found = intervals.paired(np.log(mine), np.log(theirs), alpha)
-    ratio, low, high = (float(np.exp(x)) for x in (found.difference, found.low, found.high))
-    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
+    own = seconds[arm, what].to_numpy()
+    estimate = intervals.paired(np.log(own), np.log(theirs), alpha)
+    ratio, low, high = (float(np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high))
+    places = places_of([(high - low) / 2])
+    return f"{number(ratio, places)} {interval(low, high, places, signed=False)}"

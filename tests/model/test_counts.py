@@ -12,7 +12,8 @@ from ablate.study.design.claim import Claim
 from ablate.study.design.study import StudyMistaken
 from ablate.study.judge.claims import Judgement
 from ablate.study.judge.compare import Comparison, compare
-from ablate.study.judge.counts import Count, Counted, adjusted, failed, judge_counts
+from ablate.study.judge.counts import Counted, adjusted, failed, judge_counts
+from ablate.study.stats.fisher import Count
 
 METRIC = "heldout/loss"
 

@@ -17,6 +17,7 @@ from ablate.study.stats.describe import describe
 from ablate.study.stats.documents import document_error
 from ablate.study.stats.outcomes import read_outcomes
 from ablate.study.stats.power import (
+    Setting,
     detectable,
     power_of_equivalence,
     seeds_for_equivalence,
@@ -476,37 +477,37 @@ def test_a_verdict_carries_the_document_error_of_the_mean_over_seeds() -> None:
 
 def test_detectable_is_what_the_rules_quote() -> None:
     """STATISTICS: eight arms and six seeds detect 2.3 sd of differences paired, 1.5 pooled."""
-    assert detectable(6, 8, 1.0, "paired") == pytest.approx(2.3, abs=0.05)
-    assert detectable(6, 8, 1.0, "pooled") == pytest.approx(1.5, abs=0.05)
+    assert detectable(6, Setting(8, 1.0, "paired")) == pytest.approx(2.3, abs=0.05)
+    assert detectable(6, Setting(8, 1.0, "pooled")) == pytest.approx(1.5, abs=0.05)
 
 
 def test_power_agrees_with_statsmodels() -> None:
     from statsmodels.stats.power import TTestPower
 
-    effect = detectable(7, 1, 0.02, "paired")
+    effect = detectable(7, Setting(1, 0.02, "paired"))
     assert effect / 0.02 == pytest.approx(TTestPower().solve_power(nobs=7, alpha=0.05, power=0.8), abs=1e-4)
 
 
 def test_looks_share_alpha_and_seeds_find_more() -> None:
     for variance in ("paired", "pooled"):
-        shared = detectable(6, 4, 0.02, variance, alpha=0.05 / 3)
-        assert detectable(6, 4, 0.02, variance, looks=3) == pytest.approx(shared)
-    assert detectable(2, 8, 1.0, "paired") > detectable(3, 8, 1.0, "paired")
+        shared = detectable(6, Setting(4, 0.02, variance, alpha=0.05 / 3))
+        assert detectable(6, Setting(4, 0.02, variance, looks=3)) == pytest.approx(shared)
+    assert detectable(2, Setting(8, 1.0, "paired")) > detectable(3, Setting(8, 1.0, "paired"))
 
 
 def test_seeds_for_equivalence_is_the_least_number() -> None:
-    n = seeds_for_equivalence(0.02, 2, 0.02, "paired")
+    n = seeds_for_equivalence(0.02, Setting(2, 0.02, "paired"))
     assert n is not None
-    assert power_of_equivalence(0.02, n, 2, 0.02, "paired") >= 0.8
-    assert power_of_equivalence(0.02, n - 1, 2, 0.02, "paired") < 0.8
+    assert power_of_equivalence(0.02, n, Setting(2, 0.02, "paired")) >= 0.8
+    assert power_of_equivalence(0.02, n - 1, Setting(2, 0.02, "paired")) < 0.8
 
 
 def test_seeds_for_half_width_is_where_the_half_width_meets_the_margin() -> None:
-    n = seeds_for_half_width(0.01, 3, 0.02, "paired")
+    n = seeds_for_half_width(0.01, Setting(3, 0.02, "paired"))
     assert n is not None
     half = [stats.t.isf(0.05 / 6, m - 1) * 0.02 / m**0.5 for m in (n - 1, n)]
     assert half[0] > 0.01 >= half[1]
-    assert seeds_for_half_width(1e-9, 3, 1.0, "paired") is None
+    assert seeds_for_half_width(1e-9, Setting(3, 1.0, "paired")) is None
 
 
 def test_a_claim_below_the_detectable_effect_is_warned_of() -> None:
@@ -519,8 +520,10 @@ def test_a_claim_below_the_detectable_effect_is_warned_of() -> None:
     [({"sd": 0.0}, "sd"), ({"alpha": 2.0}, "alpha"), ({"looks": 0}, "one look"), ({"seeds": 1}, "two seeds")],
 )
 def test_impossible_plans_are_refused(wrong: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"arms": 2, "sd": 1.0, "variance": "paired", **wrong}
+    seeds = given.pop("seeds", 6)
     with pytest.raises(ValueError, match=message):
-        detectable(**{"seeds": 6, "arms": 2, "sd": 1.0, "variance": "paired", **wrong})
+        detectable(seeds, Setting(**given))
 
 
 # Effect in tokens, descriptive metrics
@@ -573,7 +576,7 @@ def test_outcomes_tell_what_happened_to_every_seed() -> None:
 
 def test_the_judge_does_not_import_torch() -> None:
     code = (
-        "import sys, ablate.study.claims, ablate.study.tuning, ablate.study.factorial, ablate.study.tokens, "
+        "import sys, ablate.study.judge.corpus, ablate.study.judge.scale, ablate.study.design.forecast, "
         "ablate.study.stats.describe; assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,7 @@ from scipy import stats
 
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.stats.intervals import Variance
-from ablate.study.stats.power import detectable, power_of_equivalence, seeds_for_equivalence
+from ablate.study.stats.power import Setting, detectable, power_of_equivalence, seeds_for_equivalence
 from ablate.study.stats.tuning import keep_better, tune
 
 SD = 0.02  # of the differences between two arms by seed
@@ -179,7 +179,7 @@ def test_the_simulation_catches_looking_at_every_seed() -> None:
 @pytest.mark.parametrize("variance", ["paired", "pooled"])
 def test_planted_effects_are_found_at_the_promised_power(variance: Variance) -> None:
     studies = 100
-    effect = detectable(seeds=6, arms=3, sd=SD, variance=variance)
+    effect = detectable(6, Setting(3, SD, variance))
     found = share(
         Simulation((-effect, 0.0, 0.0)), studies, variance, lambda c: c.verdict("arm0").word == "better"
     )
@@ -191,7 +191,7 @@ def test_planted_effects_are_found_at_the_promised_power(variance: Variance) -> 
 def test_equivalence_is_decided_at_the_promised_power(variance: Variance) -> None:
     studies = 100
     seeds = 12
-    promised = power_of_equivalence(0.02, seeds, 2, SD, variance)
+    promised = power_of_equivalence(0.02, seeds, Setting(2, SD, variance))
     found = share(
         Simulation((0.0, 0.0), seeds), studies, variance, lambda c: c.verdict("arm1").word == "equivalent"
     )
@@ -233,13 +233,13 @@ def report(studies: int) -> None:
                     promised,
                     studies,
                 )
-        effect = detectable(6, 3, SD, variance)
+        effect = detectable(6, Setting(3, SD, variance))
         rate = share(
             Simulation((-effect, 0, 0)), studies, variance, lambda c: c.verdict("arm0").word == "better"
         )
         line(f"power, {variance}, effect {effect:.4f}, 6 seeds, 3 arms", rate, "80.00 %", studies)
-        seeds = seeds_for_equivalence(0.02, 3, SD, variance) or 0
-        power = power_of_equivalence(0.02, seeds, 3, SD, variance)
+        seeds = seeds_for_equivalence(0.02, Setting(3, SD, variance)) or 0
+        power = power_of_equivalence(0.02, seeds, Setting(3, SD, variance))
         rate = share(
             Simulation(seeds=seeds), studies, variance, lambda c: c.verdict("arm0").word == "equivalent"
         )

@@ -5,7 +5,7 @@ Planning may use the noise seen so far, never the effect.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import variance
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ablate.study.design.plan import Plan, PlannedArm, held
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import Study
 from ablate.study.stats.fisher import fewest_seeds
-from ablate.study.stats.power import detectable, seeds_for_equivalence, warn_undetectable
+from ablate.study.stats.power import Setting, detectable, seeds_for_equivalence, warn_undetectable
 from ablate.study.stats.tokens import BUDGETS
 
 if TYPE_CHECKING:
@@ -146,16 +146,15 @@ def _power(plan: Plan, noise: float | None) -> list[dict[str, Any]]:
             "power": POWER,
             "detectable": None
             if noise is None or declared(study.metric)
-            else _detectable(study, len(plan.family), noise, seeds),
+            else detectable(seeds, _setting(study, len(plan.family), noise), POWER),
             "alpha": study.alpha / len(looks),
         }
         for seeds in looks
     ]
 
 
-def _detectable(study: Study, arms: int, noise: float, seeds: int) -> float:
-    looks = len(study.declared_looks) or 1
-    return detectable(seeds, arms, noise, study.variance, study.alpha, POWER, looks)
+def _setting(study: Study, arms: int, noise: float) -> Setting:
+    return Setting(arms, noise, study.variance, study.alpha, len(study.declared_looks) or 1)
 
 
 def _warnings(plan: Plan, noise: float | None) -> list[str]:
@@ -178,11 +177,9 @@ def _warnings(plan: Plan, noise: float | None) -> list[str]:
         if study.declared_looks:
             found.append("no noise has been seen yet: what this study can detect is not known")
         return found
-    family = len(plan.family)
-    looks = len(study.declared_looks)
     seeds = len(study.seeds)
     if study.margin:
-        needed = seeds_for_equivalence(study.margin, family, noise, study.variance, study.alpha, POWER, looks)
+        needed = seeds_for_equivalence(study.margin, _setting(study, len(plan.family), noise), POWER)
         if needed is None or needed > seeds:
             many = "more than 100,000" if needed is None else str(needed)
             found.append(
@@ -211,10 +208,10 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
     pairs = list(zip(predicate.arms, predicate.arms[1:], strict=False))
     inside = all(plan.baseline in pair for pair in pairs)
     arms = len(plan.family) if inside else max(1, _contrasts(plan, claim.measure or study.metric))
-    model = study.variance if inside else "paired"
-    looks, seeds = len(study.declared_looks), len(study.seeds)
+    setting = replace(_setting(study, arms, noise), variance=study.variance if inside else "paired")
+    seeds = len(study.seeds)
     if predicate.kind == "equivalent":
-        needed = seeds_for_equivalence(predicate.margin, arms, noise, model, study.alpha, POWER, looks)
+        needed = seeds_for_equivalence(predicate.margin, setting, POWER)
         if needed is not None and needed <= seeds:
             return None
         many = "more than 100,000" if needed is None else str(needed)
@@ -226,9 +223,7 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
         return None
     # along a chain the least of the steps is at most the mean step
     predicted = (claim.predicted - predicate.offset) / len(pairs)
-    return warn_undetectable(
-        claim.id, predicted, detectable(seeds, arms, noise, model, study.alpha, POWER, looks)
-    )
+    return warn_undetectable(claim.id, predicted, detectable(seeds, setting, POWER))
 
 
 def _of_slope(plan: Plan) -> float:

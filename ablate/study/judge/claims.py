@@ -167,81 +167,52 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
     same at every seed, gives one without width. That it is exact is not believed of a single seed."""
     first, second = (comparison.outcomes(arm) for arm in predicate.arms)
     common = sorted(first.values.keys() & second.values.keys())
-    missing = sorted({*first.missing, *second.missing})
-
-    def contrast(reason: str, estimate: tuple[float, float, float, float] | None = None) -> Contrast:
-        ratio, low, high, p = estimate or (None, None, None, None)
-        return Contrast(
-            first=predicate.arms[0],
-            second=predicate.arms[1],
-            difference=ratio,
-            low=low,
-            high=high,
-            p=p,
-            n=len(common),
-            alpha=alpha,
-            reason=reason,
-        )
-
-    if comparison.look is None:
-        return contrast("waiting for the next declared look")
-    if missing:
-        return contrast(f"waiting for missing runs: seeds {', '.join(map(str, missing))}")
-    if not common:
-        return contrast("no seed at which both arms finished")
     a = np.array([first.values[seed] for seed in common])
     b = np.array([second.values[seed] for seed in common])
-    if a.min() <= 0 or b.min() <= 0:
-        return contrast("a ratio needs positive values")
-    if len(common) < 2:
-        return contrast("fewer than two seeds at which both arms finished")
+    waiting = ""
+    if comparison.look is None:
+        waiting = "waiting for the next declared look"
+    elif missing := {*first.missing, *second.missing}:
+        waiting = f"waiting for missing runs: seeds {join(missing)}"
+    elif not common:
+        waiting = "no seed at which both arms finished"
+    elif a.min() <= 0 or b.min() <= 0:
+        waiting = "a ratio needs positive values"
+    elif len(common) < 2:
+        waiting = "fewer than two seeds at which both arms finished"
+    if waiting:
+        return Contrast.waiting(*predicate.arms, alpha, waiting, len(common))
     ratios = a / b
     if np.ptp(ratios) <= intervals.rounding_of(ratios) and np.ptp(a) <= intervals.rounding_of(a):
-        ratio = float(ratios[0])
+        low = ratio = high = float(ratios[0])
         p = 0.0 if ratio != predicate.value else 1.0
-        return contrast(survivors(first, second), (ratio, ratio, ratio, p))
-    estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
-    ratio, low, high = (
-        float(predicate.value * np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high)
-    )
-    return contrast(survivors(first, second), (ratio, low, high, estimate.p))
+    else:
+        estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
+        low, ratio, high = (
+            float(predicate.value * np.exp(log)) for log in (estimate.low, estimate.difference, estimate.high)
+        )
+        p = estimate.p
+    return Contrast(
+        first=first.arm, second=second.arm, difference=ratio, low=low, high=high, p=p, n=len(common),
+        alpha=alpha, reason=survivors(first, second),
+    )  # fmt: skip
 
 
 def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> Contrast:
     """The mean of the arm with Student's t interval over its seeds; exact measures as for ratios."""
     runs = comparison.outcomes(predicate.arms[0])
     values = np.array([runs.values[seed] for seed in sorted(runs.values)])
+    waiting = ""
     if comparison.look is None:
-        reason = "waiting for the next declared look"
+        waiting = "waiting for the next declared look"
     elif runs.missing:
-        reason = f"waiting for missing runs: {runs.arm} seeds {join(set(runs.missing))}"
+        waiting = f"waiting for missing runs: {runs.arm} seeds {join(set(runs.missing))}"
     elif len(values) < 2:
-        reason = f"fewer than two seeds at which {runs.arm} finished"
-    else:
-        reason = ""
-    contrast = Contrast(
-        first=runs.arm,
-        second="",
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        n=len(values),
-        alpha=alpha,
-        reason=reason,
-    )
-    if reason:
-        return contrast
-    found = intervals.paired(values, np.full_like(values, predicate.value), alpha)
-    return contrast.model_copy(
-        update={
-            "difference": found.difference + predicate.value,
-            "low": found.low + predicate.value,
-            "high": found.high + predicate.value,
-            "p": found.p,
-            "reason": survivors(runs),
-        }
-    )
+        waiting = f"fewer than two seeds at which {runs.arm} finished"
+    if waiting:
+        return Contrast.waiting(runs.arm, "", alpha, waiting, len(values))
+    estimate = intervals.paired(values, np.full_like(values, predicate.value), alpha)
+    return Contrast.of(runs.arm, "", estimate, alpha, survivors(runs), zero=predicate.value)
 
 
 def judge_number(predicate: Ratio | Level, contrast: Contrast) -> Result:

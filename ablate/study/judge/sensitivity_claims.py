@@ -16,7 +16,9 @@ from ablate.spec import Strict
 from ablate.study.design.claim import Claim, pairs
 from ablate.study.judge.claims import Judgement, judge_equivalent, judge_order, judgement, refuse_unknown
 from ablate.study.judge.compare import Contrast
-from ablate.study.judge.counts import Count, Counted, adjusted
+from ablate.study.judge.counts import Counted, adjusted
+from ablate.study.stats.fisher import Count
+from ablate.study.stats.outcomes import by_arm
 from ablate.study.stats.sensitivity import Sensitivity, sensitivity, sensitivity_difference
 
 if TYPE_CHECKING:
@@ -60,10 +62,7 @@ class Sensitivities(Strict):
 
     def arm(self, name: str) -> Tuned:
         """Raises KeyError, naming the arms there are."""
-        for arm in self.arms:
-            if arm.arm == name:
-                return arm
-        raise KeyError(f"{name!r} was not tuned; there are {', '.join(arm.arm for arm in self.arms)}")
+        return by_arm(self.arms, name, "{} was not tuned")
 
 
 def sensitivities(
@@ -209,18 +208,11 @@ def _contrast(found: Sensitivities, first: str, second: str, alpha: float) -> Co
     reason = "; ".join(filter(None, (_waiting(a), _waiting(b), *dead)))
     if not reason and len(found.seeds) < 2:
         reason = "one tuning seed: no interval"
-    contrast = Contrast(
-        first=first,
-        second=second,
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        n=len(found.seeds),
-        alpha=alpha,
-        reason=reason,
-    )
+    n = len(found.seeds)
     if reason or a.start is None or b.start is None:
-        return contrast
+        return Contrast.waiting(first, second, alpha, reason, n)
     between = sensitivity_difference(a.table, b.table, (a.start, b.start), alpha)
-    return contrast.model_copy(update={"difference": between.value, **between.model_dump(exclude={"value"})})
+    return Contrast(
+        first=first, second=second, difference=between.value, low=between.low, high=between.high,
+        p=between.p, n=n, alpha=alpha,
+    )  # fmt: skip

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from ablate.study.judge.compare import Comparison, Verdict
 from ablate.study.judge.corpus import Judged
-from ablate.study.judge.scale import Scale, Trend, Word
+from ablate.study.judge.scale import Scale, Trend, TrendWord
 
 MINUS = "\N{MINUS SIGN}"
 NAMED = 4  # arms in a sentence; the rest are counted
@@ -163,7 +163,7 @@ def _clause(each: str, verdicts: list[Verdict], comparison: Comparison, effects:
     return f"the verdict on {arms} waits for runs"
 
 
-WITH_SIZE: dict[Word, str] = {
+WITH_SIZE: dict[TrendWord, str] = {
     "shrinks": "the gap of {arms} to {baseline} shrinks",
     "grows": "the gap of {arms} to {baseline} grows",
     "turns": "the gap of {arms} to {baseline} changes its sign",
@@ -189,7 +189,7 @@ def with_size(scales: Sequence[Scale], metric: str, placebo: str | None) -> str:
     return " ".join(said)
 
 
-def _with_size(word: Word, trends: list[Trend], scale: Scale, metric: str) -> str:
+def _with_size(word: TrendWord, trends: list[Trend], scale: Scale, metric: str) -> str:
     clause = WITH_SIZE[word].format(
         arms=several([found.arm for found in trends]), baseline=clip(scale.baseline)
     )

@@ -13,7 +13,7 @@ Statistics 8, 1342), which arms with one baseline are not. Bonferroni's interval
 dependence between arms, and whatever they decide Holm decides too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -27,6 +27,7 @@ Variance = Literal["paired", "pooled"]
 EXACT = 1e-12  # a spread below this share of the values is rounding
 FLIPS = 20_000  # random sign flips, where all of them would be more than 2 ** ENUMERATED
 ENUMERATED = 14
+DRAWS = 9_999  # of a bootstrap
 MOST_DEGREES = 1000  # in planning: beyond it Dunnett's value falls by less than 0.5 %, at an integral each
 
 
@@ -75,6 +76,28 @@ def welch(first: NDArray[np.float64], second: NDArray[np.float64], alpha: float)
     low, high = both.tconfint_diff(alpha, usevar="unequal")
     error = float(both.std_meandiff_separatevar)
     return Estimate(difference, error, float(df), float(low), float(high), float(p), n)
+
+
+def bootstrap(
+    seeds: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]], alpha: float, draws: int = DRAWS
+) -> tuple[float, float] | None:
+    """The percentile interval of a statistic over `seeds` seeds that are drawn again, 1 - alpha of the draws.
+
+    `statistic` takes the chosen seeds (draws, seeds) and gives one number for each draw (draws,). None with a
+    single seed. Seeded: the same numbers give the same interval.
+    """
+    if seeds < 2:
+        return None
+    interval = stats.bootstrap(
+        (np.arange(seeds),),
+        lambda chosen, axis: statistic(chosen),
+        n_resamples=draws,
+        vectorized=True,
+        confidence_level=1 - alpha,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def rounding_of(*values: NDArray[np.float64]) -> float:

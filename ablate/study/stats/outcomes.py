@@ -5,7 +5,8 @@ The frame is tidy, one row for each run, with the columns `arm`, `seed`, `status
 """
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import pandas as pd
 from pydantic import Field
@@ -55,6 +56,25 @@ class Outcomes(Strict):
                 "missing": {s: self.missing[s] for s in seeds if s in self.missing} | absent,
             }
         )
+
+
+class OfArm(Protocol):
+    """What is looked up by its arm."""
+
+    @property
+    def arm(self) -> str: ...
+
+
+ArmItem = TypeVar("ArmItem", bound=OfArm)
+
+
+def by_arm(each: Sequence[ArmItem], arm: str, absent: str) -> ArmItem:
+    """The first of these that is of the arm. Raises KeyError with the words `absent`, the arm in place of {},
+    and the arms there are."""
+    for one in each:
+        if one.arm == arm:
+            return one
+    raise KeyError(f"{absent.format(repr(arm))}; there are {', '.join(one.arm for one in each)}")
 
 
 def read_outcomes(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.spec import Strict
-from ablate.study.stats.outcomes import check_frame
+from ablate.study.stats.outcomes import by_arm, check_frame
 
 # Half a decade is a factor of 10 ** 0.5 = 3.16. The usual 1, 3, 10 grid is meant too: 1 to 3, 3 to 10.
 WIDEST_STEP = 10 / 3 * (1 + 1e-9)
@@ -60,10 +60,7 @@ class Tuning(Strict):
 
     def choice(self, arm: str) -> Choice:
         """Raises KeyError, naming the arms there are."""
-        for choice in self.choices:
-            if choice.arm == arm:
-                return choice
-        raise KeyError(f"no tuning of {arm!r}; there are {', '.join(choice.arm for choice in self.choices)}")
+        return by_arm(self.choices, arm, "no tuning of {}")
 
 
 def check_grid(rates: Sequence[float]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ablate.data.ngrams import reference_lines
 from ablate.data.prepare import prepare
 from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
@@ -48,8 +49,9 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
     shapes = {n: str(tuple(p.shape)) for n, p in ghost.named_parameters()}
     candidates = CUDA if device == "cuda" else ELSEWHERE
     costs = costs_of_run(spec, ghost)
+    text = prepare(spec.data, cache)
     return Facts(
-        id=spec.id(prepare(spec.data, cache).fingerprint),
+        id=spec.id(text.fingerprint),
         parameters={
             "total": costs.parameters,
             "non_embedding": costs.non_embedding,
@@ -62,6 +64,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         kernels=tuple(name for name in candidates if serves(spec, name, device)),
         tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
         output=output(decoder, spec),
+        reference=reference_lines(text, spec.budget.tokens),
     )
 
 

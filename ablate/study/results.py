@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ablate.engine.store import Store
 from ablate.record import RunRecord, atomic, read_lines
@@ -92,6 +92,7 @@ class KeptPlan(Strict):
     test_runs: int  # that had ended when it was frozen
     amendments: tuple[Amendment, ...]
     exploratory: tuple[str, ...]
+    judged_before: int = 0  # versions with other seeds or looks that came after test runs had ended
 
     @property
     def moved_rules(self) -> tuple[str, ...]:
@@ -110,6 +111,7 @@ class Kept(Strict):
     spec: dict[str, Any]
     plan: KeptPlan | None
     notes: tuple[str, ...]  # warnings of the plan, arms that had no rate of their own
+    reference: dict[str, dict[str, float]] = Field({})  # by corpus: n-gram losses on validation
 
     def said(self) -> Study:
         return read_study(self.study)
@@ -304,8 +306,10 @@ def _kept(
             test_runs=frozen.first.test_runs,
             amendments=tuple(amendments),
             exploratory=frozen.exploratory(names),
+            judged_before=frozen.judged_before,
         ),
         notes=tuple(dict.fromkeys([*plan.warnings, *notes])),
+        reference={corpus: dict(plan.on(corpus)[0].facts.reference) for corpus in plan.corpora},
     )
 
 

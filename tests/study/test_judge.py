@@ -309,16 +309,41 @@ def test_a_placebo_that_is_decided_is_a_warning() -> None:
     assert not judge(frame(study({"placebo": 0.0})), placebo="placebo").warnings
 
 
+def test_a_metric_that_is_not_declared_exact_has_no_interval_without_width() -> None:
+    for variance in ("paired", "pooled"):
+        found = judge(frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3}), variance=variance)
+        assert [(verdict.word, verdict.low) for verdict in found.verdicts] == [("undecided", None)] * 2
+        assert "not declared exact" in found.warnings[0] and "same at every seed" in found.verdict("a").reason
+
+
+def test_runs_on_a_plateau_count_against_stability_and_keep_their_value() -> None:
+    data = frame(study({"a": 0.0, "b": 0.0}, seeds=8))
+    lost = (data["arm"] == "a") & (data["seed"] < 7)
+    found = judge(data.assign(plateau=lost))
+    assert (found.verdict("a").stability.diverged, found.verdict("a").stability.word) == (7, "less stable")
+    assert found.verdict("b").stability.word == "no failures"
+    assert found.verdict("a").low == judge(data).verdict("a").low
+
+
+def test_pooled_warns_where_arms_are_not_equally_noisy() -> None:
+    rng = np.random.default_rng(0)
+    arms = {"base": rng.normal(3, 0.01, 10), "a": rng.normal(3, 0.01, 10), "b": rng.normal(3, 0.2, 10)}
+    data = frame({arm: values.tolist() for arm, values in arms.items()})
+    assert "not equally noisy (the differences of b" in judge(data, variance="pooled").warnings[0]
+    assert not judge(data).warnings
+    assert not judge(data[data["arm"] != "b"], variance="pooled").warnings
+
+
 def test_an_exact_metric_has_an_interval_without_width() -> None:
-    found = judge(frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3}))
+    values = frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3})
+    found = compare(values.rename(columns={METRIC: "cost/bytes"}), "base", "cost/bytes", 0.02, "paired")
     assert (found.verdict("a").word, found.verdict("a").low, found.verdict("a").high) == (
         "better",
         -3.0,
         -3.0,
     )
     assert found.verdict("b").word == "equivalent"
-    assert "the same at every seed" in found.warnings[0]
-    pooled = judge(frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3}), variance="pooled")
+    pooled = compare(values.rename(columns={METRIC: "cost/bytes"}), "base", "cost/bytes", 0.02, "pooled")
     assert [v.word for v in pooled.verdicts] == ["better", "equivalent"]
 
 

@@ -10,6 +10,7 @@ from statistics import variance
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.design.claim import SCALE, Claim, declared, extra
+from ablate.study.design.level import table_alpha
 from ablate.study.design.plan import Plan, PlannedArm, held
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import Study
@@ -147,14 +148,14 @@ def _power(plan: Plan, noise: float | None) -> list[dict[str, Any]]:
             "detectable": None
             if noise is None or declared(study.metric)
             else detectable(seeds, _setting(study, len(plan.family), noise), POWER),
-            "alpha": study.alpha / len(looks),
+            "alpha": table_alpha(study) / len(looks),
         }
         for seeds in looks
     ]
 
 
 def _setting(study: Study, arms: int, noise: float) -> Setting:
-    return Setting(arms, noise, study.variance, study.alpha, len(study.declared_looks) or 1)
+    return Setting(arms, noise, study.variance, table_alpha(study), len(study.declared_looks) or 1)
 
 
 def _warnings(plan: Plan, noise: float | None) -> list[str]:
@@ -169,7 +170,7 @@ def _warnings(plan: Plan, noise: float | None) -> list[str]:
     if study.claims and len(study.corpora) < 2:
         found.append("one corpus: a headline claim needs two, with the same sign")
     if declared(study.metric):
-        fewest = fewest_seeds(len(plan.family), study.alpha / max(1, len(study.declared_looks)))
+        fewest = fewest_seeds(len(plan.family), table_alpha(study) / max(1, len(study.declared_looks)))
         if len(study.seeds) < fewest:
             found.append(f"with fewer than {fewest} seeds not even all solved against none is decided")
         return found

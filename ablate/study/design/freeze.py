@@ -66,6 +66,16 @@ class Frozen(Strict):
             found += _changes(before, after, after.date)
         return tuple(found)
 
+    @property
+    def judged_before(self) -> int:
+        """How often the seeds or the looks were changed after test runs had ended: each time the study may
+        have been judged before, and alpha is spent."""
+        return sum(
+            after.test_runs > 0
+            and any(before.study.get(key) != after.study.get(key) for key in ("seeds", "looks"))
+            for before, after in zip(self.versions, self.versions[1:], strict=False)
+        )
+
     def declared(self) -> set[str]:
         """The names that the first version declares: arms, the metric, measures and claims."""
         study = self.first.study

@@ -33,6 +33,7 @@ class Facts:
     kernels: tuple[str, ...] = ()
     tree: Mapping[str, str] = field(default_factory=dict)
     output: str = ""
+    reference: Mapping[str, float] = field(default_factory=dict)  # n-gram losses of its text, on validation
     refusals: tuple[str, ...] = ()
 
 

@@ -13,18 +13,23 @@ An arm whose name is a number, or holds spaces or operators, is put in double qu
 is evaluated.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from ablate.spec import Strict
-from ablate.study.design.claim import Claim, Level, Ordered, Predicate, Published, Ratio, extra, pairs
+from ablate.study.design.claim import Claim, Level, Ordered, Predicate, Published, Ratio, exact, extra, pairs
 from ablate.study.judge.compare import Comparison, Contrast, survivors
+from ablate.study.judge.verdict import TIED
 from ablate.study.stats import intervals
 from ablate.study.stats.outcomes import join
 
-JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
+JudgementWord = Literal[
+    "pass", "fail", "no difference that matters", "undecided (sign as claimed)", "undecided"
+]
+NOT_TUNED = "rates not tuned"  # the mark of a claim on arms that share a rate which nobody tuned for them
+RATE_IN_DOUBT = "rate in doubt"  # that of a claim on an arm whose rate was chosen beside a failed one
 
 
 class Beside(Strict):
@@ -41,10 +46,14 @@ class Beside(Strict):
 class Judgement(Strict):
     """What our data say of a claim.
 
-    pass            the interval lies wholly where the claim says
-    fail            it lies wholly elsewhere, or the arms are equivalent where the claim says they differ
-    direction only  the estimate agrees and the interval does not settle it
-    inconclusive    neither, or data are missing
+    pass                         the interval lies wholly where the claim says
+    fail                         it lies wholly elsewhere
+    no difference that matters   it contains 0 and lies within the margin, where the claim says they differ
+    undecided (sign as claimed)  the estimate agrees and the interval does not settle it, as with chance one
+                                 half where nothing differs
+    undecided                    neither, or data are missing
+
+    `marks` say what lessens it: rates that were not tuned, or one that was chosen beside a failed rate.
     """
 
     claim: str
@@ -54,6 +63,26 @@ class Judgement(Strict):
     reason: str
     contrasts: tuple[Contrast, ...]  # for a ratio or a level: that and its interval
     beside: Beside | None
+    marks: tuple[str, ...] = ()
+
+    @property
+    def marked(self) -> str:
+        """The word with its marks, as tables show it."""
+        return ", ".join([self.word, *self.marks])
+
+    def mark(self, doubts: Mapping[str, str], tuned: bool, published: bool) -> "Judgement":
+        """The judgement with its marks. `doubts` are those on the rates of arms.
+
+        Where rates are not as they should be, a published claim cannot fail: the rate may have done it.
+        """
+        arms = {arm for contrast in self.contrasts for arm in (contrast.first, contrast.second)}
+        marks = [NOT_TUNED] * (not tuned) + [RATE_IN_DOUBT] * bool(arms & {*doubts})
+        if not marks:
+            return self
+        word, reason = self.word, self.reason
+        if word == "fail" and published:
+            word, reason = "undecided", f"{reason}; no failure of a published claim: {', '.join(marks)}"
+        return self.model_copy(update={"word": word, "reason": reason, "marks": tuple(marks)})
 
 
 def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, ...]:
@@ -106,28 +135,29 @@ def _judge(claim: Claim, comparison: Comparison, alpha: float) -> Judgement:
 
 
 Result = tuple[JudgementWord, str]
+WORST_FIRST: tuple[JudgementWord, ...] = (
+    "fail", "no difference that matters", "undecided", "undecided (sign as claimed)", "pass",
+)  # fmt: skip
 
 
 def judgement(
     claim: Claim, measure: str, contrasts: Sequence[Contrast], results: Sequence[Result]
 ) -> Judgement:
-    """What is said of a claim whose steps came to `results`: a chain passes if all of it does, and fails if
-    any of it does."""
+    """Sum up the steps of a claim: a chain passes if all of them do, and fails if any does."""
     words = [word for word, _ in results]
-    order: tuple[JudgementWord, ...] = ("fail", "inconclusive", "direction only", "pass")
-    worst = min(words, key=order.index)
+    worst = min(words, key=WORST_FIRST.index)
     return Judgement(
         claim=claim.id,
         predicate=claim.predicate,
         measure=measure,
         word=worst,
-        reason=_told(results),
+        reason=_reasons(results),
         contrasts=tuple(contrasts),
         beside=_beside(claim.published, list(contrasts), claim.parsed),
     )
 
 
-def _told(results: Sequence[Result]) -> str:
+def _reasons(results: Sequence[Result]) -> str:
     """Why; of a chain, the word of each step too."""
     if len(results) == 1:
         return results[0][1]
@@ -136,30 +166,34 @@ def _told(results: Sequence[Result]) -> str:
 
 def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:
     if contrast.difference is None or contrast.low is None or contrast.high is None:
-        return "inconclusive", contrast.reason
+        return "undecided", contrast.reason
     sign = 1 if predicate.relation == "<" else -1  # turn > into <
     ends = sorted(sign * (end - predicate.offset) for end in (contrast.low, contrast.high))
     estimate = sign * (contrast.difference - predicate.offset)
-    said = _interval(contrast)
+    interval = _interval(contrast)
     if ends[1] < 0:
-        return "pass", said
+        return "pass", interval
     if ends[0] >= 0:
-        return "fail", f"the other way round: {said}" if ends[1] > 0 else said
+        return "fail", f"the opposite holds: {interval}" if ends[1] > 0 else interval
     inside = margin is not None and -margin <= contrast.low and contrast.high <= margin
     if inside and predicate.offset == 0:
-        return "fail", f"the two differ by less than the margin {margin:g}: {said}"
-    return ("direction only" if estimate < 0 else "inconclusive"), said
+        return "no difference that matters", f"the two differ by less than the margin {margin:g}: {interval}"
+    return _undecided(estimate < 0), interval
 
 
 def judge_equivalent(margin: float, contrast: Contrast) -> Result:
     if contrast.difference is None or contrast.low is None or contrast.high is None:
-        return "inconclusive", contrast.reason
-    said = _interval(contrast)
+        return "undecided", contrast.reason
+    interval = _interval(contrast)
     if -margin <= contrast.low and contrast.high <= margin:
-        return "pass", said
+        return "pass", interval
     if contrast.low > margin or contrast.high < -margin:
-        return "fail", f"they differ by more than {margin:g}: {said}"
-    return ("direction only" if abs(contrast.difference) < margin else "inconclusive"), said
+        return "fail", f"they differ by more than {margin:g}: {interval}"
+    return _undecided(abs(contrast.difference) < margin), interval
+
+
+def _undecided(as_claimed: bool) -> JudgementWord:
+    return "undecided (sign as claimed)" if as_claimed else "undecided"
 
 
 def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> Contrast:
@@ -183,7 +217,9 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
     if waiting:
         return Contrast.waiting(*predicate.arms, alpha, waiting, len(common))
     ratios = a / b
-    if np.ptp(ratios) <= intervals.rounding_of(ratios) and np.ptp(a) <= intervals.rounding_of(a):
+    if np.ptp(ratios) <= intervals.rounding_of(ratios):
+        if not exact(comparison.metric):
+            return Contrast.waiting(*predicate.arms, alpha, TIED.format(comparison.metric), len(common))
         low = ratio = high = float(ratios[0])
         p = 0.0 if ratio != predicate.value else 1.0
     else:
@@ -212,28 +248,30 @@ def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> C
     if waiting:
         return Contrast.waiting(runs.arm, "", alpha, waiting, len(values))
     estimate = intervals.paired(values, np.full_like(values, predicate.value), alpha)
+    if estimate.error == 0 and not exact(comparison.metric):
+        return Contrast.waiting(runs.arm, "", alpha, TIED.format(comparison.metric), len(values))
     return Contrast.of(runs.arm, "", estimate, alpha, survivors(runs), zero=predicate.value)
 
 
 def judge_number(predicate: Ratio | Level, contrast: Contrast) -> Result:
     """`contrast` is the ratio, or the level, with its interval."""
     if contrast.difference is None or contrast.low is None or contrast.high is None:
-        return "inconclusive", contrast.reason
-    said = _interval(contrast)
+        return "undecided", contrast.reason
+    interval = _interval(contrast)
     if predicate.relation == "==":
         least, most = _reach(predicate)
         if least <= contrast.low and contrast.high <= most:
-            return "pass", said
+            return "pass", interval
         if contrast.low > most or contrast.high < least:
-            return "fail", said
+            return "fail", interval
     else:
         sign = 1 if predicate.relation == "<" else -1
         ends = sorted(sign * (end - predicate.value) for end in (contrast.low, contrast.high))
         if ends[1] < 0:
-            return "pass", said
+            return "pass", interval
         if ends[0] >= 0:
-            return "fail", said
-    return ("direction only" if _agrees(predicate, contrast.difference) else "inconclusive"), said
+            return "fail", interval
+    return _undecided(_agrees(predicate, contrast.difference)), interval
 
 
 def _reach(predicate: Ratio | Level) -> tuple[float, float]:

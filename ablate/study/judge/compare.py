@@ -11,8 +11,11 @@ The rules and their reasons stand in docs/statistics.md.
 import numpy as np
 import pandas as pd
 
+from ablate.study.design.claim import exact
+from ablate.study.judge.doubts import doubts, unequal_noise
 from ablate.study.judge.stability import Stability, judge_stability
 from ablate.study.judge.verdict import (
+    TIED,
     Better,
     Comparison,
     Contrast,
@@ -79,6 +82,8 @@ def compare(
 
     judged = _Judge(runs, baseline, unpaired, variance, spent, look, upcoming, bool(looks))
     estimates = judged.estimates()
+    tied = [arm for arm, estimate in estimates.items() if estimate.error == 0 and not exact(metric)]
+    estimates = {arm: estimate for arm, estimate in estimates.items() if arm not in tied}
     counts = {arm: _diverged(o, "" if arm == baseline else judged.waits(arm)) for arm, o in runs.items()}
     stability = judge_stability(counts, baseline, spent)
     flips = judged.sign_flips()
@@ -103,7 +108,11 @@ def compare(
         refused=refused,
         runs=tuple(runs.values()),
         verdicts=verdicts,
-        warnings=tuple(doubts(verdicts, estimates, placebo)),
+        warnings=(
+            *(f"{arm}: {TIED.format(metric)}" for arm in tied),
+            *(unequal_noise(judged.noise(), spent) if variance == "pooled" else ()),
+            *doubts(verdicts, placebo),
+        ),
     )
 
 
@@ -157,6 +166,11 @@ class _Judge:
         a, b = at_seeds(self.runs[arm], pairs), at_seeds(self.base, pairs)
         real = np.abs(a - b) > intervals.rounding_of(a, b) if pairs else np.zeros(0, dtype=bool)
         return pd.Series(np.where(real, a - b, 0.0), index=pairs, dtype=float)
+
+    def noise(self) -> dict[str, tuple[float, int]]:
+        """The standard deviation of the differences by seed, and how many there are, of each judged arm."""
+        each = {arm: self.differences(arm) for arm in self.ready()}
+        return {arm: (float(values.std()), len(values)) for arm, values in each.items()}
 
     def ready(self) -> list[str]:
         """The paired arms that can be judged now: nothing missing, two pairs or more."""
@@ -269,6 +283,8 @@ class _Judge:
             if seeds
         ]
         among = f"; among the finished runs only: {', '.join(lost)}" if lost else ""
+        if estimate is None and len(self.pairs(arm)) >= 2:
+            return f"{arm} against {self.base.arm}: the differences are the same at every seed{among}"
         if estimate is None:
             return f"{arm} and {self.base.arm} have fewer than two finished runs to compare{among}"
         by = f"{estimate.difference:+.4g} [{estimate.low:+.4g}, {estimate.high:+.4g}]"
@@ -315,8 +331,8 @@ def _look(seeds: int, looks: tuple[int, ...]) -> tuple[int | None, int | None]:
 
 
 def _diverged(runs: Outcomes, waiting: str) -> Count:
-    diverged = len(runs.diverged)
-    return Count(arm=runs.arm, hits=diverged, runs=diverged + len(runs.values), waiting=waiting)
+    hits = len(runs.diverged) + len(runs.plateau)
+    return Count(arm=runs.arm, hits=hits, runs=len(runs.diverged) + len(runs.values), waiting=waiting)
 
 
 def _with_documents(
@@ -343,26 +359,6 @@ def _with_documents(
     if np.count_nonzero(averages[0][:, 1]) < 2:
         return verdict
     return verdict.model_copy(update={"documents": document_error(*averages)})
-
-
-def doubts(verdicts: tuple[Verdict, ...], estimates: dict[str, Estimate], placebo: str | None) -> list[str]:
-    """What casts doubt on the verdicts: differences without noise, a placebo that is decided."""
-    found = [
-        f"{arm}: the difference is the same at every seed; either the metric is exact or the seeds do not act"
-        for arm, estimate in estimates.items()
-        if estimate.error == 0
-    ]
-    if placebo is None:
-        return found
-    placed = [verdict for verdict in verdicts if verdict.arm == placebo]
-    if not placed:
-        raise ValueError(f"placebo: {placebo!r} is no arm beside the baseline")
-    if placed[0].word in ("better", "worse"):
-        found.append(
-            f"the placebo {placebo!r} came out {placed[0].word} than the baseline that it equals: "
-            "distrust every verdict of this study until the reason is known"
-        )
-    return found
 
 
 def _check_arguments(

@@ -50,10 +50,11 @@ def _judge(claim: Claim, counted: Counted, alpha: float) -> Judgement:
 
 def _judge_order(sign: int, contrast: Contrast) -> Result:
     if contrast.difference is None or contrast.p is None:
-        return "inconclusive", contrast.reason
+        return "undecided", contrast.reason
     if contrast.p <= contrast.alpha:
         return ("pass" if sign * contrast.difference < 0 else "fail"), contrast.reason
-    return ("direction only" if sign * contrast.difference < 0 else "inconclusive"), contrast.reason
+    as_claimed = sign * contrast.difference < 0
+    return ("undecided (sign as claimed)" if as_claimed else "undecided"), contrast.reason
 
 
 def _contrast(counted: Counted, first: str, second: str, alpha: float) -> Contrast:
@@ -89,10 +90,18 @@ def adjusted(counts: Mapping[str, Count], baseline: str) -> dict[str, float | No
 
 
 def failed(comparison: Comparison) -> Counted:
-    """The test runs that diverged, among those that diverged or finished: `stability/failed`. Read off the
-    verdicts on stability, which it cannot contradict."""
+    """The test runs that failed, among those that diverged or finished: `stability/failed`.
+
+    A run failed that diverged or ended on a plateau. p is that of the verdicts on stability.
+    """
     counts = {
-        run.arm: _count(run.arm, len(run.diverged), len(run.values), run.missing, comparison.look)
+        run.arm: _count(
+            run.arm,
+            len(run.diverged) + len(run.plateau),
+            len(run.values) - len(run.plateau),
+            run.missing,
+            comparison.look,
+        )
         for run in comparison.runs
     }
     return Counted(

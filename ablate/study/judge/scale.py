@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ablate.study.design.claim import SCALE, Claim, counts
+from ablate.study.design.level import table_alpha
 from ablate.study.judge.claims import Judgement, judge
 from ablate.study.judge.compare import Comparison, Verdict, compare
 from ablate.study.judge.corpus import Judged
@@ -119,17 +120,22 @@ def _judge(results: "Results", blocks: Sequence[Judged]) -> Scale:
     kept, study = results.kept, results.kept.said()
     sizes = sorted((_size(block, kept.baseline) for block in blocks), key=lambda size: size.parameters)
     mine = [claim for claim in study.claims if claim.measure == SCALE]
+    alpha = table_alpha(study, kept.plan.judged_before if kept.plan else 0)
+    doubts = {arm: doubt for block in blocks for arm, doubt in block.rate_doubts.items()}
     comparison: Comparison | None = None
     claims: tuple[Judgement, ...] = ()
     trends: tuple[Trend, ...] = ()
     reason = ""
     try:
         comparison = compare(
-            slopes(sizes, study.metric), kept.baseline, SCALE, None, study.variance, study.alpha,
+            slopes(sizes, study.metric), kept.baseline, SCALE, None, study.variance, alpha,
             study.declared_looks, study.better, placebo=kept.placebo,
         )  # fmt: skip
         trends = tuple(trend(verdict, comparison, sizes, study.metric) for verdict in comparison.verdicts)
-        claims = judge(mine, comparison)
+        claims = tuple(
+            judgement.mark(doubts, study.tune is not None, claim.published is not None)
+            for claim, judgement in zip(mine, judge(mine, comparison), strict=True)
+        )
     except ValueError as error:
         reason = str(error)
     return Scale(

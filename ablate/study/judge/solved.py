@@ -15,7 +15,8 @@ import pandas as pd
 
 from ablate.spec import Strict
 from ablate.study.design.claim import declared
-from ablate.study.judge.compare import Comparison, Verdict, doubts
+from ablate.study.judge.compare import Comparison, Verdict
+from ablate.study.judge.doubts import doubts
 from ablate.study.stats.fisher import Count, against, fewest_seeds, interval
 from ablate.study.stats.outcomes import Outcomes, Role, read_outcomes
 
@@ -141,7 +142,7 @@ def in_words(comparison: Comparison, solved: Verdicts, placebo: str | None = Non
     numbers, are taken out, since for counts they do not hold. `placebo` as in `compare`."""
     verdicts = tuple(_verdict(verdict, comparison, solved) for verdict in comparison.verdicts)
     return comparison.model_copy(
-        update={"verdicts": verdicts, "margin": None, "warnings": tuple(doubts(verdicts, {}, placebo))}
+        update={"verdicts": verdicts, "margin": None, "warnings": tuple(doubts(verdicts, placebo))}
     )
 
 

@@ -1,4 +1,4 @@
-"""Which arm trains more reliably? Diverged runs, counted by arm: a verdict of its own beside quality."""
+"""Which arm trains more reliably? Failed runs, counted by arm: a verdict of its own beside quality."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -10,7 +10,9 @@ StabilityWord = Literal["more stable", "less stable", "no failures", "undecided"
 
 
 class Stability(Strict):
-    """Fisher's exact test on (diverged, finished) of the arm against the baseline.
+    """Fisher's exact test on (failed, finished) of the arm against the baseline.
+
+    A run failed that diverged, or that finished on a plateau; `diverged` counts both.
 
     `p_adjusted` is Holm's over the arms of the study. Runs out of memory are a cost and count in neither.
     """
@@ -27,7 +29,7 @@ class Stability(Strict):
 def judge_stability(counts: Mapping[str, Count], baseline: str, alpha: float) -> dict[str, Stability]:
     """One stability verdict for each arm beside the baseline.
 
-    `counts` are, by arm, the diverged among the diverged and finished runs; `alpha` is for all arms together.
+    `counts` are, by arm, the failed among the diverged and finished runs; `alpha` is for all arms together.
     """
     base = counts[baseline]
     return {

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ablate.spec import Strict
+from ablate.study.design.claim import exact
 from ablate.study.judge.stability import Stability
 from ablate.study.stats import intervals
 from ablate.study.stats.documents import DocumentError
 from ablate.study.stats.intervals import Estimate, Variance
 from ablate.study.stats.outcomes import Outcomes, by_arm, join
 
+TIED = "{} is the same at every seed and not declared exact: no noise to judge by"
 VerdictWord = Literal["better", "worse", "equivalent", "undecided", "waiting"]
 Better = Literal["lower", "higher"]
 Method = Literal["paired", "pooled", "welch", "fisher"]
@@ -137,6 +139,8 @@ class Comparison(Strict):
         if waiting := self._reason_to_wait(a, b):
             return Contrast.waiting(first, second, alpha, waiting)
         estimate = self._estimate(a, b, alpha)
+        if estimate is not None and estimate.error == 0 and not exact(self.metric):
+            return Contrast.waiting(first, second, alpha, TIED.format(self.metric))
         if estimate is None:
             return Contrast.waiting(first, second, alpha, "fewer than two finished runs to compare")
         return Contrast.of(first, second, estimate, alpha, survivors(a, b))

@@ -24,9 +24,7 @@ def claim_table(judged: Sequence[Told]) -> Table | None:
     rows = []
     for corpus in judged:
         found: list[tuple[str, ...]] = [_claim(judgement) for judgement in corpus.claims]
-        found += [
-            (claim.id, claim.predicate, "inconclusive", why, "", "", "") for claim, why in corpus.unjudged
-        ]
+        found += [(claim.id, claim.predicate, "undecided", why, "", "", "") for claim, why in corpus.unjudged]
         for row in found:
             headline = "yes" if told.get(row[0]) else "no"
             rows.append(
@@ -45,9 +43,10 @@ def claim_table(judged: Sequence[Told]) -> Table | None:
         "source",
     ]
     note = (
-        "pass: the interval lies where the claim says; fail: it lies elsewhere; direction only: the estimate "
-        "agrees and the interval does not settle it. Beside: ours divided by the published figure, which "
-        "comes from another scale."
+        "pass: the interval lies where the claim says; fail: it lies elsewhere; no difference that matters: "
+        "it contains 0 and lies within the margin; undecided (sign as claimed): the estimate agrees and the "
+        "interval does not settle it, as a coin does half of the time. Beside: ours divided by the "
+        "published figure, which comes from another scale."
     )
     if corpora:
         note += " Headline: the claim passes on two corpora with the same sign."
@@ -68,4 +67,4 @@ def _claim(judgement: Judgement) -> tuple[str, ...]:
             size = "same sign" if beside.same_sign else "other sign"
             size += f", {beside.size:.2g}{TIMES}" if beside.size is not None and beside.same_sign else ""
         source = beside.source + (f" ({beside.differs})" if beside.differs else "")
-    return (judgement.claim, judgement.predicate, judgement.word, judgement.reason, published, size, source)
+    return (judgement.claim, judgement.predicate, judgement.marked, judgement.reason, published, size, source)

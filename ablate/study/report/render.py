@@ -254,6 +254,11 @@ def _facts(results: Results, study: Study, judged: Sequence[Judged]) -> list[tup
         ("interval", study.variance),
         ("runs finished", f"{done} of {len(runs)}"),
     ]
+    for corpus in judged:
+        lines = ", ".join(f"{name} {loss:.2f}" for name, loss in corpus.reference.items())
+        if lines:
+            where = f" of {corpus.corpus}" if len(judged) > 1 else ""
+            facts.append((f"n-gram models{where}", f"{lines} (nats per token, validation)"))
     return facts
 
 

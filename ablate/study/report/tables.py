@@ -26,6 +26,7 @@ from ablate.study.report.phrasing import (
 from ablate.study.report.summary import COSTS, arm_costs, means, ranked
 from ablate.study.report.table import Table
 from ablate.study.results import Results
+from ablate.study.stats.factorial import Effect, Factorial
 from ablate.study.stats.intervals import Estimate
 from ablate.study.stats.tokens import TokenEffect
 
@@ -294,19 +295,20 @@ def _factors(judged: Judged) -> Iterator[Table | None]:
                     ", ".join(e.levels),
                     number(e.difference, places, True),
                     interval(e.low, e.high, places),
-                    "excludes 0" if e.low > 0 or e.high < 0 else "contains 0",
+                    _flag(e),
                 )
                 for e in found.effects
             ]
             note = (
                 f"{found.metric}: the mean at the second level minus the mean at the first; for a pair, how "
-                f"much that changes when the other factor changes. The intervals hold together at "
+                f"much that changes when the other factor changes, and so on. The intervals hold together at "
                 f"{100 * (1 - found.alpha):g} %."
             )
             note += " Judged among the runs that finished." if found.conditional else ""
             yield Table(
                 title, ("effect", "from", "to", "difference", "interval", ""), tuple(rows), note, (3, 4)
             )
+            yield _simple_effects(found)
     if judged.ingredients:
         estimates = [e for i in judged.ingredients for e in (i.added, i.left_out) if e]
         places = places_of([(e.high - e.low) / 2 for e in estimates])
@@ -327,6 +329,32 @@ def _factors(judged: Judged) -> Iterator[Table | None]:
             note,
             (1, 2, 3, 4),
         )
+
+
+def _flag(effect: Effect) -> str:
+    text = "excludes 0" if effect.low > 0 or effect.high < 0 else "contains 0"
+    return f"{text}; its sign is not that of every cell" if effect.in_every_cell is False else text
+
+
+def _simple_effects(table: Factorial) -> Table | None:
+    """What each factor does in every cell of the others."""
+    if not table.simple:
+        return None
+    places = places_of([(e.high - e.low) / 2 for e in table.simple])
+    rows = [
+        (
+            e.factors[0],
+            e.references[0],
+            e.levels[0],
+            ", ".join(e.within.values()),
+            number(e.difference, places, True),
+            interval(e.low, e.high, places),
+        )
+        for e in table.simple
+    ]
+    note = "Described, not decided: the intervals have the level of one effect above, and hold each alone."
+    columns = ("factor", "from", "to", "in the cell", "difference", "interval")
+    return Table("Each factor in every cell of the others", columns, tuple(rows), note, (4, 5))
 
 
 def _ends(judged: Judged) -> tuple[str, str]:

@@ -78,6 +78,17 @@ def welch(first: NDArray[np.float64], second: NDArray[np.float64], alpha: float)
     return Estimate(difference, error, float(df), float(low), float(high), float(p), n)
 
 
+def bartlett_p(variances: NDArray[np.float64], degrees: NDArray[np.integer]) -> float:
+    """p of Bartlett's test that independent samples have one variance, from variances and degrees, both (k,).
+
+    Bartlett 1937, Proceedings of the Royal Society A 160, 268."""
+    total, k = degrees.sum(), len(degrees)
+    together = (degrees * variances).sum() / total
+    statistic = total * np.log(together) - (degrees * np.log(variances)).sum()
+    correction = 1 + ((1 / degrees).sum() - 1 / total) / (3 * (k - 1))
+    return float(stats.chi2.sf(statistic / correction, k - 1))
+
+
 def bootstrap(
     seeds: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]], alpha: float, draws: int = DRAWS
 ) -> tuple[float, float] | None:
@@ -152,6 +163,28 @@ def pooled_contrast(values: pd.DataFrame, first: str, second: str, alpha: float)
     return Estimate(
         difference, error, fit.df_resid, float(low), float(high), float(np.squeeze(test.pvalue)), n
     )
+
+
+def pooled_weights(
+    values: pd.DataFrame, weights: NDArray[np.float64], alpha: float
+) -> tuple[list[Estimate], float]:
+    """Contrasts of several columns in `value ~ column + seed`, each with the t interval of level 1 - alpha.
+
+    `values` has one row for each seed, `weights` (contrasts, columns) sum to 0 in each row. Returns the
+    estimates and the residual standard deviation.
+    """
+    fit, _ = _blocked(values, [])
+    rows = np.zeros((len(weights), len(fit.params)))
+    rows[:, : values.shape[1]] = weights
+    test = fit.t_test(rows)
+    bounds = np.asarray(test.conf_int(alpha))
+    n = int(values.notna().all(axis=1).sum())
+    return [
+        Estimate(float(d), float(e), fit.df_resid, float(low), float(high), float(p), n)
+        for d, e, (low, high), p in zip(
+            np.atleast_1d(test.effect), np.ravel(test.sd), bounds, np.atleast_1d(test.pvalue), strict=True
+        )
+    ], float(np.sqrt(fit.scale))
 
 
 def _blocked(values: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tuple[Any, NDArray[np.float64]]:

@@ -1,7 +1,8 @@
 """The runs of a study by arm: what each seed came to, read from the study's frame and checked.
 
 The frame is tidy, one row for each run, with the columns `arm`, `seed`, `status` (a value of
-`ablate.record.Status`, or missing where the run has not ended), `role` and one column for each metric.
+`ablate.record.Status`, or missing where the run has not ended), `role` and one column for each metric. An
+optional column `plateau` (bool) marks finished runs that ended on a plateau (`ablate.study.stats.plateau`).
 """
 
 import math
@@ -27,6 +28,7 @@ class Outcomes(Strict):
     arm: str
     values: dict[int, float]
     diverged: tuple[int, ...] = ()
+    plateau: tuple[int, ...] = ()  # finished, on a plateau: they have a value, and count against stability
     out_of_memory: tuple[int, ...] = ()
     missing: dict[int, str] = Field({})
     refused: bool = False  # every run: the plan's business, the arm leaves the family
@@ -52,6 +54,7 @@ class Outcomes(Strict):
             update={
                 "values": {seed: self.values[seed] for seed in seeds if seed in self.values},
                 "diverged": tuple(seed for seed in seeds if seed in self.diverged),
+                "plateau": tuple(seed for seed in seeds if seed in self.plateau),
                 "out_of_memory": tuple(seed for seed in seeds if seed in self.out_of_memory),
                 "missing": {s: self.missing[s] for s in seeds if s in self.missing} | absent,
             }
@@ -93,10 +96,11 @@ def read_outcomes(
     if len(arms) < 2:
         raise ValueError(f"a comparison needs an arm beside the baseline {baseline!r}")
     runs: dict[tuple[str, str], list[Run]] = {}
-    for arm, of, *run in zip(
-        *(frame[c].tolist() for c in ("arm", "role", "seed", "status", metric)), strict=True
+    plateau = frame["plateau"].tolist() if "plateau" in frame.columns else [False] * len(frame)
+    for arm, of, seed, status, value, lost in zip(
+        *(frame[c].tolist() for c in ("arm", "role", "seed", "status", metric)), plateau, strict=True
     ):
-        runs.setdefault((arm, of), []).append((int(run[0]), run[1], run[2]))
+        runs.setdefault((arm, of), []).append((int(seed), status, value, bool(lost)))
     outcomes = {}
     for arm in [baseline, *(arm for arm in arms if arm != baseline)]:
         mine = runs.get((arm, role), [])
@@ -106,7 +110,7 @@ def read_outcomes(
     return outcomes
 
 
-Run = tuple[int, Any, Any]  # seed, status, value
+Run = tuple[int, Any, Any, bool]  # seed, status, value, on a plateau
 
 
 def check_frame(frame: pd.DataFrame, metric: str) -> None:
@@ -153,7 +157,7 @@ def _read_arm(arm: str, runs: list[Run], metric: str) -> Outcomes:
     missing: dict[int, str] = {}
     diverged: list[int] = []
     out_of_memory: list[int] = []
-    for seed, status, value in runs:
+    for seed, status, value, _ in runs:
         if pd.isna(status):
             missing[seed] = "not run yet"
         elif status == "diverged":
@@ -172,9 +176,10 @@ def _read_arm(arm: str, runs: list[Run], metric: str) -> Outcomes:
         arm=arm,
         values=values,
         diverged=tuple(diverged),
+        plateau=tuple(seed for seed, *_, lost in runs if lost and seed in values),
         out_of_memory=tuple(out_of_memory),
         missing=missing,
-        refused=bool(runs) and all(status == "refused" for _, status, _ in runs),
+        refused=bool(runs) and all(status == "refused" for _, status, *_ in runs),
     )
 
 

@@ -160,37 +160,37 @@ def _setting(study: Study, arms: int, noise: float) -> Setting:
 
 def _warnings(plan: Plan, noise: float | None) -> list[str]:
     study = plan.study
-    found = []
+    warnings = []
     if study.tune is None:
-        found.append("rates are fixed, not tuned: an arm may lose because the rate suits another")
+        warnings.append("rates are fixed, not tuned: an arm may lose because the rate suits another")
     elif len(study.tune.seeds) < 2 and not study.tune.nested:
-        found.append(
+        warnings.append(
             "one tuning seed: the choice of the rate is noisy, and no interval over test seeds contains that"
         )
     if study.claims and len(study.corpora) < 2:
-        found.append("one corpus: a headline claim needs two, with the same sign")
+        warnings.append("one corpus: a headline claim needs two, with the same sign")
     if declared(study.metric):
         fewest = fewest_seeds(len(plan.family), table_alpha(study) / max(1, len(study.declared_looks)))
         if len(study.seeds) < fewest:
-            found.append(f"with fewer than {fewest} seeds not even all solved against none is decided")
-        return found
+            warnings.append(f"with fewer than {fewest} seeds not even all solved against none is decided")
+        return warnings
     if noise is None or len(study.seeds) < 2:
         if study.declared_looks:
-            found.append("no noise has been seen yet: what this study can detect is not known")
-        return found
+            warnings.append("no noise has been seen yet: what this study can detect is not known")
+        return warnings
     seeds = len(study.seeds)
     if study.margin:
         needed = seeds_for_equivalence(study.margin, _setting(study, len(plan.family), noise), POWER)
         if needed is None or needed > seeds:
             many = "more than 100,000" if needed is None else str(needed)
-            found.append(
+            warnings.append(
                 f"equivalence within {study.margin:g} needs about {many} seeds at noise {noise:.3g}; "
                 f"{seeds} are planned"
             )
     for claim in study.claims:
         warning = _claim_warning(plan, claim, noise)
-        found += [warning] if warning else []
-    return found
+        warnings += [warning] if warning else []
+    return warnings
 
 
 def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:

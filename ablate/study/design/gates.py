@@ -55,7 +55,7 @@ class Planning:
             return []
         self.check_paths(specs)
         specs = self.declared(specs)
-        facts = {name: found for name, spec in specs.items() if (found := self.facts(name, spec))}
+        facts = {name: known for name, spec in specs.items() if (known := self.facts(name, spec))}
         if self.baseline.name not in facts:
             return []
         acting = self.acting(specs, facts)
@@ -126,17 +126,17 @@ class Planning:
         for name, spec in specs.items():
             if name == self.baseline.name:
                 continue
-            found = self.differences(name, spec, baseline)
-            outside = [d for d in found if d.reason == "undeclared"]
+            differing = self.differences(name, spec, baseline)
+            outside = [d for d in differing if d.reason == "undeclared"]
             self.wrong(
                 name,
                 *(f"{d} lies outside the axis ({axis}); set it in base, or widen the axis" for d in outside),
-                *self.incomparable([d.path for d in found]),
+                *self.incomparable([d.path for d in differing]),
             )
-            if not found:
+            if not differing:
                 self.wrong(name, "is a no-op: its specification equals the baseline's")
-            elif not outside and all(d.reason in ("tuned", "matched") for d in found):
-                where = ", ".join(d.path for d in found)
+            elif not outside and all(d.reason in ("tuned", "matched") for d in differing):
+                where = ", ".join(d.path for d in differing)
                 self.wrong(
                     name, f"is a no-op: it differs from the baseline only in {where}, which is set anew"
                 )
@@ -169,11 +169,11 @@ class Planning:
         return kept
 
     def facts(self, name: str, spec: Spec) -> Facts | None:
-        found: Facts | None = self.asked(name, self.check, spec)
-        if found is not None and found.refusals:
-            self.wrong(name, *found.refusals)
+        facts: Facts | None = self.asked(name, self.check, spec)
+        if facts is not None and facts.refusals:
+            self.wrong(name, *facts.refusals)
             return None
-        return found
+        return facts
 
     def acting(self, specs: Mapping[str, Spec], facts: Mapping[str, Facts]) -> set[str]:
         """The arms that change something, each unlike every other. Judged before matching, which changes
@@ -182,10 +182,10 @@ class Planning:
         for first, second in combinations(facts, 2):
             if not {first, second} <= acting or second in self.study.acts:
                 continue
-            found = self.differences(second, specs[second], specs[first])
-            if not _same(facts[first], facts[second]) or any(not under(d.path, "model") for d in found):
+            differing = self.differences(second, specs[second], specs[first])
+            if not _same(facts[first], facts[second]) or any(not under(d.path, "model") for d in differing):
                 continue  # what stands outside the model acts through training
-            where = ", ".join(d.path for d in found)
+            where = ", ".join(d.path for d in differing)
             what = "no-op" if first == self.baseline.name else "duplicate"
             self.wrong(
                 second,
@@ -273,11 +273,11 @@ class Planning:
         try:
             if known is not None and abs(cost(known) / target - 1) <= match.tolerance:
                 return *seen[known], known
-            found: int | None = self.asked(arm.name, solve, cost, target, values, known or before)
+            value: int | None = self.asked(arm.name, solve, cost, target, values, known or before)
         except OutOfReach as error:
             self.wrong(arm.name, f"match: {match.hold} cannot be matched by {knob}: {error}")
             return None, None, None
-        return (None, None, None) if found is None else (*seen[found], found)
+        return (None, None, None) if value is None else (*seen[value], value)
 
     def redrawn(self, arm: Arm, baseline: PlannedArm) -> list[PlannedArm]:
         """The placebo: the baseline with the axis's tensors drawn anew."""

@@ -195,10 +195,10 @@ class _Identities:
             spec = spec if budget == 1 else put(spec, TOKENS, tokens_of(arm, budget))
             self.known[key] = spec, self.identify(spec)
         spec, canonical = self.known[key]
-        said: dict[str, Any] = {"init": seed, "data": seed, "dropout": seed}
-        said |= {"redraw": list(arm.redraw)} if arm.redraw else {}  # what is at its default is left out
+        seeds: dict[str, Any] = {"init": seed, "data": seed, "dropout": seed}
+        seeds |= {"redraw": list(arm.redraw)} if arm.redraw else {}  # what is at its default is left out
         return PlannedRun(
-            id=digest({**canonical, "seed": said}),
+            id=digest({**canonical, "seed": seeds}),
             corpus=arm.corpus,
             arm=arm.name,
             role=role,

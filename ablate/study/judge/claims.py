@@ -289,11 +289,11 @@ def _agrees(predicate: Ratio | Level, value: float) -> bool:
 
 def _interval(contrast: Contrast) -> str:
     sign, against = ("+", f" against {contrast.second}") if contrast.second else ("", "")  # a level has none
-    said = (
+    text = (
         f"{contrast.first}{against} {contrast.difference:{sign}.4g} "
         f"[{contrast.low:{sign}.4g}, {contrast.high:{sign}.4g}]"
     )
-    return f"{said}, {contrast.reason}" if contrast.reason else said
+    return f"{text}, {contrast.reason}" if contrast.reason else text
 
 
 def _beside(published: Published | None, contrasts: list[Contrast], predicate: Predicate) -> Beside | None:

@@ -188,14 +188,14 @@ class _Judge:
         """
         each = self.alpha / len(self.family)
         ready = self.ready()
-        found: dict[str, Estimate] = {}
+        estimates: dict[str, Estimate] = {}
         if self.variance == "pooled" and ready:
             table = by_seed_and_arm([self.base, *(self.runs[arm] for arm in ready)])
-            found = intervals.pooled(table, self.base.arm, each * len(ready))
+            estimates = intervals.pooled(table, self.base.arm, each * len(ready))
         elif self.variance == "paired":
             for arm in ready:
                 pairs = self.pairs(arm)
-                found[arm] = intervals.paired(
+                estimates[arm] = intervals.paired(
                     at_seeds(self.runs[arm], pairs), at_seeds(self.base, pairs), each
                 )
         for arm in self.family:
@@ -203,8 +203,8 @@ class _Judge:
                 a = np.array(list(self.runs[arm].values.values()))
                 b = np.array(list(self.base.values.values()))
                 if min(len(a), len(b)) >= 2:
-                    found[arm] = intervals.welch(a, b, each)
-        return found
+                    estimates[arm] = intervals.welch(a, b, each)
+        return estimates
 
     def sign_flips(self) -> dict[str, float]:
         ready = self.ready()

@@ -81,7 +81,7 @@ def judge_results(results: Results) -> tuple[Judged, ...]:
     return tuple(_Corpus(results, study, block).judged() for block in study.blocks)
 
 
-class Told(Protocol):
+class JudgedClaims(Protocol):
     """What claims were judged on: one corpus at one size, or all its sizes together."""
 
     @property
@@ -96,16 +96,16 @@ class Told(Protocol):
     def unjudged(self) -> tuple[tuple[Claim, str], ...]: ...
 
 
-def headlines(judged: Sequence[Told]) -> dict[str, bool]:
+def headlines(judged: Sequence[JudgedClaims]) -> dict[str, bool]:
     """Claim -> whether it passes on two corpora, at the same size, with the same sign."""
-    found: dict[str, bool] = {}
+    passes: dict[str, bool] = {}
     for first, second in combinations(judged, 2):
         if first.text == second.text or first.size != second.size:
             continue
         for a, b in product(first.claims, second.claims):
             if a.claim == b.claim:
-                found[a.claim] = found.get(a.claim, False) or headline(a, b)
-    return found
+                passes[a.claim] = passes.get(a.claim, False) or headline(a, b)
+    return passes
 
 
 def _of_skill(metric: str) -> bool:
@@ -202,13 +202,13 @@ class _Corpus:
             return None, f"the results hold no run of {', '.join(sorted(gone))}"
         placebo = self.kept.placebo if role == "test" else None
         try:
-            found = compare(
+            comparison = compare(
                 runs, self.kept.baseline, metric, margin, study.variance, self.alpha,
                 study.declared_looks, study.better, role, placebo,
             )  # fmt: skip
             if declared(metric):
-                return in_words(found, self.counted(runs, found, role), placebo), ""
-            return found, ""
+                return in_words(comparison, self.counted(runs, comparison, role), placebo), ""
+            return comparison, ""
         except ValueError as error:
             return None, str(error)
 
@@ -226,12 +226,12 @@ class _Corpus:
         claimed = [claim.measure for claim in self.study.claims if claim.measure]
         asked = [self.study.metric, *self.study.measures, *claimed]
         skills = [name if declared(name) else "skill/solved" for name in asked if _of_skill(name)]
-        found = []
+        verdicts = []
         for metric in dict.fromkeys(skills):
             comparison = self.compared(runs, metric, None)[0] if metric in runs.columns else None
             if comparison is not None and comparison.look is not None:
-                found.append(self.counted(runs, comparison))
-        return tuple(found)
+                verdicts.append(self.counted(runs, comparison))
+        return tuple(verdicts)
 
     def tuning(self, runs: "pd.DataFrame") -> Tuning | None:
         """The rates by the rules as they are, and in `rate_doubts` which arms were tested at others."""
@@ -306,16 +306,16 @@ class _Corpus:
             if self.corpus != next(iter(self.study.places)):
                 raise ValueError("arms are timed on the first corpus alone")
             return judge_race(claims, self.results, measure)
-        found, why = comparison, reason
+        judged, why = comparison, reason
         if measure not in (self.study.metric, *OF_SEVERAL):
-            found, why = self.compared(runs, measure, None)
-        if found is None:
+            judged, why = self.compared(runs, measure, None)
+        if judged is None:
             raise ValueError(why)
         if measure == "stability/failed":
-            return judge_counts(claims, failed(found))
+            return judge_counts(claims, failed(judged))
         if declared(measure):
-            return judge_counts(claims, solved(self.counted(runs, found), found))
-        return judge(claims, found)
+            return judge_counts(claims, solved(self.counted(runs, judged), judged))
+        return judge(claims, judged)
 
     def descriptions(self, runs: "pd.DataFrame") -> tuple[Description, ...]:
         measures = [measure for measure in self.study.measures if not declared(measure)]

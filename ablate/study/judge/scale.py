@@ -174,8 +174,8 @@ def slopes(sizes: Sequence[Size], metric: str) -> pd.DataFrame:
     for (arm, seed), mine in frame.groupby(["arm", "seed"], sort=False):
         here = mine.set_index("size").reindex(list(tables))
         status = _together(here["status"])
-        found = slope(decades, here[metric].to_numpy(float)) if status == "finished" else None
-        rows.append({"arm": arm, "seed": seed, "role": "test", "status": status, SCALE: found})
+        seed_slope = slope(decades, here[metric].to_numpy(float)) if status == "finished" else None
+        rows.append({"arm": arm, "seed": seed, "role": "test", "status": status, SCALE: seed_slope})
     return pd.DataFrame(rows, columns=["arm", "seed", "role", "status", SCALE]).astype({SCALE: float})
 
 
@@ -190,11 +190,11 @@ def _tests(size: Size) -> pd.DataFrame:
 
 def _together(status: pd.Series) -> str | None:
     """The status of a seed over the sizes; None while a run is missing."""
-    said = set(status)
+    statuses = set(status)
     for word in WORST:
-        if word in said:
+        if word in statuses:
             return word
-    return "finished" if said == {"finished"} else None
+    return "finished" if statuses == {"finished"} else None
 
 
 def trend(verdict: Verdict, comparison: Comparison, sizes: Sequence[Size], metric: str) -> Trend:

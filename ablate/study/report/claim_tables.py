@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from ablate.study.design.claim import parse
 from ablate.study.judge.claims import Judgement
-from ablate.study.judge.corpus import Told, headlines
+from ablate.study.judge.corpus import JudgedClaims, headlines
 from ablate.study.report.phrasing import short
 from ablate.study.report.table import Table
 from ablate.study.report.tables import TIMES
 
 
-def place(judged: Sequence[Told]) -> str:
+def place(judged: Sequence[JudgedClaims]) -> str:
     """What the column is called that says where something was found."""
     corpora, sized = len({one.text for one in judged}) > 1, any(one.size for one in judged)
     return "corpus and size" if corpora and sized else "size" if sized else "corpus"
 
 
-def claim_table(judged: Sequence[Told]) -> Table | None:
+def claim_table(judged: Sequence[JudgedClaims]) -> Table | None:
     """Every claim on every corpus, at every size and on all of them, beside what was published."""
     many = len(judged) > 1
     corpora = len({one.text for one in judged}) > 1

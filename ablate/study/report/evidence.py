@@ -17,7 +17,7 @@ from ablate.record import atomic
 from ablate.spec import Strict
 from ablate.study.design.freeze import NAME as PLAN
 from ablate.study.design.study import load, plain
-from ablate.study.judge.corpus import Judged, Told, judge_results
+from ablate.study.judge.corpus import Judged, JudgedClaims, judge_results
 from ablate.study.judge.scale import judge_scale
 from ablate.study.report.claim_tables import claim_table, place
 from ablate.study.report.render import answer, markdown
@@ -154,7 +154,7 @@ def judgements(folder: Path) -> Iterator[Said]:
         return
     results = read(folder)
     judged = judge_results(results)
-    told: list[Told] = [*judged, *judge_scale(results, judged)]
+    told: list[JudgedClaims] = [*judged, *judge_scale(results, judged)]
     table = claim_table(told)
     for row in table.rows if table else ():
         cells = dict(zip(table.columns, row, strict=True)) if table else {}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.record import atomic
-from ablate.study.judge.corpus import Judged, Told
+from ablate.study.judge.corpus import Judged, JudgedClaims
 from ablate.study.judge.scale import Scale, Trend
 from ablate.study.judge.solved import Verdicts
 from ablate.study.report.summary import arm_costs
@@ -108,7 +108,7 @@ def sheets(
     runs = results.runs.drop(columns=["stale"]) if not results.runs["stale"].any() else results.runs
     made: dict[str, list[pd.DataFrame]] = {"runs": [runs]}
 
-    def add(name: str, corpus: Told, rows: "list[dict[str, Any]] | pd.DataFrame") -> None:
+    def add(name: str, corpus: JudgedClaims, rows: "list[dict[str, Any]] | pd.DataFrame") -> None:
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
         if len(table):
             table.insert(0, "corpus", corpus.corpus)
@@ -174,7 +174,7 @@ def _stability(judged: Judged) -> list[dict[str, Any]]:
     return [{"arm": verdict.arm, **verdict.stability.model_dump()} for verdict in verdicts]
 
 
-def _claims(judged: Told) -> list[dict[str, Any]]:
+def _claims(judged: JudgedClaims) -> list[dict[str, Any]]:
     rows = []
     for judgement in judged.claims:
         row = judgement.model_dump(include={"claim", "predicate", "measure", "word", "reason"})

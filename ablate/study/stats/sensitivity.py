@@ -86,8 +86,8 @@ def sensitivity_difference(
     value = _sensitivity(a) - _sensitivity(b)
     if a.shape[1] < 2:
         return SensitivityDifference(value=value, low=None, high=None, p=None)
-    found = intervals.paired(_by_seed(a), _by_seed(b), alpha)
-    return SensitivityDifference(value=value, low=found.low, high=found.high, p=found.p)
+    estimate = intervals.paired(_by_seed(a), _by_seed(b), alpha)
+    return SensitivityDifference(value=value, low=estimate.low, high=estimate.high, p=estimate.p)
 
 
 def _by_seed(table: NDArray[np.float64]) -> NDArray[np.float64]:

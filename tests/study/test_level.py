@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ablate.study.design.freeze import Frozen, Version
 from ablate.study.design.level import other_families, table_alpha, true_level
 from ablate.study.design.study import Study, read
 
@@ -49,3 +50,15 @@ def test_what_has_a_level_of_its_own_is_named() -> None:
     ]
     assert true_level(asked, "a") == pytest.approx(0.2)
     assert other_families(study(claims=claims[:1]), "a") == ["stability"]
+
+
+def version(seeds: int, test_runs: int, looks: tuple[int, ...] = ()) -> Version:
+    kept = {"seeds": [*range(seeds)], "looks": [*looks]}
+    return Version(date="", file="", study=kept, arms={}, test_runs=test_runs, hash="")
+
+
+def test_only_other_seeds_after_test_runs_spend_alpha() -> None:
+    assert Frozen(versions=(version(6, 0), version(8, 0))).judged_before == 0  # nothing had been judged
+    assert Frozen(versions=(version(6, 0), version(6, 9))).judged_before == 0
+    assert Frozen(versions=(version(6, 0), version(8, 9), version(10, 20))).judged_before == 2
+    assert Frozen(versions=(version(6, 0), version(6, 9, (3, 6)))).judged_before == 1

@@ -8,11 +8,18 @@ from pathlib import Path
 from ablate.cli.terminal import forgive
 
 WRONG = 2  # exit code
+HYDRA = {  # the commands whose options are composed by Hydra
+    "train": "Train one model: `ablate train --help` lists every choice.",
+    "sweep": "Answer a question: plan, run, score and report a study.",
+}
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 where what was asked cannot be done, with the reason on stderr."""
     forgive()
+    given = sys.argv[1:] if given is None else list(given)
+    if given and given[0] in HYDRA:
+        return hydra_command(given)
     options = parser().parse_args(given)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
@@ -31,8 +38,22 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
+def entry() -> None:
+    """The console script `ablate`."""
+    raise SystemExit(main())
+
+
+def hydra_command(given: list[str]) -> int:
+    """`ablate train ...` and `ablate sweep ...`, whose arguments are Hydra's."""
+    from ablate.cli import entry
+
+    sys.argv = [f"ablate {given[0]}", *given[1:]]
+    {"train": entry.train_main, "sweep": entry.sweep_main}[given[0]]()
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser("python -m ablate", description=__doc__.split(": ", 1)[1])
+    whole = argparse.ArgumentParser("ablate", description=__doc__.split(": ", 1)[1])
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], said: str) -> argparse.ArgumentParser:
@@ -53,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE|MODULE",
             help="your own parts that the run was trained with; may be repeated",
         )
+
+    for name, said in HYDRA.items():
+        commands.add_parser(name, help=said, add_help=False)
+    add = command("init", init, "Make a project folder: a study, a part and a config group of your own.")
+    add.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where")
 
     add = command("generate", generate, "Let a trained model go on with a text.")
     add.add_argument("folder", type=Path, metavar="RUN", help="the run's folder, runs/<id>")
@@ -117,6 +143,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--headline", default="llama", metavar="NAME", help="the study that README shows")
     return whole
+
+
+def init(options: argparse.Namespace) -> None:
+    from ablate.cli.project import make_project
+
+    for line in make_project(options.folder):
+        print(line)
 
 
 def load_own(places: list[str]) -> None:

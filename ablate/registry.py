@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializationInfo, create_model
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -92,6 +92,10 @@ class Registry:
         self._load()
         return name in self._entries
 
+    def loaded(self) -> list[str]:
+        """The names that are registered so far, without loading the rest."""
+        return sorted(self._entries)
+
     def parse(self, node: Any) -> Options:
         """Options from a mapping with a `name`, or from a name alone. Raises ValidationError."""
         if isinstance(node, Options):
@@ -151,6 +155,15 @@ class Part:
 
 def _dump(options: Options, info: SerializationInfo) -> dict[str, Any]:
     return options.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
+
+
+def defaults(kind: str, name: str) -> dict[str, Any]:
+    """The options of a part as a config would write them: its name, each default, and `???` for an option
+    that must be given."""
+    fields = registries[kind][name].options.model_fields
+    given = {f: "???" if info.is_required() else info.get_default() for f, info in fields.items()}
+    written: dict[str, Any] = to_jsonable_python({**given, "name": name})
+    return written
 
 
 Factory = Callable[..., Any]

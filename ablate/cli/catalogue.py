@@ -11,26 +11,8 @@ import annotated_types
 import yaml
 from pydantic.fields import FieldInfo
 
-from ablate.paths import CONF
+from ablate.paths import CONF, GROUPS
 from ablate.registry import Entry, Options, Part, registries
-
-# Where the YAMLs of a kind stand.
-FOLDERS = {
-    "norm": "model/norm",
-    "placement": "model/placement",
-    "topology": "model/topology",
-    "position": "model/position",
-    "scaling": "model/position/scaling",
-    "attention": "model/attention",
-    "kernel": "model/kernel",
-    "ffn": "model/ffn",
-    "activation": "model/activation",
-    "init": "model/init",
-    "source": "data",
-    "tokenizer": "data/tokenizer",
-    "optimizer": "optim",
-    "schedule": "schedule",
-}
 
 HEADER = """# Parts
 
@@ -95,7 +77,7 @@ def _source(entry: Entry) -> str:
 
 def files(entry: Entry) -> list[str]:
     """The YAMLs that name the entry, its presets included."""
-    folder = FOLDERS.get(entry.kind)
+    folder = GROUPS.get(entry.kind)
     if folder is None:
         return []
     return sorted(

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.cli.compose import Job, Mistaken, job
+from ablate.cli.own_parts import load_named_parts
 from ablate.paths import CONF
 from ablate.spec import RunSpec
 
@@ -32,6 +33,7 @@ class Composer:
         return todo.spec.model_dump(mode="json")
 
     def job(self, overrides: list[str]) -> Job:
+        load_named_parts(overrides)
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from typing import TypeVar
 
-from ablate.cli.sweep import Found, Given
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 
 def processes(number: int) -> ProcessPoolExecutor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import DictConfig
 from pydantic import Field, StrictBool
@@ -34,8 +34,6 @@ from ablate.study.design.study import Study, StudyMistaken, load
 from ablate.train.settings import Keep, Strategy
 
 log = logging.getLogger(__name__)
-Given = TypeVar("Given")
-Found = TypeVar("Found")
 OF_TRAINING = (*(f"validation/{loss}" for loss in LOSSES), "counts/*", "speed/*", "memory/*")  # what it gives
 AT_ONCE = 8  # runs of a stack, where a study does not say
 WORTH = 1.1  # times as fast as its runs one after the other: what a stack must be

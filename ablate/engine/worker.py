@@ -1,7 +1,7 @@
 """What a worker does: one run after another, in a process that stays warm.
 
 `perform` is a run under its lease; it is the same in the local engine, under SLURM and in `train.py`.
-`perform_together` is that of several runs at once. `python -m ablate.study.worker` is the process that
+`perform_together` is that of several runs at once. `python -m ablate.engine.worker` is the process that
 `launch` starts. They talk in lines of JSON:
 
     to the worker      {"path": [...], "work": "module:function", "together": "module:function" or null,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.cli.catalogue import CONF, FOLDERS, catalogue, files
+from ablate.cli.catalogue import CONF, GROUPS, catalogue, files
 from ablate.registry import registries
 
 PAGE = Path(__file__).parents[2] / "docs/parts.md"
@@ -31,6 +31,6 @@ def test_every_part_and_option_is_on_the_page(kind):
 @pytest.mark.parametrize("kind", ["norm", "ffn", "activation", "position", "scaling", "attention", "init"])
 def test_every_yaml_of_a_part_is_listed_under_the_part_it_names(kind):
     listed = [file for name in registries[kind] for file in files(registries[kind][name])]
-    assert sorted(listed) == sorted(path.stem for path in (CONF / FOLDERS[kind]).glob("*.yaml"))
+    assert sorted(listed) == sorted(path.stem for path in (CONF / GROUPS[kind]).glob("*.yaml"))
     for name in registries[kind]:
         assert name in files(registries[kind][name])

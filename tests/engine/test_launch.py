@@ -71,9 +71,10 @@ def engine(folder: Path, jobs: list[Job], **options: Any) -> "subprocess.Popen[s
     """Another process that launches the same jobs."""
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from ablate.study.launch import cpu_slots, launch\n"
-        "from ablate.study.store import Store\n"
-        "from ablate.study.worker import Job\n"
+        "from ablate.engine.launch import launch\n"
+        "from ablate.engine.slots import cpu_slots\n"
+        "from ablate.engine.store import Store\n"
+        "from ablate.engine.worker import Job\n"
         "said = json.loads(sys.argv[1])\n"
         "launch([Job(**j) for j in said['jobs']], cpu_slots(2), said['work'], lambda e: print(e, flush=True),"
         " store=Store(Path(said['store'])), check=0.1, **said['options'])\n"

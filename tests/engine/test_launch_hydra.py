@@ -46,7 +46,7 @@ def multirun(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]
     (folder / "conf").mkdir(exist_ok=True)
     (folder / "app.py").write_text(APP)
     (folder / "conf" / "app.yaml").write_text("seed: 0\nway: ''\ndouble: ${seed}\nname: ${hydra:job.name}\n")
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "engine"), os.environ.get("PYTHONPATH", "")])
     launcher = ["hydra/launcher=slots", "hydra.launcher.slots=2", "hydra.launcher.retries=0"]
     functions = [f"hydra.launcher.{f}=test_launch_hydra:{f}" for f in ("work", "prepare")]
     return subprocess.run(

@@ -57,7 +57,7 @@ def test_colleagues_can_read_a_claim(tmp_path: Path) -> None:
 
 def test_a_killed_holder_is_replaced_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from ablate.study.lease import take\n"
+        "import sys, time; from pathlib import Path; from ablate.engine.lease import take\n"
         "assert take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)

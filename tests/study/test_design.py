@@ -232,6 +232,7 @@ def test_the_placebo_redraws_what_the_axis_owns(
 
 
 def test_planning_needs_no_torch() -> None:
-    code = "import sys, ablate.study.design.plan, ablate.study.design.runs, ablate.study.design.forecast; "
+    code = "import sys, ablate.study.design.plan, ablate.study.design.runs\n"
+    code += "import ablate.study.design.freeze, ablate.study.design.forecast; "
     done = subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], timeout=60)
     assert done.returncode == 0

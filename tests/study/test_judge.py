@@ -601,7 +601,7 @@ def test_outcomes_tell_what_happened_to_every_seed() -> None:
 
 def test_the_judge_does_not_import_torch() -> None:
     code = (
-        "import sys, ablate.study.judge.corpus, ablate.study.judge.scale, ablate.study.design.forecast, "
-        "ablate.study.stats.describe; assert 'torch' not in sys.modules"
+        "import sys, ablate.study.judge.claims, ablate.study.stats.tuning, ablate.study.stats.factorial\n"
+        "import ablate.study.stats.tokens, ablate.study.stats.describe; assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

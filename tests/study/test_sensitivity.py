@@ -86,5 +86,5 @@ def test_arms_on_other_rates_are_refused():
 
 
 def test_it_loads_no_torch():
-    script = "import sys, ablate.study.judge.sensitivity_claims; sys.exit('torch' in sys.modules)"
+    script = "import sys, ablate.study.stats.sensitivity; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from ablate.train.pages import keep_pages
+from ablate.train.speed.allocator import keep_pages
 
 def faults():
     torch.ones(2**20)

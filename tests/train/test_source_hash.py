@@ -2,6 +2,7 @@
 
 import grimp
 import pytest
+from training import run_spec
 
 from ablate.paths import PACKAGE
 from ablate.registry import registries
@@ -15,6 +16,11 @@ ENTRIES = (
     "ablate.train.speed.ensemble_runs",
     "ablate.measure.score",
 )
+
+
+@pytest.fixture
+def spec(tmp_path):
+    return run_spec(tmp_path / "a.txt")
 
 
 def executed() -> set:

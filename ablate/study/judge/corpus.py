@@ -266,7 +266,7 @@ class _Corpus:
         by_measure: dict[str, list[Claim]] = {}
         for claim in self.study.claims:
             if claim.measure == SCALE:
-                continue  # it is on all sizes together (ablate.study.scale)
+                continue  # it is on all sizes together (ablate.study.judge.scale)
             by_measure.setdefault(claim.measure or self.study.metric, []).append(claim)
         judged: dict[str, Judgement] = {}
         unjudged: list[tuple[Claim, str]] = []

@@ -37,7 +37,7 @@ def ours(attention: dict[str, int]) -> Decoder:
     options = spec(SIZE).model_dump(mode="json")
     options["context"] = max(CONTEXTS) + NEW
     options["attention"] = {"name": "softmax", **attention}
-    return Decoder(type(spec(SIZE)).model_validate(options), training=False).start(0).eval()
+    return Decoder(type(spec(SIZE)).model_validate(options), training=False).init_parameters(0).eval()
 
 
 def theirs(decoder: Decoder) -> torch.nn.Module:

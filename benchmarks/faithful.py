@@ -93,7 +93,7 @@ def copy_of(decoder: Decoder, gpt: GPT) -> GPT:
     theirs = {
         "tokens.weight": ours.pop("embedding.weight"),
         "places.weight": ours.pop("positions.0.table.weight"),
-        "last.weight": ours.pop("leave.weight"),
+        "last.weight": ours.pop("final_norm.weight"),
     }
     for n in range(len(gpt.blocks)):
         layer = f"layers.{n}."
@@ -103,8 +103,8 @@ def copy_of(decoder: Decoder, gpt: GPT) -> GPT:
             f"blocks.{n}.out.weight": ours.pop(f"{layer}attention.out.weight"),
             f"blocks.{n}.up.weight": ours.pop(f"{layer}ffn.up.weight"),
             f"blocks.{n}.down.weight": ours.pop(f"{layer}ffn.down.weight"),
-            f"blocks.{n}.before_attention.weight": ours.pop(f"{layer}attention_residual.inside.weight"),
-            f"blocks.{n}.before_mlp.weight": ours.pop(f"{layer}ffn_residual.inside.weight"),
+            f"blocks.{n}.before_attention.weight": ours.pop(f"{layer}attention_residual.input_norm.weight"),
+            f"blocks.{n}.before_mlp.weight": ours.pop(f"{layer}ffn_residual.input_norm.weight"),
         }
     if ours:
         raise ValueError(f"the reference has no place for {', '.join(ours)}")
@@ -116,7 +116,7 @@ def reference(spec: RunSpec, prepared: Prepared, warmup: int) -> list[float]:
     """The loss at each step, by nanoGPT's recipe."""
     shape, steps = spec.model.shape(), spec.steps
     gpt = GPT(shape.vocab, shape.context, shape.width, shape.depth, shape.heads)
-    copy_of(Decoder(spec.model).start(spec.seed.init), gpt)
+    copy_of(Decoder(spec.model).init_parameters(spec.seed.init), gpt)
     matrices = [p for p in gpt.parameters() if p.dim() >= 2]
     vectors = [p for p in gpt.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]

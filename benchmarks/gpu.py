@@ -26,7 +26,7 @@ from rivals import MAKERS, Size, installed, spec, step
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ablate.model.measure import blueprint, measure
-from ablate.parts.base import Call, Fresh, Mask, Need, Scores
+from ablate.parts.base import ForwardContext, KernelRequirements, Mask, NoCache, Scores
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 
@@ -378,7 +378,7 @@ def attention(name: str, which: str, context: int) -> tuple[Callable[[], None], 
     learned = list(scheme.parameters())
     if learned:
         torch.nn.init.normal_(learned[0])
-    need = Need(
+    need = KernelRequirements(
         heads=H,
         kv_heads=H,
         key_width=D,
@@ -399,7 +399,7 @@ def attention(name: str, which: str, context: int) -> tuple[Callable[[], None], 
     if "documents" in acts:
         document = (at // (context // 4)).expand(B, -1)
         at = (at % (context // 4)).expand(B, -1)
-    sight = Fresh().look(Call(at, document)).sight
+    sight = NoCache().look(ForwardContext(at, document)).sight
     sink = torch.zeros(H, device="cuda", requires_grad=True) if "sink" in acts else None
     q, k, v = (
         torch.randn(B, H, context, D, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "qkv"
@@ -419,7 +419,7 @@ def attention(name: str, which: str, context: int) -> tuple[Callable[[], None], 
             torch.autograd.grad(y, leaves, weight)
 
     i = torch.arange(context)
-    seen = float((mask.dense(Fresh().look(Call(i[None])).sight)).sum())
+    seen = float((mask.dense(NoCache().look(ForwardContext(i[None])).sight)).sum())
     if "documents" in acts:
         seen /= 4
     return call, 3 * 4 * seen * B * H * D

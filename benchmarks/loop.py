@@ -19,7 +19,7 @@ from ablate.cli.composer import Composer
 from ablate.cli.train import planned
 from ablate.data.stream import Stream
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.registry import optimizer
 from ablate.train.fit import fit
 from ablate.train.monitor.progress import Progress
@@ -36,7 +36,7 @@ Now = Callable[[], float]
 def bare(todo: Job, now: Now) -> float:
     """Seconds a step of a loop without anything around it."""
     spec = todo.spec
-    decoder = Decoder(spec.model).start(0).train()
+    decoder = Decoder(spec.model).init_parameters(0).train()
     stream = Stream(todo.prepared.splits["train"], spec.model.context, spec.data.documents, 0)
     (chosen,) = optimizer.build(spec.optim, list(decoder.named_parameters()))
     begin = 0.0
@@ -44,7 +44,7 @@ def bare(todo: Job, now: Now) -> float:
         if step == WARM:
             begin = now()
         batch = stream.batch(step, spec.rows)
-        found = decoder(batch.tokens, Call(batch.at), targets=batch.targets, summed=True)
+        found = decoder(batch.tokens, ForwardContext(batch.positions), targets=batch.targets, summed=True)
         (found.objective / batch.targets.numel()).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), spec.clip or 1e9)
         for group in chosen.param_groups:

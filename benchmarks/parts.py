@@ -21,7 +21,7 @@ from rivals import SIZES
 
 from ablate.model.decoder import Decoder
 from ablate.model.measure import measure
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.spec import ModelSpec
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -78,7 +78,7 @@ def override(kind: str, name: str) -> str:
 
 def step(made: ModelSpec) -> Callable[[], None]:
     """Forward with all losses of the parts, backward, and fused AdamW."""
-    model = Decoder(made).start(0).train()
+    model = Decoder(made).init_parameters(0).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     drawn = torch.randint(
         SIZE.vocab, (SIZE.rows, SIZE.context + 1), generator=torch.Generator().manual_seed(0)
@@ -87,10 +87,10 @@ def step(made: ModelSpec) -> Callable[[], None]:
     at = torch.arange(SIZE.context)[None]
 
     def once() -> None:
-        call = Call(at, ledger=model.ledger())
+        call = ForwardContext(at, aux=model.aux())
         loss = model(tokens, call, targets).nll.mean()
-        if any(call.ledger):
-            loss = loss + model.auxiliary(call.ledger)
+        if any(call.aux):
+            loss = loss + model.auxiliary(call.aux)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

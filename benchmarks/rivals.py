@@ -70,7 +70,7 @@ def spec(size: Size, changes: dict[str, Any] | None = None) -> ModelSpec:
 def ablate(size: Size, device: str = "cpu", changes: dict[str, Any] | None = None) -> tuple[nn.Module, Loss]:
     """As it is trained: on a GPU in bf16."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model = Decoder(spec(size, changes), device, dtype=dtype).start(0).train()
+    model = Decoder(spec(size, changes), device, dtype=dtype).init_parameters(0).train()
     return model, lambda tokens, targets: model(tokens, None, targets, summed=True).objective / size.tokens
 
 

@@ -10,7 +10,7 @@ import torch
 from clock import arguments, clock, race, ratios
 from record import Cell, Table, save
 
-from ablate.parts.base import Bias, Call, Fresh, Kernel, Mask, Scores
+from ablate.parts.base import Bias, ForwardContext, Kernel, Mask, NoCache, Scores
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 
@@ -21,7 +21,7 @@ NOTE = "2 rows, 8 heads of 32 channels, fp32. The causal pass has neither window
 def attention(name: str, mask: Mask, length: int, bias: Bias | None) -> Callable[[], None]:
     """One pass there and back."""
     runner: Kernel = kernel.build(name)
-    sight = Fresh().look(Call(torch.arange(length)[None])).sight
+    sight = NoCache().look(ForwardContext(torch.arange(length)[None])).sight
     q, k, v = (torch.randn(2, 8, length, 32, requires_grad=True) for _ in range(3))
 
     def once() -> None:

@@ -15,7 +15,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
 from ablate.model.measure import costs_of_run, of_run
-from ablate.parts.base import Call, Refused
+from ablate.parts.base import ForwardContext, Refused
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
@@ -41,7 +41,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
     try:
         ghost = of_run(spec, device)
         decoder = Decoder(spec.model.model_copy(update={"kernel": kernel.parse("auto")}))
-        decoder.start(0, spec.seed.redraw)
+        decoder.init_parameters(0, spec.seed.redraw)
     except Refused as refusal:
         return Facts(refusals=(str(refusal),))
     if looks_ahead(decoder):
@@ -84,7 +84,7 @@ def probe(spec: RunSpec) -> float:
     guess: it knows nothing of what else the machine does."""
     rows, times = min(4, spec.rows), []
     with threads(1):
-        decoder = Decoder(spec.model).start(0).train()
+        decoder = Decoder(spec.model).init_parameters(0).train()
         tokens = torch.zeros(rows, spec.model.context, dtype=torch.long)
         for _ in range(3):
             begin = time.perf_counter()
@@ -123,16 +123,16 @@ def output(decoder: Decoder, spec: RunSpec) -> str:
     On the CPU, whatever the device of the study."""
     decoder.train()
     tokens = drawn(decoder, 0)
-    call = Call.of(tokens)
-    call.ledger = decoder.ledger()
+    call = ForwardContext.of(tokens)
+    call.aux = decoder.aux()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed.dropout)
-        logits = decoder(tokens, Call.of(tokens))
+        logits = decoder(tokens, ForwardContext.of(tokens))
         assert isinstance(logits, torch.Tensor)
         torch.manual_seed(spec.seed.dropout)
         found = decoder(tokens, call, targets=tokens.roll(-1, 1))
         assert isinstance(found, TokenLoss)
-        loss = found.nll.mean() + decoder.auxiliary(call.ledger)
+        loss = found.nll.mean() + decoder.auxiliary(call.aux)
         if found.z is not None:
             loss = loss + spec.model.head.z_loss * found.z.mean()
     seen = hashlib.sha256(logits.numpy().tobytes())

@@ -166,7 +166,7 @@ class Sweep:
         for arm in planned.arms if reading else ():
             spec = RunSpec.model_validate(arm.spec)
             split = self.text(spec.data).splits["heldout"]
-            if split.scored is not None and "heldout" not in reading:
+            if split.loss_mask is not None and "heldout" not in reading:
                 continue  # skill reads examples of any length
             try:
                 Stream(split, spec.model.context, spec.data.documents, 0, spec.data.prefix)

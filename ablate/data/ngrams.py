@@ -42,12 +42,12 @@ def ngram_losses(train: NDArray[np.integer], text: NDArray[np.integer], vocab: i
             raise ValueError(f"{name}: {len(tokens)} tokens are too few for n-grams of {highest}")
         if int(tokens.max()) >= vocab or int(tokens.min()) < 0:
             raise ValueError(f"{name}: a token lies outside the vocabulary of {vocab}")
-    scored = len(text) - highest + 1
+    loss_mask = len(text) - highest + 1
     last = text[highest - 1 :].astype(np.int64)
-    probability = np.full(scored, 1 / vocab)
+    probability = np.full(loss_mask, 1 / vocab)
     losses = {}
     known = np.zeros(len(train), np.int64)  # what the context before each token of `train` is called
-    asked = np.zeros(scored, np.int64)  # the same before each scored token; -1 where `train` has none
+    asked = np.zeros(loss_mask, np.int64)  # the same before each scored token; -1 where `train` has none
     for order in range(1, highest + 1):
         if order > 1:
             known, asked = _longer(train, text, known, asked, order, vocab, highest)
@@ -113,7 +113,7 @@ def reference_lines(
     file = prepared.folder / f"ngrams.{key}.json"
     if (lines := _stored(file)) is not None:
         return lines
-    if train.scored is not None or text.scored is not None:
+    if train.loss_mask is not None or text.loss_mask is not None:
         return {}
     try:
         lines = ngram_losses(

@@ -48,9 +48,9 @@ class Split:
 
     name: str
     tokens: np.ndarray
-    starts: np.ndarray
+    document_offsets: np.ndarray
     bytes: int
-    scored: np.ndarray | None = None
+    loss_mask: np.ndarray | None = None
 
     @property
     def bytes_per_token(self) -> float:
@@ -78,7 +78,7 @@ def prepare(data: DataSpec, cache: Path) -> Prepared:
     source: Source = registry.source.build(data.source)
     tokenizer: Tokenizer = registry.tokenizer.build(data.tokenizer)
     cache.mkdir(parents=True, exist_ok=True)
-    manifest, stamp = identify(source, data.source, cache)
+    manifest, change_stamp = identify(source, data.source, cache)
     content = {"format": FORMAT, "source": manifest, "tokenizer": tokenizer.recipe()}
     folder = cache / digest(content)
     if not is_whole(folder, content):
@@ -86,7 +86,7 @@ def prepare(data: DataSpec, cache: Path) -> Prepared:
 
         with FileLock(cache / f".{folder.name}.lock"):
             if not is_whole(folder, content):  # another process may have built it while this one waited
-                build(folder, content, source, stamp, tokenizer)
+                build(folder, content, source, change_stamp, tokenizer)
     return open_cache(folder, registry.tokenizer.build(data.tokenizer))
 
 
@@ -101,40 +101,40 @@ def identify(source: Source, options: Options, cache: Path) -> tuple[str, Any]:
     memo = cache / "texts" / f"{digest(options.model_dump(mode='json'))}.json"
     known = recall(memo)
     try:
-        stamp = stamp_of(source)
+        change_stamp = stamp_of(source)
     except NoNetwork as error:
         if known is None:
             raise
-        log.warning("%s\nGoing on with the copy of %s", error, known["stamp"])
+        log.warning("%s\nGoing on with the copy of %s", error, known["change_stamp"])
         return known["manifest"], None
-    if known is not None and stamp is not None and known["stamp"] == stamp:
-        return known["manifest"], stamp
+    if known is not None and change_stamp is not None and known["change_stamp"] == change_stamp:
+        return known["manifest"], change_stamp
     manifest = source.manifest()
-    refuse_change(source, stamp)
-    if stamp is not None:
+    refuse_change(source, change_stamp)
+    if change_stamp is not None:
         with suppress(OSError):  # a cache that cannot be written to still can be read
             memo.parent.mkdir(exist_ok=True)
             with atomic(memo) as file:
-                file.write(json.dumps({"stamp": stamp, "manifest": manifest}).encode())
-    return manifest, stamp
+                file.write(json.dumps({"change_stamp": change_stamp, "manifest": manifest}).encode())
+    return manifest, change_stamp
 
 
 def recall(memo: Path) -> dict[str, Any] | None:
     """What was remembered, if it can be read."""
     try:
         known = json.loads(memo.read_bytes())
-        return {"stamp": known["stamp"], "manifest": str(known["manifest"])}
+        return {"change_stamp": known["change_stamp"], "manifest": str(known["manifest"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def stamp_of(source: Source) -> Any:
-    return json.loads(json.dumps(source.stamp()))
+    return json.loads(json.dumps(source.change_stamp()))
 
 
-def refuse_change(source: Source, stamp: Any) -> None:
+def refuse_change(source: Source, change_stamp: Any) -> None:
     """Raises BadText if the text is no longer what it was at `stamp`."""
-    if stamp is not None and stamp_of(source) != stamp:
+    if change_stamp is not None and stamp_of(source) != change_stamp:
         raise BadText("data: the text changed while it was read; start again when nothing writes to it")
 
 
@@ -198,7 +198,7 @@ def sha256(path: Path) -> str:
 # ------------------------------------------------------------------------------------------ building
 
 
-def build(folder: Path, content: Any, source: Source, stamp: Any, tokenizer: Tokenizer) -> None:
+def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokenizer: Tokenizer) -> None:
     """Make the cache aside, then put it in its place. The caller holds the lock."""
     for left in folder.parent.glob(f".{folder.name}.*"):
         if left.is_dir():  # of a process that was killed
@@ -207,7 +207,7 @@ def build(folder: Path, content: Any, source: Source, stamp: Any, tokenizer: Tok
     aside.mkdir()
     try:
         fill(aside, content, source, tokenizer)
-        refuse_change(source, stamp)
+        refuse_change(source, change_stamp)
         if folder.exists():
             os.replace(folder, aside.with_suffix(".damaged"))
         os.replace(aside, folder)
@@ -243,21 +243,23 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
     """Writes tokens, starts and marks; returns the counts. Raises BadText for a split that should not be
     empty, and for an example without a question or an answer."""
     limit = source.limit if name == "train" else None
-    tokens, size, starts = 0, 0, []
+    tokens, size, document_offsets = 0, 0, []
     marks: list[np.ndarray] = []
     with (folder / f"{name}.tokens").open("wb") as file:
         for text, ids, first, last in encoded(source.documents(name), tokenizer):
             if first and limit is not None and tokens >= limit:
                 break
             if first:
-                starts.append(tokens)
+                document_offsets.append(tokens)
             numbers = np.asarray(ids, dtype=np.int64)
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < tokenizer.vocab:
                 raise BadTokenizer(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
-            scored = tokenizer.scored(text)
-            if scored is not None:
+            loss_mask = tokenizer.loss_mask(text)
+            if loss_mask is not None:
                 marks.append(
-                    checked_marks(scored, len(ids), first and last, f"{name}, document {len(starts)}")
+                    checked_marks(
+                        loss_mask, len(ids), first and last, f"{name}, document {len(document_offsets)}"
+                    )
                 )
             numbers.astype(dtype(tokenizer)).tofile(file)
             tokens += len(numbers)
@@ -271,23 +273,23 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
         )
     if limit is not None and tokens < limit:
         log.warning("data: the source ended after %d of %d training tokens", tokens, limit)
-    np.save(folder / f"{name}.starts.npy", np.asarray(starts, dtype=np.int64), allow_pickle=False)
+    np.save(folder / f"{name}.starts.npy", np.asarray(document_offsets, dtype=np.int64), allow_pickle=False)
     if marks:
         np.concatenate(marks).tofile(folder / f"{name}.scored")
     return {"tokens": tokens, "bytes": size}
 
 
-def checked_marks(scored: list[bool], tokens: int, whole: bool, place: str) -> np.ndarray:
+def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -> np.ndarray:
     """Which tokens of an example are answers (tokens,). Raises BadText, BadTokenizer."""
     if not whole:
         raise BadText(f"data: {place}: an example may have {PIECE} characters at most; this one has more")
-    if len(scored) != tokens:
-        raise BadTokenizer(f"data: {place}: {len(scored)} marks for {tokens} tokens")
-    if not any(scored):
+    if len(loss_mask) != tokens:
+        raise BadTokenizer(f"data: {place}: {len(loss_mask)} marks for {tokens} tokens")
+    if not any(loss_mask):
         raise BadText(f"data: {place}: nothing in it is marked as an answer, so nothing could be learned")
-    if scored[0]:
+    if loss_mask[0]:
         raise BadText(f"data: {place}: its first token is an answer, but nothing stands before it")
-    return np.asarray(scored, dtype=bool)
+    return np.asarray(loss_mask, dtype=bool)
 
 
 def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], bool, bool]]:
@@ -354,10 +356,10 @@ def open_split(folder: Path, name: str, held: Mapping[str, Any]) -> Split:
         )
     else:
         tokens = np.empty(0, dtype=kind)  # an empty file cannot be mapped
-    starts = np.load(
+    document_offsets = np.load(
         folder / f"{name}.starts.npy", mmap_mode="r" if counts["tokens"] else None, allow_pickle=False
     )
-    scored = None
+    loss_mask = None
     if f"{name}.scored" in held["files"]:
-        scored = np.memmap(folder / f"{name}.scored", dtype=bool, mode="r", shape=(counts["tokens"],))
-    return Split(name, tokens, starts, counts["bytes"], scored)
+        loss_mask = np.memmap(folder / f"{name}.scored", dtype=bool, mode="r", shape=(counts["tokens"],))
+    return Split(name, tokens, document_offsets, counts["bytes"], loss_mask)

@@ -23,10 +23,12 @@ class Batch(NamedTuple):
 
     tokens: Tensor  # (B, T)
     targets: Tensor  # (B, T) the next token; -100 where there is no loss
-    at: Tensor  # (1, T), or (B, T) where positions restart with each document
+    positions: Tensor  # (1, T), or (B, T) where positions restart with each document
     document: Tensor | None = None  # (B, T) who sees whom; None: all tokens of a row are one document
     prefix: Tensor | None = None  # (B,) length of the part that sees itself whole
-    owner: Tensor | None = None  # (B, T) the document of the split that the target belongs to; -1: no target
+    document_index: Tensor | None = (
+        None  # (B, T) the document of the split that the target belongs to; -1: no target
+    )
 
 
 class Stream:
@@ -57,17 +59,17 @@ class Stream:
     ):
         self.split, self.context, self.documents, self.seed = split, context, documents, seed
         self.prefix, self._found = prefix, lru_cache(maxsize=1)(self._places)
-        if prefix and (split.scored is not None or documents == "masked" or context < 2):
+        if prefix and (split.loss_mask is not None or documents == "masked" or context < 2):
             raise ValueError("data: a prefix needs joined text and a context of at least 2")
-        if split.scored is not None:
-            self._borders = np.append(split.starts, len(split.tokens))
+        if split.loss_mask is not None:
+            self._borders = np.append(split.document_offsets, len(split.tokens))
             longest = int(np.diff(self._borders).max())
             if longest > context + 1:
                 raise ValueError(
                     f"data: the longest example of the {split.name} split has {longest} tokens, which needs "
                     f"a context of {longest - 1}; model.context is {context}"
                 )
-            self.windows, self._shifts = len(split.starts), 1
+            self.windows, self._shifts = len(split.document_offsets), 1
             return
         if len(split.tokens) <= context:
             raise ValueError(
@@ -84,7 +86,7 @@ class Stream:
         mine, first = share(rows, of), step % AHEAD * rows
         here = slice(first + mine.start, first + mine.stop)
         position, window, shift = (each[here] for each in self._found(step // AHEAD, rows))
-        if self.split.scored is not None:
+        if self.split.loss_mask is not None:
             return self._examples(window)
         cut = self._cut(window * self.context + shift)
         if not self.prefix:
@@ -99,7 +101,7 @@ class Stream:
         what lies after the end of the split has no loss. `by_document` fills in `owner`.
         """
         mine = share(rows, of)
-        examples = self.split.scored is not None
+        examples = self.split.loss_mask is not None
         windows = self.windows if examples else -(-(len(self.split.tokens) - 1) // self.context)
         for first in range(0, windows, rows):
             window = first + np.arange(mine.start, mine.stop)
@@ -124,7 +126,7 @@ class Stream:
 
     def _cut(self, first: np.ndarray, by_document: bool = False) -> Batch:
         """The windows that begin at `first` (B,)."""
-        starts, total = self.split.starts, len(self.split.tokens)
+        document_offsets, total = self.split.document_offsets, len(self.split.tokens)
         place = first[:, None] + np.arange(self.context + 1)  # (B, T + 1)
         numbers = np.where(place < total, self.split.tokens[np.minimum(place, total - 1)], 0).astype(np.int64)
         tokens, targets = numbers[:, :-1], numbers[:, 1:].copy()
@@ -133,34 +135,44 @@ class Stream:
             return Batch(
                 torch.from_numpy(tokens), torch.from_numpy(targets), torch.arange(self.context)[None]
             )
-        document = np.searchsorted(starts, place, side="right") - 1  # (B, T + 1)
-        document[place >= total] = len(starts)  # what is after the end is a document of its own
-        at, seen = torch.arange(self.context)[None], None
+        document = np.searchsorted(document_offsets, place, side="right") - 1  # (B, T + 1)
+        document[place >= total] = len(document_offsets)  # what is after the end is a document of its own
+        positions, seen = torch.arange(self.context)[None], None
         if self.documents == "masked":
             targets[document[:, 1:] != document[:, :-1]] = NO_LOSS
-            begin = np.where(place < total, starts[np.minimum(document, len(starts) - 1)], total)[:, :-1]
-            at = torch.from_numpy(place[:, :-1] - np.maximum(begin, first[:, None]))
+            begin = np.where(
+                place < total, document_offsets[np.minimum(document, len(document_offsets) - 1)], total
+            )[:, :-1]
+            positions = torch.from_numpy(place[:, :-1] - np.maximum(begin, first[:, None]))
             seen = torch.from_numpy(document[:, :-1].copy())
-        owner = torch.from_numpy(np.where(targets == NO_LOSS, -1, document[:, 1:])) if by_document else None
-        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), at, seen, owner=owner)
+        document_index = (
+            torch.from_numpy(np.where(targets == NO_LOSS, -1, document[:, 1:])) if by_document else None
+        )
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(targets),
+            positions,
+            seen,
+            document_index=document_index,
+        )
 
     def _examples(self, number: np.ndarray, by_document: bool = False) -> Batch:
         """The examples of these numbers (B,), one a row; after the last come rows without targets."""
-        assert self.split.scored is not None
+        assert self.split.loss_mask is not None
         last = len(self._borders) - 1
         first, end = (self._borders[np.minimum(number + n, last)][:, None] for n in (0, 1))  # (B, 1)
         place = first + np.arange(self.context + 1)  # (B, T + 1)
         inside = place < end
         place = np.minimum(place, len(self.split.tokens) - 1)
         numbers = np.where(inside, self.split.tokens[place], 0).astype(np.int64)
-        answer = (inside & self.split.scored[place])[:, 1:]
+        answer = (inside & self.split.loss_mask[place])[:, 1:]
         targets = np.where(answer, numbers[:, 1:], NO_LOSS)
-        owner = torch.from_numpy(np.where(answer, number[:, None], -1)) if by_document else None
+        document_index = torch.from_numpy(np.where(answer, number[:, None], -1)) if by_document else None
         return Batch(
             torch.from_numpy(numbers[:, :-1]),
             torch.from_numpy(targets),
             torch.arange(self.context)[None],
-            owner=owner,
+            document_index=document_index,
         )
 
 

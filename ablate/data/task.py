@@ -54,7 +54,7 @@ class Generated(Source):
     def documents(self, split: SplitName) -> Iterator[str]:
         return (written(self.example(split, index)) for index in range(self.sizes[split]))
 
-    def stamp(self) -> Any:
+    def change_stamp(self) -> Any:
         """What, with the options, decides the examples."""
         files = (Path(__file__), Path(inspect.getfile(type(self))))
         return [np.__version__, *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)]

@@ -31,7 +31,7 @@ class Heldout:
             prefix=data.get("prefix", False),
         )
         metrics = {"heldout/loss": found.loss, "heldout/perplexity": math.exp(min(found.loss, 700.0))}
-        if split.scored is None:  # of generated examples, only the answers have a loss
+        if split.loss_mask is None:  # of generated examples, only the answers have a loss
             metrics["heldout/bits_per_byte"] = found.loss / math.log(2) / split.bytes_per_token
         return Found(
             metrics,

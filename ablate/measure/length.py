@@ -14,7 +14,7 @@ from ablate.measure import Found
 from ablate.measure.segment import stretch
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.registry import measure
 from ablate.train.evaluate import evaluating
 
@@ -113,7 +113,7 @@ class Length:
 
 def reach_of(decoder: Decoder) -> int | None:
     """The number of positions that all schemes of a model can name; None: no limit."""
-    limits = [scheme.reach for scheme in decoder.positions if scheme.reach is not None]
+    limits = [scheme.max_positions for scheme in decoder.positions if scheme.max_positions is not None]
     return min(limits, default=None)
 
 
@@ -159,7 +159,9 @@ def place_losses(
         for batch in Stream(split, length, documents, seed=0).whole(rows):
             document = None if batch.document is None else batch.document.to(device)
             targets = batch.targets.to(device)
-            out = decoder(batch.tokens.to(device), Call(batch.at.to(device), document), targets=targets)
+            out = decoder(
+                batch.tokens.to(device), ForwardContext(batch.positions.to(device), document), targets=targets
+            )
             found[0] += out.nll.double().sum(0).cpu()
             found[1] += (batch.targets != NO_LOSS).sum(0)
     return found

@@ -9,7 +9,7 @@ from ablate.data.stream import NO_LOSS, Stream
 from ablate.measure import Found
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.registry import measure
 from ablate.train.evaluate import evaluating, on_device
 
@@ -40,12 +40,12 @@ class Skill:
 
     def __call__(self, trained: Trained, prepared: Prepared) -> Found:
         split = prepared.splits["heldout"]
-        if split.scored is None:
+        if split.loss_mask is None:
             raise ValueError(
                 "skill: the held-out split has no answers; use data=mqar, induction, copy or reverse"
             )
         right = answered(trained.decoder, split, trained.record.spec["precision"])
-        answers = np.add.reduceat(split.scored, split.starts, dtype=np.int64)
+        answers = np.add.reduceat(split.loss_mask, split.document_offsets, dtype=np.int64)
         longest = int(sizes(prepared.splits["train"]).max())
         return found(sizes(split), answers, right, longest, self.threshold)
 
@@ -54,30 +54,30 @@ def answered(decoder: Decoder, split: Split, precision: str) -> np.ndarray:
     """(examples,) how many of its answers are the likeliest token, for each example of the split."""
     context = int(sizes(split).max()) - 1
     for scheme in decoder.positions:
-        if scheme.reach is not None and context > scheme.reach:
+        if scheme.max_positions is not None and context > scheme.max_positions:
             raise ValueError(
                 f"skill: the longest held-out example takes {context} positions, and the model can name "
-                f"{scheme.reach}; raise model.context, or test shorter examples"
+                f"{scheme.max_positions}; raise model.context, or test shorter examples"
             )
     device = decoder.embedding.weight.device
-    right = np.zeros(len(split.starts), dtype=np.int64)
+    right = np.zeros(len(split.document_offsets), dtype=np.int64)
     with (
         evaluating(decoder),
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, precision == "bf16"),
     ):
         for batch in Stream(split, context, "joined", seed=0).whole(ROWS, by_document=True):
-            assert batch.owner is not None
+            assert batch.document_index is not None
             given = on_device(batch, device)
-            likeliest = decoder(given.tokens, Call(given.at)).argmax(-1).cpu()
+            likeliest = decoder(given.tokens, ForwardContext(given.positions)).argmax(-1).cpu()
             hit = (batch.targets != NO_LOSS) & (likeliest == batch.targets)
-            right += np.bincount(batch.owner[hit].numpy(), minlength=len(right))
+            right += np.bincount(batch.document_index[hit].numpy(), minlength=len(right))
     return right
 
 
 def sizes(split: Split) -> np.ndarray:
     """(documents,) tokens."""
-    return np.diff(split.starts, append=len(split.tokens))
+    return np.diff(split.document_offsets, append=len(split.tokens))
 
 
 def found(

@@ -14,7 +14,7 @@ from ablate.measure.hooks import highest_logits, streams
 from ablate.measure.segment import stretch
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.registry import measure
 from ablate.spec import RunSpec
 from ablate.train.evaluate import evaluate, evaluating
@@ -82,7 +82,9 @@ class Stability:
             return {}
         decoder = trained.decoder
         device = str(decoder.embedding.weight.device)
-        started = Decoder(decoder.spec, device, training=False).start(spec.seed.init, spec.seed.redraw)
+        started = Decoder(decoder.spec, device, training=False).init_parameters(
+            spec.seed.init, spec.seed.redraw
+        )
         start = evaluate(
             started.to(device),
             prepared.splits["validation"],
@@ -114,7 +116,9 @@ class Stability:
         with evaluating(decoder), streams(decoder) as heard, highest_logits(decoder) as highest:
             for batch in stream.whole(rows):
                 document = None if batch.document is None else batch.document.to(device)
-                logits = decoder(batch.tokens.to(device), Call(batch.at.to(device), document))
+                logits = decoder(
+                    batch.tokens.to(device), ForwardContext(batch.positions.to(device), document)
+                )
                 logit += float(logits.double().mean()) * rows / windows
                 variances = [x.double().var(-1, correction=0).mean() for x in heard]
                 variance += torch.stack(variances).cpu() * rows / windows

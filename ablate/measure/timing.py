@@ -9,7 +9,7 @@ import torch
 from ablate.measure.length import reach_of
 from ablate.model.decoder import Decoder
 from ablate.model.generate import generate
-from ablate.parts.base import DTYPES, Call
+from ablate.parts.base import DTYPES, ForwardContext
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
 
@@ -75,7 +75,7 @@ class _Runner:
         documents = spec.data.documents == "masked"
         dtype = DTYPES[spec.precision]
         self.decoder = Decoder(spec.model, device, documents=documents, dtype=dtype)
-        self.decoder.start(spec.seed.init).to(device)
+        self.decoder.init_parameters(spec.seed.init).to(device)
         self.optimizers = optimizer.build(spec.optim, list(self.decoder.named_parameters()))
         generator = torch.Generator().manual_seed(0)
         shape = (spec.rows, spec.model.context + 1)
@@ -112,10 +112,10 @@ class _Runner:
         """One step of the optimizer on the rows of a whole batch."""
         tokens, targets = self.tokens[:, :-1], self.tokens[:, 1:].contiguous()
         at = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        call = Call(at, self.document, self.prefix, ledger=self.decoder.ledger())
+        call = ForwardContext(at, self.document, self.prefix, aux=self.decoder.aux())
         with torch.autocast(tokens.device.type, torch.bfloat16, self.spec.precision == "bf16"):
             found = self.decoder(tokens, call, targets=targets, summed=True)
-        (found.objective / tokens.numel() + self.decoder.auxiliary(call.ledger or [])).backward()
+        (found.objective / tokens.numel() + self.decoder.auxiliary(call.aux or [])).backward()
         for each in self.optimizers:
             each.step()
             each.zero_grad(set_to_none=True)

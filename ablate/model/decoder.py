@@ -9,9 +9,19 @@ from torch.utils.checkpoint import checkpoint
 from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
-from ablate.model.memory import Cache, Rolling
+from ablate.model.memory import Cache, RollingCache
 from ablate.model.residual import Placement, Residual, Scale
-from ablate.parts.base import Call, Fresh, Kernel, Ledger, Mask, Memory, Position, View, Where
+from ablate.parts.base import (
+    AuxOutputs,
+    ForwardContext,
+    Kernel,
+    LayerContext,
+    Mask,
+    Memory,
+    NoCache,
+    Position,
+    PositionInputs,
+)
 from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
 from ablate.spec import ModelSpec
 
@@ -26,8 +36,8 @@ class Group(NamedTuple):
 class Decoder(nn.Module):
     """A decoder-only language model: tokens (B,T) -> logits (B,T,V).
 
-    The forward pass is the same for training, prefill and decoding; what differs travels in the `Call`.
-    Raises Refused where parts cannot work together.
+    The forward pass is the same for training, prefill and decoding; what differs travels in the
+    `ForwardContext`. Raises Refused where parts cannot work together.
     """
 
     layers: Any  # ModuleList of topologies
@@ -51,7 +61,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(V, C)
         scale = C**0.5 if spec.embedding.scale == "sqrt_width" else spec.embedding.scale
         self.scale = nn.Identity() if scale == 1.0 else Scale(scale)
-        self.enter = nn.Sequential(
+        self.embedding_norm = nn.Sequential(
             norm.build(spec.embedding.norm, C),
             norm.build(spec.norm, C) if placements[0].embed else nn.Identity(),
             nn.Dropout(spec.dropout),
@@ -68,7 +78,7 @@ class Decoder(nn.Module):
             )
             for layer, place in zip(layers, placements, strict=True)
         )
-        self.leave = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
+        self.final_norm = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
         self.head = Head(spec.head, C, V)
 
         groups = [
@@ -93,76 +103,77 @@ class Decoder(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        call: Call | None = None,
+        call: ForwardContext | None = None,
         targets: Tensor | None = None,
         summed: bool = False,
     ) -> Tensor | TokenLoss | Sums:
         """tokens (B,T) -> logits (B,T,V), or (B,1,V) where the call wants the last; with targets (B,T), -100
         where there is none, the loss of each, or their sums."""
-        call = Call.of(tokens) if call is None else call
+        call = ForwardContext.of(tokens) if call is None else call
         x = self.scale(self.embedding(tokens))
         for scheme in self.positions:
-            x = scheme.embed(x, call.at)
-        x = self.enter(x)
+            x = scheme.embed(x, call.positions)
+        x = self.embedding_norm(x)
         views = self.views(call, x.dtype)
         for n, layer in enumerate(self.layers):
             g = self.group_of[n]
             x = self.through(
                 layer, x, views[g], n, self.positions[self.groups[g].position].layer(n), self.kernel
             )
-        x = self.leave(x[:, -1:] if call.last else x)
+        x = self.final_norm(x[:, -1:] if call.last else x)
         if targets is None:
             return self.head(x, self.embedding.weight)
         loss = self.head.sums if summed else self.head.loss
         return loss(x, self.embedding.weight, targets)
 
-    def views(self, call: Call, dtype: torch.dtype) -> list[View]:
+    def views(self, call: ForwardContext, dtype: torch.dtype) -> list[LayerContext]:
         """What each group of layers shares in this call."""
-        memories: list[Memory] = call.memories or [Fresh()] * len(self.groups)
-        ledger = [{} for _ in self.layers] if call.ledger is None else call.ledger
+        memories: list[Memory] = call.memories or [NoCache()] * len(self.groups)
+        aux = [{} for _ in self.layers] if call.aux is None else call.aux
         return [
-            self._view(g, memory, call, ledger, dtype)
-            for g, memory in zip(self.groups, memories, strict=True)
+            self._view(g, memory, call, aux, dtype) for g, memory in zip(self.groups, memories, strict=True)
         ]
 
-    def _view(self, group: Group, memory: Memory, call: Call, ledger: list, dtype: torch.dtype) -> View:
+    def _view(
+        self, group: Group, memory: Memory, call: ForwardContext, aux: list, dtype: torch.dtype
+    ) -> LayerContext:
         scheme: Position = self.positions[group.position]
         sight, new, seen = memory.look(call)
         query = scheme.locate(sight.i)
-        where = Where(
+        where = PositionInputs(
             query,
             query if new is sight.i else scheme.locate(new),
             None if seen is None else scheme.locate(seen),
         )
         prepared = self.kernel.prepare(group.mask, sight, scheme.bias, self.shape.heads, dtype)
-        return View(where, memory, prepared, ledger)
+        return LayerContext(where, memory, prepared, aux)
 
     def memories(self, capacity: int) -> list[Memory]:
         """Memories for rows of up to `capacity` tokens: a window remembers no more than it sees."""
         return [
             Cache(capacity)
             if g.mask.window is None or g.mask.prefix
-            else Rolling(min(g.mask.window, capacity), g.mask.keep_first)
+            else RollingCache(min(g.mask.window, capacity), g.mask.sink_tokens)
             for g in self.groups
         ]
 
-    def ledger(self) -> list[dict[str, Tensor]]:
+    def aux(self) -> list[dict[str, Tensor]]:
         return [{} for _ in self.layers]
 
     def recompute(self) -> None:
         """Keep no activations inside layers; compute them again in the backward pass (Chen et al. 2016)."""
         self.through = partial(checkpoint, use_reentrant=False)
 
-    def auxiliary(self, ledger: Ledger) -> Tensor:
+    def auxiliary(self, aux: AuxOutputs) -> Tensor:
         """The sum of what parts add to the loss, from their reports of a call."""
         losses = [
             layer.ffn.auxiliary(report)
-            for layer, report in zip(self.layers, ledger, strict=True)
+            for layer, report in zip(self.layers, aux, strict=True)
             if report  # a part that reports nothing adds nothing
         ]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=self.embedding.weight.device)
 
-    def start(self, seed: int, redraw: Sequence[str] = ()) -> "Decoder":
+    def init_parameters(self, seed: int, redraw: Sequence[str] = ()) -> "Decoder":
         """Draw every parameter (see `ablate.model.init`)."""
         scheme: Init = init.build(self.spec.init, self.shape)
         fill(self, scheme, seed, redraw)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.memory import Rolling
+from ablate.model.memory import RollingCache
 from ablate.model.packed import packable, packed
-from ablate.parts.base import Call, Memory, Refused
+from ablate.parts.base import ForwardContext, Memory, Refused
 
 PACKING_TOKENS = 16  # laying out the weights (ablate.model.packed) costs as much as some ten steps
 
@@ -44,7 +44,7 @@ def generate(
     longest = max(map(len, prompts))
     memories = decoder.memories(longest + max_tokens)
     if restart:
-        if any(scheme.at_input for scheme in decoder.positions):
+        if any(scheme.acts_on_embedding for scheme in decoder.positions):
             raise Refused("restart counts positions inside a window, and this model's act on the embedding")
         memories = [_restarting(memory) for memory in memories]
     return _steps(decoder, prompts, max_tokens, sampler, frozenset(stop), memories)
@@ -121,9 +121,9 @@ def _check(decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) 
             raise ValueError(f"prompt {n}: there is no token {wrong[0]}; they are 0 to {vocab - 1}")
     positions = max(map(len, prompts)) + max_tokens - 1  # the last new token is not read
     for scheme, options in zip(decoder.positions, decoder.spec.distinct_positions(), strict=True):
-        if scheme.reach is not None and positions > scheme.reach:
+        if scheme.max_positions is not None and positions > scheme.max_positions:
             raise Refused(
-                f"position {options.name} names {scheme.reach} positions; a prompt of "
+                f"position {options.name} names {scheme.max_positions} positions; a prompt of "
                 f"{max(map(len, prompts))} tokens and {max_tokens} new ones take {positions}. Shorten the "
                 "prompt, or ask for fewer"
             )
@@ -139,9 +139,9 @@ def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
 
 
 def _restarting(memory: Memory) -> Memory:
-    if not isinstance(memory, Rolling):
+    if not isinstance(memory, RollingCache):
         raise Refused("restart counts positions inside a window, and a layer of this model has none")
-    return Rolling(memory.window, memory.keep_first, restart=True)
+    return RollingCache(memory.window, memory.sink_tokens, restart=True)
 
 
 @torch.inference_mode()
@@ -164,9 +164,9 @@ def _steps(
         whole = _reading(decoder, lengths, longest, memories)
         for a, b in _pieces(longest, memories):
             document = None if whole.document is None else whole.document[:, a:b]
-            piece = Call(whole.at[:, a:b], document, whole.prefix, memories, last=True)
+            piece = ForwardContext(whole.positions[:, a:b], document, whole.prefix, memories, last=True)
             logits = decoder(tokens[:, a:b], piece)
-        at = whole.at[:, -1:]
+        at = whole.positions[:, -1:]
         document = None if whole.document is None else whole.document[:, -1:]
         stopped = [False] * len(prompts)
         reader = decoder
@@ -180,16 +180,20 @@ def _steps(
             at = at + 1
             if step == 0 and max_tokens > PACKING_TOKENS and packable(decoder):
                 reader = packed(decoder)
-            logits = reader(chosen[:, None], Call(at, document, whole.prefix, memories))
+            logits = reader(chosen[:, None], ForwardContext(at, document, whole.prefix, memories))
     finally:
         if training:
             decoder.train()
 
 
-def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Memory]) -> Call:
+def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Memory]) -> ForwardContext:
     """How the prompts are read: padded on the left where they differ in length."""
     even = bool((lengths == longest).all())
-    call = Call(torch.arange(longest, device=lengths.device)[None]) if even else Call.ragged(lengths, longest)
+    call = (
+        ForwardContext(torch.arange(longest, device=lengths.device)[None])
+        if even
+        else ForwardContext.ragged(lengths, longest)
+    )
     call.prefix = lengths if any(group.mask.prefix for group in decoder.groups) else None
     call.memories = memories
     return call
@@ -197,6 +201,6 @@ def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Mem
 
 def _pieces(longest: int, memories: list[Memory]) -> list[tuple[int, int]]:
     """A restarting memory takes what it has room for at once, and the rest token by token."""
-    room = [m.size for m in memories if isinstance(m, Rolling) and m.restart]
+    room = [m.size for m in memories if isinstance(m, RollingCache) and m.restart]
     first = min([longest, *room])
     return [(0, first), *((n, n + 1) for n in range(first, longest))]

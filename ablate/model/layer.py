@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ablate.model.residual import Placement, Residual
-from ablate.parts.base import Kernel, LayerPosition, View
+from ablate.parts.base import Kernel, LayerContext, LayerPosition
 from ablate.registry import placement as placements
 from ablate.registry import topology
 from ablate.spec import LayerSpec, ModelSpec
@@ -22,9 +22,11 @@ class Serial(nn.Module):
         self.attention, self.ffn = attention, ffn
         self.attention_residual, self.ffn_residual = frame(placement), frame(placement)
 
-    def forward(self, x: Tensor, view: View, n: int, position: LayerPosition, kernel: Kernel) -> Tensor:
+    def forward(
+        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
+    ) -> Tensor:
         x = self.attention_residual(x, lambda u: self.attention(u, view, n, position, kernel))
-        return self.ffn_residual(x, lambda u: self.ffn(u, view.ledger[n]))
+        return self.ffn_residual(x, lambda u: self.ffn(u, view.aux[n]))
 
 
 @topology("parallel", paper="arXiv:2204.02311")
@@ -36,9 +38,11 @@ class Parallel(nn.Module):
         self.attention, self.ffn = attention, ffn
         self.attention_residual = frame(placement)
 
-    def forward(self, x: Tensor, view: View, n: int, position: LayerPosition, kernel: Kernel) -> Tensor:
+    def forward(
+        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
+    ) -> Tensor:
         return self.attention_residual(
-            x, lambda u: self.attention(u, view, n, position, kernel) + self.ffn(u, view.ledger[n])
+            x, lambda u: self.attention(u, view, n, position, kernel) + self.ffn(u, view.aux[n])
         )
 
 
@@ -50,16 +54,18 @@ class ParallelTwoNorms(nn.Module):
         super().__init__()
         self.attention, self.ffn = attention, ffn
         self.attention_residual = frame(placement)
-        self.ffn_residual = frame(placement._replace(stream=False))
+        self.ffn_residual = frame(placement._replace(residual_norm=False))
 
-    def forward(self, x: Tensor, view: View, n: int, position: LayerPosition, kernel: Kernel) -> Tensor:
+    def forward(
+        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
+    ) -> Tensor:
         a = self.attention_residual.delta(x, lambda u: self.attention(u, view, n, position, kernel))
-        f = self.ffn_residual.delta(x, lambda u: self.ffn(u, view.ledger[n]))
+        f = self.ffn_residual.delta(x, lambda u: self.ffn(u, view.aux[n]))
         return self.attention_residual.add(x, a + f)
 
     @classmethod
     def check(cls, options, layer: LayerSpec, model: ModelSpec) -> list[str]:
         built: Placement = placements.build(layer.placement, model.depth)
-        if not (built.inside or built.branch):
+        if not (built.input_norm or built.output_norm):
             return [f"has a norm for each branch, but placement {layer.placement.name} has none on a branch"]
         return []

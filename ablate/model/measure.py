@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.model.loss import slice_bytes
-from ablate.model.memory import Cache, Rolling
-from ablate.parts.base import DTYPES, Mask, Memory, Need
+from ablate.model.memory import Cache, RollingCache
+from ablate.parts.base import DTYPES, KernelRequirements, Mask, Memory
 from ablate.spec import ModelSpec, RunSpec
 
 
@@ -133,15 +133,15 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
     )
 
 
-def _needs(decoder: Decoder) -> list[Need]:
+def _needs(decoder: Decoder) -> list[KernelRequirements]:
     positions = [decoder.positions[decoder.groups[g].position] for g in decoder.group_of]
     return [layer.attention.need(position) for layer, position in zip(decoder.layers, positions, strict=True)]
 
 
 def _room(memory: Memory) -> int:
     """The tokens that a memory holds of each row."""
-    assert isinstance(memory, Cache | Rolling)
-    return memory.size if isinstance(memory, Rolling) else memory.capacity
+    assert isinstance(memory, Cache | RollingCache)
+    return memory.size if isinstance(memory, RollingCache) else memory.capacity
 
 
 @lru_cache
@@ -149,14 +149,16 @@ def _seen(mask: Mask, T: int) -> tuple[int, ...]:
     """How many keys each of T tokens sees. A prefix is data, so it counts as causal."""
     if mask.window is None:
         return tuple(range(1, T + 1))
-    w, first = mask.window, mask.keep_first
+    w, first = mask.window, mask.sink_tokens
     return tuple(min(n, w) + min(first, max(0, n - w)) for n in range(1, T + 1))
 
 
 def _tables(decoder: Decoder) -> set[str]:
     """Names of the parameters that are embeddings of tokens or positions, or the head."""
-    at_input = [f"positions.{n}." for n, scheme in enumerate(decoder.positions) if scheme.at_input]
-    places = ("embedding.", "head.", *at_input)
+    acts_on_embedding = [
+        f"positions.{n}." for n, scheme in enumerate(decoder.positions) if scheme.acts_on_embedding
+    ]
+    places = ("embedding.", "head.", *acts_on_embedding)
     return {name for name, _ in decoder.named_parameters() if name.startswith(places)}
 
 

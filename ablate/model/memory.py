@@ -1,4 +1,4 @@
-"""What layers remember between calls: everything (`Cache`), or a window (`Rolling`).
+"""What layers remember between calls: everything (`Cache`), or a window (`RollingCache`).
 
 In training nothing is remembered (`ablate.parts.base.Fresh`). One memory serves a group of layers that
 share mask and position. Storage is preallocated, written in place and read through views.
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablate.parts.base import NOWHERE, Call, Look, Sight, Where
+from ablate.parts.base import NOWHERE, AttentionPositions, ForwardContext, MemoryView, PositionInputs
 
 Turn = Callable[[Tensor, Any], Tensor]
 
@@ -20,28 +20,35 @@ class Cache:
 
     def __init__(self, capacity: int):
         self.capacity, self.start, self.filled = capacity, 0, 0
-        self.at: Tensor | None = None  # (1|B, capacity)
+        self.positions: Tensor | None = None  # (1|B, capacity)
         self.document: Tensor | None = None  # (B, capacity)
         self.stored: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def look(self, call: Call) -> Look:
-        T = call.at.shape[1]
+    def look(self, call: ForwardContext) -> MemoryView:
+        T = call.positions.shape[1]
         self.start, self.filled = self.filled, self.filled + T
         if self.filled > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} tokens; {self.filled} were given")
         now = _document(call, self.document, self.start)
-        if self.at is None:
-            self.at = call.at.new_empty(call.at.shape[0], self.capacity)
+        if self.positions is None:
+            self.positions = call.positions.new_empty(call.positions.shape[0], self.capacity)
             self.document = None if now is None else now.new_empty(now.shape[0], self.capacity)
-        self.at[:, self.start : self.filled] = call.at
+        self.positions[:, self.start : self.filled] = call.positions
         documents = None
         if now is not None and self.document is not None:
             self.document[:, self.start : self.filled] = now
             documents = (now, self.document[:, : self.filled])
-        at = self.at[:, : self.filled]
-        return Look(Sight(call.at, at, documents, call.prefix, own=self.start == 0, last=T == 1), call.at)
+        positions = self.positions[:, : self.filled]
+        return MemoryView(
+            AttentionPositions(
+                call.positions, positions, documents, call.prefix, own=self.start == 0, last=T == 1
+            ),
+            call.positions,
+        )
 
-    def extend(self, n: int, k: Tensor, v: Tensor, turn: Turn, where: Where) -> tuple[Tensor, Tensor]:
+    def extend(
+        self, n: int, k: Tensor, v: Tensor, turn: Turn, where: PositionInputs
+    ) -> tuple[Tensor, Tensor]:
         k = turn(k, where.new)
         if n not in self.stored:
             self.stored[n] = _room(k, self.capacity), _room(v, self.capacity)
@@ -51,11 +58,11 @@ class Cache:
         return keys.narrow(2, 0, self.filled), values.narrow(2, 0, self.filled)
 
 
-class Rolling:
-    """The last `window` keys, and the first `keep_first` of each row's document: what a windowed layer can
+class RollingCache:
+    """The last `window` keys, and the first `sink_tokens` of each row's document: what a windowed layer can
     see, and no more. A token costs the same whatever has been dropped.
 
-    Slots: `keep_first`, each row's own, then a ring by column. A kept token is hidden in the ring, so it
+    Slots: `sink_tokens`, each row's own, then a ring by column. A kept token is hidden in the ring, so it
     is seen once. A single token is written first and sees the slots that are filled; a call of several tokens
     sees the slots as they were, followed by its own keys.
 
@@ -63,53 +70,57 @@ class Rolling:
     that positions never grow beyond what was trained (StreamingLLM; Xiao et al. 2024, section 3.2).
     """
 
-    def __init__(self, window: int, keep_first: int = 0, restart: bool = False):
-        self.window, self.keep_first, self.restart = window, keep_first, restart
-        self.size = keep_first + window
+    def __init__(self, window: int, sink_tokens: int = 0, restart: bool = False):
+        self.window, self.sink_tokens, self.restart = window, sink_tokens, restart
+        self.size = sink_tokens + window
         self.column = 0  # tokens seen in a row, padding included
-        self.at: Tensor | None = None  # (1|B, size)
+        self.positions: Tensor | None = None  # (1|B, size)
         self.document: Tensor | None = None  # (B, size)
         self.stored: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def look(self, call: Call) -> Look:
-        T, first = call.at.shape[1], self.column == 0
+    def look(self, call: ForwardContext) -> MemoryView:
+        T, first = call.positions.shape[1], self.column == 0
         now = _document(call, self.document, self.column)
-        at = call.at if now is None else call.at.expand(now.shape[0], T)
-        if self.at is None:
-            self.at = at.new_full((at.shape[0], self.size), NOWHERE)
+        positions = call.positions if now is None else call.positions.expand(now.shape[0], T)
+        if self.positions is None:
+            self.positions = positions.new_full((positions.shape[0], self.size), NOWHERE)
             self.document = None if now is None else now.new_full((now.shape[0], self.size), -NOWHERE)
         self.alone, self.first = T == 1, first
-        hidden = self._kept(at, now) if self.keep_first else at
-        self.slot = self.keep_first + self.column % self.window
+        hidden = self._kept(positions, now) if self.sink_tokens else positions
+        self.slot = self.sink_tokens + self.column % self.window
         if not self.alone:
-            self.recent = torch.arange(max(0, T - self.window), T, device=at.device)
-            self.ring = self.keep_first + (self.column + self.recent) % self.window
+            self.recent = torch.arange(max(0, T - self.window), T, device=positions.device)
+            self.ring = self.sink_tokens + (self.column + self.recent) % self.window
         self.column += T
-        self.filled = self.keep_first + min(self.column, self.window)
+        self.filled = self.sink_tokens + min(self.column, self.window)
 
-        before = self.at, self.document
-        self.at = self._written(self.at[:, None, :, None], at[:, None, :, None], hidden[:, None, :, None])[
-            :, 0, :, 0
-        ]
+        before = self.positions, self.document
+        self.positions = self._written(
+            self.positions[:, None, :, None], positions[:, None, :, None], hidden[:, None, :, None]
+        )[:, 0, :, 0]
         if now is not None and self.document is not None:
             self.document = self._written(self.document[:, None, :, None], now[:, None, :, None])[:, 0, :, 0]
-        seen_at, seen_document = self.at[:, : self.filled], self.document
+        seen_at, seen_document = self.positions[:, : self.filled], self.document
         if self.alone and seen_document is not None:
             seen_document = seen_document[:, : self.filled]
         if not self.alone:
-            seen_at = at if first else torch.cat((before[0], at), 1)
+            seen_at = positions if first else torch.cat((before[0], positions), 1)
             seen_document = now if first or now is None else torch.cat((before[1], now), 1)  # type: ignore[arg-type]
-        query_at, new_at = call.at, call.at
+        query_at, new_at = call.positions, call.positions
         places = None
         if self.restart:
-            query_at, places = self._places(call.at, seen_at)
+            query_at, places = self._places(call.positions, seen_at)
             seen_at = places
         documents = None if now is None or seen_document is None else (now, seen_document)
-        own, all_seen = first and not self.alone, self.alone and not self.keep_first
-        sight = Sight(query_at, seen_at, documents, call.prefix, own=own, last=all_seen, near=all_seen)
-        return Look(sight, new_at, places)
+        own, all_seen = first and not self.alone, self.alone and not self.sink_tokens
+        sight = AttentionPositions(
+            query_at, seen_at, documents, call.prefix, own=own, last=all_seen, near=all_seen
+        )
+        return MemoryView(sight, new_at, places)
 
-    def extend(self, n: int, k: Tensor, v: Tensor, turn: Turn, where: Where) -> tuple[Tensor, Tensor]:
+    def extend(
+        self, n: int, k: Tensor, v: Tensor, turn: Turn, where: PositionInputs
+    ) -> tuple[Tensor, Tensor]:
         if not self.restart:
             k = turn(k, where.new)
         if n not in self.stored:
@@ -122,44 +133,46 @@ class Rolling:
             k, v = torch.cat((old[0], k), 2), torch.cat((old[1], v), 2)
         return (turn(k, where.seen) if self.restart else k), v
 
-    def _kept(self, at: Tensor, document: Tensor | None) -> Tensor:
+    def _kept(self, positions: Tensor, document: Tensor | None) -> Tensor:
         """Find the tokens that slots are to keep; the positions as the ring shows them, without those."""
-        last = torch.ones_like(at, dtype=torch.bool) if document is None else document == document[:, -1:]
-        slot = torch.arange(self.keep_first, device=at.device)[None, :, None]
-        found = (at[:, None] == slot) & last[:, None]  # (1|B, keep_first, T)
+        last = (
+            torch.ones_like(positions, dtype=torch.bool) if document is None else document == document[:, -1:]
+        )
+        slot = torch.arange(self.sink_tokens, device=positions.device)[None, :, None]
+        found = (positions[:, None] == slot) & last[:, None]  # (1|B, sink_tokens, T)
         self.found, self.source = found.any(-1), found.int().argmax(-1)
-        return at.masked_fill((at >= 0) & (at < self.keep_first) & last, NOWHERE)
+        return positions.masked_fill((positions >= 0) & (positions < self.sink_tokens) & last, NOWHERE)
 
     def _written(self, old: Tensor, new: Tensor, ring: Tensor | None = None) -> Tensor:
         """`old` (B,*,size,D) with new tokens (B,*,T,D) in their slots; the ring takes `ring` instead."""
         kept = new
-        if self.keep_first:
-            rows = (new.shape[0], new.shape[1], self.keep_first, new.shape[3])
+        if self.sink_tokens:
+            rows = (new.shape[0], new.shape[1], self.sink_tokens, new.shape[3])
             source = self.source[:, None, :, None].expand(rows)
             chosen = new.gather(2, source)
-            kept = torch.where(self.found[:, None, :, None], chosen, old[:, :, : self.keep_first])
+            kept = torch.where(self.found[:, None, :, None], chosen, old[:, :, : self.sink_tokens])
         written = old.clone() if not self.alone else old
         ring = new if ring is None else ring
         if self.alone:
             written.narrow(2, self.slot, 1).copy_(ring)
         else:
             written[:, :, self.ring] = ring[:, :, self.recent]
-        if self.keep_first:
-            written[:, :, : self.keep_first] = kept
+        if self.sink_tokens:
+            written[:, :, : self.sink_tokens] = kept
         return written
 
-    def _places(self, at: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def _places(self, positions: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of queries and keys counted inside the memory."""
-        newest = at[:, -1:]
-        if at.shape[1] > 1 and int(newest.max()) >= self.size:
+        newest = positions[:, -1:]
+        if positions.shape[1] > 1 and int(newest.max()) >= self.size:
             raise ValueError(
                 f"a restarting memory of {self.size} tokens takes a longer prompt one token at a time"
             )
         shift = (newest - (self.size - 1)).clamp(min=0)
-        return at - shift, torch.where(seen < self.keep_first, seen, seen - shift)
+        return positions - shift, torch.where(seen < self.sink_tokens, seen, seen - shift)
 
 
-def _document(call: Call, known: Tensor | None, seen: int) -> Tensor | None:
+def _document(call: ForwardContext, known: Tensor | None, seen: int) -> Tensor | None:
     """The document of each token of this call: as the call says, or that of the row's last token."""
     if call.document is not None or known is None:
         if known is None and call.document is not None and seen:

@@ -22,7 +22,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.head import Head
 from ablate.model.residual import Residual
 from ablate.parts.attention.softmax import Softmax
-from ablate.parts.base import Kernel, LayerPosition, Scores, View
+from ablate.parts.base import Kernel, LayerContext, LayerPosition, Scores
 from ablate.parts.ffn.glu import GLU
 from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, reorder
 from ablate.parts.norm.none import NoNorm
@@ -191,7 +191,9 @@ class LeanSoftmax(Softmax):
 
     q: Any  # Joined
 
-    def forward(self, x: Tensor, view: View, n: int, position: LayerPosition, kernel: Kernel) -> Tensor:
+    def forward(
+        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
+    ) -> Tensor:
         where = view.where
         if not (self.bare and isinstance(position, LeanRope) and where.new is where.query):
             return super().forward(x, view, n, position, kernel)
@@ -231,11 +233,11 @@ class LeanResidual(Residual):
     """x + f(inside(x)) at once, where nothing else stands around the branch."""
 
     def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + f(self.inside(x)) if self.bare else super().forward(x, f)
+        return x + f(self.input_norm(x)) if self.bare else super().forward(x, f)
 
     @cached_property
     def bare(self) -> bool:
-        others = (self.skip, self.branch, self.stream, self.dropout)
+        others = (self.skip, self.output_norm, self.residual_norm, self.dropout)
         return all(other is IDENTITY for other in others)
 
 
@@ -244,9 +246,9 @@ class LeanGLU(GLU):
 
     gate: Any  # Joined
 
-    def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         if not isinstance(self.gate, Joined):
-            return super().forward(x, ledger)
+            return super().forward(x, aux)
         gate, up = self.gate.all(x)
         return self.down(self.activation(gate) * up)
 
@@ -309,10 +311,10 @@ class LeanRope(Rope):
         gets from the other of its pair (times the sine). Channels that stay turn by 0."""
         frequency, gain = self.scaled(torch.device("cpu"))
         gains = torch.full_like(frequency, gain)
-        unit, none = torch.eye(self.width)[None, None], torch.zeros(self.turned)
+        unit, none = torch.eye(self.width)[None, None], torch.zeros(self.rotary_dim)
         straight = super().rotate(unit, (self.spread(gains, gains), none))
         crossed = super().rotate(unit, (none, self.spread(-gains, gains)))
-        speeds = F.pad(self.spread(frequency, frequency), (0, self.width - self.turned))
+        speeds = F.pad(self.spread(frequency, frequency), (0, self.width - self.rotary_dim))
         return speeds, straight[0, 0], crossed[0, 0]
 
 

@@ -13,49 +13,49 @@ class Placement(NamedTuple):
     """x <- stream(gain x + branch(f(inside(x)))): True where a norm stands. `embed` is one on the
     embedding, `final` one before the head."""
 
-    inside: bool = False
-    branch: bool = False
-    stream: bool = False
+    input_norm: bool = False
+    output_norm: bool = False
+    residual_norm: bool = False
     embed: bool = False
     final: bool = False
-    gain: float = 1.0
+    residual_scale: float = 1.0
 
 
 @placement("pre", paper="arXiv:2002.04745")
 def pre(depth: int) -> Placement:
     """x + f(norm(x)) (GPT-2, LLaMA)."""
-    return Placement(inside=True, final=True)
+    return Placement(input_norm=True, final=True)
 
 
 @placement("post", paper="arXiv:1706.03762")
 def post(depth: int) -> Placement:
     """norm(x + f(x)) (the original Transformer)."""
-    return Placement(stream=True)
+    return Placement(residual_norm=True)
 
 
 @placement("sandwich", paper="arXiv:2105.13290")
 def sandwich(depth: int) -> Placement:
     """x + norm(f(norm(x))) (CogView, Gemma 2)."""
-    return Placement(inside=True, branch=True, final=True)
+    return Placement(input_norm=True, output_norm=True, final=True)
 
 
 @placement("peri", paper="arXiv:2502.02732")
 def peri(depth: int) -> Placement:
     """x + norm(f(norm(x))), and a norm on the embedding (Peri-LN)."""
-    return Placement(inside=True, branch=True, embed=True, final=True)
+    return Placement(input_norm=True, output_norm=True, embed=True, final=True)
 
 
 @placement("output", paper="arXiv:2501.00656")
 def output(depth: int) -> Placement:
     """x + norm(f(x)) (OLMo 2)."""
-    return Placement(branch=True, final=True)
+    return Placement(output_norm=True, final=True)
 
 
 @placement("deepnorm", paper="arXiv:2203.00555")
 def deepnorm(depth: int) -> Placement:
     """norm(alpha x + f(x)), alpha = (2L)^(1/4) (decoder only; DeepNet, figure 2). The other half of the
     scheme, beta = (8L)^(-1/4), is `init=deepnorm`."""
-    return Placement(stream=True, gain=(2 * depth) ** 0.25)
+    return Placement(residual_norm=True, residual_scale=(2 * depth) ** 0.25)
 
 
 class Residual(nn.Module):
@@ -63,8 +63,8 @@ class Residual(nn.Module):
 
     def __init__(self, placement: Placement, norm: Callable[[], nn.Module], dropout: float):
         super().__init__()
-        self.skip = nn.Identity() if placement.gain == 1.0 else Scale(placement.gain)
-        self.inside, self.branch, self.stream = (
+        self.skip = nn.Identity() if placement.residual_scale == 1.0 else Scale(placement.residual_scale)
+        self.input_norm, self.output_norm, self.residual_norm = (
             norm() if there else nn.Identity() for there in placement[:3]
         )
         self.dropout = nn.Dropout(dropout)
@@ -73,10 +73,10 @@ class Residual(nn.Module):
         return self.add(x, self.delta(x, f))
 
     def delta(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.dropout(self.branch(f(narrowed(self.inside(x)))))
+        return self.dropout(self.output_norm(f(narrowed(self.input_norm(x)))))
 
     def add(self, x: Tensor, delta: Tensor) -> Tensor:
-        return self.stream(self.skip(x) + delta)
+        return self.residual_norm(self.skip(x) + delta)
 
 
 def narrowed(x: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ def narrowed(x: Tensor) -> Tensor:
 class Scale(nn.Module):
     """y = gain x."""
 
-    def __init__(self, gain: float):
+    def __init__(self, residual_scale: float):
         super().__init__()
-        self.gain = gain
+        self.residual_scale = residual_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gain * x
+        return self.residual_scale * x

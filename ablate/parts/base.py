@@ -22,7 +22,7 @@ class Refused(ValueError):
 
 
 @dataclass(frozen=True)
-class Sight:
+class AttentionPositions:
     """Where the queries and the keys of one call stand.
 
     Positions ascend inside a document. A key slot that holds nothing stands at `NOWHERE`.
@@ -50,17 +50,17 @@ class Mask:
     """Which keys a query may see. `window` counts the keys seen, the token itself included."""
 
     window: int | None = None
-    keep_first: int = 0  # the first positions of a document stay visible outside of the window
+    sink_tokens: int = 0  # the first positions of a document stay visible outside of the window
     prefix: bool = False  # positions before the call's prefix length see each other
 
     def visible(self, i: Tensor, j: Tensor, p: Tensor | None) -> Tensor:
         """Elementwise: may a query at i see a key at j, where the prefix ends at p?"""
         seen = j <= i if p is None else (j <= i) | (j < p)
         if self.window is not None:
-            seen = seen & ((i - j < self.window) | (j < self.keep_first))
+            seen = seen & ((i - j < self.window) | (j < self.sink_tokens))
         return seen
 
-    def dense(self, sight: Sight) -> Tensor:
+    def dense(self, sight: AttentionPositions) -> Tensor:
         """(1|B, 1, T, S) bool."""
         i, j = sight.i[:, None, :, None], sight.j[:, None, None, :]
         p = sight.prefix[:, None, None, None] if self.prefix and sight.prefix is not None else None
@@ -70,11 +70,11 @@ class Mask:
             seen = seen & (of_query[:, None, :, None] == of_key[:, None, None, :])
         return seen
 
-    def causal(self, sight: Sight) -> bool:
+    def causal(self, sight: AttentionPositions) -> bool:
         """Each query sees the keys up to its own, and no other rule applies."""
         return sight.own and self.free(sight)
 
-    def free(self, sight: Sight) -> bool:
+    def free(self, sight: AttentionPositions) -> bool:
         """Beyond the order of positions, nothing hides a key."""
         near = self.window is None or sight.near
         return near and sight.documents is None and (sight.prefix is None or not self.prefix)
@@ -96,7 +96,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # by the precision of 
 
 
 @dataclass(frozen=True)
-class Need:
+class KernelRequirements:
     """What a layer asks of a kernel; made once, when the model is built."""
 
     heads: int
@@ -121,18 +121,20 @@ class Kernel:
 
     name: ClassVar[str]
 
-    def refuses(self, need: Need) -> str | None:
+    def refuses(self, need: KernelRequirements) -> str | None:
         """Why this kernel cannot serve the need; None if it can."""
         raise NotImplementedError
 
-    def settle(self, needs: list[Need]) -> "Kernel":
+    def settle(self, needs: list[KernelRequirements]) -> "Kernel":
         """The kernel that will run, for all of the needs. Raises Refused: nothing is replaced in silence."""
         reasons = sorted({r for need in needs if (r := self.refuses(need))})
         if reasons:
             raise Refused(f"kernel {self.name}: {'; '.join(reasons)} (kernel=auto finds one that can)")
         return self
 
-    def prepare(self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Any:
+    def prepare(
+        self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
+    ) -> Any:
         """What the layers that share mask, sight and bias can share: computed once for each call."""
         raise NotImplementedError
 
@@ -151,21 +153,21 @@ class Position(nn.Module):
     the identity. One instance serves all the layers that name it; `layer(n)` is where a scheme keeps
     something for each layer."""
 
-    at_input: ClassVar[bool] = False  # acts on the embedding, so it is one for the whole model
+    acts_on_embedding: ClassVar[bool] = False  # acts on the embedding, so it is one for the whole model
     bias: Bias | None = None
     slopes: Tensor | None = None  # (H,) if bias(h,i,j) = -slopes[h] (i - j): a fact that flash kernels use
-    reach: int | None = None  # the number of positions it can name
-    widens: int = 0  # what query and key add to the width of a head
+    max_positions: int | None = None  # the number of positions it can name
+    extra_key_dim: int = 0  # what query and key add to the width of a head
     relative: ClassVar[bool] = True  # only differences of positions matter
 
     def __init__(self, shape: Shape):
         super().__init__()
 
-    def locate(self, at: Tensor) -> Any:
+    def locate(self, positions: Tensor) -> Any:
         """What the layers need to know of the positions (1|B, T), computed once for each call."""
-        return at
+        return positions
 
-    def embed(self, x: Tensor, at: Tensor) -> Tensor:
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (B,T,C), at (1|B,T)."""
         return x
 
@@ -185,7 +187,7 @@ class Position(nn.Module):
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        if cls.at_input and any(other.position != layer.position for other in model.layers()):
+        if cls.acts_on_embedding and any(other.position != layer.position for other in model.layers()):
             return ["acts at the input, so every layer must name it; a pattern cannot mix it with another"]
         return []
 
@@ -200,7 +202,7 @@ class LayerPosition(Protocol):
 # ------------------------------------------------------------------------------------ one call
 
 
-class Where(NamedTuple):
+class PositionInputs(NamedTuple):
     """`Position.locate` of the queries, of the keys as they are written, and of the keys as they are
     read (None where keys are stored turned)."""
 
@@ -209,10 +211,10 @@ class Where(NamedTuple):
     seen: Any
 
 
-class Look(NamedTuple):
+class MemoryView(NamedTuple):
     """What a memory says of a call before its layers run."""
 
-    sight: Sight
+    sight: AttentionPositions
     new: Tensor  # (1|B, T) positions at which new keys are turned
     seen: Tensor | None = None  # (1|B, S) those of stored keys, where they are turned at reading
 
@@ -220,65 +222,68 @@ class Look(NamedTuple):
 class Memory(Protocol):
     """What a group of layers remembers of earlier calls."""
 
-    def look(self, call: "Call") -> Look:
+    def look(self, call: "ForwardContext") -> MemoryView:
         """Called once for each call, before `extend`."""
         ...
 
     def extend(
-        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: Where
+        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: PositionInputs
     ) -> tuple[Tensor, Tensor]:
         """Remember layer n's new keys and values (B,K,T,D); return all that may be seen (B,K,S,D)."""
         ...
 
 
-class Fresh:
+class NoCache:
     """Nothing is remembered: the keys of this call are all the keys there are."""
 
-    def look(self, call: "Call") -> Look:
+    def look(self, call: "ForwardContext") -> MemoryView:
         documents = None if call.document is None else (call.document, call.document)
-        return Look(Sight(call.at, call.at, documents, call.prefix, own=True), call.at)
+        return MemoryView(
+            AttentionPositions(call.positions, call.positions, documents, call.prefix, own=True),
+            call.positions,
+        )
 
     def extend(
-        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: Where
+        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: PositionInputs
     ) -> tuple[Tensor, Tensor]:
         return turn(k, where.new), v
 
 
-Ledger = list[dict[str, Tensor]]  # one for each layer: what its parts report of this call
+AuxOutputs = list[dict[str, Tensor]]  # one for each layer: what its parts report of this call
 
 
 @dataclass
-class Call:
+class ForwardContext:
     """One forward pass: where the tokens stand, what is remembered, and what is reported.
 
-    Document borders, prefixes and left-padded prompts are said here, for each token and row. `ledger` is
+    Document borders, prefixes and left-padded prompts are said here, for each token and row. `aux` is
     written by name, so writing twice (a recomputed checkpoint) is writing once.
     """
 
-    at: Tensor  # (1|B, T)
+    positions: Tensor  # (1|B, T)
     document: Tensor | None = None  # (B, T); negative: padding
     prefix: Tensor | None = None  # (B,)
     memories: list[Any] | None = None  # one for each group of layers; None: nothing is remembered
-    ledger: Ledger | None = None
+    aux: AuxOutputs | None = None
     last: bool = False  # only the logits of the last token are wanted
 
     @classmethod
-    def of(cls, tokens: Tensor) -> "Call":
+    def of(cls, tokens: Tensor) -> "ForwardContext":
         """Whole rows from position 0."""
         return cls(torch.arange(tokens.shape[1], device=tokens.device)[None])
 
     @classmethod
-    def ragged(cls, lengths: Tensor, longest: int) -> "Call":
+    def ragged(cls, lengths: Tensor, longest: int) -> "ForwardContext":
         """Rows of the given lengths (B,), padded on the left to `longest`. The padding is a document of
         its own, which no token sees."""
-        at = torch.arange(longest, device=lengths.device) - (longest - lengths[:, None])
-        return cls(at, torch.where(at < 0, -1, 0))
+        positions = torch.arange(longest, device=lengths.device) - (longest - lengths[:, None])
+        return cls(positions, torch.where(positions < 0, -1, 0))
 
 
-class View(NamedTuple):
+class LayerContext(NamedTuple):
     """What the layers of one group share in one call."""
 
-    where: Where
+    where: PositionInputs
     memory: Any
     prepared: Any
-    ledger: Ledger
+    aux: AuxOutputs

@@ -141,7 +141,7 @@ class Watch(Callback):
             "validation/loss": end.loss,
             "validation/perplexity": math.exp(min(end.loss, 700.0)),
         }
-        if self.validation.scored is None:  # of generated examples, only the answers have a loss
+        if self.validation.loss_mask is None:  # of generated examples, only the answers have a loss
             per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
             self.outcome.metrics["validation/bits_per_byte"] = per_byte
         self.latest = end.loss

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from ablate.data.prepare import Split
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 
 
 class Evaluation(NamedTuple):
@@ -65,7 +65,7 @@ def evaluate(
     """
     ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = decoder.embedding.weight.device
-    metric = Losses(len(split.starts) if by_document else 1).to(device)
+    metric = Losses(len(split.document_offsets) if by_document else 1).to(device)
     windows = None if tokens is None else -(-tokens // context)
     stream = Stream(split, context, documents, seed=0, prefix=prefix)
     with (
@@ -80,9 +80,9 @@ def evaluate(
                 mine = len(batch.targets)
                 batch.targets[max(0, windows - n * rows - ranks[0] * mine) :] = NO_LOSS
             given = on_device(batch, device)
-            call = Call(given.at, given.document, given.prefix)
+            call = ForwardContext(given.positions, given.document, given.prefix)
             out = decoder(given.tokens, call, targets=given.targets)
-            metric.update(*sums(out.nll, batch.targets, batch.owner, metric.nll.numel()))
+            metric.update(*sums(out.nll, batch.targets, batch.document_index, metric.nll.numel()))
             between()
         nll, count = torch.atleast_1d(*metric.compute())  # a single number comes as a scalar
     total = int(count.sum())
@@ -93,13 +93,13 @@ def evaluate(
     return Evaluation(float(nll.sum()), total, nll.tolist(), count.tolist())
 
 
-def sums(nll: Tensor, targets: Tensor, owner: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def sums(nll: Tensor, targets: Tensor, document_index: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """Of losses (B,T) and their number: for each document, or (1,) for all."""
     device = nll.device
-    if owner is None:
+    if document_index is None:
         return nll.double().sum()[None], sent((targets != NO_LOSS).sum()[None], device)
     has = (targets != NO_LOSS).flatten()
-    index = owner.flatten()[has]  # on the CPU, where the order of addition is fixed
+    index = document_index.flatten()[has]  # on the CPU, where the order of addition is fixed
     loss = torch.bincount(index, nll.cpu().double().flatten()[has], minlength=size)
     return loss.to(device), torch.bincount(index, minlength=size).to(device)
 
@@ -107,7 +107,7 @@ def sums(nll: Tensor, targets: Tensor, owner: Tensor | None, size: int) -> tuple
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """`owner` stays: it is not for the model."""
     given = (None if x is None else sent(x, device) for x in batch[:-1])
-    return Batch(*given, owner=batch.owner)  # type: ignore[arg-type, misc]
+    return Batch(*given, document_index=batch.document_index)  # type: ignore[arg-type, misc]
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:

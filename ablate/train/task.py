@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
-from ablate.parts.base import DTYPES, Call, Ledger
+from ablate.parts.base import DTYPES, AuxOutputs, ForwardContext
 from ablate.parts.compiler import keep_graphs
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
@@ -90,7 +90,7 @@ class Task(LightningModule):
         if self.device_mesh is not None:
             shard(decoder, self.device_mesh)
         decoder.to_empty(device=device)
-        decoder.start(self.spec.seed.init, self.spec.seed.redraw)
+        decoder.init_parameters(self.spec.seed.init, self.spec.seed.redraw)
         if self.weights is not None:
             from ablate.train.state.weights import load
 
@@ -183,17 +183,17 @@ class Task(LightningModule):
         call = self.call(batch)
         out = self.decoder(batch.tokens, call, targets=batch.targets, summed=True)
         objective = out.objective / count
-        ledger = call.ledger or []
-        if any(ledger):
+        aux = call.aux or []
+        if any(aux):
             if loads is None:
-                loads = self.average_loads([(ledger, 1.0)])
-            put_loads(ledger, loads)
+                loads = self.average_loads([(aux, 1.0)])
+            put_loads(aux, loads)
             share = len(batch.tokens) / self.spec.rows
-            objective = objective + share * self.decoder.auxiliary(ledger)
+            objective = objective + share * self.decoder.auxiliary(aux)
         return out.nll / count, objective * self.trainer.world_size, loads
 
-    def call(self, batch: Batch) -> Call:
-        return Call(batch.at, batch.document, batch.prefix, ledger=self.decoder.ledger())
+    def call(self, batch: Batch) -> ForwardContext:
+        return ForwardContext(batch.positions, batch.document, batch.prefix, aux=self.decoder.aux())
 
     def turn(self, step: int) -> None:
         """Set the rates of the step."""
@@ -232,29 +232,29 @@ class Task(LightningModule):
         first pass needs those of the last. None where no layer reports any."""
         if self.reports is False:
             return None
-        ledgers: list[tuple[Ledger, float]] = []
+        ledgers: list[tuple[AuxOutputs, float]] = []
         rows = sum(len(batch.tokens) for batch in passes)
         with torch.no_grad():
             for n, batch in enumerate(passes):
                 self.reseed(step, n)
                 call = self.call(batch)
                 self.decoder(batch.tokens, call, targets=batch.targets)
-                ledger = call.ledger or []
+                aux = call.aux or []
                 if self.reports is None:
-                    self.reports = any("load" in report for report in ledger)
+                    self.reports = any("load" in report for report in aux)
                 if not self.reports:
                     break
-                ledgers.append((ledger, len(batch.tokens) / rows))
+                ledgers.append((aux, len(batch.tokens) / rows))
         torch.clear_autocast_cache()  # casts made without gradients must not serve the passes with them
         return self.average_loads(ledgers) if self.reports else None
 
-    def average_loads(self, ledgers: list[tuple[Ledger, float]]) -> list[Tensor] | None:
+    def average_loads(self, ledgers: list[tuple[AuxOutputs, float]]) -> list[Tensor] | None:
         """The load of each layer that reports one, averaged over passes (by the given weights) and ranks. To
         six decimals, or the order of addition would say which of two equal experts had more."""
         reports = [
-            torch.cat([report["load"].double() * weight for report in ledger if "load" in report])
-            for ledger, weight in ledgers
-            if any("load" in report for report in ledger)
+            torch.cat([report["load"].double() * weight for report in aux if "load" in report])
+            for aux, weight in ledgers
+            if any("load" in report for report in aux)
         ]
         if not reports:
             return None
@@ -338,7 +338,7 @@ def part(batch: Batch, first: int, last: int) -> Batch:
     )
 
 
-def put_loads(ledger: Ledger, loads: list[Tensor] | None) -> None:
-    reports = [report for report in ledger if "load" in report]
+def put_loads(aux: AuxOutputs, loads: list[Tensor] | None) -> None:
+    reports = [report for report in aux if "load" in report]
     for report, load in zip(reports, loads or [], strict=True):
         report["load"] = load

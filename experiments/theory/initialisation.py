@@ -56,7 +56,7 @@ def spec(
 
 def start(model: ModelSpec, seed: int, *, rows: int = 8) -> Start:
     """Draw the model, and look at one batch of random tokens and targets: `rows` full contexts."""
-    decoder = Decoder(model).start(seed)
+    decoder = Decoder(model).init_parameters(seed)
     tokens, targets = batch(model, seed, rows)
     matrix = decoder.layers[-1].ffn.down
     with streams(decoder) as heard, before_norm(decoder) as sums, around(matrix) as last:
@@ -72,7 +72,7 @@ def start(model: ModelSpec, seed: int, *, rows: int = 8) -> Start:
 @torch.no_grad()
 def norms(model: ModelSpec, seed: int, *, rows: int = 8) -> list[float]:
     """Those of `start`, without its gradients."""
-    decoder = Decoder(model).start(seed)
+    decoder = Decoder(model).init_parameters(seed)
     with streams(decoder) as heard, before_norm(decoder) as sums:
         decoder(batch(model, seed, rows)[0])
     return squares(model, heard, sums)
@@ -86,7 +86,7 @@ def batch(model: ModelSpec, seed: int, rows: int) -> Tensor:
 
 def squares(model: ModelSpec, heard: list[Tensor], sums: list[Tensor]) -> list[float]:
     """E |x_l|^2 / d after each layer: of the stream, or under post-norm of what enters its last norm."""
-    after = sums if placement.build(model.placement, model.depth).stream else heard[1:]
+    after = sums if placement.build(model.placement, model.depth).residual_norm else heard[1:]
     return [float(x.double().square().sum(-1).mean()) / model.width for x in after]
 
 
@@ -99,7 +99,7 @@ def before_norm(decoder: Decoder) -> Iterator[list[Tensor]]:
     def hear(module: Any, given: tuple[Tensor, ...]) -> None:
         heard.append(given[0].detach())
 
-    hooks = [layer.ffn_residual.stream.register_forward_pre_hook(hear) for layer in decoder.layers]
+    hooks = [layer.ffn_residual.residual_norm.register_forward_pre_hook(hear) for layer in decoder.layers]
     try:
         yield heard
     finally:

@@ -55,10 +55,11 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def documents(prepared: Prepared, split: str) -> list[str]:
     """The text back from the tokens."""
     here = prepared.splits[split]
-    ends = [*here.starts[1:], len(here.tokens)]
+    ends = [*here.document_offsets[1:], len(here.tokens)]
     assert all(here.tokens[end - 1] == prepared.tokenizer.end for end in ends)
     return [
-        prepared.tokenizer.decode(here.tokens[a:b].tolist()) for a, b in zip(here.starts, ends, strict=True)
+        prepared.tokenizer.decode(here.tokens[a:b].tolist())
+        for a, b in zip(here.document_offsets, ends, strict=True)
     ]
 
 
@@ -73,7 +74,7 @@ def test_the_cache_holds_the_text(file: Path, cache: Path, tokenizer: Any) -> No
         assert split.bytes_per_token == size / len(split.tokens)
         assert isinstance(split.tokens, np.memmap)
         assert split.tokens.dtype == np.uint16
-        assert split.starts.dtype == np.int64
+        assert split.document_offsets.dtype == np.int64
     assert prepared.vocab == prepared.tokenizer.vocab
     assert set(prepared.fingerprint) == {"source", "tokenizer"}
 
@@ -107,7 +108,7 @@ def test_a_long_document_comes_in_pieces_and_whole_again(
     file.write_text("\n".join(STORIES[:30]) + "x" * 55, encoding="utf-8")
     prepared = prepare(spec(file, split="tail", validation=0.1, heldout=0.1), cache)
     assert "".join(documents(prepared, s)[0] for s in SPLITS) == file.read_text(encoding="utf-8")
-    assert all(len(split.starts) == 1 for split in prepared.splits.values())
+    assert all(len(split.document_offsets) == 1 for split in prepared.splits.values())
 
 
 def test_the_second_call_reads_no_text(
@@ -149,7 +150,7 @@ WAYS = {
         f.joinpath("train.tokens").read_bytes()[:-2]
     ),
     "flipped": lambda f: flip(f / "validation.tokens"),
-    "starts": lambda f: flip(f / "heldout.starts.npy"),
+    "document_offsets": lambda f: flip(f / "heldout.starts.npy"),
     "tokenizer": lambda f: flip(f / "tokenizer.json"),
     "missing": lambda f: f.joinpath("heldout.tokens").unlink(),
     "manifest missing": lambda f: f.joinpath("cache.json").unlink(),

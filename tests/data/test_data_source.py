@@ -63,7 +63,7 @@ def test_stdlib_deals_each_module_once() -> None:
 def test_stdlib_manifest_is_stable() -> None:
     one, other = registry.source.build("stdlib"), registry.source.build("stdlib")
     assert one.manifest() == other.manifest()
-    assert one.stamp() == other.stamp()
+    assert one.change_stamp() == other.change_stamp()
 
 
 # ------------------------------------------------------------------------------------------------ text
@@ -106,7 +106,7 @@ def test_manifest_knows_content_and_not_paths(tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere" / "other.txt"
     shutil.copy(one, copy)
     assert text(one).manifest() == text(copy).manifest()
-    assert text(one).stamp() != text(copy).stamp()
+    assert text(one).change_stamp() != text(copy).change_stamp()
     assert text(one).manifest() != text(one, split="tail").manifest()
     assert text(one).manifest() != text(one, validation=0.2).manifest()
     write(copy, [*STORIES[:-1], STORIES[-1] + "!"])
@@ -223,7 +223,7 @@ def test_what_names_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadText, match=r"nothing\*\.txt' matches no file"):
         all_splits(text(tmp_path / "nothing*.txt"))
     with pytest.raises(BadText, match=r"is a folder; say .*/\*\.txt"):
-        text(tmp_path).stamp()
+        text(tmp_path).change_stamp()
     assert "is none of .txt, .jsonl, .parquet" in refusal(tmp_path, "a.csv", b"a,b")
 
 

@@ -102,7 +102,7 @@ def test_ranks_together_make_the_single_batch(ranks: int, documents: str) -> Non
         for name in ("tokens", "targets"):
             assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(single, name))
         if documents == "masked":
-            assert torch.equal(torch.cat([p.at for p in parts]), single.at)
+            assert torch.equal(torch.cat([p.positions for p in parts]), single.positions)
             assert torch.equal(torch.cat([p.document for p in parts]), single.document)  # type: ignore[misc]
 
 
@@ -118,10 +118,10 @@ def test_rows_that_cannot_be_shared_are_refused() -> None:
 def test_joined_targets_are_the_next_tokens() -> None:
     batch = Stream(plain(300), 10, "joined", seed=1).batch(2, 4)
     assert torch.equal(batch.targets, batch.tokens + 1)
-    assert torch.equal(batch.at, torch.arange(10)[None])
+    assert torch.equal(batch.positions, torch.arange(10)[None])
     assert batch.document is None
     assert batch.prefix is None
-    assert all(t.dtype == torch.int64 for t in (batch.tokens, batch.targets, batch.at))
+    assert all(t.dtype == torch.int64 for t in (batch.tokens, batch.targets, batch.positions))
 
 
 def test_a_split_of_exactly_one_window() -> None:
@@ -160,7 +160,7 @@ def test_masked_documents_are_apart(lengths: list[int], seed: int, step: int) ->
             place = first + n
             border = n > 0 and number[place] != number[place - 1]
             at = 0 if border or n == 0 else at + 1
-            assert batch.at[row, n] == at
+            assert batch.positions[row, n] == at
             assert batch.document[row, n] == number[place]
             last = place + 1 < len(number) and number[place] != number[place + 1]
             assert last == (batch.tokens[row, n] == END)
@@ -180,9 +180,9 @@ def test_whole_has_every_token_once_as_a_target(length: int, rows: int, ranks: i
     for together in zip(*of_ranks, strict=True):
         for batch in together:
             assert batch.tokens.shape == (rows // ranks, 10)
-            scored = batch.targets != NO_LOSS
-            assert torch.equal(batch.targets[scored], batch.tokens[scored] + 1)
-            targets += batch.targets[scored].tolist()
+            loss_mask = batch.targets != NO_LOSS
+            assert torch.equal(batch.targets[loss_mask], batch.tokens[loss_mask] + 1)
+            targets += batch.targets[loss_mask].tolist()
     assert targets == list(range(1, length))
 
 
@@ -190,13 +190,13 @@ def test_whole_has_every_token_once_as_a_target(length: int, rows: int, ranks: i
 def test_whole_by_document_says_whose_target_it_is(documents: str) -> None:
     lengths = [7, 30, 2, 18]
     text = split(lengths, "heldout")
-    owner, targets = [], []
+    document_index, targets = [], []
     for batch in Stream(text, 10, documents, seed=0).whole(3, by_document=True):  # type: ignore[arg-type]
-        assert batch.owner is not None
-        assert torch.equal(batch.owner == -1, batch.targets == NO_LOSS)
+        assert batch.document_index is not None
+        assert torch.equal(batch.document_index == -1, batch.targets == NO_LOSS)
         assert (batch.document is None) == (documents == "joined")
-        owner += batch.owner[batch.owner >= 0].tolist()
+        document_index += batch.document_index[batch.document_index >= 0].tolist()
         targets += batch.targets[batch.targets != NO_LOSS].tolist()
     first_has_none = [length - (documents == "masked" or n == 0) for n, length in enumerate(lengths)]
-    assert np.bincount(owner).tolist() == first_has_none
+    assert np.bincount(document_index).tolist() == first_has_none
     assert targets.count(END) == len(lengths)  # every end token is predicted

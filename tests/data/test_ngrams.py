@@ -58,9 +58,9 @@ def test_what_cannot_be_counted_is_refused() -> None:
         ngram_losses(np.full(10, 2), np.zeros(10, int), 2)
 
 
-def prepared(folder: Any, scored: Any = None) -> Any:
+def prepared(folder: Any, loss_mask: Any = None) -> Any:
     def split(n: int) -> Any:
-        return SimpleNamespace(tokens=np.arange(n) % 5, scored=scored)
+        return SimpleNamespace(tokens=np.arange(n) % 5, loss_mask=loss_mask)
 
     return SimpleNamespace(folder=folder, vocab=5, splits={"train": split(300), "validation": split(50)})
 
@@ -78,4 +78,4 @@ def test_reference_lines_are_stored_beside_the_tokens(tmp_path: Any) -> None:
 
 
 def test_a_task_has_no_reference_lines(tmp_path: Any) -> None:
-    assert reference_lines(prepared(tmp_path, scored=np.ones(1, bool))) == {}
+    assert reference_lines(prepared(tmp_path, loss_mask=np.ones(1, bool))) == {}

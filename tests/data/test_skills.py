@@ -222,7 +222,7 @@ def test_the_yaml_has_the_defaults_and_the_tokenizer_follows_the_task(choice: st
 def test_the_tokenizer_reads_numbers_and_marks() -> None:
     symbols = registry.tokenizer.build({"name": "symbols", "vocab": 12})
     assert symbols.encode(["3 11 =0", "=7"]) == [[3, 11, 0], [7]]
-    assert symbols.scored("3 11 =0") == [False, False, True]
+    assert symbols.loss_mask("3 11 =0") == [False, False, True]
     assert symbols.decode([3, 11, 0]) == "3 11 0"
     for wrong in ("12", "-1", "03", "x", "=", "==1", "1_0", "٣"):
         with pytest.raises(BadTokenizer, match=r"is no number of 0\.\.11"):
@@ -234,13 +234,13 @@ def test_the_cache_holds_the_examples_and_their_marks(folder: Path, name: str) -
     prepared, source = ready(folder, name), made(name)
     for split in SPLITS:
         held = prepared.splits[split]
-        assert held.scored is not None
+        assert held.loss_mask is not None
         assert f"{split}.scored" in prepared.files  # hashed, as the tokens are
-        ends = [*held.starts[1:], len(held.tokens)]
-        for n, (first, end) in enumerate(zip(held.starts, ends, strict=True)):
+        ends = [*held.document_offsets[1:], len(held.tokens)]
+        for n, (first, end) in enumerate(zip(held.document_offsets, ends, strict=True)):
             example = source.example(split, n)
             assert held.tokens[first:end].tolist() == example.tokens
-            assert np.flatnonzero(held.scored[first:end]).tolist() == example.answers
+            assert np.flatnonzero(held.loss_mask[first:end]).tolist() == example.answers
     again = prepare(data(name), folder)
     assert (again.folder, again.files) == (prepared.folder, prepared.files)
 
@@ -255,7 +255,7 @@ def test_text_has_no_marks_and_the_key_it_had(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "Story {n}: =7 is text."}}\n' for n in range(99)))
     spec = DataSpec(source={"name": "text", "files": [str(tmp_path / "a.jsonl")]}, tokenizer="bytes")
     prepared = prepare(spec, tmp_path / "cache")
-    assert all(split.scored is None for split in prepared.splits.values())
+    assert all(split.loss_mask is None for split in prepared.splits.values())
     assert set(prepared.files) == {f"{s}.{kind}" for s in SPLITS for kind in ("tokens", "starts.npy")}
     assert prepared.folder.name == "19231b130840"
     assert prepared.fingerprint["source"].startswith("43c33e3f0e55")
@@ -291,7 +291,7 @@ def test_ones_own_task_is_a_file(tmp_path: Path) -> None:
         DataSpec(source=source, tokenizer={"name": "symbols", "vocab": 10}), tmp_path / "cache"
     )
     (batch,) = Stream(prepared.splits["heldout"], 2, "joined", seed=0).whole(
-        len(prepared.splits["heldout"].starts)
+        len(prepared.splits["heldout"].document_offsets)
     )
     assert torch.equal(batch.targets[:, 1], batch.tokens.sum(1) % 10)
     assert (batch.targets[:, 0] == NO_LOSS).all()
@@ -299,9 +299,9 @@ def test_ones_own_task_is_a_file(tmp_path: Path) -> None:
 
 def split_of_lengths(lengths: list[int]) -> Split:
     """Token n stands at place n; every third token of an example is an answer, and the last."""
-    starts = np.append(0, np.cumsum(lengths)[:-1]).astype(np.int64)
-    scored = np.concatenate([(np.arange(n) % 3 == 2) | (np.arange(n) == n - 1) for n in lengths])
-    return Split("train", np.arange(sum(lengths), dtype=np.uint16), starts, 1, scored)
+    document_offsets = np.append(0, np.cumsum(lengths)[:-1]).astype(np.int64)
+    loss_mask = np.concatenate([(np.arange(n) % 3 == 2) | (np.arange(n) == n - 1) for n in lengths])
+    return Split("train", np.arange(sum(lengths), dtype=np.uint16), document_offsets, 1, loss_mask)
 
 
 @given(
@@ -315,22 +315,22 @@ def test_every_answer_is_a_target_once_and_nothing_else(
     lengths: list[int], room: int, rows: int, ranks: int, documents: Any
 ) -> None:
     split, ranks = split_of_lengths(lengths), min(ranks, rows)
-    assert split.scored is not None
+    assert split.loss_mask is not None
     stream = Stream(split, max(lengths) - 1 + room, documents, seed=0)
     targets: list[int] = []
     owners: list[int] = []
     for together in zip(*(stream.whole(rows, (r, ranks), True) for r in range(ranks)), strict=True):
         for batch in together:
             assert batch.document is None
-            assert batch.owner is not None
-            assert batch.at.tolist() == [list(range(stream.context))]
+            assert batch.document_index is not None
+            assert batch.positions.tolist() == [list(range(stream.context))]
             has = batch.targets != NO_LOSS
-            assert torch.equal(has, batch.owner >= 0)
+            assert torch.equal(has, batch.document_index >= 0)
             assert torch.equal(batch.tokens[has] + 1, batch.targets[has])
             targets += batch.targets[has].tolist()
-            owners += batch.owner[has].tolist()
-    assert targets == np.flatnonzero(split.scored).tolist()
-    assert owners == (np.searchsorted(split.starts, targets, side="right") - 1).tolist()
+            owners += batch.document_index[has].tolist()
+    assert targets == np.flatnonzero(split.loss_mask).tolist()
+    assert owners == (np.searchsorted(split.document_offsets, targets, side="right") - 1).tolist()
 
 
 def test_an_epoch_takes_each_example_once_from_its_beginning() -> None:
@@ -339,12 +339,12 @@ def test_an_epoch_takes_each_example_once_from_its_beginning() -> None:
     stream = Stream(split, 10, "joined", seed=4)
     firsts = torch.cat([stream.batch(step, 7).tokens[:, 0] for step in range(3)])
     orders = [firsts[7 * n : 7 * n + 7].tolist() for n in range(3)]
-    assert all(sorted(order) == split.starts.tolist() for order in orders)
+    assert all(sorted(order) == split.document_offsets.tolist() for order in orders)
     assert len(set(map(tuple, orders))) == 3
     halves = [stream.batch(1, 6, (rank, 2)) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.targets for half in halves]), stream.batch(1, 6).targets)
     for row, first in zip(stream.batch(0, 7).tokens, orders[0], strict=True):
-        size = lengths[split.starts.tolist().index(first)]
+        size = lengths[split.document_offsets.tolist().index(first)]
         assert row.tolist() == [*range(first, first + size), *[0] * 10][:10]
 
 
@@ -367,10 +367,10 @@ class Oracle(torch.nn.Module):
 
     def forward(self, tokens: torch.Tensor, call: Any) -> torch.Tensor:
         logits = torch.zeros(*tokens.shape, self.vocab)
-        ends = [*self.split.starts[1:], len(self.split.tokens)]
+        ends = [*self.split.document_offsets[1:], len(self.split.tokens)]
         for row in range(len(tokens)):
             if self.number < len(ends):
-                first, end = self.split.starts[self.number], ends[self.number]
+                first, end = self.split.document_offsets[self.number], ends[self.number]
                 for place in range(first + 1, end):
                     right = int(self.split.tokens[place])
                     said = (right + 1) % self.vocab if place in self.wrong else right
@@ -382,21 +382,21 @@ class Oracle(torch.nn.Module):
 @every
 def test_an_oracle_is_always_right_and_its_mistakes_are_counted(folder: Path, name: str) -> None:
     split = ready(folder, name).splits["heldout"]
-    assert split.scored is not None
-    answers = np.add.reduceat(split.scored, split.starts, dtype=np.int64)
+    assert split.loss_mask is not None
+    answers = np.add.reduceat(split.loss_mask, split.document_offsets, dtype=np.int64)
     assert (answered(Oracle(split, 40, set()), split, "fp32") == answers).all()  # type: ignore[arg-type]
-    places = np.flatnonzero(split.scored)
+    places = np.flatnonzero(split.loss_mask)
     wrong = {int(places[0]), int(places[-1])}
     right = answered(Oracle(split, 40, wrong), split, "fp32")  # type: ignore[arg-type]
     assert np.flatnonzero(right != answers).tolist() == [0, len(answers) - 1]
-    elsewhere = {int(p) for p in np.flatnonzero(~split.scored)}
+    elsewhere = {int(p) for p in np.flatnonzero(~split.loss_mask)}
     assert (answered(Oracle(split, 40, elsewhere), split, "fp32") == answers).all()  # type: ignore[arg-type]
 
 
 def test_an_untrained_model_is_right_by_chance(tmp_path: Path) -> None:
     split = prepare(data("copy", heldout=900, vocab=12), tmp_path).splits["heldout"]
-    decoder = Decoder(small(vocab=12, depth=1, position="none"), training=False).start(0)
-    right, total = answered(decoder, split, "fp32").sum(), split.scored.sum()  # type: ignore[union-attr]
+    decoder = Decoder(small(vocab=12, depth=1, position="none"), training=False).init_parameters(0)
+    right, total = answered(decoder, split, "fp32").sum(), split.loss_mask.sum()  # type: ignore[union-attr]
     assert right / total == pytest.approx(1 / 11, abs=0.06)  # answers are symbols or the end
 
 
@@ -404,7 +404,7 @@ def test_exact_match_is_what_greedy_generation_gives(folder: Path) -> None:
     """Training for a moment makes a model that is right here and there."""
     prepared = ready(folder, "copy")
     train, split = prepared.splits["train"], prepared.splits["heldout"]
-    decoder = Decoder(small(vocab=40, depth=1)).start(0)
+    decoder = Decoder(small(vocab=40, depth=1)).init_parameters(0)
     optimizer = torch.optim.Adam(decoder.parameters(), 1e-2)
     stream = Stream(train, 24, "joined", seed=0)
     for step in range(150):
@@ -414,13 +414,13 @@ def test_exact_match_is_what_greedy_generation_gives(folder: Path) -> None:
         loss.backward()
         optimizer.step()
     for held in (train, split):
-        assert held.scored is not None
+        assert held.loss_mask is not None
         right = answered(decoder, held, "fp32")
-        ends = [*held.starts[1:], len(held.tokens)]
+        ends = [*held.document_offsets[1:], len(held.tokens)]
         exact = []
         for n in range(40):
-            row = held.tokens[held.starts[n] : ends[n]].tolist()
-            answers = int(held.scored[held.starts[n] : ends[n]].sum())
+            row = held.tokens[held.document_offsets[n] : ends[n]].tolist()
+            answers = int(held.loss_mask[held.document_offsets[n] : ends[n]].sum())
             exact.append(complete(decoder, [row[:-answers]], answers)[0] == row[-answers:])
             assert exact[-1] == (right[n] == answers)
     assert any((answered(decoder, train, "fp32") > 0).tolist())
@@ -433,7 +433,7 @@ def trained(decoder: Decoder) -> Trained:
 
 @pytest.mark.parametrize("position", ["none", "rope", "alibi", "t5", "sinusoidal"])
 def test_the_measure_goes_beyond_training_and_the_context(folder: Path, position: str) -> None:
-    decoder = Decoder(small(vocab=40, context=11, position=position), training=False).start(0)
+    decoder = Decoder(small(vocab=40, context=11, position=position), training=False).init_parameters(0)
     measured = registry.measure.build("skill")(trained(decoder), ready(folder, "copy"))
     assert measured.vectors["skill/tokens"] == [2.0 * n + 2 for n in range(2, 11)]
     assert measured.vectors["skill/answers"] == [n + 1.0 for n in range(2, 11)]
@@ -443,7 +443,7 @@ def test_the_measure_goes_beyond_training_and_the_context(folder: Path, position
 
 
 def test_a_position_that_cannot_name_the_places_is_refused(folder: Path) -> None:
-    decoder = Decoder(small(vocab=40, context=11, position="learned"), training=False).start(0)
+    decoder = Decoder(small(vocab=40, context=11, position="learned"), training=False).init_parameters(0)
     with pytest.raises(
         ValueError, match=r"takes 21 positions, and the model can name 11; raise model\.context"
     ):
@@ -613,9 +613,9 @@ def test_two_layers_learn_induction_and_one_does_not(tmp_path: Path) -> None:
             spec, prepared, Settings(accelerator="cpu", progress=False, threads=1), tmp_path / "runs"
         )
         assert record.status == "finished"
-        scored = score(tmp_path / "runs" / record.id, tmp_path / "cache", ["skill"])
-        assert scored.looks == 1
-        solved[depth] = scored.metrics
+        loss_mask = score(tmp_path / "runs" / record.id, tmp_path / "cache", ["skill"])
+        assert loss_mask.looks == 1
+        solved[depth] = loss_mask.metrics
     assert solved[2]["skill/solved"] == 1.0
     assert solved[2]["skill/exact"] >= 0.9
     assert solved[1]["skill/solved"] == 0.0

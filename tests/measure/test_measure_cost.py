@@ -8,7 +8,7 @@ from measured import text, trained
 from pydantic import ValidationError
 
 from ablate.measure import cost
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.registry import measure
 
 CHOSEN = {"name": "cost", "contexts": (5, 12), "batches": (1, 3), "new": 4, "repeats": 1}
@@ -19,7 +19,7 @@ def test_bytes_are_those_that_a_cache_holds():
     found = measure.build(CHOSEN)(run, text()).metrics
     memories = run.decoder.memories(10)
     with torch.no_grad():
-        call = Call(torch.arange(10)[None], memories=memories)
+        call = ForwardContext(torch.arange(10)[None], memories=memories)
         run.decoder(torch.zeros(1, 10, dtype=torch.long), call)
     stored = sum(x.nbytes for memory in memories for kv in memory.stored.values() for x in kv)
     assert found["cost/kv_bytes_per_token"] == stored / 10

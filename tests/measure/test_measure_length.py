@@ -35,7 +35,7 @@ def direct(decoder, tokens: np.ndarray, first: int, targets: range) -> list[floa
         {"position": "none"},
         {"position": "sinusoidal"},
         {"position": "transformer_xl"},
-        {"position": "rope", "attention": {"name": "softmax", "window": 7, "keep_first": 2}},
+        {"position": "rope", "attention": {"name": "softmax", "window": 7, "sink_tokens": 2}},
     ],
     ids=str,
 )
@@ -93,8 +93,8 @@ def test_documents_that_do_not_see_each_other():
     split = prepared.splits["heldout"]
     losses = []
     for p in range(CONTEXT + 1, CONTEXT + 97):
-        begins = max(int(split.starts[split.starts < p].max()), p - 1 - (p - 1) % CONTEXT)
-        if p not in split.starts:
+        begins = max(int(split.document_offsets[split.document_offsets < p].max()), p - 1 - (p - 1) % CONTEXT)
+        if p not in split.document_offsets:
             losses += direct(run.decoder, split.tokens, begins, range(p, p + 1))
     assert found.metrics["length/targets"] == len(losses) < 96
     assert found.metrics["length/whole/loss/1x"] == pytest.approx(np.mean(losses))
@@ -144,7 +144,7 @@ def test_a_stretch_begins_with_the_document_that_goes_on():
     whole = text(tokens=200, document=37).splits["heldout"]
     part = stretch(whole, 50, 60)
     assert part.tokens.tolist() == whole.tokens[50:110].tolist()
-    assert part.starts.tolist() == [0, 24]
+    assert part.document_offsets.tolist() == [0, 24]
     with pytest.raises(ValueError, match="150 to 210"):
         stretch(whole, 150, 60)
 

@@ -16,7 +16,7 @@ from ablate.measure.curve import spike_score
 from ablate.measure.hooks import highest_logits, streams
 from ablate.measure.stability import growth_of
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.registry import measure, registries
 
 CONTEXT, TOKENS = 24, 96
@@ -79,7 +79,7 @@ def test_the_numbers_of_the_curve(tmp_path, caplog):
 def test_the_loss_is_clipped_at_that_of_the_start(end, clipped):
     run, prepared = trained({}, metrics={"validation/loss": end}), text()
     found = measure.build(INSIDE)(run, prepared).metrics
-    decoder = Decoder(run.decoder.spec).start(0).eval()
+    decoder = Decoder(run.decoder.spec).init_parameters(0).eval()
     tokens = torch.from_numpy(prepared.splits["validation"].tokens[: TOKENS + 1].astype(np.int64))
     with torch.no_grad():
         logits = decoder(tokens[:-1].view(-1, CONTEXT))
@@ -154,10 +154,10 @@ def test_the_measure_is_what_a_plain_pass_over_the_text_gives(case):
     streamed: list[list[float]] = []
     with torch.no_grad():
         logits = decoder(rows)
-        x = decoder.enter(decoder.scale(decoder.embedding(rows)))
-        if decoder.positions[0].at_input:
-            x = decoder.positions[0].embed(x, Call.of(rows).at)
-        views = decoder.views(Call.of(rows), x.dtype)
+        x = decoder.embedding_norm(decoder.scale(decoder.embedding(rows)))
+        if decoder.positions[0].acts_on_embedding:
+            x = decoder.positions[0].embed(x, ForwardContext.of(rows).positions)
+        views = decoder.views(ForwardContext.of(rows), x.dtype)
         streamed = [x]
         for n, layer in enumerate(decoder.layers):
             group = decoder.group_of[n]

@@ -9,7 +9,7 @@ import torch
 from initialisation import batch, norms, spec, start
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "theory"
 TINY = {"width": 16, "vocab": 20, "context": 6}
@@ -33,7 +33,7 @@ def results() -> dict:
 def test_gradients_are_those_of_the_batch_and_of_each_token_alone(placement):
     model = spec(placement, 3, **TINY)
     found = start(model, 5, rows=2)
-    decoder = Decoder(model).start(5)
+    decoder = Decoder(model).init_parameters(5)
     tokens, targets = batch(model, 5, 2)
     weight = decoder.layers[-1].ffn.down.weight
     nll = decoder(tokens, targets=targets).nll
@@ -47,19 +47,19 @@ def test_gradients_are_those_of_the_batch_and_of_each_token_alone(placement):
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_norms_are_those_of_a_pass_written_out(placement):
     model = spec(placement, 3, **TINY)
-    decoder = Decoder(model).start(1)
+    decoder = Decoder(model).init_parameters(1)
     tokens, _ = batch(model, 1, 2)
     expected = []
     with torch.no_grad():
         x = decoder.embedding(tokens) * model.width**0.5
-        view = decoder.views(Call.of(tokens), x.dtype)[0]
+        view = decoder.views(ForwardContext.of(tokens), x.dtype)[0]
         for n, layer in enumerate(decoder.layers):
             attend, feed = layer.attention_residual, layer.ffn_residual
-            x = attend.stream(
-                x + layer.attention(attend.inside(x), view, n, decoder.positions[0], decoder.kernel)
+            x = attend.residual_norm(
+                x + layer.attention(attend.input_norm(x), view, n, decoder.positions[0], decoder.kernel)
             )
-            total = x + layer.ffn(feed.inside(x), {})
-            x = feed.stream(total)
+            total = x + layer.ffn(feed.input_norm(x), {})
+            x = feed.residual_norm(total)
             expected.append(float(total.square().sum(-1).mean()) / model.width)
     assert norms(model, 1, rows=2) == pytest.approx(expected, rel=1e-5)
 

@@ -25,7 +25,7 @@ def a_run(folder: Path, **model: int) -> Path:
         fingerprint={"source": "", "tokenizer": bytes_.hash()},
     ).save(folder)
     (folder / "weights").mkdir()
-    decoder = Decoder(spec.model).start(0)
+    decoder = Decoder(spec.model).init_parameters(0)
     save_file(decoder.state_dict(), folder / "weights" / "model.safetensors")
     return folder
 

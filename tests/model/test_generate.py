@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import Sampler, complete, generate
-from ablate.model.memory import Rolling
-from ablate.parts.base import Call, Refused
+from ablate.model.memory import RollingCache
+from ablate.parts.base import ForwardContext, Refused
 from ablate.registry import registries
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1], [42]]
@@ -21,7 +21,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
             "name": "softmax",
             "kv_heads": kv,
             "window": window,
-            "keep_first": keep,
+            "sink_tokens": keep,
             "sink_logit": sink,
         }
     }
@@ -47,7 +47,7 @@ def uncached(m: Decoder, prompt: list[int], tokens: int) -> list[int]:
     prefix = torch.tensor([len(prompt)]) if any(g.mask.prefix for g in m.groups) else None
     with torch.no_grad():
         for _ in range(tokens):
-            logits = m(torch.tensor([row]), Call(torch.arange(len(row))[None], prefix=prefix))
+            logits = m(torch.tensor([row]), ForwardContext(torch.arange(len(row))[None], prefix=prefix))
             row.append(int(logits[0, -1].argmax()))
     return row[len(prompt) :]
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_done_is_said_before_the_first_step(decoder, given, said)
 
 
 def test_what_restarts_counts_no_position_into_the_embedding():
-    m = model({"position": "sinusoidal", "attention": {"name": "softmax", "window": 6, "keep_first": 2}})
+    m = model({"position": "sinusoidal", "attention": {"name": "softmax", "window": 6, "sink_tokens": 2}})
     with pytest.raises(Refused, match="act on the embedding"):
         generate(m, [[1] * 20], 60, restart=True)
 
@@ -199,7 +199,7 @@ def test_a_restarting_window_goes_beyond_the_context_and_relative_positions_do_n
 
 def test_a_restarting_window_with_kept_keys_is_the_kept_and_the_last_tokens_at_places_from_zero():
     """One layer, whose keys know nothing but their own token: what it remembers can be written down."""
-    case = {"depth": 1, "attention": {"name": "softmax", "kv_heads": 2, "window": 6, "keep_first": 2}}
+    case = {"depth": 1, "attention": {"name": "softmax", "kv_heads": 2, "window": 6, "sink_tokens": 2}}
     m = model(case, noise=0.3)
     prompt = [3, 1, 4, 1, 5]
     row = prompt + complete(m, [prompt], 40, restart=True)[0]
@@ -213,16 +213,19 @@ def test_decoding_costs_the_same_whatever_a_window_has_dropped():
     def cost(m: Decoder, before: int) -> int:
         memories = m.memories(before + 1)
         with torch.no_grad():
-            m(torch.ones(1, before, dtype=torch.long), Call(torch.arange(before)[None], memories=memories))
+            m(
+                torch.ones(1, before, dtype=torch.long),
+                ForwardContext(torch.arange(before)[None], memories=memories),
+            )
             with FlopCounterMode(display=False) as counter:
-                m(torch.tensor([[1]]), Call(torch.tensor([[before]]), memories=memories))
+                m(torch.tensor([[1]]), ForwardContext(torch.tensor([[before]]), memories=memories))
         sizes = [x.shape[2] for memory in memories for pair in memory.stored.values() for x in pair]
-        if all(isinstance(memory, Rolling) for memory in memories):
+        if all(isinstance(memory, RollingCache) for memory in memories):
             assert set(sizes) == {8}
         return counter.get_total_flops()
 
     kept = {
-        "attention": {"name": "softmax", "kv_heads": 2, "window": 6, "keep_first": 2},
+        "attention": {"name": "softmax", "kv_heads": 2, "window": 6, "sink_tokens": 2},
         "kernel": "reference",
     }
     windowed = model(kept)
@@ -253,11 +256,11 @@ def test_greedy_is_that_of_transformers():
     theirs = LlamaForCausalLM(config).eval()
     renamed = {
         "embedding.weight": "model.embed_tokens.weight",
-        "leave.weight": "model.norm.weight",
+        "final_norm.weight": "model.norm.weight",
         ".attention.out.": ".self_attn.o_proj.",
         ".attention.": ".self_attn.",
-        "attention_residual.inside": "input_layernorm",
-        "ffn_residual.inside": "post_attention_layernorm",
+        "attention_residual.input_norm": "input_layernorm",
+        "ffn_residual.input_norm": "post_attention_layernorm",
         ".ffn.": ".mlp.",
         "layers.": "model.layers.",
     }

@@ -449,7 +449,7 @@ SWIGLU = {"name": "glu", "width": 24, "activation": "silu"}
 
 def started(**options: Any) -> Decoder:
     """A small LLaMA, but for what is said."""
-    return Decoder(small(**{"ffn": SWIGLU, **options})).start(0)
+    return Decoder(small(**{"ffn": SWIGLU, **options})).init_parameters(0)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def started(**options: Any) -> Decoder:
         ({"position": "t5"}, "position is 't5'"),
         ({"placement": "post"}, "placement is 'post'"),
         ({"attention": {"name": "softmax", "sink_logit": True}}, "attention.sink_logit is True"),
-        ({"attention": {"name": "softmax", "window": 5, "keep_first": 1}}, "attention.keep_first is 1"),
+        ({"attention": {"name": "softmax", "window": 5, "sink_tokens": 1}}, "attention.sink_tokens is 1"),
         ({"attention": {"name": "softmax", "bias": ["q"]}}, r"attention.bias is \['q'\]"),
         ({"attention": {"name": "softmax", "mask": "prefix"}}, "attention.mask is 'prefix'"),
         ({"position": {"name": "rope", "interleaved": True}}, "position.interleaved is True"),
@@ -501,8 +501,8 @@ def test_what_only_training_sees_is_in_no_ones_way(tmp_path):
     moe = {
         "name": "moe",
         "experts": 4,
-        "balance": 0.5,
-        "capacity": 1.25,
+        "balance_loss_weight": 0.5,
+        "capacity_factor": 1.25,
         "expert": SWIGLU,
     }
     decoder = Decoder(small(ffn=moe, dropout=0.1, init="xavier", head={"z_loss": 0.1, "tied": False})).start(
@@ -512,7 +512,7 @@ def test_what_only_training_sees_is_in_no_ones_way(tmp_path):
 
 
 def test_a_selection_bias_that_acts_is_refused(tmp_path):
-    moe = {"name": "moe", "experts": 4, "bias_step": 0.1, "expert": SWIGLU}
+    moe = {"name": "moe", "experts": 4, "bias_update_rate": 0.1, "expert": SWIGLU}
     decoder = started(ffn=moe)
     decoder.layers[1].ffn.bias[2] = 0.1
     with pytest.raises(Inexpressible, match=r"mixtral has no tensor for layers\.1\.ffn\.bias"):

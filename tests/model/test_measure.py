@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablate.model.decoder import Decoder
 from ablate.model.loss import SLICE
 from ablate.model.measure import count, measure
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 
 COUNTED = {name: case for name, case in CASES.items() if "kernel" not in case}  # of which costs know nothing
 every = pytest.mark.parametrize("case", COUNTED.values(), ids=COUNTED.keys())
@@ -32,7 +32,7 @@ def test_flops_are_those_that_torch_counts(case, tokens):
 @every
 def test_a_cache_takes_the_bytes_that_are_counted(case, tokens):
     m = model(case, torch.float32)
-    call = Call.of(tokens)
+    call = ForwardContext.of(tokens)
     call.memories = m.memories(T)
     with torch.no_grad():
         m(tokens, call)
@@ -46,7 +46,7 @@ def test_a_cache_takes_the_bytes_that_are_counted(case, tokens):
 @every
 def test_the_blueprint_is_the_model(case):
     spec = small(**case)
-    built = Decoder(spec).start(0)
+    built = Decoder(spec).init_parameters(0)
     costs = measure(spec)
     assert costs == count(built)
     assert costs.parameters == sum(p.numel() for p in built.parameters())
@@ -63,7 +63,9 @@ def test_activations_are_estimated_within_a_factor_of_two(case, tokens):
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        loss = m(tokens, Call.of(tokens), tokens)  # holds the graph, so that no storage is used twice
+        loss = m(
+            tokens, ForwardContext.of(tokens), tokens
+        )  # holds the graph, so that no storage is used twice
     weights = {p.untyped_storage().data_ptr() for p in m.parameters()}
     saved = sum(size for place, size in kept.items() if place not in weights) / tokens.numel()
     assert loss.nll.requires_grad
@@ -108,7 +110,7 @@ def test_experts_count_where_they_serve():
 def test_a_window_costs_what_it_sees():
     w, first, N = 5, 2, 24
     plain = measure(small(attention={"name": "softmax"}))
-    window = measure(small(attention={"name": "softmax", "window": w, "keep_first": first}))
+    window = measure(small(attention={"name": "softmax", "window": w, "sink_tokens": first}))
     visible = [sum(1 for j in range(i + 1) if i - j < w or j < first) for i in range(N)]
     ratio = 3 * 4 * 32  # layers, and FLOPs for each key: 4 times the width of all heads
     assert plain.forward_flops - window.forward_flops == ratio * ((N + 1) / 2 - sum(visible) / N)

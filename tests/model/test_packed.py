@@ -8,9 +8,9 @@ from ablate.model import generate as generating
 from ablate.model import packed as packing
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.model.memory import Rolling
+from ablate.model.memory import RollingCache
 from ablate.model.packed import Joined, Packed, packable, packed
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.parts.linear import Linear
 
 PROMPT = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
@@ -21,9 +21,10 @@ def logits(reader: Decoder, decoder: Decoder, rows: int = 2) -> torch.Tensor:
     """Of a prompt and of two tokens after it, through a cache."""
     memories, tokens = decoder.memories(8), PROMPT[:rows]
     prefix = torch.tensor([5] * rows) if any(group.mask.prefix for group in decoder.groups) else None
-    found = [reader(tokens, Call(torch.arange(5)[None], None, prefix, memories))]
+    found = [reader(tokens, ForwardContext(torch.arange(5)[None], None, prefix, memories))]
     found += [
-        reader(tokens[:, n : n + 1], Call(torch.tensor([[5 + n]]), None, prefix, memories)) for n in (0, 1)
+        reader(tokens[:, n : n + 1], ForwardContext(torch.tensor([[5 + n]]), None, prefix, memories))
+        for n in (0, 1)
     ]
     return torch.cat(found, 1)
 
@@ -64,10 +65,10 @@ def test_a_restarting_memory_turns_the_keys_as_it_reads_them():
     decoder = model({"position": "rope", "attention": {"name": "softmax", "window": 4}}, dtype=torch.float32)
     said = []
     for reader in (decoder, packed(decoder)):
-        memories = [Rolling(4, restart=True) for _ in decoder.groups]
+        memories = [RollingCache(4, restart=True) for _ in decoder.groups]
         said.append(
             [
-                reader(PROMPT[:, n % 5, None], Call(torch.tensor([[n]]), memories=memories))[:, -1]
+                reader(PROMPT[:, n % 5, None], ForwardContext(torch.tensor([[n]]), memories=memories))[:, -1]
                 for n in range(12)
             ]
         )
@@ -95,7 +96,7 @@ def test_a_layer_with_hooks_keeps_them(hooked):
     assert type(layer) is Linear
 
 
-@pytest.mark.parametrize("options", [{}, {"interleaved": True}, {"fraction": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"interleaved": True}, {"rotary_fraction": 0.5}])
 @torch.inference_mode()
 def test_a_rotation_is_a_matrix(options):
     decoder = model({"position": {"name": "rope", **options}}, dtype=torch.float32)
@@ -145,7 +146,7 @@ class Odd(torch.nn.Module):
         self.gate, self.up = Linear(shape.width, 40), Linear(shape.width, 40)
         self.down, self.less = Doubled(40, shape.width), Halved()
 
-    def forward(self, x, ledger):
+    def forward(self, x, aux):
         u = self.up(x) + self.gate(x / 3)
         return self.less(self.down(u)) + u @ self.up.weight
 

@@ -12,7 +12,7 @@ from ablate.data.prepare import Split
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.measure.score import score
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 from ablate.train.evaluate import evaluate
 from ablate.train.fit import fit
 
@@ -55,22 +55,22 @@ def test_a_prefix_decoder_trains_and_is_evaluated_behind_the_prefix(tmp_path):
     record = fit(spec, prepared, QUIET, tmp_path / "runs")
     assert record.status == "finished"
 
-    split, m = prepared.splits["validation"], Decoder(spec.model).start(0).eval()
+    split, m = prepared.splits["validation"], Decoder(spec.model).init_parameters(0).eval()
     found = evaluate(m, split, spec.model.context, "joined", 4, prefix=True)
     half, total, tokens = spec.model.context // 2, 0.0, 0
     with torch.no_grad():
         for batch in Stream(split, spec.model.context, "joined", seed=0).whole(1):
             targets = batch.targets.clone()
             targets[:, : half - 1] = NO_LOSS
-            call = Call(batch.at, prefix=torch.tensor([half]))
+            call = ForwardContext(batch.positions, prefix=torch.tensor([half]))
             total += m(batch.tokens, call, targets=targets).nll.sum().item()
             tokens += int((targets != NO_LOSS).sum())
     assert found.tokens == tokens
     assert found.nll == pytest.approx(total, rel=1e-5)
 
-    scored = score(tmp_path / "runs" / record.id, tmp_path / "cache", ["heldout"]).metrics
-    per_token = scored["heldout/loss"] / math.log(2)
-    assert scored["heldout/bits_per_byte"] == pytest.approx(
+    loss_mask = score(tmp_path / "runs" / record.id, tmp_path / "cache", ["heldout"]).metrics
+    per_token = loss_mask["heldout/loss"] / math.log(2)
+    assert loss_mask["heldout/bits_per_byte"] == pytest.approx(
         per_token / prepared.splits["heldout"].bytes_per_token
     )
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call, Refused
+from ablate.parts.base import ForwardContext, Refused
 from ablate.registry import registries
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -34,12 +34,12 @@ def test_the_future_is_unseen(case, tokens):
         assert not torch.equal(m(tokens)[:, 12:], m(changed_after(tokens, 12))[:, 12:])
 
 
-def in_pieces(m: Decoder, tokens: Tensor, call: Call, cuts: list[int]) -> Tensor:
+def in_pieces(m: Decoder, tokens: Tensor, call: ForwardContext, cuts: list[int]) -> Tensor:
     memories = m.memories(tokens.shape[1])
     logits = []
     for a, b in pairwise(cuts):
         document = None if call.document is None else call.document[:, a:b]
-        piece = Call(call.at[:, a:b], document, call.prefix, memories)
+        piece = ForwardContext(call.positions[:, a:b], document, call.prefix, memories)
         logits.append(m(tokens[:, a:b], piece))
     return torch.cat(logits, 1)
 
@@ -51,12 +51,12 @@ CUTS = [0, 7, 9, *range(10, 21)]  # a prompt, a piece of two, then token by toke
 def test_cached_is_whole(case, tokens):
     m = model(case)
     with torch.no_grad():
-        torch.testing.assert_close(in_pieces(m, tokens, Call.of(tokens), CUTS), m(tokens))
+        torch.testing.assert_close(in_pieces(m, tokens, ForwardContext.of(tokens), CUTS), m(tokens))
 
 
 @every
 def test_a_ragged_row_is_the_row_alone(case, tokens):
-    m, call = model(case), Call.ragged(torch.tensor([20, 13]), 20)
+    m, call = model(case), ForwardContext.ragged(torch.tensor([20, 13]), 20)
     with torch.no_grad():
         whole = m(tokens, call)
         torch.testing.assert_close(whole[0], m(tokens)[0])
@@ -65,10 +65,10 @@ def test_a_ragged_row_is_the_row_alone(case, tokens):
         torch.testing.assert_close(in_pieces(m, tokens, call, CUTS)[real], whole[real])
 
 
-def two_documents(tokens: Tensor, border: int) -> Call:
+def two_documents(tokens: Tensor, border: int) -> ForwardContext:
     rows, length = tokens.shape
     at = torch.cat([torch.arange(border), torch.arange(length - border)]).expand(rows, -1)
-    return Call(at, (torch.arange(length) >= border).long().expand(rows, -1))
+    return ForwardContext(at, (torch.arange(length) >= border).long().expand(rows, -1))
 
 
 @every
@@ -84,13 +84,13 @@ def test_documents_do_not_see_each_other(case, tokens):
 def test_documents_prefix_and_ragged_rows_in_one_batch(tokens):
     """Row 0: a prefix of 6. Row 1: padded by 7, then a prefix of 4. All in one call."""
     m = model(HARD["prefix"])
-    call = Call.ragged(torch.tensor([20, 13]), 20)
+    call = ForwardContext.ragged(torch.tensor([20, 13]), 20)
     call.prefix = torch.tensor([6, 4])
     with torch.no_grad():
         whole = m(tokens, call)
-        alone = m(tokens[:1], Call(torch.arange(20)[None], prefix=torch.tensor([6])))
+        alone = m(tokens[:1], ForwardContext(torch.arange(20)[None], prefix=torch.tensor([6])))
         torch.testing.assert_close(whole[:1], alone)
-        alone = m(tokens[1:, 7:], Call(torch.arange(13)[None], prefix=torch.tensor([4])))
+        alone = m(tokens[1:, 7:], ForwardContext(torch.arange(13)[None], prefix=torch.tensor([4])))
         torch.testing.assert_close(whole[1:, 7:], alone)
         real = call.document >= 0
         torch.testing.assert_close(in_pieces(m, tokens, call, [0, 12, *range(13, 21)])[real], whole[real])
@@ -100,9 +100,9 @@ def test_documents_prefix_and_ragged_rows_in_one_batch(tokens):
 
 
 def loss_of(m: Decoder, tokens: Tensor) -> Tensor:
-    call = Call.of(tokens)
-    call.ledger = m.ledger()
-    return m(tokens, call, targets=tokens.roll(-1, 1)).nll.mean() + m.auxiliary(call.ledger)
+    call = ForwardContext.of(tokens)
+    call.aux = m.aux()
+    return m(tokens, call, targets=tokens.roll(-1, 1)).nll.mean() + m.auxiliary(call.aux)
 
 
 @every
@@ -124,7 +124,7 @@ def test_kernels_agree_with_the_reference(case, name, tokens):
         other = model(case, kernel=name)
     except Refused as refusal:
         pytest.skip(str(refusal))
-    for call in (Call.of(tokens), two_documents(tokens, 8)):
+    for call in (ForwardContext.of(tokens), two_documents(tokens, 8)):
         a, b = reference(tokens, call), other(tokens, call)
         torch.testing.assert_close(a, b)
         ga = torch.autograd.grad(a.square().mean(), list(reference.parameters()))
@@ -145,7 +145,7 @@ def test_relative_positions_ignore_a_shift(name, tokens):
     m = model({"position": name})
     relative = registries["position"][name].make.relative
     with torch.no_grad():
-        shifted = Call(torch.arange(4, 24)[None])
+        shifted = ForwardContext(torch.arange(4, 24)[None])
         same = torch.allclose(m(tokens, shifted), m(tokens))
     assert same == relative
 
@@ -153,7 +153,7 @@ def test_relative_positions_ignore_a_shift(name, tokens):
 @pytest.mark.parametrize("keep", [0, 2])
 def test_a_window_sees_as_far_as_its_layers_reach(keep, tokens):
     """L layers of a window w reach L (w-1) back, and no further than that but for the kept keys."""
-    case = {"position": "none", "attention": {"name": "softmax", "window": 4, "keep_first": keep}}
+    case = {"position": "none", "attention": {"name": "softmax", "window": 4, "sink_tokens": keep}}
     m = model(case, depth=3)
     x = torch.nn.functional.one_hot(tokens, 50).double() @ m.embedding.weight.detach()
     x.requires_grad_()
@@ -176,7 +176,7 @@ def test_a_part_acts(kind, name, tokens):
     """Against the baseline, a part changes the tree of parameters or what comes out."""
     case = CASES[f"{kind}={name}"]
     spec = small(**case)
-    a, b = Decoder(BASELINE).start(0), Decoder(spec).start(0)
+    a, b = Decoder(BASELINE).init_parameters(0), Decoder(spec).init_parameters(0)
     same_tree = {n: p.shape for n, p in a.named_parameters()} == {n: p.shape for n, p in b.named_parameters()}
     with torch.no_grad():
         acts = not same_tree or not torch.equal(a(tokens), b(tokens))
@@ -233,36 +233,43 @@ def test_built_on_meta_it_has_the_same_tree(case):
     assert {n: p.shape for n, p in ghost.named_parameters()} == {
         n: p.shape for n, p in real.named_parameters()
     }
-    started = ghost.to_empty(device="cpu").start(3)
-    for (name, p), q in zip(started.state_dict().items(), real.start(3).state_dict().values(), strict=True):
+    started = ghost.to_empty(device="cpu").init_parameters(3)
+    for (name, p), q in zip(
+        started.state_dict().items(), real.init_parameters(3).state_dict().values(), strict=True
+    ):
         assert torch.equal(p, q), name
 
 
 def test_a_pattern_that_redraws_nothing_is_refused():
     with pytest.raises(Refused, match=r"no parameter is called nosuch\*"):
-        Decoder(BASELINE).start(0, ["layers.*", "nosuch*"])
-    norms = ["layers.*.inside.weight", "leave.*"]
+        Decoder(BASELINE).init_parameters(0, ["layers.*", "nosuch*"])
+    norms = ["layers.*.input_norm.weight", "final_norm.*"]
     with pytest.raises(
         Refused, match=r"what is called layers\.\*\.inside\.weight, leave\.\* starts from const"
     ):
-        Decoder(BASELINE).start(0, norms)
-    Decoder(BASELINE).start(0, [*norms, "embedding.*"])
+        Decoder(BASELINE).init_parameters(0, norms)
+    Decoder(BASELINE).init_parameters(0, [*norms, "embedding.*"])
 
 
 @pytest.mark.parametrize("name", ["weight", "table"])
 def test_what_starts_from_nothing_is_refused(name):
     m = Decoder(BASELINE)
-    m.leave = nn.LayerNorm(32) if name == "weight" else nn.Identity()
-    m.leave.register_buffer("table", torch.ones(4, 4) if name == "table" else None)
-    with pytest.raises(Refused, match=f"leave.{name}: a (vector|buffer) is not drawn; say in `constants`"):
-        m.start(0)
+    m.final_norm = nn.LayerNorm(32) if name == "weight" else nn.Identity()
+    m.final_norm.register_buffer("table", torch.ones(4, 4) if name == "table" else None)
+    with pytest.raises(
+        Refused, match=f"final_norm.{name}: a (vector|buffer) is not drawn; say in `constants`"
+    ):
+        m.init_parameters(0)
 
 
 @every
 def test_shared_names_start_equal(case):
     """The pairing of arms: a tensor of the same name and shape has the same start, whatever else differs."""
     case = {k: v for k, v in case.items() if k != "init"}  # another distribution is another start
-    a, b = Decoder(BASELINE).start(7).state_dict(), Decoder(small(**case)).start(7).state_dict()
+    a, b = (
+        Decoder(BASELINE).init_parameters(7).state_dict(),
+        Decoder(small(**case)).init_parameters(7).state_dict(),
+    )
     shared = [n for n in a if n in b and a[n].shape == b[n].shape]
     assert "embedding.weight" in shared and "layers.2.attention.q.weight" in shared
     for n in shared:
@@ -270,7 +277,12 @@ def test_shared_names_start_equal(case):
             assert torch.equal(a[n], b[n]), n
 
 
-IN_EVERYTHING = ("t5", "parallel", "sink_logit", "keep_first")  # each takes the compiler some fifteen seconds
+IN_EVERYTHING = (
+    "t5",
+    "parallel",
+    "sink_logit",
+    "sink_tokens",
+)  # each takes the compiler some fifteen seconds
 
 
 @pytest.mark.parametrize(

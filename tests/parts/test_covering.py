@@ -9,7 +9,7 @@ from covering import BASELINE, FACTORS, Row, build, pairs, refusal, refused_alon
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 
 SHARES = 8  # so that several workers can take some
 CUTS = [0, 13, 15, *range(16, 21)]  # a prompt (with the prefix whole), a piece of two, then token by token
@@ -17,7 +17,7 @@ CUTS = [0, 13, 15, *range(16, 21)]  # a prompt (with the prefix whole), a piece 
 
 def started(row: Row) -> Decoder:
     """Every parameter moved off its start, so that none hides as a zero or a one."""
-    decoder = build(row).start(0).double()
+    decoder = build(row).init_parameters(0).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in decoder.parameters():
@@ -25,11 +25,11 @@ def started(row: Row) -> Decoder:
     return decoder
 
 
-def call_of(row: Row, tokens: Tensor) -> Call:
-    call = Call.of(tokens)
+def call_of(row: Row, tokens: Tensor) -> ForwardContext:
+    call = ForwardContext.of(tokens)
     if row["documents"] == "masked":
         column = torch.arange(tokens.shape[1])
-        call = Call(
+        call = ForwardContext(
             (column - 8 * (column >= 8)).expand(len(tokens), -1), (column >= 8).long().expand(len(tokens), -1)
         )
     if row["sight"].startswith("prefix"):
@@ -42,15 +42,15 @@ def faults(row: Row, tokens: Tensor) -> list[str]:
     torch.manual_seed(0)  # of dropout
     m, call = started(row), call_of(row, tokens)
     wrong = []
-    call.ledger = m.ledger()
+    call.aux = m.aux()
     loss = m.train()(tokens, call, targets=tokens.roll(-1, 1))
-    total = loss.nll.mean() + m.auxiliary(call.ledger)
+    total = loss.nll.mean() + m.auxiliary(call.aux)
     if loss.z is not None:
         total = total + m.spec.head.z_loss * loss.z.mean()
     total.backward()
     unchosen = tuple(
         f"layers.{n}.ffn.experts.{e}."
-        for n, report in enumerate(call.ledger)
+        for n, report in enumerate(call.aux)
         for e, load in enumerate(report.get("load", []))
         if load == 0
     )
@@ -62,14 +62,16 @@ def faults(row: Row, tokens: Tensor) -> list[str]:
     with torch.no_grad():
         for p in m.parameters():
             p -= 0 if p.grad is None else 0.001 * p.grad
-        call.ledger = None
+        call.aux = None
         whole = m.eval()(tokens, call)
         if not whole.isfinite().all():
             wrong.append("not finite after a step")
         memories, pieces = m.memories(tokens.shape[1]), []
         for a, b in pairwise(CUTS):
             document = None if call.document is None else call.document[:, a:b]
-            pieces.append(m(tokens[:, a:b], Call(call.at[:, a:b], document, call.prefix, memories)))
+            pieces.append(
+                m(tokens[:, a:b], ForwardContext(call.positions[:, a:b], document, call.prefix, memories))
+            )
         if not torch.allclose(torch.cat(pieces, 1), whole, rtol=1e-6, atol=1e-8):
             wrong.append(f"cached differs from whole by {(torch.cat(pieces, 1) - whole).abs().max():.1e}")
     return wrong

@@ -12,8 +12,17 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.model.memory import Cache, Rolling
-from ablate.parts.base import Call, Fresh, Kernel, Mask, Need, Refused, Scores, Sight
+from ablate.model.memory import Cache, RollingCache
+from ablate.parts.base import (
+    AttentionPositions,
+    ForwardContext,
+    Kernel,
+    KernelRequirements,
+    Mask,
+    NoCache,
+    Refused,
+    Scores,
+)
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 
@@ -21,8 +30,8 @@ HEADS = 4
 alibi = position.build("alibi", Shape(32, 1, HEADS, 8, 128, 50))
 
 
-def sight(length: int, **told: Tensor) -> Sight:
-    return Fresh().look(Call(torch.arange(length)[None], **told)).sight
+def sight(length: int, **told: Tensor) -> AttentionPositions:
+    return NoCache().look(ForwardContext(torch.arange(length)[None], **told)).sight
 
 
 def leaves(
@@ -36,14 +45,16 @@ def leaves(
     ]
 
 
-def attend(name: str, given: list[Tensor], mask: Mask, seen: Sight, bias=None, **scores) -> Tensor:
+def attend(
+    name: str, given: list[Tensor], mask: Mask, seen: AttentionPositions, bias=None, **scores
+) -> Tensor:
     k: Kernel = kernel.build(name)
     prepared = k.prepare(mask, seen, bias, HEADS, given[0].dtype)
     return k(*given, prepared, Scores(0.3, **scores), 0.0)
 
 
 def assert_agree(
-    name: str, given: list[Tensor], mask: Mask, seen: Sight, bias=None, learned=(), **scores
+    name: str, given: list[Tensor], mask: Mask, seen: AttentionPositions, bias=None, learned=(), **scores
 ) -> None:
     """Values and gradients, to the last digits of fp64. What padding sees of padding is nobody's concern."""
     a, b = (attend(k, given, mask, seen, bias, **scores) for k in ("reference", name))
@@ -66,8 +77,8 @@ def test_a_single_query_of_heads_that_share_keys(kv_heads, acts):
     """Remembered keys, and one query of each head."""
     q, k, v = leaves(31, kv_heads=kv_heads, width=12, value_width=8)
     memory = Cache(31)
-    memory.look(Call(torch.arange(30)[None]))
-    seen = memory.look(Call(torch.tensor([[30]]))).sight
+    memory.look(ForwardContext(torch.arange(30)[None]))
+    seen = memory.look(ForwardContext(torch.tensor([[30]]))).sight
     bias = alibi.bias if acts == "bias" else None
     sink = {"sink": torch.arange(HEADS, dtype=torch.double)} if acts == "sink" else {}
     assert_agree("sdpa", [q[:, :, -1:], k, v], Mask(9 if acts == "window" else None), seen, bias, **sink)
@@ -92,10 +103,10 @@ def test_short_rows_in_bf16_have_the_gradient_of_fp32(acts, autocast):
 
 
 def test_a_single_query_behind_a_window_needs_no_mask():
-    memory, sdpa = Rolling(5), kernel.build("sdpa")
-    memory.look(Call(torch.arange(3)[None]))
+    memory, sdpa = RollingCache(5), kernel.build("sdpa")
+    memory.look(ForwardContext(torch.arange(3)[None]))
     for n in range(3, 9):
-        seen = memory.look(Call(torch.tensor([[n]]))).sight
+        seen = memory.look(ForwardContext(torch.tensor([[n]]))).sight
         assert seen.j.shape[1] == min(n + 1, 5)
         assert Mask(5).dense(seen).all()
         assert sdpa.prepare(Mask(5), seen, None, HEADS, torch.double).mask is None
@@ -124,7 +135,7 @@ def test_chunked_keeps_documents_apart(keep):
     document[1, :30] = -1
     at = torch.tensor([[p for n in row for p in range(n)] for row in lengths])
     at[1, :30] -= 30
-    seen = Fresh().look(Call(at, document)).sight
+    seen = NoCache().look(ForwardContext(at, document)).sight
     for bias in (None, alibi.bias):
         assert_agree("chunked", leaves(100, rows=3), Mask(7, keep), seen, bias)
 
@@ -139,7 +150,7 @@ def test_chunked_with_a_sink_logit_a_learned_bias_and_narrow_values():
 
 def test_chunked_sees_by_positions_that_start_late_or_leave_gaps():
     at = torch.cat((torch.arange(3, 40), torch.arange(50, 80)))[None]
-    seen = Fresh().look(Call(at)).sight
+    seen = NoCache().look(ForwardContext(at)).sight
     assert_agree("chunked", leaves(67), Mask(8, 5), seen, alibi.bias)
 
 
@@ -156,7 +167,11 @@ def test_flex_computes_what_the_reference_does(mask):
     given = [x.detach() for x in leaves(50, width=12)]
     with torch.no_grad():
         for told in ({}, {"document": border}, {"prefix": torch.tensor([9, 30])}):
-            seen = Fresh().look(Call(at if "document" in told else torch.arange(50)[None], **told)).sight
+            seen = (
+                NoCache()
+                .look(ForwardContext(at if "document" in told else torch.arange(50)[None], **told))
+                .sight
+            )
             for bias, scores in (
                 (None, {}),
                 (alibi.bias, {"sink": sink}),
@@ -171,7 +186,7 @@ def test_flex_carries_the_hard_models_forward(case, tokens):
     reference = model({**case, "kernel": "reference"})
     flex = Decoder(small(**{**case, "kernel": "flex"}), training=False).double().eval()
     flex.load_state_dict(reference.state_dict())
-    call = Call.ragged(torch.tensor([20, 13]), 20)
+    call = ForwardContext.ragged(torch.tensor([20, 13]), 20)
     with torch.no_grad():
         torch.testing.assert_close(flex(tokens), reference(tokens))
         real = call.document >= 0
@@ -186,7 +201,7 @@ def test_flex_says_where_it_has_no_backward_pass():
 
 # --------------------------------------------------------------------------------------------- flash
 
-GPU = Need(
+GPU = KernelRequirements(
     heads=HEADS,
     kv_heads=2,
     key_width=8,
@@ -259,11 +274,15 @@ def test_flash_leaves_remembered_keys_and_padding_to_the_reference(monkeypatch):
 
     install(monkeypatch, "flash_attn", library)
     flash = kernel.build("flash").settle([GPU])
-    call = Call.ragged(torch.tensor([30, 20]), 30)
+    call = ForwardContext.ragged(torch.tensor([30, 20]), 30)
     memory = Cache(31)
     for seen, given in (
-        (Fresh().look(call).sight, leaves(30)),
-        (memory.look(Call(torch.arange(30)[None])) and memory.look(Call(torch.tensor([[30]]))).sight, None),
+        (NoCache().look(call).sight, leaves(30)),
+        (
+            memory.look(ForwardContext(torch.arange(30)[None]))
+            and memory.look(ForwardContext(torch.tensor([[30]]))).sight,
+            None,
+        ),
     ):
         if given is None:
             q, k, v = leaves(31)
@@ -280,7 +299,7 @@ def test_flash_leaves_remembered_keys_and_padding_to_the_reference(monkeypatch):
         ({"bias": True}, "biases other than ALiBi"),
         ({"bias": True, "slopes": True, "learned_bias": True}, "learned biases"),
         ({"sink": True}, "sink logits"),
-        ({"mask": Mask(5, keep_first=1)}, "kept first keys"),
+        ({"mask": Mask(5, sink_tokens=1)}, "kept first keys"),
         ({"mask": Mask(prefix=True)}, "prefixes"),
         ({"documents": True}, "document borders"),
         ({"key_width": 16}, "keys wider than values"),

@@ -17,7 +17,7 @@ from training import run_spec, write_text
 from ablate.cli.check import checker, looks_ahead
 from ablate.measure import gives
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call, Position
+from ablate.parts.base import ForwardContext, Position
 from ablate.registry import Registry, load_parts, registries
 from ablate.train.state.source_hash import code, sources
 
@@ -28,13 +28,15 @@ EXAMPLE = ROOT / "docs" / "examples" / "kerple.py"
 def test_the_example_of_the_docs_builds_trains_and_decodes(tokens, own_parts):
     load_parts([str(EXAMPLE)])
     load_parts([str(EXAMPLE)])  # naming a file twice is loading it once
-    m = Decoder(small(position={"name": "kerple", "start": 0.5})).start(0)
+    m = Decoder(small(position={"name": "kerple", "start": 0.5})).init_parameters(0)
     assert m.positions[0].a.tolist() == [0.5] * 4
     m(tokens, targets=tokens.roll(-1, 1)).nll.mean().backward()
     assert m.positions[0].c.grad.abs().sum() > 0
     with torch.no_grad():
         memories = m.memories(20)
-        pieces = [m(tokens[:, n : n + 1], Call(torch.tensor([[n]]), memories=memories)) for n in range(20)]
+        pieces = [
+            m(tokens[:, n : n + 1], ForwardContext(torch.tensor([[n]]), memories=memories)) for n in range(20)
+        ]
         torch.testing.assert_close(torch.cat(pieces, 1), m(tokens), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValidationError, match="greater than 0"):
         small(position={"name": "kerple", "start": -1})
@@ -49,7 +51,9 @@ def test_the_measure_of_the_docs_gives_what_it_says(tmp_path, own_parts):
     page = (ROOT / "docs/measures.md").read_text()
     (tmp_path / "mine.py").write_text(page.split("```python\n")[1].split("```")[0])
     load_parts([str(tmp_path / "mine.py")])
-    found = registries["measure"].build("weights")(SimpleNamespace(decoder=Decoder(small()).start(0)), None)
+    found = registries["measure"].build("weights")(
+        SimpleNamespace(decoder=Decoder(small()).init_parameters(0)), None
+    )
     assert tuple(found.metrics) == gives("weights")
     assert 0 < found.metrics["weights/alive"] <= 1
 
@@ -73,12 +77,12 @@ def test_an_option_may_be_a_list(own_parts):
 
 @pytest.mark.parametrize("case", HARD.values(), ids=HARD.keys())
 def test_no_part_in_the_box_is_taken_for_one_that_looks_ahead(case):
-    assert not looks_ahead(Decoder(small(**case)).start(0))
+    assert not looks_ahead(Decoder(small(**case)).init_parameters(0))
 
 
 def test_a_part_that_looks_ahead_is_refused_in_a_study(tmp_path, own_parts):
     class Ahead(torch.nn.Identity):
-        def forward(self, x, ledger):
+        def forward(self, x, aux):
             return x.roll(-1, 1)
 
     registries["ffn"]("ahead", paper="mine")(lambda shape: Ahead())

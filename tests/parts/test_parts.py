@@ -79,21 +79,21 @@ def test_rmsnorm_is_torchs_bit_for_bit_and_keeps_fp32_under_autocast():
 
 def test_under_autocast_a_branch_is_given_what_its_products_take():
     residual, x = (
-        Residual(Placement(inside=True), lambda: norm.build("rmsnorm", 32), 0.0),
+        Residual(Placement(input_norm=True), lambda: norm.build("rmsnorm", 32), 0.0),
         numbers(2, 32).float(),
     )
     seen = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            stream = residual(x, lambda u: seen.append(u.dtype) or u)
-        assert stream.dtype == torch.float32
+            residual_norm = residual(x, lambda u: seen.append(u.dtype) or u)
+        assert residual_norm.dtype == torch.float32
     assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_dyt_starts_at_its_alpha():
     spec = small(norm={"name": "dyt", "alpha": 0.75})
-    started = Decoder(spec).start(0).state_dict()
-    assert started["layers.0.attention_residual.inside.alpha"].tolist() == [0.75]
+    started = Decoder(spec).init_parameters(0).state_dict()
+    assert started["layers.0.attention_residual.input_norm.alpha"].tolist() == [0.75]
 
 
 # ------------------------------------------------------------------------------------- activations
@@ -129,7 +129,7 @@ def test_every_activation_is_held_to_a_formula():
 
 def test_a_learned_beta_starts_where_it_is_told():
     spec = small(ffn={"name": "mlp", "activation": {"name": "swish", "beta": 1.5, "learned": True}})
-    assert Decoder(spec).start(0).state_dict()["layers.1.ffn.activation.beta"].tolist() == [1.5]
+    assert Decoder(spec).init_parameters(0).state_dict()["layers.1.ffn.activation.beta"].tolist() == [1.5]
 
 
 # ------------------------------------------------------------------------------------ feed-forward
@@ -199,20 +199,20 @@ def test_alibi_slopes_are_the_published_ones(heads):
     torch.testing.assert_close(ours, published)
 
 
-@pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (16, 40), (8, 9)])
-def test_t5_buckets_are_the_published_ones(buckets, furthest):
+@pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (16, 40), (8, 9)])
+def test_t5_buckets_are_the_published_ones(num_buckets, max_distance):
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    m = position.build({"name": "t5", "buckets": buckets, "furthest": furthest}, SHAPE)
+    m = position.build({"name": "t5", "num_buckets": num_buckets, "max_distance": max_distance}, SHAPE)
     distance = torch.arange(-3, 1000)
     published = T5Attention._relative_position_bucket(
-        -distance, bidirectional=False, num_buckets=buckets, max_distance=furthest
+        -distance, bidirectional=False, num_buckets=num_buckets, max_distance=max_distance
     )
     assert torch.equal(m.bucket(distance), published)
 
 
 def test_t5_one_score_at_a_time_is_the_same():
-    m = moved(position.build({"name": "t5", "furthest": 20}, SHAPE))
+    m = moved(position.build({"name": "t5", "max_distance": 20}, SHAPE))
     at = torch.arange(40)
     dense = m.bias(torch.arange(4)[None, :, None, None], at[None, None, :, None], at[None, None, None, :])
     assert dense.shape == (1, 4, 40, 40)
@@ -253,7 +253,7 @@ def test_rope_layouts_are_the_same_up_to_the_order_of_channels():
 
 
 def test_rope_turns_a_pair_by_the_papers_angle():
-    m, x = position.build({"name": "rope", "base": 100.0, "fraction": 0.5}, SHAPE), numbers(1, 1, 1, 8)
+    m, x = position.build({"name": "rope", "base": 100.0, "rotary_fraction": 0.5}, SHAPE), numbers(1, 1, 1, 8)
     y = m.rotate(x, m.locate(torch.tensor([[7]])))
     for n in range(2):  # of 8 channels 4 turn: pairs (0, 2) and (1, 3)
         z = complex(x[..., n], x[..., n + 2]) * complex(math.cos(a := 7 * 100 ** (-2 * n / 4)), math.sin(a))
@@ -347,7 +347,7 @@ def test_a_scaling_squeezes_the_slow_pairs_and_no_pair_more_than_by_its_factor(n
 
 def test_a_rule_of_a_scaling_is_told_with_its_reason():
     with pytest.raises(ValueError, match="scaling ntk: divides by the turned channels less 2, and 2 turn"):
-        small(position={"name": "rope", "fraction": 0.25, "scaling": "ntk"})
+        small(position={"name": "rope", "rotary_fraction": 0.25, "scaling": "ntk"})
     with pytest.raises(ValueError, match=r"scaling llama3: low 4.0 must be less than high 4.0"):
         small(position={"name": "rope", "scaling": {"name": "llama3", "low": 4.0}})
     with pytest.raises(ValueError, match=r"scaling yarn: slow 40.0 must be less than fast 32.0"):
@@ -360,7 +360,9 @@ def test_a_rule_of_a_scaling_is_told_with_its_reason():
 def spread(case: dict, width: int = 128, depth: int = 4) -> dict[str, float]:
     """The standard deviation of each started weight of layer 2, and of the embedding."""
     shape = {"width": width, "depth": depth, "vocab": 400, "ffn": {"name": "glu", "width": 256}}
-    started = Decoder(small(**{**shape, "attention": {"name": "softmax"}, **case})).start(0).state_dict()
+    started = (
+        Decoder(small(**{**shape, "attention": {"name": "softmax"}, **case})).init_parameters(0).state_dict()
+    )
     short = {n.removeprefix("layers.2.").removesuffix(".weight"): p for n, p in started.items()}
     wanted = ["embedding", *(f"attention.{n}" for n in ("q", "v", "out")), "ffn.up", "ffn.down"]
     return {n: short[n].std().item() for n in wanted}

@@ -29,7 +29,7 @@ def test_a_sound_study_is_planned() -> None:
     found = planned()
     assert found.baseline == "rope" and found.family == ("alibi", "none") and found.placebo is None
     assert {d.path for d in found.arms[1].differs} == {
-        f"model.position.{k}" for k in ("name", "base", "span")
+        f"model.position.{k}" for k in ("name", "base", "max_slope_exponent")
     }
     assert {d.reason for arm in found.arms for d in arm.differs} == {"axis"}
 
@@ -103,7 +103,7 @@ def test_an_arm_that_changes_no_output_is_a_no_op_unless_it_says_why_it_acts() -
         "axis": ["model.ffn"],
         "base": ["model/ffn=moe"],
         "baseline": "free",
-        "arms": {"free": [], "held": ["model.ffn.balance=0.5"]},
+        "arms": {"free": [], "held": ["model.ffn.balance_loss_weight=0.5"]},
     }
     (line,) = refused(**changes)
     assert "arm held: is a no-op: parameters and outputs equal those of free" in line
@@ -117,7 +117,7 @@ def test_a_no_op_is_found_although_matching_would_change_its_shapes() -> None:
         axis=["model.ffn"],
         base=["model/ffn=moe"],
         baseline="moe",
-        arms={"moe": [], "x": ["model.ffn.expert.width=99"], "y": ["model.ffn.balance=0.5"]},
+        arms={"moe": [], "x": ["model.ffn.expert.width=99"], "y": ["model.ffn.balance_loss_weight=0.5"]},
         match={"hold": "total_params", "by": "model.ffn.expert.width"},
     )
     assert "arm x: is a no-op: it differs from the baseline only in model.ffn.expert.width" in lines[0]
@@ -136,7 +136,7 @@ def test_duplicates_are_refused() -> None:
     lines = refused(
         axis=["model.ffn"],
         baseline="glu",
-        arms={"glu": [], "a": ["model/ffn=moe"], "b": ["model/ffn=moe", "model.ffn.balance=0.5"]},
+        arms={"glu": [], "a": ["model/ffn=moe"], "b": ["model/ffn=moe", "model.ffn.balance_loss_weight=0.5"]},
     )
     assert lines[0].startswith("arm b: is a duplicate: parameters and outputs equal those of a")
 

@@ -345,12 +345,12 @@ def test_a_frozen_plan_stands_and_amendments_are_listed(tmp_path: Path) -> None:
 
     changed = YAML.replace("SEEDS", "8").replace(
         "alibi: [model/position=alibi]",
-        "alibi: [model/position=alibi, model.position.span=4.0], none: [model/position=none]",
+        "alibi: [model/position=alibi, model.position.max_slope_exponent=4.0], none: [model/position=none]",
     )
     file, second = files(tmp_path, changed)
     open_changes = {a.path: (a.frozen, a.now) for a in amendments(there, file, second)}
     assert open_changes["study.seeds"] == (6, 8)
-    assert open_changes["arms[base/alibi].model.position.span"] == (8.0, 4.0)
+    assert open_changes["arms[base/alibi].model.position.max_slope_exponent"] == (8.0, 4.0)
     assert open_changes["arms[base/none]"] == ("(absent)", "planned")
     assert not any(path.startswith("arms[base/none].") for path in open_changes)
 

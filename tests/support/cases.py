@@ -51,18 +51,25 @@ HARD: dict[str, dict[str, Any]] = {
         },
         "pattern": ["local", "global"],
     },
-    "moe": {"ffn": {"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}, "router_z": 0.001}},
+    "moe": {
+        "ffn": {
+            "name": "moe",
+            "experts": 4,
+            "expert": {"name": "glu", "width": 24},
+            "router_z_loss_weight": 0.001,
+        }
+    },
     "moe_capacity": {
         "ffn": {
             "name": "moe",
             "experts": 4,
             "expert": {"name": "glu", "width": 24},
-            "capacity": 1.25,
+            "capacity_factor": 1.25,
             "shared": 1,
         }
     },
     "sink_logit": {"attention": {"name": "softmax", "kv_heads": 2, "sink_logit": True}},
-    "keep_first": {"attention": {"name": "softmax", "kv_heads": 2, "window": 5, "keep_first": 2}},
+    "sink_tokens": {"attention": {"name": "softmax", "kv_heads": 2, "window": 5, "sink_tokens": 2}},
     "qk_norm_softcap": {
         "attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}
     },
@@ -74,7 +81,7 @@ HARD: dict[str, dict[str, Any]] = {
             "name": "softmax",
             "kv_heads": 1,
             "window": 6,
-            "keep_first": 1,
+            "sink_tokens": 1,
             "sink_logit": True,
             "qk_norm": "rmsnorm",
             "qk_norm_over": "width",
@@ -93,7 +100,7 @@ def model(
 ) -> Decoder:
     """A started model whose every parameter is moved off its start, so that none hides as a zero or a one."""
     spec: ModelSpec = small(**{**case, **options})
-    decoder = Decoder(spec).start(0).to(dtype).eval()
+    decoder = Decoder(spec).init_parameters(0).to(dtype).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in decoder.parameters():

@@ -51,7 +51,7 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
         "position": {
             **by_name("position"),
             **scalings,
-            "rope in part": {"position": {"name": "rope", "fraction": 0.5, "interleaved": True}},
+            "rope in part": {"position": {"name": "rope", "rotary_fraction": 0.5, "interleaved": True}},
         },
         "heads": {
             "mha": {},
@@ -68,7 +68,7 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
         "sight": {
             "causal": {},
             "window": {"attention": {"window": 5}},
-            "window and first keys": {"attention": {"window": 5, "keep_first": 2}},
+            "window and first keys": {"attention": {"window": 5, "sink_tokens": 2}},
             "prefix": {"attention": {"mask": "prefix"}},
             "prefix and window": {"attention": {"mask": "prefix", "window": 5}},
         },
@@ -81,17 +81,24 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
         "ffn": {
             **{name: {"ffn": {"name": name, **FEED_FORWARDS.get(name, {})}} for name in registries["ffn"]},
             "biases": {"ffn": {"name": "glu", "width": 40, "bias": ["gate", "up", "down"]}},
-            "moe before": {"ffn": {"name": "moe", **FEED_FORWARDS["moe"], "k": 1, "score": "before"}},
+            "moe before": {
+                "ffn": {"name": "moe", **FEED_FORWARDS["moe"], "top_k": 1, "normalisation": "all"}
+            },
             "moe capacity": {
-                "ffn": {"name": "moe", **FEED_FORWARDS["moe"], "capacity": 1.0, "router_z": 0.1}
+                "ffn": {
+                    "name": "moe",
+                    **FEED_FORWARDS["moe"],
+                    "capacity_factor": 1.0,
+                    "router_z_loss_weight": 0.1,
+                }
             },
             "moe sigmoid": {
                 "ffn": {
                     "name": "moe",
                     **FEED_FORWARDS["moe"],
-                    "score": "sigmoid",
+                    "normalisation": "sigmoid",
                     "shared": 1,
-                    "bias_step": 0.1,
+                    "bias_update_rate": 0.1,
                 }
             },
         },

@@ -14,7 +14,7 @@ WIDTH = 32
 GROUPS: dict[str, dict[str, Any]] = {
     "model/position": {
         "rope": {"name": "rope", "base": 10000.0},
-        "alibi": {"name": "alibi", "span": 8.0},
+        "alibi": {"name": "alibi", "max_slope_exponent": 8.0},
         "learned": {"name": "learned"},
         "none": {"name": "none"},
     },
@@ -55,7 +55,7 @@ BASE: dict[str, Any] = {
 
 
 class Mistaken(Exception):
-    """As ablate.compose raises it."""
+    """As ablate.cli.compose raises it."""
 
     def __init__(self, mistakes: list[str]):
         super().__init__("\n".join(mistakes))

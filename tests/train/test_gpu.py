@@ -10,7 +10,7 @@ from torch import Tensor
 from training import prepared_for, run_spec, write_text
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call, Fresh, Mask, Need, Refused, Scores
+from ablate.parts.base import ForwardContext, KernelRequirements, Mask, NoCache, Refused, Scores
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 from ablate.train.fit import Run, fit
@@ -32,23 +32,23 @@ def biases() -> list[str]:
 ACTS: dict[str, tuple[Mask, dict[str, float]]] = {
     "order": (Mask(), {}),
     "window": (Mask(70), {}),
-    "keep_first": (Mask(70, keep_first=3), {}),
+    "sink_tokens": (Mask(70, sink_tokens=3), {}),
     "prefix": (Mask(prefix=True), {}),
     "softcap": (Mask(), {"softcap": 3.0}),
     "sink": (Mask(), {"sink": 0.5}),
     "documents": (Mask(), {}),
-    "all": (Mask(70, keep_first=3), {"softcap": 3.0, "sink": 0.5}),
+    "all": (Mask(70, sink_tokens=3), {"softcap": 3.0, "sink": 0.5}),
 }
 
 
-def call(acts: str) -> Call:
+def call(acts: str) -> ForwardContext:
     at = torch.arange(T, device="cuda")[None]
     if acts not in ("documents", "all"):
         prefix = torch.tensor([30, 90], device="cuda") if acts == "prefix" else None
-        return Call(at, prefix=prefix)
+        return ForwardContext(at, prefix=prefix)
     border = torch.tensor([[60], [130]], device="cuda")
     after = at >= border
-    return Call(torch.where(after, at - border, at), after.long())
+    return ForwardContext(torch.where(after, at - border, at), after.long())
 
 
 def assert_agree(name: str, acts: str, bias: str, dtype: torch.dtype, close: float, widens: int = 0) -> None:
@@ -59,7 +59,7 @@ def assert_agree(name: str, acts: str, bias: str, dtype: torch.dtype, close: flo
     for p in scheme.parameters():
         torch.nn.init.normal_(p)
     softcap, sink = given.get("softcap"), "sink" in given
-    need = Need(
+    need = KernelRequirements(
         heads=H,
         kv_heads=K,
         key_width=D + widens,
@@ -82,7 +82,7 @@ def assert_agree(name: str, acts: str, bias: str, dtype: torch.dtype, close: flo
     rounded = [torch.randn(B, h, T, d, device="cuda").to(dtype) for h, d in shapes]
     logit = torch.linspace(-1, 1, H, device="cuda")
     weight = torch.randn(B, H, T, D, device="cuda").to(dtype)
-    seen = Fresh().look(call(acts)).sight
+    seen = NoCache().look(call(acts)).sight
     found = []
     for one, kind in ((kernel.build("reference"), torch.double), (chosen, dtype)):
         own = scheme.to("cuda", torch.double if kind == torch.double else torch.float32)
@@ -131,7 +131,7 @@ ROUTED = ("moe", "moe_capacity")
 def built(case: dict[str, Any], **options: Any) -> Decoder:
     made = Decoder(small(**{**WIDE, **case, **options}), "cuda", dtype=torch.bfloat16)
     with torch.no_grad():
-        made.start(0)
+        made.init_parameters(0)
         generator = torch.Generator().manual_seed(1)
         for p in made.parameters():
             p += 0.05 * torch.randn(p.shape, generator=generator)
@@ -142,7 +142,7 @@ def gradients(made: Any, decoder: Decoder) -> list[Tensor]:
     """The loss, and the gradient of each parameter that has one."""
     tokens = torch.randint(50, (2, 33), generator=torch.Generator().manual_seed(0)).to("cuda")
     prefix = torch.tensor([5, 20], device="cuda")
-    told = Call(torch.arange(32, device="cuda")[None], prefix=prefix, ledger=decoder.ledger())
+    told = ForwardContext(torch.arange(32, device="cuda")[None], prefix=prefix, aux=decoder.aux())
     with torch.autocast("cuda", torch.bfloat16):
         objective = made(tokens[:, :-1], told, tokens[:, 1:], summed=True).objective
     named = list(decoder.parameters())

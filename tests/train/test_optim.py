@@ -24,7 +24,7 @@ def named() -> list[tuple[str, torch.nn.Parameter]]:
         "position": "learned",
         "head": {"tied": False},
     }
-    return list(Decoder(small(**options)).start(0).named_parameters())
+    return list(Decoder(small(**options)).init_parameters(0).named_parameters())
 
 
 @pytest.mark.parametrize("name", list(schedule))
@@ -76,7 +76,7 @@ def test_only_matrices_decay(name):
 
 
 def test_the_vectors_of_single_heads_do_not_decay():
-    parameters = dict(Decoder(small(position="transformer_xl")).start(0).named_parameters())
+    parameters = dict(Decoder(small(position="transformer_xl")).init_parameters(0).named_parameters())
     (built,) = optimizer.build({"name": "adamw", "weight_decay": 0.3}, list(parameters.items()))
     fixed = {id(p) for group in built.param_groups if not group["weight_decay"] for p in group["params"]}
     assert {"positions.0.u", "positions.0.v"} <= {n for n, p in parameters.items() if id(p) in fixed}
@@ -103,7 +103,7 @@ def test_muon_has_the_matrices_inside_the_layers():
     first = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     second = {names[id(p)] for group in rest.param_groups for p in group["params"]}
     assert all(name.startswith("layers.") for name in first)
-    assert {"embedding.weight", "head.weight", "leave.weight"} <= second
+    assert {"embedding.weight", "head.weight", "final_norm.weight"} <= second
     assert any(name.startswith("positions.") for name in second)
     assert {group["lr"] for group in rest.param_groups} == {0.5}
 

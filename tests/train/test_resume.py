@@ -29,7 +29,7 @@ from ablate.train.task import Task
 
 CASES = {
     "dropout": {"dropout": 0.2},
-    "experts": {"dropout": 0.1, "ffn": {**MOE, "bias_step": 0.01, "capacity": 1.25}},
+    "experts": {"dropout": 0.1, "ffn": {**MOE, "bias_update_rate": 0.01, "capacity_factor": 1.25}},
 }
 SETTINGS = QUIET.model_copy(update={"checkpoint_steps": 3})
 

@@ -11,7 +11,7 @@ from conftest import small
 
 from ablate.model import loss
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Call
+from ablate.parts.base import ForwardContext
 
 HEAD = {"softcap": 2.0, "z_loss": 0.01}
 SLICED = {f"head tied: {tied}": {"head": HEAD | {"tied": tied}} for tied in (True, False)}
@@ -23,13 +23,13 @@ def losses(m: Decoder, rows: torch.Tensor, average) -> list[float]:
     optimizer = torch.optim.SGD(m.parameters(), lr=0.5)
     seen = []
     for _ in range(3):
-        call = Call.of(rows)
-        call.ledger = m.ledger()
+        call = ForwardContext.of(rows)
+        call.aux = m.aux()
         total = m(rows, call, targets=rows.roll(-1, 1), summed=True).objective / rows.numel()
-        for report in call.ledger:
+        for report in call.aux:
             if "load" in report:
                 report["load"] = average(report["load"].clone())
-        total = total + m.auxiliary(call.ledger)
+        total = total + m.auxiliary(call.aux)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -57,7 +57,7 @@ def one_rank(rank: int, folder: str, case: dict) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(m, mesh=mesh)
         m.to_empty(device="cpu")
-        m.start(0).train()
+        m.init_parameters(0).train()
         if name in SLICED:
             loss.SLICE = 4 * m.shape.vocab * 16  # the loss of sixteen tokens at a time
         results[name] = losses(m, ROWS[2 * rank : 2 * rank + 2], average)
@@ -76,5 +76,5 @@ def sharded(tmp_path_factory) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("name", HARD | SLICED)
 def test_two_processes_train_as_one(name, sharded):
-    m = Decoder(small(**(HARD | SLICED)[name])).start(0).train()
+    m = Decoder(small(**(HARD | SLICED)[name])).init_parameters(0).train()
     assert sharded[name] == pytest.approx(losses(m, ROWS, lambda x: x), abs=1e-5)

@@ -131,8 +131,8 @@ def test_experts_are_refused_with_the_reason(text):
 def test_a_part_that_looks_at_values_is_refused(text, monkeypatch):
     tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text.parent)
     stack = Stack(tasks)
-    real = tasks[0].decoder.leave.forward
-    monkeypatch.setattr(tasks[0].decoder.leave, "forward", lambda x: real(x) if x.sum().item() else x)
+    real = tasks[0].decoder.final_norm.forward
+    monkeypatch.setattr(tasks[0].decoder.final_norm, "forward", lambda x: real(x) if x.sum().item() else x)
     with pytest.raises(Refused, match="cannot be computed for several models at once"):
         stack.prove()
 
@@ -141,9 +141,9 @@ def test_a_part_that_computes_otherwise_is_refused(text, monkeypatch):
     """Its output grows from call to call, as that of a part with a state of its own would."""
     tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text.parent)
     stack = Stack(tasks)
-    real, calls = tasks[0].decoder.leave.forward, []
+    real, calls = tasks[0].decoder.final_norm.forward, []
     monkeypatch.setattr(
-        tasks[0].decoder.leave,
+        tasks[0].decoder.final_norm,
         "forward",
         lambda x: real(x) * (1 + len(calls)) if calls.append(1) is None else x,
     )

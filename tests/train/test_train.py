@@ -122,7 +122,7 @@ def test_the_first_losses_are_those_of_the_untrained_model(plain, text):
     spec, runs, record = plain
     prepared = prepared_for(spec, text.parent)
     batch = Stream(prepared.splits["train"], CONTEXT, "joined", 0).batch(0, ROWS)
-    loss = Decoder(spec.model).start(0)(batch.tokens, targets=batch.targets).nll.mean().item()
+    loss = Decoder(spec.model).init_parameters(0)(batch.tokens, targets=batch.targets).nll.mean().item()
     assert curve(runs / record.id)["loss"][0] == pytest.approx(loss, abs=1e-6)
 
 
@@ -184,7 +184,7 @@ def test_what_other_sources_left_does_not_stay(text, tmp_path, monkeypatch):
 VARIANTS = {
     "micro": ({}, {"micro_rows": 3}),
     "recompute": ({}, {"recompute": True}),
-    "experts_micro": ({"ffn": {**MOE, "bias_step": 0.01, "capacity": 1.0}}, {"micro_rows": 3}),
+    "experts_micro": ({"ffn": {**MOE, "bias_update_rate": 0.01, "capacity_factor": 1.0}}, {"micro_rows": 3}),
     "experts_recompute": ({"ffn": MOE}, {"recompute": True}),
 }
 
@@ -376,14 +376,14 @@ def test_a_parent_that_is_not_finished_or_of_other_tokens_is_refused(plain, text
 def test_evaluation_does_not_depend_on_rows_and_adds_up_by_document(documents, text):
     spec = run_spec(text)
     split = prepared_for(spec, text.parent).splits["validation"]
-    decoder = Decoder(spec.model, documents=documents == "masked").start(0)
+    decoder = Decoder(spec.model, documents=documents == "masked").init_parameters(0)
     found = [evaluate(decoder, split, CONTEXT, documents, rows, by_document=True) for rows in (1, 3, 16)]
     for other in found[1:]:
         assert other.tokens == found[0].tokens
         assert other.nll == pytest.approx(found[0].nll, rel=1e-6)
         assert other.document_tokens == found[0].document_tokens
     assert sum(found[0].by_document) == pytest.approx(found[0].nll, rel=1e-9)
-    assert len(found[0].by_document) == len(split.starts)
+    assert len(found[0].by_document) == len(split.document_offsets)
     assert evaluate(decoder, split, CONTEXT, documents, 4).nll == pytest.approx(found[0].nll, rel=1e-6)
     assert decoder.training
     again = evaluate(decoder, split, CONTEXT, documents, 4)
@@ -392,15 +392,17 @@ def test_evaluation_does_not_depend_on_rows_and_adds_up_by_document(documents, t
 
 def test_a_split_of_one_document_adds_up_too(text):
     spec = run_spec(text)
-    split = replace(prepared_for(spec, text.parent).splits["validation"], starts=np.zeros(1, dtype=np.int64))
-    found = evaluate(Decoder(spec.model).start(0), split, CONTEXT, "joined", 4, by_document=True)
+    split = replace(
+        prepared_for(spec, text.parent).splits["validation"], document_offsets=np.zeros(1, dtype=np.int64)
+    )
+    found = evaluate(Decoder(spec.model).init_parameters(0), split, CONTEXT, "joined", 4, by_document=True)
     assert (list(found.by_document), list(found.document_tokens)) == ([found.nll], [found.tokens])
 
 
 def test_a_limited_look_takes_the_first_windows_whatever_the_rows(text):
     spec = run_spec(text)
     split = prepared_for(spec, text.parent).splits["validation"]
-    decoder = Decoder(spec.model).start(0)
+    decoder = Decoder(spec.model).init_parameters(0)
     found = [evaluate(decoder, split, CONTEXT, "joined", rows, tokens=100) for rows in (1, 2, 4, 8)]
     assert {e.tokens for e in found} == {5 * CONTEXT}
     assert [e.nll for e in found] == pytest.approx([found[0].nll] * 4, rel=1e-6)

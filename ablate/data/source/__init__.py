@@ -42,7 +42,7 @@ class Source(ABC):
                 content.update(text)
         return content.hexdigest()
 
-    def stamp(self) -> Any:
+    def change_stamp(self) -> Any:
         """Plain JSON that is quick to get and changes whenever the text does (sizes and times of files).
         While it stays, the manifest is not computed again. Raises BadText, NoNetwork."""
         return None

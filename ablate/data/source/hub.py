@@ -62,7 +62,7 @@ class Hub(Source):
         text = json.dumps([*chosen, self.limit, self.commit])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def stamp(self) -> Any:
+    def change_stamp(self) -> Any:
         return self.commit
 
     @cached_property

@@ -31,7 +31,7 @@ class Stdlib(Source):
                 if text:
                     yield text
 
-    def stamp(self) -> Any:
+    def change_stamp(self) -> Any:
         seen = [[module, [signature(file) for file in files]] for module, files in modules().items()]
         return [sys.version, seen]
 

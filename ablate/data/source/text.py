@@ -49,7 +49,7 @@ class Text(Source):
             return self._stretch(split)
         return (text for text in self._every_document() if self._split_of(text) == split)
 
-    def stamp(self) -> Any:
+    def change_stamp(self) -> Any:
         seen = [(path, path.stat()) for path in find(self.files)]
         return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for path, s in seen]
 

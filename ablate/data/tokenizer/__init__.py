@@ -27,7 +27,7 @@ class Tokenizer(ABC):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, without end tokens. Text that looks like a special token stays text."""
 
-    def scored(self, text: str) -> list[bool] | None:
+    def loss_mask(self, text: str) -> list[bool] | None:
         """Which tokens of a document are answers. They alone have a loss, and the document is an example: a
         row of its own. None: the document is text, and every token has a loss."""
         return None

@@ -39,7 +39,7 @@ class Symbols(Tokenizer):
                 f"symbols: {error.args[0]!r} is no number of 0..{self.vocab - 1}, nor one after '{ANSWER}'"
             ) from None
 
-    def scored(self, text: str) -> list[bool]:
+    def loss_mask(self, text: str) -> list[bool]:
         return [word[0] == ANSWER for word in text.split()]
 
     def decode(self, ids: Sequence[int]) -> str:

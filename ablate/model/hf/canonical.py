@@ -9,7 +9,7 @@ from typing import Any
 from ablate.parts.ffn.width import hidden_width
 from ablate.spec import ModelSpec, Shape
 
-TRAINING = ("dropout", "balance", "router_z", "capacity", "bias_step")
+TRAINING = ("dropout", "balance_loss_weight", "router_z_loss_weight", "capacity_factor", "bias_update_rate")
 
 
 def canonical(spec: ModelSpec) -> dict[str, Any]:

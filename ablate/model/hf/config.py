@@ -24,7 +24,7 @@ def read_config(config: dict[str, Any], family: Family) -> ModelSpec:
     given = family.unpack(config)
     turns = any(option.theirs == "rope_parameters" for option in family.options)
     if turns:
-        given = rotation.gather(given, family.theta, family.fraction)
+        given = rotation.gather(given, family.theta, family.rotary_fraction)
     _refuse_unknown(given, family)
 
     tree: dict[str, Any] = {"embedding": {"norm": "none"}, "head": {}, "init": "gpt2", "kernel": "auto"}
@@ -62,7 +62,9 @@ def write_config(spec: ModelSpec, family: Family) -> dict[str, Any]:
         kinds = ["sliding_attention" if window else "full_attention" for window in windows]
         config |= {"sliding_window": max((w for w in windows if w), default=None), "layer_types": kinds}
     if "rope_parameters" in config:
-        config |= rotation.for_older_readers(config["rope_parameters"], family.fraction, family.old_rope)
+        config |= rotation.for_older_readers(
+            config["rope_parameters"], family.rotary_fraction, family.old_rope
+        )
     return {"model_type": family.name, "architectures": [family.architecture], **family.pack(config)}
 
 

@@ -97,7 +97,7 @@ class Family:
     unpack: Callable[[dict[str, Any]], dict[str, Any]] = same  # their config, made flat
     pack: Callable[[dict[str, Any]], dict[str, Any]] = same
     theta: float = 10_000.0  # of RoPE, where the config does not say
-    fraction: float = 1.0  # likewise
+    rotary_fraction: float = 1.0  # likewise
     old_rope: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # their names before transformers 5
     windows: Callable[[dict[str, Any]], list[int | None]] | None = None  # by layer, where layers differ
 

@@ -28,7 +28,7 @@ FEED_FORWARD = [
 ]
 ENDS = [
     Row(("embedding.weight",), "model.embed_tokens.weight", SAME),
-    Row(("leave.weight",), "model.norm.weight", SAME),
+    Row(("final_norm.weight",), "model.norm.weight", SAME),
     Row(("head.weight",), "lm_head.weight", SAME),
 ]
 
@@ -62,7 +62,7 @@ ALWAYS: dict[str, Any] = {
     "norm": {"name": "rmsnorm", "offset": False},
     "placement": "pre",
     "topology": "serial",
-    "position": {"name": "rope", "fraction": 1.0},
+    "position": {"name": "rope", "rotary_fraction": 1.0},
     "attention": {"name": "softmax"},
     "ffn": {"name": "glu"},
 }
@@ -141,7 +141,10 @@ MIXTRAL = replace(
     LLAMA,
     name="mixtral",
     architecture="MixtralForCausalLM",
-    always={**ALWAYS, "ffn": {"name": "moe", "score": "after", "shared": 0, "expert": {"name": "glu"}}},
+    always={
+        **ALWAYS,
+        "ffn": {"name": "moe", "normalisation": "selected", "shared": 0, "expert": {"name": "glu"}},
+    },
     options=[
         *SHAPE,
         *(HEAD_WIDTH, UNTIED, EPS._replace(default=1e-5)),

@@ -25,7 +25,7 @@ SCALINGS: dict[str, dict[str, str]] = {
 OLD = ("rope_theta", "rotary_emb_base", "rope_scaling", "partial_rotary_factor", "rotary_pct")
 
 
-def gather(config: dict[str, Any], theta: float, fraction: float) -> dict[str, Any]:
+def gather(config: dict[str, Any], theta: float, rotary_fraction: float) -> dict[str, Any]:
     """The config with RoPE in `rope_parameters` alone; `theta` and `fraction` are the family's own."""
     config = dict(config)
     old = {key: config.pop(key) for key in OLD if config.get(key) is not None}
@@ -33,7 +33,7 @@ def gather(config: dict[str, Any], theta: float, fraction: float) -> dict[str, A
     parameters.setdefault("rope_type", parameters.pop("type", "default"))
     parameters.setdefault("rope_theta", old.get("rope_theta", old.get("rotary_emb_base", theta)))
     parameters.setdefault(
-        "partial_rotary_factor", old.get("partial_rotary_factor", old.get("rotary_pct", fraction))
+        "partial_rotary_factor", old.get("partial_rotary_factor", old.get("rotary_pct", rotary_fraction))
     )
     trained = config.pop("original_max_position_embeddings", None)
     if parameters["rope_type"] in ("llama3", "yarn"):
@@ -47,7 +47,11 @@ def read(parameters: dict[str, Any]) -> dict[str, Any]:
     rest = dict(parameters)
     kind = rest.pop("rope_type")
     rest.pop("type", None)
-    position = {"name": "rope", "base": rest.pop("rope_theta"), "fraction": rest.pop("partial_rotary_factor")}
+    position = {
+        "name": "rope",
+        "base": rest.pop("rope_theta"),
+        "rotary_fraction": rest.pop("partial_rotary_factor"),
+    }
     if kind not in SCALINGS:
         raise Unreadable(f"rope_type {kind!r} is not among ours: {', '.join(SCALINGS)}")
     scaling: dict[str, Any] = {"name": "none" if kind == "default" else kind}
@@ -70,19 +74,19 @@ def write(position: dict[str, Any]) -> dict[str, Any]:
     values = {theirs: scaling[ours] for ours, theirs in SCALINGS[kind].items()}
     if "original_max_position_embeddings" in values:  # whole in their configs; reading back shows a fraction
         values["original_max_position_embeddings"] = int(values["original_max_position_embeddings"])
-    fraction = {"partial_rotary_factor": position["fraction"]}
-    return {"rope_type": kind, "rope_theta": position["base"], **fraction, **values}
+    rotary_fraction = {"partial_rotary_factor": position["rotary_fraction"]}
+    return {"rope_type": kind, "rope_theta": position["base"], **rotary_fraction, **values}
 
 
 def for_older_readers(parameters: dict[str, Any], usual: float, names: tuple[str, str]) -> dict[str, Any]:
     """The same also as transformers 4 has it, which would otherwise take its defaults. A `usual` fraction
     is left out where it is the whole head."""
     parameters = dict(parameters)
-    fraction = parameters.pop("partial_rotary_factor")
-    if (fraction, usual) != (1.0, 1.0):
-        parameters["partial_rotary_factor"] = fraction
+    rotary_fraction = parameters.pop("partial_rotary_factor")
+    if (rotary_fraction, usual) != (1.0, 1.0):
+        parameters["partial_rotary_factor"] = rotary_fraction
     scaled = parameters["rope_type"] != "default"
     old = {names[0]: parameters["rope_theta"], "rope_scaling": parameters if scaled else None}
     if "partial_rotary_factor" in parameters:
-        old[names[1]] = fraction
+        old[names[1]] = rotary_fraction
     return {"rope_parameters": parameters, **old}

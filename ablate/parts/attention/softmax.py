@@ -4,7 +4,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from ablate.parts.base import Kernel, LayerPosition, Mask, Need, Position, Scores, View
+from ablate.parts.base import Kernel, KernelRequirements, LayerContext, LayerPosition, Mask, Position, Scores
 from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
@@ -18,7 +18,7 @@ class Softmax(nn.Module):
 
     Multi-head (kv_heads null: as many as heads; Vaswani et al. 2017), multi-query (1; Shazeer 2019) and
     grouped-query (between; Ainslie et al. 2023) are one class. `window` counts the keys seen, the token
-    included; `keep_first` keys stay visible outside of it; `sink_logit` is a learned logit in the
+    included; `sink_tokens` keys stay visible outside of it; `sink_logit` is a learned logit in the
     denominator (gpt-oss); `softcap` is s tanh(x/s) (Gemma 2); `scale` defaults to 1/sqrt(D).
     `qk_norm` stands over each head or the whole width, before the position.
     """
@@ -29,7 +29,7 @@ class Softmax(nn.Module):
         *,
         kv_heads: Annotated[int, Gt(0)] | None = None,
         window: Annotated[int, Gt(0)] | None = None,
-        keep_first: Annotated[int, Ge(0)] = 0,
+        sink_tokens: Annotated[int, Ge(0)] = 0,
         sink_logit: bool = False,
         softcap: Annotated[float, Gt(0)] | None = None,
         scale: Annotated[float, Gt(0)] | None = None,
@@ -53,9 +53,11 @@ class Softmax(nn.Module):
         self.sink = nn.Parameter(torch.zeros(H)) if sink_logit else None
         self.constants = {"sink": 0.0}
         self.softcap, self.scale, self.dropout = softcap, scale or D**-0.5, dropout
-        self.mask = Mask(window, keep_first, prefix=mask == "prefix")
+        self.mask = Mask(window, sink_tokens, prefix=mask == "prefix")
 
-    def forward(self, x: Tensor, view: View, n: int, position: LayerPosition, kernel: Kernel) -> Tensor:
+    def forward(
+        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
+    ) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
         q, k, v = self.project(x)
         q = position.query(q, view.where.query)
@@ -72,12 +74,12 @@ class Softmax(nn.Module):
         q, k, v = (y.reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
         return q, k, v
 
-    def need(self, position: Position, **facts: Any) -> Need:
+    def need(self, position: Position, **facts: Any) -> KernelRequirements:
         """What this layer asks of a kernel."""
-        return Need(
+        return KernelRequirements(
             heads=self.heads,
             kv_heads=self.kv_heads,
-            key_width=self.head_width + position.widens,
+            key_width=self.head_width + position.extra_key_dim,
             value_width=self.head_width,
             mask=self.mask,
             bias=position.bias is not None,
@@ -95,6 +97,6 @@ class Softmax(nn.Module):
         heads = model.heads
         if heads % (options.kv_heads or heads):
             wrong.append(f"kv_heads {options.kv_heads} does not divide heads {heads}")
-        if options.keep_first and options.window is None:
-            wrong.append("keep_first keeps keys outside of a window, and there is no window")
+        if options.sink_tokens and options.window is None:
+            wrong.append("sink_tokens keeps keys outside of a window, and there is no window")
         return wrong

@@ -33,5 +33,5 @@ class GLU(nn.Module):
         self.down = Linear(hidden, shape.width, bias="down" in bias)
         self.activation = activation()
 
-    def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         return self.down(self.activation(self.gate(x)) * self.up(x))

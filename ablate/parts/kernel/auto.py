@@ -1,4 +1,4 @@
-from ablate.parts.base import Kernel, Mask, Need, Refused
+from ablate.parts.base import Kernel, KernelRequirements, Mask, Refused
 from ablate.registry import kernel
 
 CUDA = ["flash", "flex", "sdpa", "reference"]
@@ -14,7 +14,7 @@ class Auto(Kernel):
 
     name = "auto"
 
-    def settle(self, needs: list[Need]) -> Kernel:
+    def settle(self, needs: list[KernelRequirements]) -> Kernel:
         refusals = []
         for name in preference(needs):
             try:
@@ -23,11 +23,11 @@ class Auto(Kernel):
                 refusals.append(str(refusal))
         raise Refused("; ".join(refusals))
 
-    def refuses(self, need: Need) -> str | None:
+    def refuses(self, need: KernelRequirements) -> str | None:
         raise NotImplementedError("auto is settled before it is asked")
 
 
-def preference(needs: list[Need]) -> list[str]:
+def preference(needs: list[KernelRequirements]) -> list[str]:
     if not needs[0].device.startswith("cuda"):
         return ELSEWHERE
     if any(need.learned_bias for need in needs):
@@ -35,6 +35,6 @@ def preference(needs: list[Need]) -> list[str]:
     return PLAIN_ON_CUDA if all(plain(need) for need in needs) else CUDA
 
 
-def plain(need: Need) -> bool:
+def plain(need: KernelRequirements) -> bool:
     """Nothing but the order of the tokens acts on the scores."""
     return need.mask == Mask() and not (need.bias or need.softcap or need.sink or need.documents)

@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.parts.base import NOWHERE, Bias, Mask, Need, Scores, Sight
+from ablate.parts.base import NOWHERE, AttentionPositions, Bias, KernelRequirements, Mask, Scores
 from ablate.parts.kernel.sdpa import SDPA, Prepared
 from ablate.registry import kernel
 
 
 class Blocks(NamedTuple):
-    """n blocks of w queries, w the window; each has c = keep_first + 2 w keys."""
+    """n blocks of w queries, w the window; each has c = sink_tokens + 2 w keys."""
 
     added: Tensor  # (1|B, n H, w, c) what is added to the scores, -inf where a key is not seen
-    kept: Tensor | None  # (1|B, n keep_first) the columns of the kept keys
+    kept: Tensor | None  # (1|B, n sink_tokens) the columns of the kept keys
     window: int
 
 
@@ -32,12 +32,14 @@ class Chunked(SDPA):
 
     name = "chunked"
 
-    def refuses(self, need: Need) -> str | None:
+    def refuses(self, need: KernelRequirements) -> str | None:
         if need.mask.window is not None and need.mask.prefix:
             return "cannot bound what is seen ahead in a prefix by blocks of the window"
         return super().refuses(need)
 
-    def prepare(self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Any:
+    def prepare(
+        self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
+    ) -> Any:
         if mask.window is None or not sight.own or sight.i.shape[1] <= 3 * mask.window:
             return super().prepare(mask, sight, bias, heads, dtype)
         return blocks(mask, mask.window, sight, bias, heads, dtype)
@@ -78,15 +80,17 @@ def of_keys(x: Tensor, kept: Tensor | None, n: int, w: int, empty: int = 0) -> T
     return torch.cat(shown, 3).flatten(1, 2)
 
 
-def blocks(mask: Mask, w: int, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Blocks:
+def blocks(
+    mask: Mask, w: int, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
+) -> Blocks:
     """Columns say which block a token is in; who sees whom is said by the positions, as everywhere."""
     n = -(-sight.i.shape[1] // w)
-    kept = kept_columns(sight, mask.keep_first, n, w) if mask.keep_first else None
+    kept = kept_columns(sight, mask.sink_tokens, n, w) if mask.sink_tokens else None
     i = queries_facts(sight.i, n, w)
     j = keys_facts(sight.j, kept, n, w, NOWHERE)
     if kept is not None:  # hidden where the two blocks show it
         first_shown = w * torch.arange(-1, n - 1, device=j.device)[:, None]
-        again = kept.unflatten(1, (n, -1)) >= first_shown  # (1|B, n, keep_first)
+        again = kept.unflatten(1, (n, -1)) >= first_shown  # (1|B, n, sink_tokens)
         hidden = F.pad(again, (0, 2 * w))[:, :, None, None]
         j = j.masked_fill(hidden, NOWHERE)
     seen = mask.visible(i, j, None)  # (1|B, n, 1, w, c)
@@ -101,16 +105,16 @@ def blocks(mask: Mask, w: int, sight: Sight, bias: Bias | None, heads: int, dtyp
     return Blocks(added.expand(-1, -1, heads, -1, -1).flatten(1, 2), kept, w)
 
 
-def kept_columns(sight: Sight, keep_first: int, n: int, w: int) -> Tensor:
-    """(1|B, n keep_first): where the kept keys of each block stand. Only the document that its first query is
-    in can have them further back than the two blocks."""
+def kept_columns(sight: AttentionPositions, sink_tokens: int, n: int, w: int) -> Tensor:
+    """(1|B, n sink_tokens): where the kept keys of each block stand. Only the document that its first query
+    is in can have them further back than the two blocks."""
     T, device = sight.i.shape[1], sight.i.device
     start = torch.zeros(1, n, dtype=torch.long, device=device)
     if sight.documents is not None:
         document = sight.documents[0]
         begins = F.pad(document[:, 1:] != document[:, :-1], (1, 0))
         start = (begins * torch.arange(T, device=device)).cummax(1).values[:, ::w]
-    columns = start[..., None] + torch.arange(keep_first, device=device)
+    columns = start[..., None] + torch.arange(sink_tokens, device=device)
     return columns.clamp(max=T - 1).flatten(1)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ablate.parts.base import Bias, Kernel, Mask, Need, Refused, Scores, Sight
+from ablate.parts.base import AttentionPositions, Bias, Kernel, KernelRequirements, Mask, Refused, Scores
 from ablate.parts.kernel.reference import Reference
 from ablate.registry import kernel
 
@@ -21,7 +21,7 @@ class Version(NamedTuple):
     dropout: bool
     widest: int  # channels of a head
 
-    def lacks(self, need: Need) -> str | None:
+    def lacks(self, need: KernelRequirements) -> str | None:
         for asked, has, what in (
             (need.slopes, self.slopes, "ALiBi slopes"),
             (need.softcap, self.softcap, "a soft-cap"),
@@ -67,7 +67,7 @@ class Flash(Kernel):
         self.chosen: tuple[Version, Callable[..., Any]] | None = None
         self.otherwise = Reference()
 
-    def refuses(self, need: Need) -> str | None:
+    def refuses(self, need: KernelRequirements) -> str | None:
         if not need.device.startswith("cuda"):
             return f"runs on CUDA, not on {need.device}"
         if need.dtype not in (torch.float16, torch.bfloat16):
@@ -76,7 +76,7 @@ class Flash(Kernel):
             (need.bias and not need.slopes, "position biases other than ALiBi's"),
             (need.learned_bias, "learned biases"),
             (need.sink, "sink logits"),
-            (need.mask.keep_first > 0, "kept first keys"),
+            (need.mask.sink_tokens > 0, "kept first keys"),
             (need.mask.prefix, "prefixes"),
             (need.documents, "document borders"),
             (need.key_width != need.value_width, "keys wider than values"),
@@ -90,7 +90,7 @@ class Flash(Kernel):
         lacking = [version.lacks(need) for version in there]
         return None if None in lacking else "; ".join(filter(None, lacking))
 
-    def settle(self, needs: list[Need]) -> Kernel:
+    def settle(self, needs: list[KernelRequirements]) -> Kernel:
         super().settle(needs)
         for version in self.versions.values():
             attend = loaded(version)
@@ -99,7 +99,9 @@ class Flash(Kernel):
                 return self
         raise Refused(f"kernel {self.name}: no installed version serves every layer")
 
-    def prepare(self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Any:
+    def prepare(
+        self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
+    ) -> Any:
         if not sight.own or not sight.plain:
             return self.otherwise.prepare(mask, sight, bias, heads, dtype)
         slopes = None

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.parts.base import AttentionPositions, Bias, Kernel, KernelRequirements, Mask, Scores
 from ablate.parts.compiler import keep_graphs
 from ablate.registry import kernel
 
@@ -17,7 +17,7 @@ NARROW: Any = {"fwd_BLOCK_N": 64, "fwd_num_warps": 8}
 
 class Prepared(NamedTuple):
     blocks: Any  # BlockMask: which blocks of scores have a key that is seen
-    sight: Sight
+    sight: AttentionPositions
     bias: Bias | None
 
 
@@ -33,7 +33,7 @@ class Flex(Kernel):
     name = "flex"
     options: Any = None  # of the compiled kernel
 
-    def refuses(self, need: Need) -> str | None:
+    def refuses(self, need: KernelRequirements) -> str | None:
         on_cuda = need.device.startswith("cuda")
         if need.training and not on_cuda:
             return f"has no backward pass on {need.device} (torch)"
@@ -43,13 +43,13 @@ class Flex(Kernel):
             return f"needs heads of at least {NARROWEST} channels on cuda"
         return None
 
-    def settle(self, needs: list[Need]) -> Kernel:
+    def settle(self, needs: list[KernelRequirements]) -> Kernel:
         narrow = any(need.learned_bias and need.dtype != torch.float32 for need in needs)
         self.options = NARROW if narrow else None
         return super().settle(needs)
 
     def prepare(
-        self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype
+        self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
     ) -> Prepared:
         from torch.nn.attention.flex_attention import create_block_mask
 

@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.parts.base import AttentionPositions, Bias, Kernel, KernelRequirements, Mask, Scores
 from ablate.registry import kernel
 
 
@@ -16,10 +16,12 @@ class Reference(Kernel):
 
     name = "reference"
 
-    def refuses(self, need: Need) -> str | None:
+    def refuses(self, need: KernelRequirements) -> str | None:
         return None
 
-    def prepare(self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype) -> Tensor:
+    def prepare(
+        self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
+    ) -> Tensor:
         return added(mask, sight, bias, heads).to(torch.promote_types(dtype, torch.float32))
 
     def __call__(
@@ -41,7 +43,7 @@ class Reference(Kernel):
         return s + prepared
 
 
-def added(mask: Mask, sight: Sight, bias: Bias | None, heads: int) -> Tensor:
+def added(mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int) -> Tensor:
     """(1|B, 1|H, T, S): the bias where a key is seen, -inf where it is not; in fp32 or better."""
     seen = mask.dense(sight)
     if bias is None:

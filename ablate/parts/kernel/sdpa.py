@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.parts.base import Bias, Kernel, Mask, Need, Scores, Sight
+from ablate.parts.base import AttentionPositions, Bias, Kernel, KernelRequirements, Mask, Scores
 from ablate.parts.kernel.reference import added
 from ablate.parts.stacked import attend, stacked
 from ablate.registry import kernel
@@ -30,11 +30,11 @@ class SDPA(Kernel):
 
     name = "sdpa"
 
-    def refuses(self, need: Need) -> str | None:
+    def refuses(self, need: KernelRequirements) -> str | None:
         return "cannot cap the scores" if need.softcap else None
 
     def prepare(
-        self, mask: Mask, sight: Sight, bias: Bias | None, heads: int, dtype: torch.dtype
+        self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
     ) -> Prepared:
         if bias is None and (mask.causal(sight) or (sight.last and mask.free(sight))):
             return Prepared(None, causal=sight.own)

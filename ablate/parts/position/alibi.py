@@ -18,9 +18,9 @@ class Alibi(Position):
     The distance is absolute, which differs from the paper only where a prefix sees ahead.
     """
 
-    def __init__(self, shape: Shape, *, span: Annotated[float, Gt(0)] = 8.0):
+    def __init__(self, shape: Shape, *, max_slope_exponent: Annotated[float, Gt(0)] = 8.0):
         super().__init__(shape)
-        self.heads, self.span = shape.heads, span
+        self.heads, self.max_slope_exponent = shape.heads, max_slope_exponent
 
     @property
     def slopes(self) -> Tensor:  # type: ignore[override]
@@ -31,7 +31,7 @@ class Alibi(Position):
         other slope of the power above (the authors' code, get_slopes)."""
         below = 2 ** math.floor(math.log2(self.heads))
         exponent = torch.where(h < below, (h + 1) / below, (2 * (h - below) + 1) / (2 * below))
-        return torch.exp2(-self.span * exponent)
+        return torch.exp2(-self.max_slope_exponent * exponent)
 
     def bias(self, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return -self.slope(h) * (i - j).abs()

@@ -9,13 +9,13 @@ from ablate.spec import Shape
 class Learned(Position):
     """A vector for each position, added to the embedding (Vaswani et al. 2017, section 3.5; GPT-2)."""
 
-    at_input = True
+    acts_on_embedding = True
     relative = False
 
     def __init__(self, shape: Shape):
         super().__init__(shape)
-        self.reach = shape.context
+        self.max_positions = shape.context
         self.table = nn.Embedding(shape.context, shape.width)
 
-    def embed(self, x: Tensor, at: Tensor) -> Tensor:
-        return x + self.table(at.clamp(min=0))  # padding stands before 0
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.table(positions.clamp(min=0))  # padding stands before 0

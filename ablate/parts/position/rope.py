@@ -25,20 +25,20 @@ class Rope(Position):
         shape: Shape,
         *,
         base: Annotated[float, Gt(1)] = 10_000.0,
-        fraction: Annotated[float, Gt(0), Le(1)] = 1.0,
+        rotary_fraction: Annotated[float, Gt(0), Le(1)] = 1.0,
         interleaved: bool = False,
         scaling: Annotated[Factory, Part("scaling")] = use("none"),
     ):
         super().__init__(shape)
         self.base, self.interleaved = base, interleaved
-        self.width, self.turned = shape.head_width, int(shape.head_width * fraction)
-        self.scaling = scaling(shape, self.turned, base)
+        self.width, self.rotary_dim = shape.head_width, int(shape.head_width * rotary_fraction)
+        self.scaling = scaling(shape, self.rotary_dim, base)
 
-    def locate(self, at: Tensor) -> tuple[Tensor, Tensor]:
+    def locate(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The cosine and the signed sine that each channel is multiplied with, both (1|B, 1, T, turned)."""
-        frequency, gain = self.scaled(at.device)
-        angle = at[:, None, :, None] * frequency  # (1|B, 1, T, turned/2)
-        cos, sin = (wave * gain for wave in cos_sin(angle))
+        frequency, attention_factor = self.scaled(positions.device)
+        angle = positions[:, None, :, None] * frequency  # (1|B, 1, T, turned/2)
+        cos, sin = (wave * attention_factor for wave in cos_sin(angle))
         return self.spread(cos, cos), self.spread(-sin, sin)
 
     def spread(self, u: Tensor, v: Tensor) -> Tensor:
@@ -51,15 +51,15 @@ class Rope(Position):
 
     def frequencies(self, device: torch.device) -> Tensor:
         return self.base ** (
-            -torch.arange(0, self.turned, 2, device=device, dtype=torch.float32) / self.turned
+            -torch.arange(0, self.rotary_dim, 2, device=device, dtype=torch.float32) / self.rotary_dim
         )
 
     def rotate(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         """(u, v) -> (u cos - v sin, v cos + u sin)."""
         cos, sin = where[0].to(x.dtype), where[1].to(x.dtype)
-        if self.turned == x.shape[-1]:
+        if self.rotary_dim == x.shape[-1]:
             return x * cos + self.swap(x) * sin
-        x, rest = x.split((self.turned, x.shape[-1] - self.turned), -1)
+        x, rest = x.split((self.rotary_dim, x.shape[-1] - self.rotary_dim), -1)
         return torch.cat((x * cos + self.swap(x) * sin, rest), -1)
 
     def swap(self, x: Tensor) -> Tensor:
@@ -71,7 +71,9 @@ class Rope(Position):
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        turned = int(model.shape().head_width * options.fraction)
-        if turned < 2 or turned % 2:
-            return [f"turns pairs, but {turned} channels of each head are to turn (head width x fraction)"]
+        rotary_dim = int(model.shape().head_width * options.rotary_fraction)
+        if rotary_dim < 2 or rotary_dim % 2:
+            return [
+                f"turns pairs, but {rotary_dim} channels of each head are to turn (head width x fraction)"
+            ]
         return super().check(options, layer, model)

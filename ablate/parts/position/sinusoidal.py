@@ -19,17 +19,17 @@ class Sinusoidal(Position):
     channels. The paper scales the embedding by sqrt(C) (`model.embedding.scale=sqrt_width`).
     """
 
-    at_input = True
+    acts_on_embedding = True
     relative = False
 
     def __init__(self, shape: Shape, *, base: Annotated[float, Gt(1)] = 10_000.0, halves: bool = False):
         super().__init__(shape)
         self.base, self.halves = base, halves
 
-    def embed(self, x: Tensor, at: Tensor) -> Tensor:
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         C = x.shape[-1]
         exponent = torch.arange(0, C, 2, device=x.device, dtype=torch.float32) / C
-        cos, sin = cos_sin(at[..., None] * self.base**-exponent)  # (1|B, T, C/2)
+        cos, sin = cos_sin(positions[..., None] * self.base**-exponent)  # (1|B, T, C/2)
         code = torch.cat((sin, cos), -1) if self.halves else torch.stack((sin, cos), -1).flatten(-2)
         return x + code.to(x.dtype)
 

@@ -17,43 +17,46 @@ SLICE = 2**22  # scores whose one-hot rows are in memory at once
 class T5(Position):
     """A learned score for each head and bucket of distance, shared by the layers.
 
-    The first half of the buckets hold one distance each, the others ever wider ranges up to `furthest`
+    The first half of the buckets hold one distance each, the others ever wider ranges up to `max_distance`
     (Raffel et al. 2020, section 2.1; the decoder's one-sided buckets). T5 itself does not scale q.k; here
     it is scaled, as `attention.scale` says.
     """
 
     def __init__(
-        self, shape: Shape, *, buckets: Annotated[int, Ge(2)] = 32, furthest: Annotated[int, Gt(1)] = 128
+        self,
+        shape: Shape,
+        *,
+        num_buckets: Annotated[int, Ge(2)] = 32,
+        max_distance: Annotated[int, Gt(1)] = 128,
     ):
         super().__init__(shape)
-        self.buckets, self.furthest = buckets, furthest
-        self.table = nn.Embedding(buckets, shape.heads)
+        self.num_buckets, self.max_distance = num_buckets, max_distance
+        self.table = nn.Embedding(num_buckets, shape.heads)
 
     def bias(self, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if h.dim() == 0:  # a kernel asks for one score at a time
             return self.table.weight[self.bucket(i - j), h]
         if h.is_cuda:
             return looked_up(self.table.weight, self.bucket(i - j).squeeze(-3)).movedim(0, -3)
-        # The same, with a faster gradient: distances beyond `furthest` share a bucket, so few differ.
-        every = torch.arange(self.furthest + 1, device=h.device)
+        # The same, with a faster gradient: distances beyond `max_distance` share a bucket, so few differ.
+        every = torch.arange(self.max_distance + 1, device=h.device)
         of_distance = self.table.weight[self.bucket(every)].T  # (H, furthest + 1)
-        place = h * len(every) + (i - j).clamp(0, self.furthest)
+        place = h * len(every) + (i - j).clamp(0, self.max_distance)
         return of_distance.flatten().index_select(0, place.flatten()).view_as(place)
 
     def bucket(self, distance: Tensor) -> Tensor:
         """A key ahead (a prefix) counts as distance 0."""
-        distance, exact = distance.clamp(min=0), self.buckets // 2
-        growth = torch.log(distance.clamp(min=1) / exact) / math.log(self.furthest / exact)
-        wide = exact + (growth * (self.buckets - exact)).long()
-        return torch.where(distance < exact, distance, wide.clamp(max=self.buckets - 1))
+        distance, exact = distance.clamp(min=0), self.num_buckets // 2
+        growth = torch.log(distance.clamp(min=1) / exact) / math.log(self.max_distance / exact)
+        wide = exact + (growth * (self.num_buckets - exact)).long()
+        return torch.where(distance < exact, distance, wide.clamp(max=self.num_buckets - 1))
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         wrong = super().check(options, layer, model)
-        if options.furthest <= options.buckets // 2:
-            wrong.append(
-                f"furthest {options.furthest} must be beyond the exact buckets ({options.buckets // 2})"
-            )
+        if options.max_distance <= options.num_buckets // 2:
+            exact_buckets = options.num_buckets // 2
+            wrong.append(f"max_distance {options.max_distance} must be above the {exact_buckets} exact buckets")
         return wrong
 
 
@@ -71,13 +74,13 @@ class _LookedUp(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         weight, bucket = inputs
         ctx.save_for_backward(bucket)
-        ctx.buckets = len(weight)
+        ctx.num_buckets = len(weight)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (bucket,) = ctx.saved_tensors
-        every = torch.arange(ctx.buckets, device=dy.device)[:, None]
-        total = dy.new_zeros(ctx.buckets, len(dy))
+        every = torch.arange(ctx.num_buckets, device=dy.device)[:, None]
+        total = dy.new_zeros(ctx.num_buckets, len(dy))
         for some, of_some in zip(bucket.flatten().split(SLICE), dy.flatten(1).split(SLICE, 1), strict=True):
             total = total + (every == some).to(dy.dtype) @ of_some.T
         return total, None

@@ -30,21 +30,24 @@ class TransformerXL(Position):
         base: Annotated[float, Gt(1)] = 10_000.0,
     ):
         super().__init__(shape)
-        self.widens = width or shape.head_width + shape.head_width % 2
+        self.extra_key_dim = width or shape.head_width + shape.head_width % 2
         self.base = base
         self.constants = {"u": 0.0, "v": 0.0}
         self.u = nn.Parameter(torch.zeros(shape.heads, 1, shape.head_width))
         self.v = nn.Parameter(torch.zeros(shape.heads, 1, shape.head_width))
         self.projection = nn.ParameterList(
             [
-                torch.empty(shape.heads, shape.head_width, self.widens).normal_(0, 0.02)
+                torch.empty(shape.heads, shape.head_width, self.extra_key_dim).normal_(0, 0.02)
                 for _ in range(shape.depth)
             ]
         )
 
-    def locate(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        exponent = torch.arange(0, self.widens, 2, device=at.device, dtype=torch.float32) / self.widens
-        return cos_sin(at[:, None, :, None] * self.base**-exponent)
+    def locate(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        exponent = (
+            torch.arange(0, self.extra_key_dim, 2, device=positions.device, dtype=torch.float32)
+            / self.extra_key_dim
+        )
+        return cos_sin(positions[:, None, :, None] * self.base**-exponent)
 
     def layer(self, n: int) -> "Distance":
         return Distance(self.u, self.v, self.projection[n])

@@ -21,5 +21,5 @@ class GatedTanh(nn.Module):
         self.up = Linear(shape.width, width, bias=False)
         self.down = Linear(width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, ledger: dict[str, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         return self.down(torch.tanh(self.gate(x)) * self.up(x))

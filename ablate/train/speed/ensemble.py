@@ -208,7 +208,7 @@ def stacked(batches: Sequence[Batch], most: int) -> Batch:
     return Batch(
         of_all("tokens"),
         of_all("targets"),
-        first.at if first.document is None else of_all("at"),
+        first.positions if first.document is None else of_all("positions"),
         None if first.document is None else of_all("document"),
         None if first.prefix is None else of_all("prefix"),
     )

@@ -12,7 +12,7 @@ class Linear:
     """frequency / factor: positions are squeezed into the trained range (position interpolation; Chen et
     al. 2023, eq. 4)."""
 
-    def __init__(self, shape: Shape, turned: int, base: float, *, factor: Annotated[float, Ge(1)] = 4.0):
+    def __init__(self, shape: Shape, rotary_dim: int, base: float, *, factor: Annotated[float, Ge(1)] = 4.0):
         self.factor = factor
 
     def __call__(self, frequency: Tensor) -> tuple[Tensor, float]:

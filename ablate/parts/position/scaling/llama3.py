@@ -17,7 +17,7 @@ class Llama3:
     def __init__(
         self,
         shape: Shape,
-        turned: int,
+        rotary_dim: int,
         base: float,
         *,
         factor: Annotated[float, Ge(1)] = 8.0,

@@ -8,7 +8,7 @@ from ablate.spec import Shape
 class NoScaling:
     """The frequencies of the paper."""
 
-    def __init__(self, shape: Shape, turned: int, base: float):
+    def __init__(self, shape: Shape, rotary_dim: int, base: float):
         pass
 
     def __call__(self, frequency: Tensor) -> tuple[Tensor, float]:

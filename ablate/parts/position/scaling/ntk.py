@@ -17,16 +17,16 @@ class NTK:
     `factor` times slower (NTK-aware; bloc97 2023, and YaRN, arXiv:2309.00071, definition 1). Pair n of
     the frequencies is divided by factor^(2n/(R-2))."""
 
-    def __init__(self, shape: Shape, turned: int, base: float, *, factor: Annotated[float, Ge(1)] = 4.0):
-        self.factor, self.turned = factor, turned
+    def __init__(self, shape: Shape, rotary_dim: int, base: float, *, factor: Annotated[float, Ge(1)] = 4.0):
+        self.factor, self.rotary_dim = factor, rotary_dim
 
     def __call__(self, frequency: Tensor) -> tuple[Tensor, float]:
-        exponent = torch.arange(0, self.turned, 2, device=frequency.device) / (self.turned - 2)
+        exponent = torch.arange(0, self.rotary_dim, 2, device=frequency.device) / (self.rotary_dim - 2)
         return frequency / self.factor**exponent, 1.0
 
     @staticmethod
     def check(options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        turned = int(model.shape().head_width * getattr(layer.position, "fraction", 1.0))
-        if turned < 4:
-            return [f"divides by the turned channels less 2, and {turned} turn (head width x fraction)"]
+        rotary_dim = int(model.shape().head_width * getattr(layer.position, "rotary_fraction", 1.0))
+        if rotary_dim < 4:
+            return [f"divides by the turned channels less 2, and {rotary_dim} turn (head width x fraction)"]
         return []

@@ -21,31 +21,31 @@ class YaRN:
     def __init__(
         self,
         shape: Shape,
-        turned: int,
+        rotary_dim: int,
         base: float,
         *,
         factor: Annotated[float, Ge(1)] = 4.0,
         trained: Annotated[int, Gt(0)] | None = None,
         fast: Annotated[float, Gt(0)] = 32.0,
         slow: Annotated[float, Gt(0)] = 1.0,
-        gain: Annotated[float, Gt(0)] | None = None,
+        attention_factor: Annotated[float, Gt(0)] | None = None,
     ):
         context = trained or shape.context / factor
 
         def pair(turns: float) -> float:
             """Which pair turns this often within the trained context."""
-            return turned * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(base))
+            return rotary_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(base))
 
         self.first = max(math.floor(pair(fast)), 0)
-        self.last = max(min(math.ceil(pair(slow)), turned - 1), self.first)
+        self.last = max(min(math.ceil(pair(slow)), rotary_dim - 1), self.first)
         self.factor = factor
-        self.gain = gain or 0.1 * math.log(factor) + 1
+        self.attention_factor = attention_factor or 0.1 * math.log(factor) + 1
 
     def __call__(self, frequency: Tensor) -> tuple[Tensor, float]:
         n = torch.arange(len(frequency), device=frequency.device, dtype=torch.float32)
         length = self.last - self.first
         squeezed = ((n - self.first) / (length or 0.001)).clamp(0, 1)
-        return frequency * (squeezed / self.factor + 1 - squeezed), self.gain
+        return frequency * (squeezed / self.factor + 1 - squeezed), self.attention_factor
 
     @staticmethod
     def check(options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:

@@ -371,7 +371,7 @@ def graph(call: Callable[[], None]) -> Callable[[], None]:
 
 
 def attention(name: str, which: str, context: int) -> tuple[Callable[[], None], float]:
-    """(forward and backward pass, their FLOPs). Raises Refused."""
+    """(forward and backward pass, their FLOPs). Raises IncompatibleParts."""
     acts, B, H, D = NEEDS[name], TOKENS // context, 12, 64
     mask = Mask(WINDOW[context] if acts.get("window") else None)
     scheme = position.build(acts.get("bias", "none"), Shape(H * D, 1, H, D, context, 256)).to("cuda")

@@ -15,7 +15,7 @@ from ablate.study.judge.compare import compare
 
 def compare_runs(pattern: str, console: Console) -> None:
     """Compare the finished runs whose folders match a glob, by the options in which they differ. Raises
-    Mistaken where there are none, ValueError where nothing but the seed differs."""
+    ConfigError where there are none, ValueError where nothing but the seed differs."""
     folders = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "record.json").is_file())
     records = [RunRecord.load(folder) for folder in folders]
     if not records:

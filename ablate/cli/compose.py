@@ -89,7 +89,7 @@ class TrainJob:
 
     @cached_property
     def design(self) -> RunDesign:
-        """The costs and the kernel, counted once, when first asked. Raises Refused where the parts cannot
+        """The costs and the kernel, counted once, when first asked. Raises IncompatibleParts where the parts cannot
         work together."""
         return design_run(self.spec, torch_device(self.settings))
 
@@ -109,7 +109,7 @@ class TrainJob:
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
-    """Convert a configuration to plain data. Raises Mistaken where a mandatory value is missing."""
+    """Convert a configuration to plain data. Raises ConfigError where a mandatory value is missing."""
     try:
         missing = OmegaConf.missing_keys(config)
         if missing:
@@ -122,7 +122,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 
 
 def job(config: DictConfig | dict[str, Any]) -> TrainJob:
-    """Validate a configuration, prepare its data, and check that both fit together. Raises Mistaken with all
+    """Validate a configuration, prepare its data, and check that both fit together. Raises ConfigError with all
     mistakes."""
     node = plain_config(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
@@ -169,9 +169,9 @@ def job(config: DictConfig | dict[str, Any]) -> TrainJob:
 
 
 def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
-    """For `model=started`: the model in `start`, with what else is said of it. Raises Mistaken."""
+    """For `model=started`: the model in `init_from`, with what else is said of it. Raises ConfigError."""
     if not rest.init_from:
-        raise ConfigError(["model=started: is the model in start; give init_from=FOLDER"])
+        raise ConfigError(["model=started: takes the model from init_from; give init_from=FOLDER"])
     try:
         return started_model(rest.init_from, {key: value for key, value in model.items() if key != "of"})
     except (ValueError, OSError) as error:

@@ -23,7 +23,7 @@ class Composer:
         self.parts: list[str] = []
 
     def __call__(self, overrides: list[str]) -> dict[str, Any]:
-        """Compose a specification. Raises Mistaken, also for overrides that do not affect results."""
+        """Compose a specification. Raises ConfigError, also for overrides that do not affect results."""
         # Studies that were frozen earlier say experiment=NAME.
         overrides = [re.sub("^experiment=", "preset=", override) for override in overrides]
         keys = [override.lstrip("+~").split("=")[0] for override in overrides]
@@ -36,7 +36,7 @@ class Composer:
         return self.job(overrides).spec.model_dump(mode="json")
 
     def job(self, overrides: list[str]) -> TrainJob:
-        """The run of train.py with these overrides, ready to start. Raises Mistaken."""
+        """The run of train.py with these overrides, ready to start. Raises ConfigError."""
         load_named_parts(overrides)
         GlobalHydra.instance().clear()
         try:

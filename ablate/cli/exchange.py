@@ -29,7 +29,7 @@ class ModelNotMeasured(AblateError, ValueError):
 
 
 def bring_in(folder: Path, to: Path, ignore: Collection[str]) -> Foreign:
-    """Import a Hugging Face folder. Raises Unreadable, FileExistsError."""
+    """Import a Hugging Face folder. Raises CheckpointFormatError, FileExistsError."""
     return import_to(folder, to, ignore)
 
 
@@ -43,7 +43,7 @@ def send_out(
 ) -> list[str]:
     """Export a run, or a folder that others trained, with its tokenizer and a card.
 
-    Returns the lines to print: the family, and what the folder lacks. Raises Inexpressible, Unopened,
+    Returns the lines to print: the family, and what the folder lacks. Raises ExportError, RunNotLoadable,
     FileExistsError.
     """
     run = open_run(folder)
@@ -90,7 +90,7 @@ def measure_like(folder: Path, names: Sequence[str], like: Path, cache: Path) ->
     """Measures of a model that others trained, on the text of a run, in the model's own tokens.
 
     Losses are then of other tokens than the run's: bits per byte can be compared. Raises Unmeasured,
-    Unopened, BadTokenizer, BadText.
+    RunNotLoadable, TokenizerError, DataError.
     """
     unknown = [name for name in names if name not in measure]
     if unknown:

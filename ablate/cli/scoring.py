@@ -28,7 +28,7 @@ def requested_metrics(study: Study) -> list[str]:
 
 
 def requested_measures(study: Study, options: SweepOptions) -> list[str]:
-    """The registered measures that give a study's metrics, and those of `measure=`. Raises Mistaken."""
+    """The registered measures that give a study's metrics, and those of `measure=`. Raises ConfigError."""
     from ablate.registry import measure
 
     unknown = [name for name in options.measure if name not in measure]
@@ -39,7 +39,7 @@ def requested_measures(study: Study, options: SweepOptions) -> list[str]:
 
 
 def check_measures(study: Study, options: SweepOptions) -> None:
-    """Raise Mistaken where a metric of the study is given neither by training nor by a registered measure."""
+    """Raise ConfigError where a metric of the study is given neither by training nor by a registered measure."""
     from ablate.measure import beyond, metrics_of
     from ablate.registry import measure
 
@@ -55,7 +55,7 @@ def check_measures(study: Study, options: SweepOptions) -> None:
 
 
 def check_heldout(planned: Plan, workspace: Workspace) -> None:
-    """Raise Mistaken where a measure that reads held-out text would find no window of it, or an example that
+    """Raise ConfigError where a measure that reads held-out text would find no window of it, or an example that
     is too long."""
     from ablate.measure import reads_heldout
 

@@ -49,7 +49,7 @@ def sweep(config: DictConfig) -> None:
 
 
 def options_of(config: DictConfig) -> SweepOptions:
-    """Validate the options. Raises Mistaken with all mistakes."""
+    """Validate the options. Raises ConfigError with all mistakes."""
     node = {key: value for key, value in plain_config(config).items() if key not in NOT_OPTIONS}
     mistakes: list[str] = []
     options = validated(SweepOptions, node, mistakes)
@@ -93,7 +93,7 @@ class Sweep:
             self.finish(planned, called)
 
     def check_results(self) -> None:
-        """Raise Mistaken where the study has no results to report or to add timings to."""
+        """Raise ConfigError where the study has no results to report or to add timings to."""
         from ablate.study.results import FOLDER
 
         if not (self.folder / FOLDER).is_dir():
@@ -103,7 +103,7 @@ class Sweep:
     # ------------------------------------------------------------------------------------- plan
 
     def planned(self, study: Study) -> Plan:
-        """The plan, every arm checked. Raises Mistaken or StudyMistaken."""
+        """The plan, every arm checked. Raises ConfigError or StudyError."""
         planned = plan(study, self.workspace)
         check_measures(study, self.options)  # among them those of `parts`, which the plan has loaded
         store = self.workspace.store

@@ -39,7 +39,7 @@ def train(config: DictConfig) -> float | None:
     console = Console(highlight=False, quiet=not ranks.main())
     with writing(), stopping(), refusals():
         todo = job(config)
-        design = todo.design  # Raises Refused before anything is written
+        design = todo.design  # Raises IncompatibleParts before anything is written
         folder, record = todo.runs / todo.id, Store(todo.runs).find(todo.id)
         if record is not None and record.source_hash != source_hash(todo.spec):
             console.print(

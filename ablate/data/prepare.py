@@ -77,7 +77,7 @@ class Prepared:
 def prepare(data: DataSpec, cache: Path) -> Prepared:
     """The tokenised text, from the cache or built into it.
 
-    Raises BadText (text that cannot be used), NoNetwork, BadTokenizer.
+    Raises DataError (text that cannot be used), NetworkError, TokenizerError.
     """
     source: Source = registry.source.build(data.source)
     tokenizer: Tokenizer = registry.tokenizer.build(data.tokenizer)
@@ -139,7 +139,7 @@ def stamp_of(source: Source) -> Any:
 
 
 def refuse_change(source: Source, change_stamp: Any) -> None:
-    """Raises BadText if the text is no longer what it was at `stamp`."""
+    """Raises DataError if the text is no longer what it was at `stamp`."""
     if change_stamp is not None and stamp_of(source) != change_stamp:
         raise DataError("data: the text changed while it was read; start again when nothing writes to it")
 
@@ -272,7 +272,7 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
 
 
 def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokenizer) -> dict[str, int]:
-    """Writes tokens, starts and marks; returns the counts. Raises BadText for a split that should not be
+    """Writes tokens, starts and marks; returns the counts. Raises DataError for a split that should not be
     empty, and for an example without a question or an answer."""
     limit = source.limit if name == "train" else None
     tokens, size, document_offsets = 0, 0, []
@@ -312,7 +312,7 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
 
 
 def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -> np.ndarray:
-    """Which tokens of an example are answers (tokens,). Raises BadText, BadTokenizer."""
+    """Which tokens of an example are answers (tokens,). Raises DataError, TokenizerError."""
     if not whole:
         raise DataError(f"data: {place}: an example may have {PIECE} characters at most; this one has more")
     if len(loss_mask) != tokens:

@@ -29,7 +29,7 @@ class Generated(Source):
     """An example is a function of (options, split, index). No example stands in two splits: a hash of the
     tokens says to which of them it may go, and a draw that belongs elsewhere is drawn again.
 
-    Raises BadText where so few examples are possible that a split gets none.
+    Raises DataError where so few examples are possible that a split gets none.
     """
 
     def __init__(self, *, seed: int, train: int, validation: int, heldout: int):

@@ -40,7 +40,7 @@ class Decoder(nn.Module):
     """A decoder-only language model: tokens (B,T) -> logits (B,T,V).
 
     The forward pass is the same for training, prefill and decoding; what differs travels in the
-    `ForwardContext`. Raises Refused where parts cannot work together.
+    `ForwardContext`. Raises IncompatibleParts where parts cannot work together.
     """
 
     layers: Any  # ModuleList of topologies

@@ -107,7 +107,7 @@ def generator(seed: int, name: str) -> torch.Generator:
 
 def said(model: nn.Module) -> dict[str, float | Start]:
     """How the tensors start of which a part says it, by their names: what a part says of those inside it goes
-    before what they say. Raises Refused for a name that there is not, or a start that is none."""
+    before what they say. Raises IncompatibleParts for a name that there is not, or a start that is none."""
     found: dict[str, float | Start] = {}
     for path, module in model.named_modules():
         before = f"{path}." if path else ""
@@ -133,7 +133,7 @@ def said(model: nn.Module) -> dict[str, float | Start]:
 
 
 def made(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
-    """What a part's function gives. Raises Refused where it cannot start a tensor of this shape."""
+    """What a part's function gives. Raises IncompatibleParts where it cannot start a tensor of this shape."""
     with torch.device("cpu"):
         values = start(shape, generator(seed, name))
     if not isinstance(values, Tensor):
@@ -152,7 +152,7 @@ def made(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
 @torch.no_grad()
 def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
     """Set every parameter and buffer in place; a sharded parameter takes its shard. Names that match a
-    pattern of `redraw` get other draws than the seed alone gives. Raises Refused for one that matches none,
+    pattern of `redraw` get other draws than the seed alone gives. Raises IncompatibleParts for one that matches none,
     where all that match start from constants, and for a vector or a buffer whose start is not said."""
     told = said(model)
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]

@@ -80,7 +80,7 @@ class Watched(TorchFunctionMode):
         return self.given.get(storage(tensor), NOTHING)
 
     def refuse(self, model: nn.Module) -> None:
-        """Raises Refused for a matrix that was given values, and for a bias that was given others than 0,
+        """Raises IncompatibleParts for a matrix that was given values, and for a bias that was given others than 0,
         where no part says how it starts."""
         told = said(model)
         for name, tensor in model.named_parameters():

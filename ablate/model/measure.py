@@ -69,13 +69,13 @@ def blueprint(
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Decoder:
     """The decoder without storage. `device` and `precision` are those of its training: they decide the
-    kernel. Raises Refused."""
+    kernel. Raises IncompatibleParts."""
     with torch.device("meta"):
         return Decoder(spec, device, documents, dtype=DTYPES[precision])
 
 
 def of_run(spec: RunSpec, device: str) -> Decoder:
-    """The blueprint of what a run trains. Raises Refused."""
+    """The blueprint of what a run trains. Raises IncompatibleParts."""
     return blueprint(spec.model, device, spec.data.documents == "masked", spec.precision)
 
 
@@ -93,7 +93,7 @@ def measure(
     documents: bool = False,
 ) -> Costs:
     """Count the decoder of `spec` for rows of `context` tokens (null: those of the spec), keys, values and
-    activations of `value_bytes` each. Raises Refused where it cannot be built, ValueError without a
+    activations of `value_bytes` each. Raises IncompatibleParts where it cannot be built, ValueError without a
     vocabulary."""
     return count(blueprint(spec, device, documents), context=context, value_bytes=value_bytes)
 

@@ -11,7 +11,7 @@ from ablate.spec import ModelSpec
 
 LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn")
 SHARED = ("init", "kernel")
-# Refused in training on a CPU; tests/parts/test_kernels.py holds them to the reference.
+# IncompatibleParts in training on a CPU; tests/parts/test_kernels.py holds them to the reference.
 GPU_ONLY = ("flex", "flash")
 
 

@@ -162,7 +162,7 @@ def node_of(row: Row) -> tuple[dict[str, Any], bool]:
 
 
 def build(row: Row) -> Decoder:
-    """Raises Refused or ValidationError."""
+    """Raises IncompatibleParts or ValidationError."""
     node, documents = node_of(row)
     return Decoder(ModelSpec(**node), documents=documents)
 

@@ -37,7 +37,7 @@ class Source(ABC):
 
     @abstractmethod
     def documents(self, split: SplitName) -> Iterator[str]:
-        """The documents of a split, none of them empty. Raises BadText, NoNetwork."""
+        """The documents of a split, none of them empty. Raises DataError, NetworkError."""
 
     def every(self) -> Iterator[tuple[SplitName, str]]:
         """The documents of all splits, one split after the other."""
@@ -63,5 +63,5 @@ class Source(ABC):
 
     def change_stamp(self) -> Any:
         """Plain JSON that is quick to get and changes whenever the text does (sizes and times of files).
-        While it stays, the manifest is not computed again. Raises BadText, NoNetwork."""
+        While it stays, the manifest is not computed again. Raises DataError, NetworkError."""
         return None

@@ -67,7 +67,7 @@ class Hub(Source):
 
     @cached_property
     def commit(self) -> str:
-        """The commit that the revision names today. Raises BadText, NoNetwork."""
+        """The commit that the revision names today. Raises DataError, NetworkError."""
         if re.fullmatch("[0-9a-f]{40}", self.revision):
             return self.revision
         from huggingface_hub import HfApi

@@ -55,7 +55,7 @@ class Mqar(Generated):
         return Example(row.tolist(), sorted((query + 1).tolist()))
 
     def _check(self, tokens: int, pairs: int) -> None:
-        """Raises BadText for a shape that cannot be."""
+        """Raises DataError for a shape that cannot be."""
         said = f"mqar: data.source.shapes has [{tokens}, {pairs}]"
         if pairs < 1:
             raise DataError(f"{said}: an example needs a pair or more")

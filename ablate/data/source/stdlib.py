@@ -37,7 +37,7 @@ class Stdlib(Source):
 
 
 def modules() -> dict[str, list[Path]]:
-    """The Python files of each top-level module. Raises BadText if the interpreter has no source text."""
+    """The Python files of each top-level module. Raises DataError if the interpreter has no source text."""
     library = Path(sysconfig.get_path("stdlib"))
     found = {name: files(library, name) for name in sorted(sys.stdlib_module_names - WITHOUT)}
     found = {name: there for name, there in found.items() if there}

@@ -120,7 +120,7 @@ class Text(Source):
 
 
 def find(patterns: list[str]) -> list[Path]:
-    """The files that paths and globs name, each once. Raises BadText for a pattern that names none."""
+    """The files that paths and globs name, each once. Raises DataError for a pattern that names none."""
     found: dict[Path, None] = {}
     for pattern in patterns:
         there = [Path(p) for p in sorted(glob.glob(pattern, recursive=True))] or [Path(pattern)]
@@ -133,7 +133,7 @@ def find(patterns: list[str]) -> list[Path]:
 
 
 def read(path: Path, field: str, whole: bool) -> Iterator[str]:
-    """The documents of one file. `whole`: a .txt file is one document. Raises BadText."""
+    """The documents of one file. `whole`: a .txt file is one document. Raises DataError."""
     packed = PACKED.get(path.suffix)
     kind = path.with_suffix("").suffix if packed else path.suffix
     if kind not in (".txt", ".jsonl", ".parquet"):
@@ -215,7 +215,7 @@ def of_row(path: Path, number: int, value: Any) -> Any:
 
 
 def unpacked(path: Path, file: IO[bytes]) -> bytes:
-    """All of a packed file. Raises BadText for one that unpacks to far more than text does."""
+    """All of a packed file. Raises DataError for one that unpacks to far more than text does."""
     most = allowed(path)
     found = file.read(most + 1)
     if len(found) > most:
@@ -236,7 +236,7 @@ def swollen(path: Path) -> str:
 
 
 def checked(value: Any, field: str, place: str) -> Iterator[str]:
-    """The text, if it is not empty. Raises BadText if it is no text, or cannot be written as UTF-8."""
+    """The text, if it is not empty. Raises DataError if it is no text, or cannot be written as UTF-8."""
     if not isinstance(value, str):
         raise DataError(f"text: {place}: field {field!r} is {type(value).__name__}, not text")
     if len(value) > LONGEST:

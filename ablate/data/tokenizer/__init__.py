@@ -58,16 +58,16 @@ class Tokenizer(ABC):
         """Write it as JSON."""
 
     def portable(self) -> "Portable":
-        """The same tokens as the `tokenizers` library has them. Raises BadTokenizer where it cannot."""
+        """The same tokens as the `tokenizers` library has them. Raises TokenizerError where it cannot."""
         raise TokenizerError(f"{type(self).__name__}: this tokenizer cannot be written as tokenizer.json")
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises BadTokenizer."""
+        """Read what `save` wrote. Raises TokenizerError."""
 
 
 def read_json(file: Path) -> Any:
-    """Raises BadTokenizer for what is no JSON, or too deep."""
+    """Raises TokenizerError for what is no JSON, or too deep."""
     try:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError, OSError) as error:

@@ -69,7 +69,7 @@ class Library(Tokenizer):
 
 
 def read(file: Path) -> "tokenizers.Tokenizer":
-    """Raises BadTokenizer."""
+    """Raises TokenizerError."""
     import tokenizers
 
     if not file.is_file():

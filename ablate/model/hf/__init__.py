@@ -53,7 +53,7 @@ class Chosen(NamedTuple):
 def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The model of a folder and its state, in the dtype of the files, on the CPU.
 
-    `ignore` names keys of config.json that change nothing. Raises Unreadable for a family or an option that
+    `ignore` names keys of config.json that change nothing. Raises CheckpointFormatError for a family or an option that
     is not among ours, for a tensor that is missing, unknown, quantised, not finite or of another shape, for a
     damaged file and for pickled weights; FileNotFoundError without a config.json.
     """
@@ -63,7 +63,7 @@ def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[Mod
 
 
 def import_spec(folder: Path, ignore: Collection[str] = ()) -> tuple[Family, ModelSpec]:
-    """What config.json says. Raises Unreadable, FileNotFoundError."""
+    """What config.json says. Raises CheckpointFormatError, FileNotFoundError."""
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
@@ -87,7 +87,7 @@ def export_folder(
 
     The family is the first that expresses the model, or the one named; `end` is the number of the token
     that ends a document, `dtype` that of the file, `shard` the bytes of a file at most. `beside` are
-    functions that write more files into the folder. Raises Inexpressible, naming the options in the way,
+    functions that write more files into the folder. Raises ExportError, naming the options in the way,
     FileExistsError for a folder that is not empty.
     """
     chosen = choose(decoder.spec, family)
@@ -107,7 +107,7 @@ def export_folder(
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Raises Inexpressible where the dtype has no number so large."""
+    """Raises ExportError where the dtype has no number so large."""
     if dtype == torch.float16 and tensor.abs().max() > HALF_LARGEST:
         raise ExportError(
             f"{name} holds numbers beyond {HALF_LARGEST:g}, the largest of float16; use bfloat16"
@@ -118,7 +118,7 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def choose(spec: ModelSpec, name: str | None = None) -> Chosen:
     """The first family that expresses the model as it is, or else with zeros; only the named one, if any is.
 
-    Raises Inexpressible with all that is in the way of each family, the nearest first.
+    Raises ExportError with all that is in the way of each family, the nearest first.
     """
     if name is not None and name not in FAMILIES:
         raise ExportError(f"no family is called {shown(name)}; there are {', '.join(FAMILIES)}")

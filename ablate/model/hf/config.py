@@ -58,7 +58,7 @@ MOST = {"depth": 100_000, "ffn.experts": 100_000}  # nor these, of which each is
 def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] = ()) -> ModelSpec:
     """The model of a config.json, without the keys of `ignore`, which must be none that has a meaning here.
 
-    Raises Unreadable for a key with a meaning that no option has, or that is not known at all.
+    Raises CheckpointFormatError for a key with a meaning that no option has, or that is not known at all.
     """
     given = family.unpack(_without(config, ignore, family))
     if any(option.theirs == "rope_parameters" for option in family.options):
@@ -119,7 +119,7 @@ def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
 
 
 def write_config(spec: ModelSpec, family: Family) -> dict[str, Any]:
-    """Only `blockers` tells whether it means the same model. Raises Inexpressible."""
+    """Only `blockers` tells whether it means the same model. Raises ExportError."""
     config, unsaid = _written(spec, family)
     if unsaid:
         raise ExportError("; ".join(unsaid))

@@ -35,7 +35,7 @@ class Header(NamedTuple):
         return product
 
     def read(self) -> Tensor:
-        """The tensor, on the CPU, in its own dtype. Raises Unreadable."""
+        """The tensor, on the CPU, in its own dtype. Raises CheckpointFormatError."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -47,7 +47,7 @@ class Header(NamedTuple):
 
 
 def headers(folder: Path) -> dict[str, Header]:
-    """Every tensor of the folder's *.safetensors. Raises Unreadable: no tensor may stand in two files."""
+    """Every tensor of the folder's *.safetensors. Raises CheckpointFormatError: no tensor may stand in two files."""
     found: dict[str, Header] = {}
     files, where = _files(folder)
     for file in files:
@@ -78,7 +78,7 @@ def _headers(file: Path) -> Iterator[Header]:
 
 
 def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files, and what the index says of the tensors in them. Raises Unreadable."""
+    """The files, and what the index says of the tensors in them. Raises CheckpointFormatError."""
     index = folder / INDEX
     where: dict[str, str] = {}
     files = {file for file in folder.glob("*.safetensors") if not file.match(TWICE)}
@@ -113,7 +113,7 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def read_json(file: Path, most: int = MOST_JSON) -> dict[str, Any]:
-    """Raises Unreadable, FileNotFoundError."""
+    """Raises CheckpointFormatError, FileNotFoundError."""
     if file.exists() and not file.is_file():
         raise CheckpointFormatError(f"{file} is no regular file")
     if file.stat().st_size > most:

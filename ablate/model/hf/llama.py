@@ -81,7 +81,7 @@ LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
 def layered_windows(config: dict[str, Any]) -> list[int | None]:
-    """The window of each layer, from `layer_types`. Raises Unreadable."""
+    """The window of each layer, from `layer_types`. Raises CheckpointFormatError."""
     window, kinds, depth = config["sliding_window"], config["layer_types"], config["num_hidden_layers"]
     if not isinstance(kinds, list) or any(kind not in LAYER_TYPES for kind in kinds):
         raise CheckpointFormatError(
@@ -99,7 +99,7 @@ def layered_windows(config: dict[str, Any]) -> list[int | None]:
 
 
 def whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
-    """A whole number that other keys are worked out from. Raises Unreadable."""
+    """A whole number that other keys are worked out from. Raises CheckpointFormatError."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_LAYERS:
         raise CheckpointFormatError(
@@ -161,7 +161,7 @@ def one_activation(
 ) -> dict[str, Any]:
     """Gemma's configs may name the activation twice, and transformers looks at one of the names (`counts`).
 
-    Raises Unreadable where the other one says something else, since other readers may follow that.
+    Raises CheckpointFormatError where the other one says something else, since other readers may follow that.
     """
     config = dict(config)
     second = config.pop(other, None)

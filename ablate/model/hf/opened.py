@@ -50,12 +50,12 @@ def is_foreign(folder: Path) -> bool:
 
 
 def model_of(folder: Path, ignore: Collection[str] = ()) -> ModelSpec:
-    """The model alone. Raises Unreadable, FileNotFoundError."""
+    """The model alone. Raises CheckpointFormatError, FileNotFoundError."""
     return _imported_spec(folder) if (folder / MODEL).exists() else import_spec(folder, ignore)[1]
 
 
 def open_foreign(folder: Path, ignore: Collection[str] = ()) -> Foreign:
-    """Raises FileNotFoundError, and Unreadable, also for an imported folder that has changed since."""
+    """Raises FileNotFoundError, and CheckpointFormatError, also for an imported folder that has changed since."""
     if not (folder / MODEL).exists():
         spec, state = import_folder(folder, ignore)
         config = read_json(folder / "config.json")
@@ -92,7 +92,7 @@ def import_to(folder: Path, to: Path, ignore: Collection[str] = ()) -> Foreign:
 
 
 def copy_tokenizer(folder: Path, to: Path) -> None:
-    """The files of a tokenizer, as they are. Raises Unreadable for one that is no regular file."""
+    """The files of a tokenizer, as they are. Raises CheckpointFormatError for one that is no regular file."""
     to.mkdir(exist_ok=True)
     for name in TOKENIZER_FILES:
         if (folder / name).exists():
@@ -112,7 +112,7 @@ def identity(spec: ModelSpec, state: Mapping[str, Tensor]) -> str:
 def tokenizer_of(folder: Path, ends: Any) -> Any:
     """The tokenizer of a folder; None where it has no tokenizer.json, or no token that ends a document.
 
-    `ends` is the eos_token_id of the config: a number, several, or none. Raises Unreadable.
+    `ends` is the eos_token_id of the config: a number, several, or none. Raises CheckpointFormatError.
     """
     file = folder / "tokenizer.json"
     if not file.exists():

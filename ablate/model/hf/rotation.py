@@ -38,7 +38,7 @@ def gather(
     """The config with RoPE in `rope_parameters` alone, as transformers reads it.
 
     `theta` and `fraction` are the family's own; `names` are those it had for them outside of
-    `rope_parameters`. Raises Unreadable where two places disagree.
+    `rope_parameters`. Raises CheckpointFormatError where two places disagree.
     """
     config = dict(config)
     old = {key: config.pop(key) for key in OLD if config.get(key) is not None}
@@ -88,7 +88,7 @@ def _refuse_disagreement(new: dict[str, Any], scaling: dict[str, Any]) -> None:
 
 
 def read(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Our position. Raises Unreadable for a scaling that is not among ours."""
+    """Our position. Raises CheckpointFormatError for a scaling that is not among ours."""
     rest = dict(parameters)
     kind = rest.pop("rope_type")
     position = {

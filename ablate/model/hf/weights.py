@@ -19,7 +19,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")  # the dtypes that weights may have, as s
 
 
 def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Tensor]:
-    """Our state, from the *.safetensors of the folder. Raises Unreadable."""
+    """Our state, from the *.safetensors of the folder. Raises CheckpointFormatError."""
     found = _named(headers(folder), family)
     _refuse_giants(spec, found)
     model = blueprint(spec)
@@ -46,7 +46,7 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
 def write_weights(state: Mapping[str, Tensor], model: Decoder, family: Family) -> dict[str, Tensor]:
     """Their tensors, on the CPU, of the state of a model like this one.
 
-    Raises Inexpressible for a tensor that the family has no name for.
+    Raises ExportError for a tensor that the family has no name for.
     """
     left = {name: tensor.detach().cpu() for name, tensor in state.items()}
     written: dict[str, Tensor] = {}

@@ -37,7 +37,7 @@ class Arm:
 def expand(study: Study) -> list[Arm]:
     """The arms of a study, the baseline first, the placebo last, without those excluded.
 
-    Raises StudyMistaken for names that clash or that no arm has.
+    Raises StudyError for names that clash or that no arm has.
     """
     designed = _designed(study)
     listed = [Arm(name, overrides) for name, overrides in study.arms.items()]

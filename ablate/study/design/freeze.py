@@ -105,7 +105,7 @@ def freeze(study_file: Path, plan: Plan, test_runs: int = 0) -> Frozen:
 
 
 def frozen(folder: Path) -> Frozen | None:
-    """The frozen plan of an experiment, None where there is none. Raises StudyMistaken where plan.json
+    """The frozen plan of an experiment, None where there is none. Raises StudyError where plan.json
     cannot be read or was edited by hand."""
     file = folder / NAME
     try:

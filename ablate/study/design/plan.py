@@ -35,7 +35,7 @@ __all__ = [
 
 
 def plan(study: Study, backend: Backend) -> Plan:
-    """Plan a study. Raises StudyMistaken with all that is wrong with its arms."""
+    """Plan a study. Raises StudyError with all that is wrong with its arms."""
     arms = expand(study)
     mistakes: list[str] = []
     warnings: list[str] = []
@@ -56,7 +56,7 @@ def plan(study: Study, backend: Backend) -> Plan:
 
 
 def _check_corpora(study: Study, arms: Sequence[PlannedArm]) -> None:
-    """Raise StudyMistaken where two corpora are the same runs, which would count as two."""
+    """Raise StudyError where two corpora are the same runs, which would count as two."""
     seen: dict[tuple[str, str], str] = {}
     for block in study.blocks:
         baseline = next(arm for arm in arms if arm.corpus == block.name)
@@ -68,7 +68,7 @@ def _check_corpora(study: Study, arms: Sequence[PlannedArm]) -> None:
 
 
 def _check_sizes(study: Study, arms: Sequence[PlannedArm]) -> None:
-    """Raise StudyMistaken where two sizes have equally many parameters: they are one point of a line."""
+    """Raise StudyError where two sizes have equally many parameters: they are one point of a line."""
     seen: dict[tuple[str, float], str] = {}
     for block in study.blocks if study.sizes else ():
         baseline = next(arm for arm in arms if arm.corpus == block.name)

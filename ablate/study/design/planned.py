@@ -37,7 +37,7 @@ class Facts:
     refusals: tuple[str, ...] = ()
 
 
-# Raises an exception with a list `mistakes` (as ablate.compose.Mistaken) where the arm is wrong.
+# Raises an exception with a list `mistakes` (as ablate.compose.ConfigError) where the arm is wrong.
 Compose = Callable[[list[str]], Spec]
 Check = Callable[[Spec], Facts]
 

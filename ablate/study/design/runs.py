@@ -59,7 +59,7 @@ def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
 
     `Backend.outcomes` gives the tidy frame of runs (`tidy`). A winner at the edge, or beside a rate
     that failed, yields what a wider or finer grid adds, for every arm. Ends early where a tuning run is still
-    missing: the study waits. Raises StudyMistaken where that is still so after `WIDENINGS` wider grids, or
+    missing: the study waits. Raises StudyError where that is still so after `WIDENINGS` wider grids, or
     the baseline has no rate.
     """
     tunings: dict[str, Tuning] = {}
@@ -134,7 +134,7 @@ def judged_runs(
 
     In the order of looks, then seeds: arms of one seed stand together, so that pairs are complete early.
     `tunings` (by corpus) must be settled. An arm that failed at every rate is tested at the baseline's,
-    where its failures count against it. Raises StudyMistaken where the baseline has no rate.
+    where its failures count against it. Raises StudyError where the baseline has no rate.
     """
     identities = _Identities(plan, identify)
     notes: list[str] = []

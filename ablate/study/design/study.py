@@ -371,7 +371,7 @@ def _seeds(node: Any, first: int) -> Any:
 
 
 def read(node: Any) -> Study:
-    """The study in plain data. Raises StudyMistaken with every mistake and its path."""
+    """The study in plain data. Raises StudyError with every mistake and its path."""
     try:
         return Study.model_validate(node)
     except ValidationError as error:
@@ -379,7 +379,7 @@ def read(node: Any) -> Study:
 
 
 def load(file: Path) -> Study:
-    """Read a study.yaml. Raises FileNotFoundError, or StudyMistaken: a key given twice is a mistake too."""
+    """Read a study.yaml. Raises FileNotFoundError, or StudyError: a key given twice is a mistake too."""
     return read(plain(file))
 
 

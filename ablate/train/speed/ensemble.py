@@ -62,7 +62,7 @@ def seat(run: Run, lightning: Trainer) -> Seat:
 
 
 class Stack:
-    """The models of N tasks, whose parameters become slices of the stacked ones. Raises Refused."""
+    """The models of N tasks, whose parameters become slices of the stacked ones. Raises IncompatibleParts."""
 
     def __init__(self, tasks: Sequence[Seat], compile: bool = False):
         self.tasks = tasks
@@ -155,7 +155,7 @@ class Stack:
         return found
 
     def prove(self) -> None:
-        """Raises Refused where some part cannot be computed for several models at once, or gives other
+        """Raises IncompatibleParts where some part cannot be computed for several models at once, or gives other
         gradients then, on the batch of the first step."""
         task = self.tasks[0]
         passes = task.passes(0)

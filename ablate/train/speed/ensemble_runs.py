@@ -135,7 +135,7 @@ class Replica:
 def train_together(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambda id: None) -> None:
     """Train the runs as one and save their records; `ended` hears the id of each when its own is there.
 
-    Raises Refused, before anything is written, where they cannot be stacked.
+    Raises IncompatibleParts, before anything is written, where they cannot be stacked.
     """
     settings, steps, size = runs[0].settings, runs[0].spec.steps, len(runs)
     if len({family(run.spec) for run in runs}) > 1:

@@ -14,9 +14,9 @@ from ablate.train.state.weights import FILE, WeightsMismatch, fitting
 
 
 def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
-    """The specification with its parent. Raises FileNotFoundError, or Unfit where the run in `start` cannot
+    """The specification with its parent. Raises FileNotFoundError, or WeightsMismatch where the run in `start` cannot
     be gone on from: it is not finished, spoke in other tokens, or left weights that are damaged or do not fit
-    this model. `start` may also be a Hugging Face folder or an imported one (raises Unreadable)."""
+    this model. `start` may also be a Hugging Face folder or an imported one (raises CheckpointFormatError)."""
     parent, tokenizer = _foreign(start) if is_foreign(start) else _run(start)
     if spec.parent not in (None, parent):
         raise WeightsMismatch(f"{start} holds {parent}, but parent is {spec.parent}")
@@ -31,7 +31,7 @@ def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
 def started_model(start: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """The model in `start`, a run's or a foreign one, with changes to its options in every layer.
 
-    Raises FileNotFoundError, Unreadable, and ValueError for a record that is not one.
+    Raises FileNotFoundError, CheckpointFormatError, and ValueError for a record that is not one.
     """
     if is_foreign(start):
         model = model_of(start).model_dump(mode="json")
@@ -44,7 +44,7 @@ def started_model(start: Path, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_another_model(model: ModelSpec, start: Path) -> None:
-    """Weights that others trained mean nothing under other options of the same shapes. Raises Unfit."""
+    """Weights that others trained mean nothing under other options of the same shapes. Raises WeightsMismatch."""
     if not is_foreign(start):
         return
     lost = differences(canonical(model), canonical(model_of(start)))
@@ -57,7 +57,7 @@ def refuse_another_model(model: ModelSpec, start: Path) -> None:
 
 
 def _run(start: Path) -> tuple[str, str | None]:
-    """The id of a run, and the hash of its tokenizer. Raises Unfit, FileNotFoundError."""
+    """The id of a run, and the hash of its tokenizer. Raises WeightsMismatch, FileNotFoundError."""
     record = RunRecord.load(start)
     if record.status != "finished":
         raise WeightsMismatch(f"the run {record.id} is {record.status}, not finished")

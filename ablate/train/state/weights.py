@@ -38,7 +38,7 @@ def save(state: dict[str, Tensor], file: Path) -> None:
 
 @contextmanager
 def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
-    """The open file, of whose tensors only the shapes were read. Raises Unfit, FileNotFoundError."""
+    """The open file, of whose tensors only the shapes were read. Raises WeightsMismatch, FileNotFoundError."""
     from safetensors import SafetensorError, safe_open
 
     from ablate.model.hf.opened import is_foreign
@@ -59,7 +59,7 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
 
 
 def _fitting(ours: Mapping[str, Tensor], theirs: Any, file: Path) -> Any:
-    """The tensors of a file, if names and shapes are the model's. Raises Unfit."""
+    """The tensors of a file, if names and shapes are the model's. Raises WeightsMismatch."""
     shapes = {name: tuple(theirs.get_slice(name).get_shape()) for name in theirs.keys()}  # noqa: SIM118
     wrong = [f"{name} is missing in the file" for name in sorted(set(ours) - set(shapes))]
     wrong += [f"{name} is not in the model" for name in sorted(set(shapes) - set(ours))]
@@ -102,7 +102,7 @@ class _Shape:
 
 @torch.no_grad()
 def load(decoder: Decoder, file: Path) -> None:
-    """Copy the file's tensors into the decoder, which may be sharded. Raises Unfit, FileNotFoundError."""
+    """Copy the file's tensors into the decoder, which may be sharded. Raises WeightsMismatch, FileNotFoundError."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     ours = decoder.state_dict()

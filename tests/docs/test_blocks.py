@@ -1,8 +1,8 @@
 """Every fenced block of README.md and docs/ is used, page by page and in order, in a folder of its own.
 
-By default commands are checked, not run: runs and arms of studies are composed and validated, other commands are
-parsed. Python is executed and files are written. One tutorial is really run, with its budget cut to `CUT` tokens
-and two seeds; the slow tests run all tutorials as they stand.
+By default commands are checked, not run: runs and arms of studies are composed and validated, other commands
+are parsed. Python is executed and files are written. One tutorial is really run, with its budget cut to `CUT`
+tokens and two seeds; the slow tests run all tutorials as they stand.
 """
 
 import os
@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from pages import LANGUAGES, PAGES, ROOT, TUTORIALS, Fenced, as_ablate, blocks
 
 from ablate.__main__ import HYDRA, parser
-from ablate.cli.compose import Mistaken, job, plain_config
+from ablate.cli.compose import BESIDE, Mistaken, Rest, job, plain_config
+from ablate.cli.hints import TRAIN
 from ablate.cli.options import SweepOptions
 from ablate.cli.own_parts import load_named_parts
 from ablate.cli.project import make_project
@@ -27,8 +28,10 @@ from ablate.spec import RunSpec
 from ablate.study.design.arms import expand
 from ablate.study.design.claim import Claim
 from ablate.study.design.study import Study, load, read
+from ablate.train.settings import Settings
 
 CONF = str(ROOT / "conf")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 CUT = 4096  # tokens of the tutorial that is really run by default
 RUN = "ffn"  # that tutorial
 # Commands of other programs, which these tests neither run nor know.
@@ -36,6 +39,7 @@ OTHERS = {".", "git", "wandb", "pre-commit", "torchrun"}
 FRAGMENT = {  # what a fragment of a study is put into
     "question": "q",
     "axis": ["model.position"],
+    "baseline": "rope",
     "arms": {"rope": [], "none": ["model/position=none"]},
     "tune": "fixed",
 }
@@ -77,7 +81,7 @@ def check_command(words: list[str], folder: Path) -> Path:
     """Check a command of a page; returns the folder in which the next one stands."""
     own = as_ablate(words)
     if own is not None:
-        if own[0] in HYDRA and "--help" in own:
+        if "--help" in own and own[0] in ("--help", *HYDRA):
             return folder
         if own[0] == "train":
             check_run(*own[1:])
@@ -100,7 +104,7 @@ def check_command(words: list[str], folder: Path) -> Path:
     elif words[:3] == ["python", "-m", "pytest"]:
         assert all((ROOT / word).exists() for word in words[3:] if word.startswith("tests/"))
     elif words[0] == "python" and (folder / words[1]).is_file():
-        subprocess.run([sys.executable, words[1]], cwd=folder, check=True)
+        subprocess.run([sys.executable, words[1]], cwd=folder, env=ENVIRONMENT, check=True)
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
     else:
@@ -127,7 +131,7 @@ def check_yaml(block: Fenced) -> None:
         Claim.model_validate(claim)
     whole = FRAGMENT | node
     if "design" in node:
-        del whole["arms"]
+        del whole["arms"], whole["baseline"]
     check_study(read(whole))
 
 
@@ -146,9 +150,7 @@ def write_file(block: Fenced, folder: Path) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_parts: None) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for place in ("docs", "parts"):  # of the clone, which the pages for its users name
-        if (ROOT / place).is_dir():
-            (tmp_path / place).symlink_to(ROOT / place)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")  # of the clone, whose examples the pages name
     return tmp_path
 
 
@@ -182,7 +184,6 @@ def test_no_command_hides_outside_the_blocks_that_are_checked(page):
 
 def really(page: Path, folder: Path, cache: Path, cut: bool) -> None:
     """Follow a tutorial: write its files, run its commands, and look for the reports that it names."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for block in blocks(page):
         text = block.text
         if cut:
@@ -201,7 +202,7 @@ def really(page: Path, folder: Path, cache: Path, cut: bool) -> None:
             own = as_ablate(words)
             command = words[1:] if own is None else ["-m", "ablate", *own]
             done = subprocess.run(
-                [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
+                [sys.executable, *command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
             )
             assert done.returncode == 0, f"{block}: {' '.join(words)}\n{done.stdout[-3000:]}{done.stderr}"
     reports = set(re.findall(r"`(experiments/\w+/report\.html)`", page.read_text()))
@@ -245,3 +246,44 @@ def test_a_wrong_block_is_found(text, wrong, folder, monkeypatch):
     monkeypatch.setattr("pages.ROOT", folder)
     with pytest.raises(AssertionError, match=wrong):
         test_a_page_s_blocks_are_accepted(page, folder)
+
+
+WORDS = (ROOT / "docs/words.md").read_text()
+ROWS = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", WORDS, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    sorted(
+        {
+            span
+            for row in ROWS
+            if len(row) == 3
+            for span in re.findall(r"`([^`]*)`", row[1])
+            if re.match(r"[\w./]+=", span) or span.startswith("ablate ")
+        }
+    ),
+)
+def test_a_word_of_ours_is_accepted(said, folder):
+    if said.startswith("ablate "):
+        check_command(said.split(), folder)
+    elif said.startswith("wandb."):
+        check_sweep(["experiment=NAME", said], folder)
+    else:
+        check_settings(said)
+
+
+def check_settings(said: str) -> None:
+    """An option of train.py is composed and valid, also where it decides no number."""
+    node = plain_config(train_config([said]))
+    RunSpec.model_validate({field: node.pop(field) for field in RunSpec.model_fields})
+    beside = {name: node.pop(name) for name in BESIDE}
+    Settings.model_validate(node.pop("trainer") | beside)
+    Rest.model_validate(node)
+
+
+def test_every_word_that_the_commands_answer_is_in_the_table():
+    theirs = " ".join(row[0] for row in ROWS)
+    for key in TRAIN:
+        if key.startswith(("trainer.", "max_", "experiment")):
+            assert key.removeprefix("trainer.") in theirs, f"docs/words.md lacks {key}"

@@ -1,8 +1,8 @@
 """Fenced blocks of the Markdown pages: what they hold, and which commands they show.
 
-A block says its language. `bash` holds commands, `console` commands after `$ ` with what they print, `yaml` and
-`python` what their names say, `text` what is not to be run. A block of which the first line is a comment with
-a path is that file, whole.
+A block says its language. `bash` holds commands, `console` commands after `$ ` with what they print, `yaml`
+and `python` what their names say, `text` what is not to be run. A block of which the first line is a comment
+with a path is that file, whole.
 """
 
 import re

@@ -289,3 +289,16 @@ def test_every_word_that_the_commands_answer_is_in_the_table():
     for key in TRAIN:
         if key.startswith(("trainer.", "max_", "experiment")):
             assert key.removeprefix("trainer.") in theirs, f"docs/words.md lacks {key}"
+
+
+def test_the_site_has_every_page():
+    listed = re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
+def test_help_of_make_names_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+    said = re.findall(r"^([a-z-]+):.*## \w", makefile, flags=re.MULTILINE)
+    assert phony and sorted(phony.group(1).split()) == sorted(said)

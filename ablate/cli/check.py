@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ablate.data.ngrams import reference_lines
 from ablate.data.prepare import prepare
 from ablate.data.stream import refuse
 from ablate.model.decoder import Decoder
@@ -67,6 +68,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         kernels=tuple(name for name in candidates if kernel_serves(spec, name, device)),
         tree={name: hashlib.sha256(shape.encode()).hexdigest() for name, shape in shapes.items()},
         output=output_hash(decoder, spec),
+        reference=reference_lines(prepared, spec.budget.tokens),
     )
 
 

@@ -45,12 +45,12 @@ class Interval(NamedTuple):
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
     def against(self, low: float, high: float) -> str:
-        """pass: wholly inside; fail: wholly outside; direction only: the mean is inside."""
+        """pass: wholly inside; fail: wholly outside; undecided (sign as claimed): the mean is inside."""
         if low <= self.low and self.high <= high:
             return "pass"
         if self.high < low or self.low > high:
             return "fail"
-        return "direction only" if low <= self.mean <= high else "inconclusive"
+        return "undecided (sign as claimed)" if low <= self.mean <= high else "undecided"
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,9 @@ def bounds(placement: Placement, n: int) -> tuple[float, float]:
 
 def together(words: Sequence[str]) -> str:
     """A claim of several parts is worth what the worst of them is."""
-    return next(word for word in ("fail", "inconclusive", "direction only", "pass") if word in words)
+    return next(
+        word for word in ("fail", "undecided", "undecided (sign as claimed)", "pass") if word in words
+    )
 
 
 def verdicts(results: dict[str, Any]) -> dict[str, str]:
@@ -164,7 +166,7 @@ def report(results: dict[str, Any]) -> str:
         f"| C08, first {len(seeds)} inits | {said['C08, first inits']} | the same |",
         "",
         "A claim passes where every interval lies wholly inside its range, and fails where one lies wholly "
-        "outside; otherwise it is *direction only* if all means are inside, else *inconclusive*. "
+        "outside; otherwise it is *undecided (sign as claimed)* if all means are inside, else *undecided*. "
         f"The intervals of a claim cover together with {1 - ALPHA:.0%} (Student's t over the inits, "
         "Bonferroni).",
         "",

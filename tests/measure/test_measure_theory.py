@@ -97,10 +97,10 @@ def test_verdicts_are_read_from_intervals(run):
     assert word(0.1, 0.5, 0.9) == "pass"
     assert word(1.1, 1.5, 1.9) == "fail"
     assert word(-0.9, -0.5, -0.1) == "fail"
-    assert word(0.5, 0.9, 1.3) == "direction only"
-    assert word(0.9, 1.2, 1.5) == "inconclusive"
-    assert run.together(["pass", "direction only", "pass"]) == "direction only"
-    assert run.together(["pass", "inconclusive", "fail"]) == "fail"
+    assert word(0.5, 0.9, 1.3) == "undecided (sign as claimed)"
+    assert word(0.9, 1.2, 1.5) == "undecided"
+    assert run.together(["pass", "undecided (sign as claimed)", "pass"]) == "undecided (sign as claimed)"
+    assert run.together(["pass", "undecided", "fail"]) == "fail"
 
 
 def test_a_slope_is_that_of_a_power_of_depth(run):

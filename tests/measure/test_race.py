@@ -108,7 +108,7 @@ def test_claims_on_times_are_ratios_paired_by_round(tmp_path, results):
         judge_race(claims, results, "race/training step")
     results = timed(tmp_path, results, rows)
     words = [found.word for found in judge_race(claims, results, "race/training step")]
-    assert words == ["pass", "fail", "inconclusive"]
+    assert words == ["pass", "fail", "undecided"]
     with pytest.raises(ValueError, match="was not timed; there are race/training step"):
         judge_race(claims, results, "race/next token, 1x64")
 

@@ -12,7 +12,8 @@ from ablate.study.design.claim import Claim
 from ablate.study.design.study import StudyMistaken
 from ablate.study.judge.claims import Judgement
 from ablate.study.judge.compare import Comparison, compare
-from ablate.study.judge.counts import Count, Counted, adjusted, failed, judge_counts
+from ablate.study.judge.counts import Counted, adjusted, failed, judge_counts
+from ablate.study.stats.fisher import Count
 
 METRIC = "heldout/loss"
 
@@ -39,10 +40,10 @@ def test_clear_counts_are_decided_and_others_are_not() -> None:
     assert said("pre < post", found).word == "pass"
     assert said("post > pre", found).word == "pass"
     assert said("post < pre", found).word == "fail"
-    assert said("pre < same", found).word == "direction only"
-    assert said("same < pre", found).word == "inconclusive"
+    assert said("pre < same", found).word == "undecided (sign as claimed)"
+    assert said("same < pre", found).word == "undecided"
     assert said("same < post", found).word == "pass"
-    assert said("pre < same < post", found).word == "direction only"  # as its weakest step
+    assert said("pre < same < post", found).word == "undecided (sign as claimed)"  # as its weakest step
     judged = said("pre < post", found)
     assert "pre 0 of 10 against post 9 of 10" in judged.reason
     assert judged.contrasts[0].difference == pytest.approx(-0.9) and judged.contrasts[0].low is None
@@ -66,7 +67,7 @@ def test_p_is_fishers_and_holms_against_the_baseline() -> None:
 def test_a_level_of_a_count_has_the_exact_interval() -> None:
     found = counted(pre=0, post=9)
     assert said("pre < 0.4", found).word == "pass"
-    assert said("pre < 0.1", found).word == "direction only"
+    assert said("pre < 0.1", found).word == "undecided (sign as claimed)"
     assert said("post < 0.4", found).word == "fail"
     exact = stats.binomtest(9, 10).proportion_ci(0.95, method="exact")
     contrast = said("post < 0.4", found).contrasts[0]
@@ -98,17 +99,17 @@ def test_failures_of_test_runs_agree_with_the_verdict_on_stability() -> None:
     found = comparison({"pre": 0, "none": 7, "other": 1})
     assert [v.stability.word for v in found.verdicts] == ["less stable", "undecided"]
     assert said("pre < none", failed(found)).word == "pass"
-    assert said("pre < other", failed(found)).word == "direction only"
+    assert said("pre < other", failed(found)).word == "undecided (sign as claimed)"
     assert said("none < pre", failed(found)).word == "fail"
     assert said("pre < none", failed(found)).contrasts[0].p == found.verdict("none").stability.p_adjusted
 
 
 def test_failures_wait_for_missing_runs() -> None:
     found = failed(comparison({"pre": 0, "none": 7, "other": 0}, none="crashed"))
-    assert said("pre < none", found).word == "inconclusive"
+    assert said("pre < none", found).word == "undecided"
     assert "waiting for missing runs: none seeds 7" in said("pre < none", found).reason
-    assert said("none < 0.9", found).word == "inconclusive"
-    assert said("pre < other", found).word == "inconclusive"  # no failure anywhere
+    assert said("none < 0.9", found).word == "undecided"
+    assert said("pre < other", found).word == "undecided"  # no failure anywhere
     memory = failed(comparison({"pre": 0, "none": 7}, none="out_of_memory"))
     assert memory.counts["none"].runs == 7  # a cost counts in neither
 
@@ -117,7 +118,7 @@ def test_an_arm_of_which_no_run_counts_has_no_share() -> None:
     rows = [{"arm": a, "seed": s, "role": "test", METRIC: 3.0 + s} for a in ("pre", "post") for s in range(3)]
     frame = pd.DataFrame(rows).assign(status=["finished"] * 3 + ["out_of_memory"] * 3)
     judged = said("pre < post", failed(compare(frame, "pre", METRIC, None, "paired")))
-    assert (judged.word, judged.reason) == ("inconclusive", "no run of post finished or diverged")
+    assert (judged.word, judged.reason) == ("undecided", "no run of post finished or diverged")
 
 
 def test_what_counts_do_not_allow_is_refused() -> None:

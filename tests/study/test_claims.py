@@ -119,7 +119,7 @@ def test_judgements_on_clear_data() -> None:
     assert word("learned < rope < none", found) == "fail"
     assert word("rope ~ twin within 0.03", found) == "pass"
     assert word("rope ~ none within 0.03", found) == "fail"
-    assert word("rope < twin", found) == "fail"  # equivalent: the claimed difference is not there
+    assert word("rope < twin", found) == "no difference that matters"  # equivalent
     assert word("twin < rope + 0.05", found) == "pass"
     assert word("none < learned + 0.05", found) == "fail"
 
@@ -129,18 +129,18 @@ def test_judgements_on_noisy_data() -> None:
     estimate = found.verdict("a").difference
     assert estimate is not None and found.verdict("a").word == "undecided"
     smaller, larger = ("a", "base") if estimate < 0 else ("base", "a")
-    assert word(f"{smaller} < {larger}", found) == "direction only"
-    assert word(f"{larger} < {smaller}", found) == "inconclusive"
-    assert word(f"a ~ base within {abs(estimate) * 1.01}", found) == "direction only"
-    assert word(f"a ~ base within {abs(estimate) * 0.5}", found) == "inconclusive"
+    assert word(f"{smaller} < {larger}", found) == "undecided (sign as claimed)"
+    assert word(f"{larger} < {smaller}", found) == "undecided"
+    assert word(f"a ~ base within {abs(estimate) * 1.01}", found) == "undecided (sign as claimed)"
+    assert word(f"a ~ base within {abs(estimate) * 0.5}", found) == "undecided"
 
 
 def test_a_claim_waits_for_missing_runs() -> None:
     found = comparison({"rope": 0.0, "learned": 0.1, "none": 0.2}, crash="none")
     (judged,) = judge([Claim(id="C16", predicate="rope < none")], found)
-    assert judged.word == "inconclusive" and "waiting" in judged.reason
-    assert word("learned < none", found) == "inconclusive"
-    assert word("learned/none < 2", found) == "inconclusive"
+    assert judged.word == "undecided" and "waiting" in judged.reason
+    assert word("learned < none", found) == "undecided"
+    assert word("learned/none < 2", found) == "undecided"
 
 
 def test_a_claim_against_the_baseline_uses_the_verdicts_interval() -> None:
@@ -157,24 +157,27 @@ def test_a_claim_against_the_baseline_uses_the_verdicts_interval() -> None:
 
 def test_exact_ratios() -> None:
     rows = [
-        {"arm": arm, "seed": seed, "status": "finished", "role": "test", "kv_bytes": value}
+        {"arm": arm, "seed": seed, "status": "finished", "role": "test", "cost/kv_bytes": value}
         for arm, value in {"mha": 4096.0, "gqa": 1024.0, "mqa": 256.0}.items()
         for seed in (0, 1)
     ]
-    found = compare(pd.DataFrame(rows), "mha", "kv_bytes", None, "paired")
+    found = compare(pd.DataFrame(rows), "mha", "cost/kv_bytes", None, "paired")
     assert word("mha/gqa == 4", found) == "pass"
     assert word("mha/gqa == 5", found) == "fail"
     assert word("gqa/mqa > 3", found) == "pass"
     assert word("gqa/mqa < 4", found) == "fail"
-    single = compare(pd.DataFrame(rows[::2]), "mha", "kv_bytes", None, "paired")
+    single = compare(pd.DataFrame(rows[::2]), "mha", "cost/kv_bytes", None, "paired")
     (judged,) = judge([Claim(id="C", predicate="mha/gqa == 4")], single)
-    assert judged.word == "inconclusive" and "fewer than two seeds" in judged.reason
+    assert judged.word == "undecided" and "fewer than two seeds" in judged.reason
 
 
 def test_noisy_ratios() -> None:
     found = comparison({"a": 3.0, "b": 0.0}, sd=0.01)  # 6 and 3
     assert word("a/b == 2 within 0.1", found) == "pass"
-    assert word("a/b == 2", found) in ("direction only", "inconclusive")  # noise never proves equality
+    assert word("a/b == 2", found) in (
+        "undecided (sign as claimed)",
+        "undecided",
+    )  # noise never proves equality
     assert word("a/b == 3 within 0.1", found) == "fail"
     assert word("a/b < 1.5", found) == "fail"
     assert word("a/b > 1.5", found) == "pass"
@@ -187,11 +190,14 @@ def test_levels() -> None:
     assert word("alibi < 2.95", found) == "pass"
     assert word("alibi > 2.95", found) == "fail"
     assert word("alibi == 2.9 within 0.03", found) == "pass"
-    assert word("alibi == 2.9", found) in ("direction only", "inconclusive")  # noise never proves equality
+    assert word("alibi == 2.9", found) in (
+        "undecided (sign as claimed)",
+        "undecided",
+    )  # noise never proves equality
     assert word("alibi == 3 within 0.03", found) == "fail"
     mean = float(np.mean(list(found.outcomes("rope").values.values())))
-    assert word(f"rope < {mean + 1e-4}", found) == "direction only"
-    assert word(f"rope < {mean - 1e-4}", found) == "inconclusive"
+    assert word(f"rope < {mean + 1e-4}", found) == "undecided (sign as claimed)"
+    assert word(f"rope < {mean - 1e-4}", found) == "undecided"
 
 
 def test_a_level_has_students_interval_at_its_share_of_alpha() -> None:
@@ -228,29 +234,31 @@ def test_a_true_level_is_seldom_refuted() -> None:
 
 def test_exact_levels_need_two_seeds() -> None:
     rows = [
-        {"arm": arm, "seed": seed, "status": "finished", "role": "test", "kv_bytes": value}
+        {"arm": arm, "seed": seed, "status": "finished", "role": "test", "cost/kv_bytes": value}
         for arm, value in {"mha": 4096.0, "mqa": 0.1 + 0.2}.items()
         for seed in (0, 1)
     ]
-    found = compare(pd.DataFrame(rows), "mha", "kv_bytes", None, "paired")
+    found = compare(pd.DataFrame(rows), "mha", "cost/kv_bytes", None, "paired")
     assert word("mha == 4096", found) == "pass"
     assert word("mha == 4097", found) == "fail"
     assert word("mha < 4096", found) == "fail"
     assert word("mqa == 0.3", found) == "pass"  # up to rounding
-    tied = compare(pd.DataFrame(rows).assign(kv_bytes=256.0), "mha", "kv_bytes", None, "paired")
+    tied = compare(
+        pd.DataFrame(rows).assign(**{"cost/kv_bytes": 256.0}), "mha", "cost/kv_bytes", None, "paired"
+    )
     assert {word(text, tied) for text in ("mqa < mha", "mqa > mha", "mqa/mha < 1")} == {"fail"}
-    single = compare(pd.DataFrame(rows[::2]), "mha", "kv_bytes", None, "paired")
+    single = compare(pd.DataFrame(rows[::2]), "mha", "cost/kv_bytes", None, "paired")
     (judged,) = judge([Claim(id="C", predicate="mha == 4096")], single)
-    assert judged.word == "inconclusive" and "fewer than two seeds" in judged.reason
+    assert judged.word == "undecided" and "fewer than two seeds" in judged.reason
 
 
 def test_a_level_waits_for_its_own_arm_alone_and_names_failures() -> None:
     found = comparison({"rope": 0.0, "learned": 0.1, "none": 0.2}, crash="none")
-    assert word("none < 5", found) == "inconclusive"
+    assert word("none < 5", found) == "undecided"
     assert word("learned < 5", found) == "pass"
     between = comparison({"rope": 0.0, "none": 0.2}, seeds=5, looks=(4, 6))
     (judged,) = judge([Claim(id="C", predicate="none < 5")], between)
-    assert judged.word == "inconclusive" and judged.contrasts[0].difference is None
+    assert judged.word == "undecided" and judged.contrasts[0].difference is None
     rows = [
         {"arm": arm, "seed": seed, "role": "test", METRIC: 3 + seed / 100, "status": "finished"}
         for arm in "ab"

@@ -106,6 +106,17 @@ def test_an_edge_extends_the_grid_of_every_arm() -> None:
     assert {run.rate for run in tests.runs if run.arm == "alibi" and run.role == "test"} != {3e-3}
 
 
+def test_beside_a_failed_rate_the_grid_is_refined_and_every_arm_is_tested_at_the_rates_of_all() -> None:
+    coarse = {"optim.lr": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2], "seeds": 2}
+    trained = Trained({"rope": 1e-3, "alibi": 4e-3}, {"alibi": 4e-3})
+    tuned, finer, tests = walk(planned(tune=coarse), trained)
+    added = {run.rate for run in finer.runs} - {run.rate for run in tuned.runs}
+    assert sorted(added) == pytest.approx([5.48e-3]) and len(finer.runs) == 3 * 2
+    rates = {(run.arm, run.rate) for run in tests.runs if run.role == "test"}
+    assert rates == {(arm, rate) for arm in ("rope", "alibi", "none") for rate in (1e-3, 3e-3)}
+    assert {run.rate for run in tests.runs if run.role == "fixed"} == {1e-3}
+
+
 def test_an_edge_without_end_is_refused() -> None:
     with pytest.raises(StudyMistaken, match="best rate of alibi on base still lies at the edge"):
         walk(planned(), Trained({"alibi": 1e6}, diverge={}))

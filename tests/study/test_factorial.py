@@ -38,7 +38,7 @@ def effect(found: Factorial, *levels: str) -> Any:
 def test_planted_effects_are_read_back() -> None:
     data = study({("rms",): -0.1, ("rope",): -0.2, ("swiglu", "rope"): -0.04})
     found = factorial(data, FACTORS, METRIC)
-    assert len(found.effects) == 4 + 1 + 2 + 2
+    assert len(found.effects) == 4 + 1 + 2 + 2 + 2
     for levels, truth in [
         (("rms",), -0.1),
         (("rope",), -0.2 - 0.04 / 2),  # over both kinds of ffn
@@ -83,7 +83,66 @@ def test_the_table_names_every_effect() -> None:
     table = factorial(study({}), FACTORS, METRIC).table()
     assert table["effect"].tolist()[:2] == ["norm", "ffn"]
     assert "relu -> swiglu x learned -> rope" in table["change"].tolist()
-    assert list(table.columns) == ["effect", "change", "difference", "low", "high", "p"]
+    assert "rms x swiglu x alibi" in [
+        " x ".join(e.levels) for e in factorial(study({}), FACTORS, METRIC).effects
+    ]
+    assert list(table.columns)[:3] == ["effect", "change", "within"]
+
+
+THREE = {"a": ("a0", "a1"), "b": ("b0", "b1"), "c": ("c0", "c1")}
+
+
+def test_a_third_order_interaction_is_found_and_does_not_widen_the_rest() -> None:
+    data = study({("a1", "b1", "c1"): 0.2}, sd=0.01, seeds=6, factors=THREE)
+    found = factorial(data, THREE, METRIC)
+    third = effect(found, "a1", "b1", "c1")
+    assert third.low < 0.2 < third.high and third.low > 0.1
+    assert found.noise == pytest.approx(0.01, rel=0.4)
+    assert effect(found, "a1").high - effect(found, "a1").low < 0.05
+
+
+def test_a_main_effect_that_describes_no_cell_is_flagged() -> None:
+    data = study({("a1",): -0.03, ("b1",): -0.5, ("a1", "b1", "c1"): 0.2}, factors=THREE)
+    found = factorial(data, THREE, METRIC)
+    main = effect(found, "a1")
+    assert (
+        main.difference > 0 and main.in_every_cell is False
+    )  # worse on average, better in three of four cells
+    assert effect(found, "b1").in_every_cell is True
+    cells = [e.difference for e in found.simple if e.levels == ("a1",)]
+    assert cells == pytest.approx([-0.03, -0.03, -0.03, 0.17], abs=0.01)
+
+
+def test_effects_are_contrasts_by_seed_where_the_study_is_paired() -> None:
+    data = study({("a1",): -0.1}, sd=0.05, seeds=6, factors=THREE)
+    means = data.groupby(["seed", "a"])[METRIC].mean().unstack()
+    interval = stats.ttest_rel(means["a1"], means["a0"]).confidence_interval(1 - 0.05 / 7)
+    one = effect(factorial(data, THREE, METRIC), "a1")
+    assert (one.low, one.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_pooled_effects_are_those_of_the_saturated_model() -> None:
+    import statsmodels.formula.api as smf
+
+    data = study({("a1",): -0.1, ("b1", "c1"): 0.2}, sd=0.05, seeds=5, factors=THREE)
+    fit = smf.ols("y ~ C(a, Sum) * C(b, Sum) * C(c, Sum) + C(seed)", data.rename(columns={METRIC: "y"})).fit()
+    found = factorial(data, THREE, METRIC, variance="pooled")
+    assert found.noise == pytest.approx(float(np.sqrt(fit.scale)))
+    assert effect(found, "a1").difference == pytest.approx(-2 * fit.params["C(a, Sum)[S.a0]"])
+    assert effect(found, "a1").p == pytest.approx(fit.pvalues["C(a, Sum)[S.a0]"], rel=1e-5)
+
+
+def test_an_arm_of_its_own_noise_does_not_widen_what_it_is_not_in() -> None:
+    """Unequal noise of cells: contrasts by seed keep the level."""
+    rng = np.random.default_rng(2)
+    data = study({}, factors=THREE, seeds=6)
+    noisy = np.where(data["a"] == "a1", 1.0, 0.1)
+    studies = 60
+    wrong = 0
+    for _ in range(studies):
+        drawn = data.assign(**{METRIC: rng.normal(0, 1, len(data)) * noisy})
+        wrong += any(e.low > 0 or e.high < 0 for e in factorial(drawn, THREE, METRIC).effects)
+    assert wrong <= stats.binom.ppf(0.999, studies, 0.05)
 
 
 def test_a_missing_run_waits_and_a_failed_one_is_conditional() -> None:
@@ -95,6 +154,8 @@ def test_a_missing_run_waits_and_a_failed_one_is_conditional() -> None:
     diverged = data.assign(status=["diverged", *data["status"][1:]])
     partly = factorial(diverged, FACTORS, METRIC)
     assert partly.conditional and partly.runs == len(data) - 1
+    pooled = factorial(diverged, FACTORS, METRIC, variance="pooled")
+    assert effect(pooled, "rms").difference == pytest.approx(-0.1, abs=0.005)
     assert effect(partly, "rms").difference == pytest.approx(-0.1, abs=0.005)
 
 

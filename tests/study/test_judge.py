@@ -17,6 +17,7 @@ from ablate.study.stats.describe import describe
 from ablate.study.stats.documents import document_error
 from ablate.study.stats.outcomes import read_outcomes
 from ablate.study.stats.power import (
+    Setting,
     detectable,
     power_of_equivalence,
     seeds_for_equivalence,
@@ -308,16 +309,41 @@ def test_a_placebo_that_is_decided_is_a_warning() -> None:
     assert not judge(frame(study({"placebo": 0.0})), placebo="placebo").warnings
 
 
+def test_a_metric_that_is_not_declared_exact_has_no_interval_without_width() -> None:
+    for variance in ("paired", "pooled"):
+        found = judge(frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3}), variance=variance)
+        assert [(verdict.word, verdict.low) for verdict in found.verdicts] == [("undecided", None)] * 2
+        assert "not declared exact" in found.warnings[0] and "same at every seed" in found.verdict("a").reason
+
+
+def test_runs_on_a_plateau_count_against_stability_and_keep_their_value() -> None:
+    data = frame(study({"a": 0.0, "b": 0.0}, seeds=8))
+    lost = (data["arm"] == "a") & (data["seed"] < 7)
+    found = judge(data.assign(plateau=lost))
+    assert (found.verdict("a").stability.diverged, found.verdict("a").stability.word) == (7, "less stable")
+    assert found.verdict("b").stability.word == "no failures"
+    assert found.verdict("a").low == judge(data).verdict("a").low
+
+
+def test_pooled_warns_where_arms_are_not_equally_noisy() -> None:
+    rng = np.random.default_rng(0)
+    arms = {"base": rng.normal(3, 0.01, 10), "a": rng.normal(3, 0.01, 10), "b": rng.normal(3, 0.2, 10)}
+    data = frame({arm: values.tolist() for arm, values in arms.items()})
+    assert "not equally noisy (the differences of b" in judge(data, variance="pooled").warnings[0]
+    assert not judge(data).warnings
+    assert not judge(data[data["arm"] != "b"], variance="pooled").warnings
+
+
 def test_an_exact_metric_has_an_interval_without_width() -> None:
-    found = judge(frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3}))
+    values = frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3})
+    found = compare(values.rename(columns={METRIC: "cost/bytes"}), "base", "cost/bytes", 0.02, "paired")
     assert (found.verdict("a").word, found.verdict("a").low, found.verdict("a").high) == (
         "better",
         -3.0,
         -3.0,
     )
     assert found.verdict("b").word == "equivalent"
-    assert "the same at every seed" in found.warnings[0]
-    pooled = judge(frame({"base": [4.0] * 3, "a": [1.0] * 3, "b": [4.0] * 3}), variance="pooled")
+    pooled = compare(values.rename(columns={METRIC: "cost/bytes"}), "base", "cost/bytes", 0.02, "pooled")
     assert [v.word for v in pooled.verdicts] == ["better", "equivalent"]
 
 
@@ -476,37 +502,37 @@ def test_a_verdict_carries_the_document_error_of_the_mean_over_seeds() -> None:
 
 def test_detectable_is_what_the_rules_quote() -> None:
     """STATISTICS: eight arms and six seeds detect 2.3 sd of differences paired, 1.5 pooled."""
-    assert detectable(6, 8, 1.0, "paired") == pytest.approx(2.3, abs=0.05)
-    assert detectable(6, 8, 1.0, "pooled") == pytest.approx(1.5, abs=0.05)
+    assert detectable(6, Setting(8, 1.0, "paired")) == pytest.approx(2.3, abs=0.05)
+    assert detectable(6, Setting(8, 1.0, "pooled")) == pytest.approx(1.5, abs=0.05)
 
 
 def test_power_agrees_with_statsmodels() -> None:
     from statsmodels.stats.power import TTestPower
 
-    effect = detectable(7, 1, 0.02, "paired")
+    effect = detectable(7, Setting(1, 0.02, "paired"))
     assert effect / 0.02 == pytest.approx(TTestPower().solve_power(nobs=7, alpha=0.05, power=0.8), abs=1e-4)
 
 
 def test_looks_share_alpha_and_seeds_find_more() -> None:
     for variance in ("paired", "pooled"):
-        shared = detectable(6, 4, 0.02, variance, alpha=0.05 / 3)
-        assert detectable(6, 4, 0.02, variance, looks=3) == pytest.approx(shared)
-    assert detectable(2, 8, 1.0, "paired") > detectable(3, 8, 1.0, "paired")
+        shared = detectable(6, Setting(4, 0.02, variance, alpha=0.05 / 3))
+        assert detectable(6, Setting(4, 0.02, variance, looks=3)) == pytest.approx(shared)
+    assert detectable(2, Setting(8, 1.0, "paired")) > detectable(3, Setting(8, 1.0, "paired"))
 
 
 def test_seeds_for_equivalence_is_the_least_number() -> None:
-    n = seeds_for_equivalence(0.02, 2, 0.02, "paired")
+    n = seeds_for_equivalence(0.02, Setting(2, 0.02, "paired"))
     assert n is not None
-    assert power_of_equivalence(0.02, n, 2, 0.02, "paired") >= 0.8
-    assert power_of_equivalence(0.02, n - 1, 2, 0.02, "paired") < 0.8
+    assert power_of_equivalence(0.02, n, Setting(2, 0.02, "paired")) >= 0.8
+    assert power_of_equivalence(0.02, n - 1, Setting(2, 0.02, "paired")) < 0.8
 
 
 def test_seeds_for_half_width_is_where_the_half_width_meets_the_margin() -> None:
-    n = seeds_for_half_width(0.01, 3, 0.02, "paired")
+    n = seeds_for_half_width(0.01, Setting(3, 0.02, "paired"))
     assert n is not None
     half = [stats.t.isf(0.05 / 6, m - 1) * 0.02 / m**0.5 for m in (n - 1, n)]
     assert half[0] > 0.01 >= half[1]
-    assert seeds_for_half_width(1e-9, 3, 1.0, "paired") is None
+    assert seeds_for_half_width(1e-9, Setting(3, 1.0, "paired")) is None
 
 
 def test_a_claim_below_the_detectable_effect_is_warned_of() -> None:
@@ -519,8 +545,10 @@ def test_a_claim_below_the_detectable_effect_is_warned_of() -> None:
     [({"sd": 0.0}, "sd"), ({"alpha": 2.0}, "alpha"), ({"looks": 0}, "one look"), ({"seeds": 1}, "two seeds")],
 )
 def test_impossible_plans_are_refused(wrong: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"arms": 2, "sd": 1.0, "variance": "paired", **wrong}
+    seeds = given.pop("seeds", 6)
     with pytest.raises(ValueError, match=message):
-        detectable(**{"seeds": 6, "arms": 2, "sd": 1.0, "variance": "paired", **wrong})
+        detectable(seeds, Setting(**given))
 
 
 # Effect in tokens, descriptive metrics

@@ -36,10 +36,16 @@ def test_parts_name_the_arms_and_options_only_where_they_must():
 
 
 def test_a_placebo_is_an_arm_of_its_own():
-    found = gather([record("rms", 1e-5, s, 3.0 + s / 7, r) for s in range(4) for r in ((), ("layers.*",))])
+    found = gather(
+        [
+            record("rms", 1e-5, s, 3.0 + s / 7 + s * len(r) / 1e6, r)
+            for s in range(4)
+            for r in ((), ("layers.*",))
+        ]
+    )
     assert found.axes == ("seed.redraw",)
     verdicts = compare(found.frame, found.baseline, found.metric, None, "paired").verdicts
-    assert [v.difference for v in verdicts] == [pytest.approx(0.0)]
+    assert [v.difference for v in verdicts] == [pytest.approx(-1.5e-6)]
 
 
 def test_a_refused_arm_and_seeds_that_do_not_act_are_told():
@@ -50,7 +56,7 @@ def test_a_refused_arm_and_seeds_that_do_not_act_are_told():
     print_verdicts(console, compare(found.frame, found.baseline, found.metric, None, "paired"))
     said = console.export_text()
     assert "! norm.name=none: refused before training" in said
-    assert "! norm.name=rms: the difference is the same at every seed" in said
+    assert "! norm.name=rms: validation/loss is the same at every seed" in said
 
 
 def test_what_should_be_equal_and_is_not_is_said():

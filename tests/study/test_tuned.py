@@ -127,7 +127,7 @@ def test_an_arm_that_trains_nowhere_failed_everywhere(rng: np.random.Generator) 
     assert post.sensitivity is not None and post.sensitivity.value == 0  # and no rate is worse than another
     assert counted("pre < post", found).word == "pass"
     judged = word("post < pre", found)
-    assert (judged.word, judged.reason) == ("inconclusive", "post trains at no rate")
+    assert (judged.word, judged.reason) == ("undecided", "post trains at no rate")
 
 
 def test_rates_that_were_added_count_where_every_arm_has_them(rng: np.random.Generator) -> None:
@@ -154,7 +154,7 @@ def test_missing_runs_wait(rng: np.random.Generator, status: str | None, said: s
     assert said in found.arm("post").reason and found.arm("post").sensitivity is None
     assert found.arm("pre").sensitivity is not None
     for judged in (word("pre < post", found), counted("pre < post", found)):
-        assert judged.word == "inconclusive" and said in judged.reason
+        assert judged.word == "undecided" and said in judged.reason
     assert word("pre ~ other within 0.1", found).word == "pass"
 
 
@@ -175,7 +175,7 @@ def test_planted_sensitivities_are_found(rng: np.random.Generator) -> None:
 
 def test_one_tuning_seed_decides_nothing(rng: np.random.Generator) -> None:
     judged = word("pre < post", read(frame(rng, seeds=1), seeds=1))
-    assert judged.word == "inconclusive" and "one tuning seed" in judged.reason
+    assert judged.word == "undecided" and "one tuning seed" in judged.reason
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 6])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.tuning import Tuning, check_grid, keep_better, tune, vertex
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -82,8 +83,54 @@ def test_beside_a_failed_rate_the_best_point_itself_is_taken() -> None:
     data = runs({"a": curve(3e-3)})
     for rate in (1e-2, 3e-2):
         data = change(data, "a", rate, 100, "out_of_memory" if rate == 3e-2 else "diverged")
-    choice = tune(data).choice("a")
+    assert tune(data).choice("a").kind == "refine"
+    assert tune(data).extend == pytest.approx((5.48e-3,))
+    data = pd.concat([data, runs({"a": curve(3e-3, (5.48e-3,))}, grid=(5.48e-3,))])
+    choice = tune(change(data, "a", 5.48e-3, 101, "diverged")).choice("a")
     assert (choice.kind, choice.rate, choice.nested) == ("boundary", 3e-3, (3e-3, 1e-3))
+    assert choice.rates(nested=False) == (3e-3,)
+
+
+PLATEAU = 3.09
+
+
+def beside_a_plateau() -> pd.DataFrame:
+    """The tuning runs of `experiments/llama` on cppdocs: at 0.01 one seed of `b` ends on the plateau."""
+    data = runs({"a": [3.2, 2.7, 2.35, 2.14, PLATEAU], "b": [3.2, 2.75, 2.44, 2.31, PLATEAU]})
+    lost = (data["arm"] == "b") & (data["rate"] == 1e-2) & (data["seed"] == 100)
+    return data.assign(**{METRIC: data[METRIC].where(~lost, PLATEAU)})
+
+
+def test_a_run_on_a_plateau_chooses_no_rate() -> None:
+    tuning = tune(beside_a_plateau())
+    assert tuning.choice("b").failed == (1e-2, 3e-2) and tuning.choice("a").failed == (3e-2,)
+    assert tuning.choice("b").kind == "refine" and tuning.extend == pytest.approx((5.48e-3, 0.0173))
+    assert "b at 0.01 (3.09), 0.03 (3.09, 3.1)" in tuning.warnings[0]
+    assert tuning.level is not None and tuning.level < PLATEAU
+
+
+def test_arms_beside_a_plateau_are_tested_at_the_rates_of_all() -> None:
+    more = runs({"a": [2.2, 2.13], "b": [2.36, PLATEAU]}, grid=(5.48e-3, 0.0173))
+    tuning = tune(pd.concat([beside_a_plateau(), more]))
+    assert not tuning.extend
+    assert {choice.rates(nested=False) for choice in tuning.choices} == {(5.48e-3, 0.0173)}
+
+
+def test_an_arm_that_learns_slowly_is_on_no_plateau() -> None:
+    """Its loss at the lowest rates is that of single tokens, and falls."""
+    data = runs({"a": [3.2, 3.1, 2.6, 2.2, 2.4]})
+    assert tune(data, level=3.05).choice("a").failed == ()
+    assert tune(data, level=2.3).choice("a").failed == (3e-2,)
+
+
+def test_without_noise_no_spread_is_a_plateau() -> None:
+    data = runs({"a": curve(3e-3)}).assign(**{METRIC: lambda rows: rows[METRIC].round(1)})
+    assert not tune(data).plateaus
+
+
+def test_the_level_of_single_tokens_lies_just_below_the_unigram() -> None:
+    assert plateau_level({"unigram": 3.0, "bigram": 2.4}) == pytest.approx(2.94)
+    assert plateau_level({}) is None
 
 
 def test_when_every_rate_fails_there_is_none() -> None:

@@ -28,6 +28,9 @@ OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
 }
 
 
+EXACT = ("cost/", "counts/")  # metrics of the architecture: the same at every seed
+
+
 RACE = "race/"  # seconds of the arms, timed in turn: ratios alone, for machines differ
 
 
@@ -273,6 +276,16 @@ def extra(predicate: Predicate, baseline: str) -> set[tuple[str, ...]]:
     if predicate.kind in ("ratio", "level"):
         return {(predicate.kind, *sorted(predicate.arms))}
     return {tuple(sorted(pair)) for pair in pairs(predicate) if baseline not in pair}
+
+
+def exact(metric: str) -> bool:
+    """Whether a metric is declared to be without noise, so that its interval may have no width."""
+    return metric.startswith(EXACT)
+
+
+def of_quality(measure: str) -> bool:
+    """Whether a measure depends on how well an arm was trained, and so on its rate."""
+    return not measure.startswith((*EXACT, RACE))
 
 
 def declared(metric: str) -> bool:

@@ -57,13 +57,13 @@ class Compiling:
         share = len(self.planned.study.seeds) / self.slots  # runs of an arm in a slot
         if self.backend.probe(spec) * share * len(arms) < ENOUGH:
             return False
-        found = self.backend.compile_gain(arm.spec)
-        if found.reason:
-            self.say(f"not compiled: {found.reason}")
+        gain = self.backend.compile_gain(arm.spec)
+        if gain.reason:
+            self.say(f"not compiled: {gain.reason}")
             return False
-        if (found.eager - found.compiled) * spec.steps * share < WORTH * found.once:
+        if (gain.eager - gain.compiled) * spec.steps * share < WORTH * gain.once:
             return False
-        steps = f"{1e3 * found.compiled:.0f} ms then, not {1e3 * found.eager:.0f}"
+        steps = f"{1e3 * gain.compiled:.0f} ms then, not {1e3 * gain.eager:.0f}"
         self.say(f"compiled, since a step of {arm.name} takes {steps}")
         return True
 

@@ -77,7 +77,7 @@ def differences(
         ("axis", list(axis)),
     ]
     ours, theirs = flatten(baseline), flatten(arm)
-    found = []
+    differing = []
     for path in sorted({*ours, *theirs}):
         if path in ours and path in theirs and ours[path] == theirs[path]:
             continue
@@ -86,12 +86,12 @@ def differences(
             if any(under(path, place) for place in places):
                 reason = word
                 break
-        found.append(
+        differing.append(
             Difference(
                 path=path, baseline=ours.get(path, ABSENT), arm=theirs.get(path, ABSENT), reason=reason
             )
         )
-    return found
+    return differing
 
 
 def fetch(spec: Mapping[str, Any], path: str) -> Any:

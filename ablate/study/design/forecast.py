@@ -5,15 +5,17 @@ Planning may use the noise seen so far, never the effect.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from statistics import variance
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.design.claim import SCALE, Claim, declared, extra
+from ablate.study.design.level import table_alpha
 from ablate.study.design.plan import Plan
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import Study
 from ablate.study.stats.fisher import fewest_seeds
-from ablate.study.stats.power import detectable, seeds_for_equivalence, warn_undetectable
+from ablate.study.stats.power import Setting, detectable, seeds_for_equivalence, warn_undetectable
 from ablate.study.stats.tokens import BUDGETS
 
 if TYPE_CHECKING:
@@ -123,53 +125,50 @@ def _power(plan: Plan, noise: float | None) -> list[dict[str, Any]]:
             "power": POWER,
             "detectable": None
             if noise is None or declared(study.metric)
-            else _detectable(study, len(plan.family), noise, seeds),
-            "alpha": study.alpha / len(looks),
+            else detectable(seeds, _setting(study, len(plan.family), noise), POWER),
+            "alpha": table_alpha(study) / len(looks),
         }
         for seeds in looks
     ]
 
 
-def _detectable(study: Study, arms: int, noise: float, seeds: int) -> float:
-    looks = len(study.declared_looks) or 1
-    return detectable(seeds, arms, noise, study.variance, study.alpha, POWER, looks)
+def _setting(study: Study, arms: int, noise: float) -> Setting:
+    return Setting(arms, noise, study.variance, table_alpha(study), len(study.declared_looks) or 1)
 
 
 def _warnings(plan: Plan, noise: float | None) -> list[str]:
     study = plan.study
-    found = []
+    warnings = []
     if study.tune is None:
-        found.append("rates are fixed, not tuned: an arm may lose because the rate suits another")
+        warnings.append("rates are fixed, not tuned: an arm may lose because the rate suits another")
     elif len(study.tune.seeds) < 2 and not study.tune.nested:
-        found.append(
+        warnings.append(
             "one tuning seed: the choice of the rate is noisy, and no interval over test seeds contains that"
         )
     if study.claims and len(study.corpora) < 2:
-        found.append("one corpus: a headline claim needs two, with the same sign")
+        warnings.append("one corpus: a headline claim needs two, with the same sign")
     if declared(study.metric):
-        fewest = fewest_seeds(len(plan.family), study.alpha / max(1, len(study.declared_looks)))
+        fewest = fewest_seeds(len(plan.family), table_alpha(study) / max(1, len(study.declared_looks)))
         if len(study.seeds) < fewest:
-            found.append(f"with fewer than {fewest} seeds not even all solved against none is decided")
-        return found
+            warnings.append(f"with fewer than {fewest} seeds not even all solved against none is decided")
+        return warnings
     if noise is None or len(study.seeds) < 2:
         if study.declared_looks:
-            found.append("no noise has been seen yet: what this study can detect is not known")
-        return found
-    family = len(plan.family)
-    looks = len(study.declared_looks)
+            warnings.append("no noise has been seen yet: what this study can detect is not known")
+        return warnings
     seeds = len(study.seeds)
     if study.margin:
-        needed = seeds_for_equivalence(study.margin, family, noise, study.variance, study.alpha, POWER, looks)
+        needed = seeds_for_equivalence(study.margin, _setting(study, len(plan.family), noise), POWER)
         if needed is None or needed > seeds:
             many = "more than 100,000" if needed is None else str(needed)
-            found.append(
+            warnings.append(
                 f"equivalence within {study.margin:g} needs about {many} seeds at noise {noise:.3g}; "
                 f"{seeds} are planned"
             )
     for claim in study.claims:
         warning = _claim_warning(plan, claim, noise)
-        found += [warning] if warning else []
-    return found
+        warnings += [warning] if warning else []
+    return warnings
 
 
 def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
@@ -188,10 +187,10 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
     pairs = list(zip(predicate.arms, predicate.arms[1:], strict=False))
     inside = all(plan.baseline in pair for pair in pairs)
     arms = len(plan.family) if inside else max(1, _contrasts(plan, claim.measure or study.metric))
-    model = study.variance if inside else "paired"
-    looks, seeds = len(study.declared_looks), len(study.seeds)
+    setting = replace(_setting(study, arms, noise), variance=study.variance if inside else "paired")
+    seeds = len(study.seeds)
     if predicate.kind == "equivalent":
-        needed = seeds_for_equivalence(predicate.margin, arms, noise, model, study.alpha, POWER, looks)
+        needed = seeds_for_equivalence(predicate.margin, setting, POWER)
         if needed is not None and needed <= seeds:
             return None
         many = "more than 100,000" if needed is None else str(needed)
@@ -203,9 +202,7 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
         return None
     # along a chain the least of the steps is at most the mean step
     predicted = (claim.predicted - predicate.offset) / len(pairs)
-    return warn_undetectable(
-        claim.id, predicted, detectable(seeds, arms, noise, model, study.alpha, POWER, looks)
-    )
+    return warn_undetectable(claim.id, predicted, detectable(seeds, setting, POWER))
 
 
 def _of_slope(plan: Plan) -> float:

@@ -61,10 +61,20 @@ class Frozen(Strict):
     @property
     def amendments(self) -> tuple[Amendment, ...]:
         """Each change in the order in which it was written down."""
-        found: list[Amendment] = []
+        changes: list[Amendment] = []
         for before, after in zip(self.versions, self.versions[1:], strict=False):
-            found += _changes(before, after, after.date)
-        return tuple(found)
+            changes += _changes(before, after, after.date)
+        return tuple(changes)
+
+    @property
+    def judged_before(self) -> int:
+        """How often the seeds or the looks were changed after test runs had ended: each time the study may
+        have been judged before, and alpha is spent."""
+        return sum(
+            after.test_runs > 0
+            and any(before.study.get(key) != after.study.get(key) for key in ("seeds", "looks"))
+            for before, after in zip(self.versions, self.versions[1:], strict=False)
+        )
 
     def declared(self) -> set[str]:
         """The names that the first version declares: arms, the metric, measures and claims."""
@@ -99,19 +109,19 @@ def frozen(folder: Path) -> Frozen | None:
     cannot be read or was edited by hand."""
     file = folder / NAME
     try:
-        found = Frozen.model_validate_json(file.read_bytes())
+        kept = Frozen.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise StudyMistaken([f"{file}: it is no frozen plan: {error.errors()[0]['msg']}"]) from None
-    for version in found.versions:
+    for version in kept.versions:
         if version.hash != version.content:
             raise StudyMistaken(
                 [f"{file}: the version of {version.date} was edited after it was frozen; restore the file"]
             )
-    if not found.versions:
+    if not kept.versions:
         raise StudyMistaken([f"{file}: it holds no version; restore the file"])
-    return found
+    return kept
 
 
 def current(study_file: Path, plan: Plan, test_runs: int = 0) -> Version:
@@ -127,9 +137,9 @@ def current(study_file: Path, plan: Plan, test_runs: int = 0) -> Version:
     return version.model_copy(update={"hash": version.content})
 
 
-def amendments(found: Frozen, study_file: Path, plan: Plan) -> tuple[Amendment, ...]:
+def amendments(kept: Frozen, study_file: Path, plan: Plan) -> tuple[Amendment, ...]:
     """All that is not as the first version says: none means "as planned"."""
-    return tuple(_changes(found.first, current(study_file, plan), ""))
+    return tuple(_changes(kept.first, current(study_file, plan), ""))
 
 
 def _changes(before: Version, after: Version, date: str) -> list[Amendment]:

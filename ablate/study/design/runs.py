@@ -15,6 +15,7 @@ from ablate.study.design.differences import put
 from ablate.study.design.plan import Plan, PlannedArm, Spec, seeded
 from ablate.study.design.study import StudyMistaken
 from ablate.study.stats.outcomes import Role
+from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.tokens import BUDGETS
 from ablate.study.stats.tuning import Tuning, tune
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 TOKENS = "budget.tokens"
-WIDENINGS = 3  # how often a grid whose edge wins is extended before a person must look at it
+WIDENINGS = 4  # how often a grid is extended or refined before a person must look at it
 
 Identify = Callable[[Spec], dict[str, Any]]
 Grids = Mapping[str, Sequence[float]]  # corpus -> rates
@@ -56,9 +57,10 @@ class Stage:
 def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
     """Yield what to run, stage by stage. Run (or find finished) the runs of a stage before taking the next.
 
-    `Backend.outcomes` gives the tidy frame of runs (`tidy`). A winner at the edge yields what a wider grid
-    adds, for every arm. Ends early where a tuning run is still missing: the study waits.
-    Raises StudyMistaken where the edge still wins after three wider grids, or the baseline has no rate.
+    `Backend.outcomes` gives the tidy frame of runs (`tidy`). A winner at the edge, or beside a rate
+    that failed, yields what a wider or finer grid adds, for every arm. Ends early where a tuning run is still
+    missing: the study waits. Raises StudyMistaken where that is still so after `WIDENINGS` wider grids, or
+    the baseline has no rate.
     """
     tunings: dict[str, Tuning] = {}
     if plan.study.tune:
@@ -82,12 +84,14 @@ def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
                 f"{choice.arm} on {corpus}"
                 for corpus, tuning in tunings.items()
                 for choice in tuning.choices
-                if choice.kind == "edge"
+                if choice.extend
             )
             raise StudyMistaken(
-                [f"tune: the best rate of {edges} still lies at the edge after {WIDENINGS} wider grids; "
-                 f"give a grid around it ({plan.study.tune.path})"]
-            )  # fmt: skip
+                [
+                    f"tune: the best rate of {edges} still lies at the edge, or beside a failed one, after "
+                    f"{WIDENINGS} wider grids; give a grid around it ({plan.study.tune.path})"
+                ]
+            )
     runs, notes = judged_runs(plan, backend.identify, tunings)
     looks = plan.study.declared_looks or (len(plan.study.seeds),)
     for look in looks:
@@ -99,7 +103,13 @@ def _choose(plan: Plan, frame: "pandas.DataFrame") -> dict[str, Tuning]:
     assert by is not None
     if by.metric not in frame.columns:  # nothing has finished yet
         frame = frame.assign(**{by.metric: float("nan")})
-    return {corpus: tune(frame[frame["corpus"] == corpus], by.metric, by.better) for corpus in plan.corpora}
+    levels = {corpus: plateau_level(plan.on(corpus)[0].facts.reference) for corpus in plan.corpora}
+    return {
+        corpus: tune(
+            frame[frame["corpus"] == corpus], by.metric, by.better, by.nested, level if by.of_loss else None
+        )
+        for corpus, level in levels.items()
+    }
 
 
 def tuning_runs(plan: Plan, identify: Identify, grids: Grids | None = None) -> tuple[PlannedRun, ...]:
@@ -152,11 +162,11 @@ def _rates(
     baseline = tunings[arm.corpus].choice(plan.baseline)
     if baseline.rate is None:
         raise StudyMistaken([f"tune: the baseline {plan.baseline} on {arm.corpus}: {baseline.reason}"])
-    fixed = baseline.nested[0] if nested else baseline.rate
+    fixed = baseline.nested[0] if nested and baseline.nested else baseline.rate
     choice = tunings[arm.corpus].choice(arm.name)
     if choice.rate is None:
         notes.append(f"{arm.name} on {arm.corpus}: {choice.reason}; tested at the baseline's rate {fixed:g}")
-        return (fixed,), fixed
+        return baseline.shared or (fixed,), fixed
     return choice.rates(nested), fixed
 
 
@@ -183,10 +193,10 @@ class _Identities:
             spec = spec if budget == 1 else put(spec, TOKENS, tokens_of(arm, budget))
             self.known[key] = spec, self.identify(spec)
         spec, canonical = self.known[key]
-        said: dict[str, Any] = {"init": seed, "data": seed, "dropout": seed}
-        said |= {"redraw": list(arm.redraw)} if arm.redraw else {}  # what is at its default is left out
+        seeds: dict[str, Any] = {"init": seed, "data": seed, "dropout": seed}
+        seeds |= {"redraw": list(arm.redraw)} if arm.redraw else {}  # what is at its default is left out
         return PlannedRun(
-            id=digest({**canonical, "seed": said}),
+            id=digest({**canonical, "seed": seeds}),
             corpus=arm.corpus,
             arm=arm.name,
             role=role,

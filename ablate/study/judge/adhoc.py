@@ -84,7 +84,7 @@ def mixed(records: Sequence[RunRecord], arms: Sequence[str]) -> tuple[str, ...]:
     for record, arm in zip(records, arms, strict=True):
         codes.setdefault(arm, set()).add(record.code)
     facts = {
-        "sources of one arm": next((found for found in codes.values() if len(found) > 1), set()),
+        "sources of one arm": next((several for several in codes.values() if len(several) > 1), set()),
         "kernels": {r.kernel for r in records if r.kernel},
         "precisions": {str(r.spec.get("precision")) for r in records},
         "kinds of device": {str(r.provenance.get("device_kind", "")) for r in records},

@@ -13,19 +13,24 @@ An arm whose name is a number, or holds spaces or operators, is put in double qu
 is evaluated.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from ablate.amounts import number, places_of, short
 from ablate.spec import Strict
-from ablate.study.design.claim import Claim, Level, Ordered, Predicate, Published, Ratio, extra, pairs
+from ablate.study.design.claim import Claim, Level, Ordered, Predicate, Published, Ratio, exact, extra, pairs
 from ablate.study.judge.compare import Comparison, Contrast, survivors
+from ablate.study.judge.verdict import TIED
 from ablate.study.stats import intervals
 from ablate.study.stats.outcomes import join
 
-JudgementWord = Literal["pass", "fail", "direction only", "inconclusive"]
+JudgementWord = Literal[
+    "pass", "fail", "no difference that matters", "undecided (sign as claimed)", "undecided"
+]
+NOT_TUNED = "rates not tuned"  # the mark of a claim on arms that share a rate which nobody tuned for them
+RATE_IN_DOUBT = "rate in doubt"  # that of a claim on an arm whose rate was chosen beside a failed one
 
 
 class Beside(Strict):
@@ -42,10 +47,14 @@ class Beside(Strict):
 class Judgement(Strict):
     """What our data say of a claim.
 
-    pass            the interval lies wholly where the claim says
-    fail            it lies wholly elsewhere, or the arms are equivalent where the claim says they differ
-    direction only  the estimate agrees and the interval does not settle it
-    inconclusive    neither, or data are missing
+    pass                         the interval lies wholly where the claim says
+    fail                         it lies wholly elsewhere
+    no difference that matters   it contains 0 and lies within the margin, where the claim says they differ
+    undecided (sign as claimed)  the estimate agrees and the interval does not settle it, as with chance one
+                                 half where nothing differs
+    undecided                    neither, or data are missing
+
+    `marks` say what lessens it: rates that were not tuned, or one that was chosen beside a failed rate.
     """
 
     claim: str
@@ -55,6 +64,26 @@ class Judgement(Strict):
     reason: str
     contrasts: tuple[Contrast, ...]  # for a ratio or a level: that and its interval
     beside: Beside | None
+    marks: tuple[str, ...] = ()
+
+    @property
+    def marked(self) -> str:
+        """The word with its marks, as tables show it."""
+        return ", ".join([self.word, *self.marks])
+
+    def mark(self, doubts: Mapping[str, str], tuned: bool, published: bool) -> "Judgement":
+        """The judgement with its marks. `doubts` are those on the rates of arms.
+
+        Where rates are not as they should be, a published claim cannot fail: the rate may have done it.
+        """
+        arms = {arm for contrast in self.contrasts for arm in (contrast.first, contrast.second)}
+        marks = [NOT_TUNED] * (not tuned) + [RATE_IN_DOUBT] * bool(arms & {*doubts})
+        if not marks:
+            return self
+        word, reason = self.word, self.reason
+        if word == "fail" and published:
+            word, reason = "undecided", f"{reason}; no failure of a published claim: {', '.join(marks)}"
+        return self.model_copy(update={"word": word, "reason": reason, "marks": tuple(marks)})
 
 
 def judge(claims: Sequence[Claim], comparison: Comparison) -> tuple[Judgement, ...]:
@@ -107,28 +136,29 @@ def _judge(claim: Claim, comparison: Comparison, alpha: float) -> Judgement:
 
 
 Result = tuple[JudgementWord, str]
+WORST_FIRST: tuple[JudgementWord, ...] = (
+    "fail", "no difference that matters", "undecided", "undecided (sign as claimed)", "pass",
+)  # fmt: skip
 
 
 def judgement(
     claim: Claim, measure: str, contrasts: Sequence[Contrast], results: Sequence[Result]
 ) -> Judgement:
-    """What is said of a claim whose steps came to `results`: a chain passes if all of it does, and fails if
-    any of it does."""
+    """Sum up the steps of a claim: a chain passes if all of them do, and fails if any does."""
     words = [word for word, _ in results]
-    order: tuple[JudgementWord, ...] = ("fail", "inconclusive", "direction only", "pass")
-    worst = min(words, key=order.index)
+    worst = min(words, key=WORST_FIRST.index)
     return Judgement(
         claim=claim.id,
         predicate=claim.predicate,
         measure=measure,
         word=worst,
-        reason=_told(results),
+        reason=_reasons(results),
         contrasts=tuple(contrasts),
         beside=_beside(claim.published, list(contrasts), claim.parsed),
     )
 
 
-def _told(results: Sequence[Result]) -> str:
+def _reasons(results: Sequence[Result]) -> str:
     """Why; of a chain, the word of each step too."""
     if len(results) == 1:
         return results[0][1]
@@ -137,30 +167,34 @@ def _told(results: Sequence[Result]) -> str:
 
 def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:
     if contrast.difference is None or contrast.low is None or contrast.high is None:
-        return "inconclusive", contrast.reason
+        return "undecided", contrast.reason
     sign = 1 if predicate.relation == "<" else -1  # turn > into <
     ends = sorted(sign * (end - predicate.offset) for end in (contrast.low, contrast.high))
     estimate = sign * (contrast.difference - predicate.offset)
-    said = _interval(contrast)
+    interval = _interval(contrast)
     if ends[1] < 0:
-        return "pass", said
+        return "pass", interval
     if ends[0] >= 0:
-        return "fail", f"the opposite holds: {said}" if ends[1] > 0 else said
+        return "fail", f"the opposite holds: {interval}" if ends[1] > 0 else interval
     inside = margin is not None and -margin <= contrast.low and contrast.high <= margin
     if inside and predicate.offset == 0:
-        return "fail", f"the two differ by less than the margin {margin:g}: {said}"
-    return ("direction only" if estimate < 0 else "inconclusive"), said
+        return "no difference that matters", f"the two differ by less than the margin {margin:g}: {interval}"
+    return _undecided(estimate < 0), interval
 
 
 def judge_equivalent(margin: float, contrast: Contrast) -> Result:
     if contrast.difference is None or contrast.low is None or contrast.high is None:
-        return "inconclusive", contrast.reason
-    said = _interval(contrast)
+        return "undecided", contrast.reason
+    interval = _interval(contrast)
     if -margin <= contrast.low and contrast.high <= margin:
-        return "pass", said
+        return "pass", interval
     if contrast.low > margin or contrast.high < -margin:
-        return "fail", f"they differ by more than {margin:g}: {said}"
-    return ("direction only" if abs(contrast.difference) < margin else "inconclusive"), said
+        return "fail", f"they differ by more than {margin:g}: {interval}"
+    return _undecided(abs(contrast.difference) < margin), interval
+
+
+def _undecided(as_claimed: bool) -> JudgementWord:
+    return "undecided (sign as claimed)" if as_claimed else "undecided"
 
 
 def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> Contrast:
@@ -168,102 +202,77 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
     same at every seed, gives one without width. That it is exact is not believed of a single seed."""
     first, second = (comparison.outcomes(arm) for arm in predicate.arms)
     common = sorted(first.values.keys() & second.values.keys())
-    missing = sorted({*first.missing, *second.missing})
-
-    def contrast(reason: str, estimate: tuple[float, float, float, float] | None = None) -> Contrast:
-        ratio, low, high, p = estimate or (None, None, None, None)
-        return Contrast(
-            first=predicate.arms[0],
-            second=predicate.arms[1],
-            difference=ratio,
-            low=low,
-            high=high,
-            p=p,
-            n=len(common),
-            alpha=alpha,
-            reason=reason,
-        )
-
-    if comparison.look is None:
-        return contrast("waiting for the next declared look")
-    if missing:
-        return contrast(f"waiting for missing runs: seeds {', '.join(map(str, missing))}")
-    if not common:
-        return contrast("no seed at which both arms finished")
     a = np.array([first.values[seed] for seed in common])
     b = np.array([second.values[seed] for seed in common])
-    if a.min() <= 0 or b.min() <= 0:
-        return contrast("a ratio needs positive values")
-    if len(common) < 2:
-        return contrast("fewer than two seeds at which both arms finished")
+    waiting = ""
+    if comparison.look is None:
+        waiting = "waiting for the next declared look"
+    elif missing := {*first.missing, *second.missing}:
+        waiting = f"waiting for missing runs: seeds {join(missing)}"
+    elif not common:
+        waiting = "no seed at which both arms finished"
+    elif a.min() <= 0 or b.min() <= 0:
+        waiting = "a ratio needs positive values"
+    elif len(common) < 2:
+        waiting = "fewer than two seeds at which both arms finished"
+    if waiting:
+        return Contrast.waiting(*predicate.arms, alpha, waiting, len(common))
     ratios = a / b
-    if np.ptp(ratios) <= intervals.rounding_of(ratios) and np.ptp(a) <= intervals.rounding_of(a):
-        ratio = float(ratios[0])
+    if np.ptp(ratios) <= intervals.rounding_of(ratios):
+        if not exact(comparison.metric):
+            return Contrast.waiting(*predicate.arms, alpha, TIED.format(comparison.metric), len(common))
+        low = ratio = high = float(ratios[0])
         p = 0.0 if ratio != predicate.value else 1.0
-        return contrast(survivors(first, second), (ratio, ratio, ratio, p))
-    estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
-    ratio, low, high = (
-        float(predicate.value * np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high)
-    )
-    return contrast(survivors(first, second), (ratio, low, high, estimate.p))
+    else:
+        estimate = intervals.paired(np.log(a), np.log(b) + np.log(predicate.value), alpha)
+        low, ratio, high = (
+            float(predicate.value * np.exp(log)) for log in (estimate.low, estimate.difference, estimate.high)
+        )
+        p = estimate.p
+    return Contrast(
+        first=first.arm, second=second.arm, difference=ratio, low=low, high=high, p=p, n=len(common),
+        alpha=alpha, reason=survivors(first, second),
+    )  # fmt: skip
 
 
 def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> Contrast:
     """The mean of the arm with Student's t interval over its seeds; exact measures as for ratios."""
     runs = comparison.outcomes(predicate.arms[0])
     values = np.array([runs.values[seed] for seed in sorted(runs.values)])
+    waiting = ""
     if comparison.look is None:
-        reason = "waiting for the next declared look"
+        waiting = "waiting for the next declared look"
     elif runs.missing:
-        reason = f"waiting for missing runs: {runs.arm} seeds {join(set(runs.missing))}"
+        waiting = f"waiting for missing runs: {runs.arm} seeds {join(set(runs.missing))}"
     elif len(values) < 2:
-        reason = f"fewer than two seeds at which {runs.arm} finished"
-    else:
-        reason = ""
-    contrast = Contrast(
-        first=runs.arm,
-        second="",
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        n=len(values),
-        alpha=alpha,
-        reason=reason,
-    )
-    if reason:
-        return contrast
-    found = intervals.paired(values, np.full_like(values, predicate.value), alpha)
-    return contrast.model_copy(
-        update={
-            "difference": found.difference + predicate.value,
-            "low": found.low + predicate.value,
-            "high": found.high + predicate.value,
-            "p": found.p,
-            "reason": survivors(runs),
-        }
-    )
+        waiting = f"fewer than two seeds at which {runs.arm} finished"
+    if waiting:
+        return Contrast.waiting(runs.arm, "", alpha, waiting, len(values))
+    estimate = intervals.paired(values, np.full_like(values, predicate.value), alpha)
+    if estimate.error == 0 and not exact(comparison.metric):
+        return Contrast.waiting(runs.arm, "", alpha, TIED.format(comparison.metric), len(values))
+    return Contrast.of(runs.arm, "", estimate, alpha, survivors(runs), zero=predicate.value)
 
 
 def judge_number(predicate: Ratio | Level, contrast: Contrast) -> Result:
     """`contrast` is the ratio, or the level, with its interval."""
     if contrast.difference is None or contrast.low is None or contrast.high is None:
-        return "inconclusive", contrast.reason
-    said = _number(contrast)
+        return "undecided", contrast.reason
+    interval = _number(contrast)
     if predicate.relation == "==":
         least, most = _reach(predicate)
         if least <= contrast.low and contrast.high <= most:
-            return "pass", said
+            return "pass", interval
         if contrast.low > most or contrast.high < least:
-            return "fail", said
+            return "fail", interval
     else:
         sign = 1 if predicate.relation == "<" else -1
         ends = sorted(sign * (end - predicate.value) for end in (contrast.low, contrast.high))
         if ends[1] < 0:
-            return "pass", said
+            return "pass", interval
         if ends[0] >= 0:
-            return "fail", said
-    return ("direction only" if _agrees(predicate, contrast.difference) else "inconclusive"), said
+            return "fail", interval
+    return _undecided(_agrees(predicate, contrast.difference)), interval
 
 
 def _reach(predicate: Ratio | Level) -> tuple[float, float]:

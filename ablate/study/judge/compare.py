@@ -8,160 +8,31 @@
 The rules and their reasons stand in docs/statistics.md.
 """
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from pydantic import Field
 
-from ablate.spec import Strict
-from ablate.study.judge.stability import Counts, Stability, judge_stability
+from ablate.study.design.claim import exact
+from ablate.study.judge.doubts import doubts, unequal_noise
+from ablate.study.judge.stability import Stability, judge_stability
+from ablate.study.judge.verdict import (
+    TIED,
+    Better,
+    Comparison,
+    Contrast,
+    Verdict,
+    VerdictWord,
+    at_seeds,
+    by_seed_and_arm,
+    survivors,
+)
 from ablate.study.stats import intervals
-from ablate.study.stats.documents import DocumentError, document_error
+from ablate.study.stats.documents import document_error
+from ablate.study.stats.fisher import Count
 from ablate.study.stats.intervals import Estimate, Variance
 from ablate.study.stats.outcomes import Outcomes, Role, join, read_outcomes
-from ablate.study.stats.power import seeds_for_half_width
+from ablate.study.stats.power import Setting, seeds_for_half_width
 
-__all__ = ["Comparison", "Contrast", "Verdict", "compare", "document_error"]
-
-Word = Literal["better", "worse", "equivalent", "undecided", "waiting"]
-Better = Literal["lower", "higher"]
-Method = Literal["paired", "pooled", "welch", "fisher"]
-
-
-class Verdict(Strict):
-    """What the study says of one arm. Differences are arm - baseline, in the unit of the metric.
-
-    While the verdict waits, no effect is given: neither difference nor interval nor p.
-    """
-
-    arm: str
-    word: Word
-    within_margin: bool  # better or worse, but by less than the margin
-    conditional: bool  # runs diverged or ran out of memory: quality is judged among the finished
-    reason: str  # one sentence
-    method: Method
-    difference: float | None = None
-    low: float | None = None  # of the simultaneous interval
-    high: float | None = None
-    n: int = 0  # pairs of finished runs; for Welch the runs of the smaller side
-    mean: float | None = None  # of the arm's finished runs
-    sd: float | None = None  # of the differences by seed
-    correlation: float | None = None  # of arm and baseline over the seeds
-    seeds_needed: int | None = None  # for a half-width equal to the margin, where undecided
-    p: float | None = None  # unadjusted
-    p_sign_flip: float | None = None  # adjusted over the family: a check on the interval, not the verdict
-    missing: dict[int, str] = Field({})  # seed -> why
-    baseline_missing: dict[int, str] = Field({})
-    stability: Stability
-    documents: DocumentError | None = None
-
-
-class Contrast(Strict):
-    """A difference first - second between any two arms, with its interval; None where it has to wait.
-
-    A claim's ratio or level stands in the same place; a level has no second.
-    """
-
-    first: str
-    second: str
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    n: int
-    alpha: float  # the interval covers with 1 - alpha; for an arm and the baseline: all such at once
-    reason: str  # why it waits, or what runs it is without
-
-
-class Comparison(Strict):
-    """All verdicts of a study on one metric, with the runs that they rest on."""
-
-    baseline: str
-    metric: str
-    better: Better
-    margin: float | None
-    variance: Variance
-    alpha: float  # of the whole study
-    looks: tuple[int, ...]  # declared numbers of seeds
-    look: int | None  # the number of seeds at which this was judged; None between looks
-    alpha_spent: float  # at this look, for all arms together
-    seeds: tuple[int, ...]
-    refused: tuple[str, ...]  # arms that belong to the plan
-    runs: tuple[Outcomes, ...]  # the baseline first
-    verdicts: tuple[Verdict, ...]
-    warnings: tuple[str, ...]
-
-    def verdict(self, arm: str) -> Verdict:
-        """Raises KeyError, naming the arms there are."""
-        for verdict in self.verdicts:
-            if verdict.arm == arm:
-                return verdict
-        raise KeyError(f"no verdict on {arm!r}; there are {', '.join(v.arm for v in self.verdicts)}")
-
-    def outcomes(self, arm: str) -> Outcomes:
-        """Raises KeyError, naming the arms there are."""
-        for outcomes in self.runs:
-            if outcomes.arm == arm:
-                return outcomes
-        raise KeyError(f"no arm {arm!r} in this study; there are {', '.join(run.arm for run in self.runs)}")
-
-    def contrast(self, first: str, second: str, alpha: float) -> Contrast:
-        """The difference between two arms. Against the baseline it is the verdict's own interval, so that
-        the two cannot contradict each other; between two other arms it is made at `alpha`."""
-        a, b = self.outcomes(first), self.outcomes(second)
-        if first == second:
-            raise ValueError(f"{first!r} is compared with itself")
-        if self.baseline in (first, second):
-            verdict = self.verdict(second if first == self.baseline else first)
-            sign = -1 if first == self.baseline else 1
-            low, high = (verdict.low, verdict.high) if sign == 1 else (verdict.high, verdict.low)
-            return Contrast(
-                first=first,
-                second=second,
-                difference=_times(sign, verdict.difference),
-                low=_times(sign, low),
-                high=_times(sign, high),
-                p=verdict.p,
-                n=verdict.n,
-                alpha=self.alpha_spent,
-                reason=verdict.reason if verdict.difference is None else survivors(a, b),
-            )
-        waiting = self._reason_to_wait(a, b)
-        estimate = None
-        if not waiting:
-            estimate = self._estimate(a, b, alpha)
-            waiting = survivors(a, b) if estimate else "fewer than two finished runs to compare"
-        return Contrast(
-            first=first,
-            second=second,
-            difference=estimate.difference if estimate else None,
-            low=estimate.low if estimate else None,
-            high=estimate.high if estimate else None,
-            p=estimate.p if estimate else None,
-            n=estimate.n if estimate else 0,
-            alpha=alpha,
-            reason=waiting,
-        )
-
-    def _reason_to_wait(self, first: Outcomes, second: Outcomes) -> str:
-        if self.look is None:
-            return "waiting for the next declared look"
-        waits = [f"{arm.arm}: seeds {join(set(arm.missing))}" for arm in (first, second) if arm.missing]
-        return f"waiting for missing runs ({'; '.join(waits)})" if waits else ""
-
-    def _estimate(self, first: Outcomes, second: Outcomes, alpha: float) -> Estimate | None:
-        common = sorted(first.values.keys() & second.values.keys())
-        if not first.seeds & second.seeds:
-            a, b = np.array(list(first.values.values())), np.array(list(second.values.values()))
-            return intervals.welch(a, b, alpha) if min(len(a), len(b)) >= 2 else None
-        if len(common) < 2:
-            return None
-        if self.variance == "pooled":
-            whole = [run for run in self.runs if not run.missing and len(run.values) >= 2]
-            return intervals.pooled_contrast(_table(whole), first.arm, second.arm, alpha)
-        return intervals.paired(_at(first, common), _at(second, common), alpha)
+__all__ = ["Comparison", "Contrast", "Verdict", "compare", "document_error", "survivors"]
 
 
 def compare(
@@ -211,11 +82,10 @@ def compare(
 
     judged = _Judge(runs, baseline, unpaired, variance, spent, look, upcoming, bool(looks))
     estimates = judged.estimates()
-    stability = judge_stability(
-        {arm: _counts(runs[arm], bool(judged.waits(arm))) for arm in family},
-        _counts(runs[baseline], False),
-        spent,
-    )
+    tied = [arm for arm, estimate in estimates.items() if estimate.error == 0 and not exact(metric)]
+    estimates = {arm: estimate for arm, estimate in estimates.items() if arm not in tied}
+    counts = {arm: _diverged(o, "" if arm == baseline else judged.waits(arm)) for arm, o in runs.items()}
+    stability = judge_stability(counts, baseline, spent)
     flips = judged.sign_flips()
     verdicts = tuple(
         judged.verdict(arm, estimates.get(arm), margin, better, stability[arm], flips.get(arm))
@@ -238,7 +108,11 @@ def compare(
         refused=refused,
         runs=tuple(runs.values()),
         verdicts=verdicts,
-        warnings=tuple(doubts(verdicts, estimates, placebo)),
+        warnings=(
+            *(f"{arm}: {TIED.format(metric)}" for arm in tied),
+            *(unequal_noise(judged.noise(), spent) if variance == "pooled" else ()),
+            *doubts(verdicts, placebo),
+        ),
     )
 
 
@@ -289,9 +163,14 @@ class _Judge:
     def differences(self, arm: str) -> pd.Series:
         """arm - baseline by seed, over the pairs."""
         pairs = self.pairs(arm)
-        a, b = _at(self.runs[arm], pairs), _at(self.base, pairs)
+        a, b = at_seeds(self.runs[arm], pairs), at_seeds(self.base, pairs)
         real = np.abs(a - b) > intervals.rounding_of(a, b) if pairs else np.zeros(0, dtype=bool)
         return pd.Series(np.where(real, a - b, 0.0), index=pairs, dtype=float)
+
+    def noise(self) -> dict[str, tuple[float, int]]:
+        """The standard deviation of the differences by seed, and how many there are, of each judged arm."""
+        each = {arm: self.differences(arm) for arm in self.ready()}
+        return {arm: (float(values.std()), len(values)) for arm, values in each.items()}
 
     def ready(self) -> list[str]:
         """The paired arms that can be judged now: nothing missing, two pairs or more."""
@@ -309,21 +188,23 @@ class _Judge:
         """
         each = self.alpha / len(self.family)
         ready = self.ready()
-        found: dict[str, Estimate] = {}
+        estimates: dict[str, Estimate] = {}
         if self.variance == "pooled" and ready:
-            table = _table([self.base, *(self.runs[arm] for arm in ready)])
-            found = intervals.pooled(table, self.base.arm, each * len(ready))
+            table = by_seed_and_arm([self.base, *(self.runs[arm] for arm in ready)])
+            estimates = intervals.pooled(table, self.base.arm, each * len(ready))
         elif self.variance == "paired":
             for arm in ready:
                 pairs = self.pairs(arm)
-                found[arm] = intervals.paired(_at(self.runs[arm], pairs), _at(self.base, pairs), each)
+                estimates[arm] = intervals.paired(
+                    at_seeds(self.runs[arm], pairs), at_seeds(self.base, pairs), each
+                )
         for arm in self.family:
             if arm in self.unpaired and not self.waits(arm):
                 a = np.array(list(self.runs[arm].values.values()))
                 b = np.array(list(self.base.values.values()))
                 if min(len(a), len(b)) >= 2:
-                    found[arm] = intervals.welch(a, b, each)
-        return found
+                    estimates[arm] = intervals.welch(a, b, each)
+        return estimates
 
     def sign_flips(self) -> dict[str, float]:
         ready = self.ready()
@@ -352,7 +233,7 @@ class _Judge:
         if word == "undecided" and estimate and margin:
             sd = estimate.error * estimate.n**0.5
             variance = "paired" if arm in self.unpaired else self.variance
-            needed = seeds_for_half_width(margin, len(self.family), sd, variance, self.alpha)
+            needed = seeds_for_half_width(margin, Setting(len(self.family), sd, variance, self.alpha))
         return Verdict(
             arm=arm,
             word="waiting" if waiting else word,
@@ -383,13 +264,13 @@ class _Judge:
 
     def _correlation(self, arm: str) -> float | None:
         pairs = self.pairs(arm)
-        a, b = _at(self.runs[arm], pairs), _at(self.base, pairs)
+        a, b = at_seeds(self.runs[arm], pairs), at_seeds(self.base, pairs)
         if len(pairs) < 3 or min(np.ptp(a), np.ptp(b)) <= intervals.rounding_of(a, b):
             return None
         return float(np.corrcoef(a, b)[0, 1])
 
     def _sentence(
-        self, arm: str, word: Word, estimate: Estimate | None, margin: float | None, needed: int | None
+        self, arm: str, word: VerdictWord, estimate: Estimate | None, margin: float | None, needed: int | None
     ) -> str:
         runs = self.runs[arm]
         lost = [
@@ -402,6 +283,8 @@ class _Judge:
             if seeds
         ]
         among = f"; among the finished runs only: {', '.join(lost)}" if lost else ""
+        if estimate is None and len(self.pairs(arm)) >= 2:
+            return f"{arm} against {self.base.arm}: the differences are the same at every seed{among}"
         if estimate is None:
             return f"{arm} and {self.base.arm} have fewer than two finished runs to compare{among}"
         by = f"{estimate.difference:+.4g} [{estimate.low:+.4g}, {estimate.high:+.4g}]"
@@ -417,7 +300,7 @@ class _Judge:
         return f"{arm} is {word} than {self.base.arm}{small}: {by}{among}"
 
 
-def _word(estimate: Estimate | None, margin: float | None, better: Better) -> Word:
+def _word(estimate: Estimate | None, margin: float | None, better: Better) -> VerdictWord:
     """Read the verdict off the interval; nothing else decides it."""
     if estimate is None:
         return "undecided"
@@ -447,18 +330,9 @@ def _look(seeds: int, looks: tuple[int, ...]) -> tuple[int | None, int | None]:
     return None, min(n for n in looks if n > seeds)
 
 
-def _at(arm: Outcomes, seeds: list[int]) -> NDArray[np.float64]:
-    """The arm's values at these seeds, in their order."""
-    return np.array([arm.values[seed] for seed in seeds], dtype=float)
-
-
-def _table(arms: list[Outcomes]) -> pd.DataFrame:
-    """Values with one row for each seed and one column for each arm."""
-    return pd.DataFrame({arm.arm: pd.Series(arm.values, dtype=float) for arm in arms})
-
-
-def _counts(runs: Outcomes, waits: bool) -> Counts:
-    return Counts(diverged=len(runs.diverged), finished=len(runs.values), waits=waits)
+def _diverged(runs: Outcomes, waiting: str) -> Count:
+    hits = len(runs.diverged) + len(runs.plateau)
+    return Count(arm=runs.arm, hits=hits, runs=len(runs.diverged) + len(runs.values), waiting=waiting)
 
 
 def _with_documents(
@@ -485,36 +359,6 @@ def _with_documents(
     if np.count_nonzero(averages[0][:, 1]) < 2:
         return verdict
     return verdict.model_copy(update={"documents": document_error(*averages)})
-
-
-def doubts(verdicts: tuple[Verdict, ...], estimates: dict[str, Estimate], placebo: str | None) -> list[str]:
-    """What casts doubt on the verdicts: differences without noise, a placebo that is decided."""
-    found = [
-        f"{arm}: the difference is the same at every seed; either the metric is exact or the seeds do not act"
-        for arm, estimate in estimates.items()
-        if estimate.error == 0
-    ]
-    if placebo is None:
-        return found
-    placed = [verdict for verdict in verdicts if verdict.arm == placebo]
-    if not placed:
-        raise ValueError(f"placebo: {placebo!r} is no arm beside the baseline")
-    if placed[0].word in ("better", "worse"):
-        found.append(
-            f"the placebo {placebo!r} came out {placed[0].word} than the baseline that it equals: "
-            "distrust every verdict of this study until the reason is known"
-        )
-    return found
-
-
-def survivors(*arms: Outcomes) -> str:
-    """What must be said of a number that runs which failed are not in; empty where none did."""
-    failed = {seed for arm in arms for seed in arm.failed}
-    return f"among the runs that finished, without seeds {join(failed)}" if failed else ""
-
-
-def _times(sign: int, value: float | None) -> float | None:
-    return None if value is None else sign * value
 
 
 def _check_arguments(

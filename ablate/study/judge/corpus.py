@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Protocol
 
-from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, declared, of_runs
+from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, declared, of_quality, of_runs
+from ablate.study.design.level import table_alpha
 from ablate.study.design.plan import PlannedArm
 from ablate.study.design.study import Block, Study, under
 from ablate.study.judge.claims import Judgement, headline, judge
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.judge.counts import failed, judge_counts, solved
+from ablate.study.judge.rates import above_trigram, mark_plateaus, one_rate, rate_doubts
 from ablate.study.judge.sensitivity_claims import (
     Sensitivities,
     failed_tuning,
@@ -24,8 +26,9 @@ from ablate.study.results import Results
 from ablate.study.stats.describe import Description, describe
 from ablate.study.stats.factorial import Factorial, Ingredient, factorial, one_at_a_time
 from ablate.study.stats.outcomes import Role
+from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
-from ablate.study.stats.tuning import Tuning, keep_better, tune
+from ablate.study.stats.tuning import Tuning, tune
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +63,8 @@ class Judged:
     factorial: Factorial | None
     ingredients: tuple[Ingredient, ...]
     slope: TokenSlope | None
+    rate_doubts: dict[str, str]  # arm -> why its rate is not what the rules choose today
+    reference: dict[str, float]  # n-gram losses of the text, on validation
     mixed: tuple[str, ...]  # one sentence for each thing that the runs should share and do not
     problems: tuple[str, ...]  # parts of the scoring that the data refused
 
@@ -77,7 +82,7 @@ def judge_results(results: Results) -> tuple[Judged, ...]:
     return tuple(_Corpus(results, study, block).judged() for block in study.blocks)
 
 
-class Told(Protocol):
+class JudgedClaims(Protocol):
     """What claims were judged on: one corpus at one size, or all its sizes together."""
 
     @property
@@ -92,16 +97,16 @@ class Told(Protocol):
     def unjudged(self) -> tuple[tuple[Claim, str], ...]: ...
 
 
-def headlines(judged: Sequence[Told]) -> dict[str, bool]:
+def headlines(judged: Sequence[JudgedClaims]) -> dict[str, bool]:
     """Claim -> whether it passes on two corpora, at the same size, with the same sign."""
-    found: dict[str, bool] = {}
+    passes: dict[str, bool] = {}
     for first, second in combinations(judged, 2):
         if first.text == second.text or first.size != second.size:
             continue
         for a, b in product(first.claims, second.claims):
             if a.claim == b.claim:
-                found[a.claim] = found.get(a.claim, False) or headline(a, b)
-    return found
+                passes[a.claim] = passes.get(a.claim, False) or headline(a, b)
+    return passes
 
 
 def _of_skill(metric: str) -> bool:
@@ -115,7 +120,9 @@ class _Corpus:
         frame = results.runs[results.runs["corpus"] == block.name].reset_index(drop=True)
         self.budgets = frame[frame["role"] == "budget"]
         self.frame = self.complete(frame[frame["role"] != "budget"])
+        self.reference = self.kept.reference.get(block.name, {})
         self.problems: list[str] = []
+        self.alpha = table_alpha(study, self.kept.plan.judged_before if self.kept.plan else 0)
         self.documents = results.documents
 
     def complete(self, frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -128,6 +135,9 @@ class _Corpus:
 
     def judged(self) -> Judged:
         runs = self.best_rates()
+        tuning = self.tuning(runs)
+        of_loss = self.study.tune is not None and self.study.tune.of_loss
+        runs = mark_plateaus(runs, self.reference, tuning, of_loss)
         scored = self.with_documents(runs)
         comparison, reason = self.compared(scored, self.study.metric, self.study.margin)
         fixed = None
@@ -146,7 +156,9 @@ class _Corpus:
             comparison=comparison,
             reason=reason,
             fixed=fixed,
-            tuning=self.tuning(runs),
+            tuning=tuning,
+            rate_doubts=self.rate_doubts,
+            reference=self.reference,
             sensitivities=self.sensitivities,
             solved=self.solved(runs),
             claims=claims,
@@ -155,24 +167,16 @@ class _Corpus:
             factorial=table,
             ingredients=ingredients,
             slope=self.slope(runs),
-            mixed=tuple(self.mixed(runs)),
+            mixed=(*above_trigram(runs, self.kept.baseline, self.reference), *self.mixed(runs)),
             problems=tuple(self.problems),
         )
 
     def best_rates(self) -> "pd.DataFrame":
-        """With nested tuning, one test run for each arm and seed."""
-        tune = self.study.tune
-        if tune is None or not tune.nested or self.frame.empty:
-            return self.frame
-        frame = self.frame
-        if tune.better == "higher":  # keep_better keeps the least
-            frame = frame.assign(**{tune.metric: -frame[tune.metric]})
         try:
-            kept, _ = keep_better(frame, tune.metric)
+            return one_rate(self.frame, self.study.tune)
         except ValueError as error:
             self.problems.append(str(error))
             return self.frame
-        return self.frame.merge(kept[["id", "arm", "role", "seed", "rate"]], how="inner")
 
     def with_documents(self, runs: "pd.DataFrame") -> "pd.DataFrame":
         import numpy as np
@@ -199,13 +203,13 @@ class _Corpus:
             return None, f"the results hold no run of {', '.join(sorted(gone))}"
         placebo = self.kept.placebo if role == "test" else None
         try:
-            found = compare(
-                runs, self.kept.baseline, metric, margin, study.variance, study.alpha,
+            comparison = compare(
+                runs, self.kept.baseline, metric, margin, study.variance, self.alpha,
                 study.declared_looks, study.better, role, placebo,
             )  # fmt: skip
             if declared(metric):
-                return in_words(found, self.counted(runs, found, role), placebo), ""
-            return found, ""
+                return in_words(comparison, self.counted(runs, comparison, role), placebo), ""
+            return comparison, ""
         except ValueError as error:
             return None, str(error)
 
@@ -223,28 +227,35 @@ class _Corpus:
         claimed = [claim.measure for claim in self.study.claims if claim.measure]
         asked = [self.study.metric, *self.study.measures, *claimed]
         skills = [name if declared(name) else "skill/solved" for name in asked if _of_skill(name)]
-        found = []
+        verdicts = []
         for metric in dict.fromkeys(skills):
             comparison = self.compared(runs, metric, None)[0] if metric in runs.columns else None
             if comparison is not None and comparison.look is not None:
-                found.append(self.counted(runs, comparison))
-        return tuple(found)
+                verdicts.append(self.counted(runs, comparison))
+        return tuple(verdicts)
 
     def tuning(self, runs: "pd.DataFrame") -> Tuning | None:
-        if self.study.tune is None or not (runs["role"] == "tuning").any():
+        """The rates by the rules as they are, and in `rate_doubts` which arms were tested at others."""
+        self.rate_doubts: dict[str, str] = {}
+        tune_by = self.study.tune
+        if tune_by is None or not (runs["role"] == "tuning").any():
             return None
+        level = plateau_level(self.reference) if tune_by.of_loss else None
         try:
-            return tune(runs, self.study.tune.metric, self.study.tune.better)
+            tuning = tune(runs, tune_by.metric, tune_by.better, tune_by.nested, level)
         except ValueError as error:
             self.problems.append(str(error))
             return None
+        self.rate_doubts = rate_doubts(self.frame, tuning, tune_by.nested)
+        self.problems += [f"{arm}: {doubt}" for arm, doubt in self.rate_doubts.items()]
+        return tuning
 
     def sensitive(self) -> Sensitivities | None:
         tune = self.study.tune
         if tune is None or not tune.of_loss or not (self.frame["role"] == "tuning").any():
             return None
         try:
-            return sensitivities(self.frame, tune.path, tune.rates, tune.seeds, self.study.alpha)
+            return sensitivities(self.frame, tune.path, tune.rates, tune.seeds, self.alpha)
         except ValueError as error:
             self.problems.append(str(error))
             return None
@@ -260,12 +271,20 @@ class _Corpus:
             by_measure.setdefault(claim.measure or self.study.metric, []).append(claim)
         judged: dict[str, Judgement] = {}
         unjudged: list[tuple[Claim, str]] = []
+        published = {claim.id for claim in self.study.claims if claim.published}
         for measure, claims in by_measure.items():
             try:
-                found = self.on_measure(measure, claims, runs, comparison, reason)
-                judged |= {judgement.claim: judgement for judgement in found}
+                judgements = self.on_measure(measure, claims, runs, comparison, reason)
             except ValueError as error:
                 unjudged += [(claim, str(error)) for claim in claims]
+                continue
+            if of_quality(measure):
+                tuned = self.study.tune is not None
+                judgements = tuple(
+                    judgement.mark(self.rate_doubts, tuned, judgement.claim in published)
+                    for judgement in judgements
+                )
+            judged |= {judgement.claim: judgement for judgement in judgements}
         order = [claim.id for claim in self.study.claims if claim.id in judged]
         return tuple(judged[id] for id in order), tuple(unjudged)
 
@@ -288,16 +307,16 @@ class _Corpus:
             if self.corpus != next(iter(self.study.places)):
                 raise ValueError("arms are timed on the first corpus alone")
             return judge_race(claims, self.results, measure)
-        found, why = comparison, reason
+        judged, why = comparison, reason
         if measure not in (self.study.metric, *OF_SEVERAL):
-            found, why = self.compared(runs, measure, None)
-        if found is None:
+            judged, why = self.compared(runs, measure, None)
+        if judged is None:
             raise ValueError(why)
         if measure == "stability/failed":
-            return judge_counts(claims, failed(found))
+            return judge_counts(claims, failed(judged))
         if declared(measure):
-            return judge_counts(claims, solved(self.counted(runs, found), found))
-        return judge(claims, found)
+            return judge_counts(claims, solved(self.counted(runs, judged), judged))
+        return judge(claims, judged)
 
     def descriptions(self, runs: "pd.DataFrame") -> tuple[Description, ...]:
         measures = [measure for measure in self.study.measures if not declared(measure)]
@@ -325,15 +344,18 @@ class _Corpus:
             **{factor: [cells[arm][factor] for arm in mine["arm"]] for factor in design.factors}
         )
         effects, start, end = None, design.start, design.end
+        alpha = comparison.alpha_spent
+        if design.kind == "factorial" and all(len(each) == 2 for each in design.factors.values()):
+            alpha /= 2  # the effects and the ingredients share the level of one table
         try:
             if design.kind == "factorial":
                 levels = {factor: tuple(levels) for factor, levels in design.factors.items()}
                 if len(cells) == math.prod(map(len, levels.values())):  # else some are excluded
-                    effects = factorial(table, levels, metric, comparison.alpha_spent)
+                    effects = factorial(table, levels, metric, alpha, self.study.variance)
                 if any(len(each) > 2 for each in levels.values()):
                     return effects, ()  # no single way leads from the first levels to the last
                 start, end = ({name: each[at] for name, each in levels.items()} for at in (0, -1))
-            return effects, one_at_a_time(table, start, end, metric, comparison.alpha_spent)
+            return effects, one_at_a_time(table, start, end, metric, alpha)
         except ValueError as error:
             self.problems.append(f"{design.kind}: {error}")
             return effects, ()

@@ -11,25 +11,8 @@ from ablate.study.design.claim import Claim, extra, pairs
 from ablate.study.judge.claims import Judgement, Result, judge_number, judgement, refuse_unknown
 from ablate.study.judge.compare import Comparison, Contrast
 from ablate.study.judge.solved import Verdicts
-from ablate.study.stats.fisher import Cells, fisher, holm, interval
+from ablate.study.stats.fisher import Count, against, fisher, interval
 from ablate.study.stats.outcomes import join
-
-
-class Count(Strict):
-    """So many of the runs of an arm. While it waits, the numbers are not read."""
-
-    arm: str
-    hits: int
-    runs: int
-    waiting: str = ""
-
-    @property
-    def share(self) -> float:
-        return self.hits / self.runs
-
-    @property
-    def cells(self) -> Cells:
-        return self.hits, self.runs - self.hits
 
 
 class Counted(Strict):
@@ -67,66 +50,58 @@ def _judge(claim: Claim, counted: Counted, alpha: float) -> Judgement:
 
 def _judge_order(sign: int, contrast: Contrast) -> Result:
     if contrast.difference is None or contrast.p is None:
-        return "inconclusive", contrast.reason
+        return "undecided", contrast.reason
     if contrast.p <= contrast.alpha:
         return ("pass" if sign * contrast.difference < 0 else "fail"), contrast.reason
-    return ("direction only" if sign * contrast.difference < 0 else "inconclusive"), contrast.reason
+    as_claimed = sign * contrast.difference < 0
+    return ("undecided (sign as claimed)" if as_claimed else "undecided"), contrast.reason
 
 
 def _contrast(counted: Counted, first: str, second: str, alpha: float) -> Contrast:
     a, b = counted.counts[first], counted.counts[second]
-    reason = "; ".join(dict.fromkeys(side.waiting for side in (a, b) if side.waiting))
-    p, how = None if reason else fisher(a.cells, b.cells), "Fisher's p"
-    if counted.baseline in (first, second):
-        other = second if first == counted.baseline else first
-        p, alpha = None if reason else counted.adjusted[other], counted.alpha
-        how = "Fisher's p, by Holm over the arms,"
-    if p is not None:
-        reason = f"{first} {a.hits} of {a.runs} against {second} {b.hits} of {b.runs}, {how} {p:.2g}"
+    n = min(a.runs, b.runs)
+    by_holm = counted.baseline in (first, second)
+    alpha = counted.alpha if by_holm else alpha
+    if waiting := "; ".join(dict.fromkeys(side.waiting for side in (a, b) if side.waiting)):
+        return Contrast.waiting(first, second, alpha, waiting, n)
+    other = second if first == counted.baseline else first
+    p = counted.adjusted[other] if by_holm else fisher(a.cells, b.cells)
+    if p is None:
+        return Contrast.waiting(first, second, alpha, "waiting for runs", n)
+    how = "Fisher's p, by Holm over the arms," if by_holm else "Fisher's p"
+    reason = f"{first} {a.hits} of {a.runs} against {second} {b.hits} of {b.runs}, {how} {p:.2g}"
     return Contrast(
-        first=first,
-        second=second,
-        difference=None if p is None else a.share - b.share,
-        low=None,
-        high=None,
-        p=p,
-        n=min(a.runs, b.runs),
-        alpha=alpha,
-        reason=reason or "waiting for runs",
+        first=first, second=second, difference=a.share - b.share, p=p, n=n, alpha=alpha, reason=reason
     )
 
 
 def _level(count: Count, alpha: float) -> Contrast:
-    low, high = (None, None) if count.waiting else interval(count.hits, count.runs, alpha)
+    if count.waiting:
+        return Contrast.waiting(count.arm, "", alpha, count.waiting, count.runs)
+    low, high = interval(count.hits, count.runs, alpha)
     return Contrast(
-        first=count.arm,
-        second="",
-        difference=None if count.waiting else count.share,
-        low=low,
-        high=high,
-        p=None,
-        n=count.runs,
-        alpha=alpha,
-        reason=count.waiting,
+        first=count.arm, second="", difference=count.share, low=low, high=high, n=count.runs, alpha=alpha
     )
 
 
 def adjusted(counts: Mapping[str, Count], baseline: str) -> dict[str, float | None]:
     """Holm's p of each arm against the baseline; None while it waits."""
-    base = counts[baseline]
-    others = {
-        arm: None if count.waiting or base.waiting else count.cells
-        for arm, count in counts.items()
-        if arm != baseline
-    }
-    return {arm: q for arm, (_, q) in holm(others, base.cells).items()}
+    return {arm: tested.p_adjusted for arm, tested in against(counts, baseline).items()}
 
 
 def failed(comparison: Comparison) -> Counted:
-    """The test runs that diverged, among those that diverged or finished: `stability/failed`. Read off the
-    verdicts on stability, which it cannot contradict."""
+    """The test runs that failed, among those that diverged or finished: `stability/failed`.
+
+    A run failed that diverged or ended on a plateau. p is that of the verdicts on stability.
+    """
     counts = {
-        run.arm: _count(run.arm, len(run.diverged), len(run.values), run.missing, comparison.look)
+        run.arm: _count(
+            run.arm,
+            len(run.diverged) + len(run.plateau),
+            len(run.values) - len(run.plateau),
+            run.missing,
+            comparison.look,
+        )
         for run in comparison.runs
     }
     return Counted(

@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ablate.study.design.claim import SCALE, Claim, counts
+from ablate.study.design.level import table_alpha
 from ablate.study.judge.claims import Judgement, judge
 from ablate.study.judge.compare import Comparison, Verdict, compare
 from ablate.study.judge.corpus import Judged
+from ablate.study.stats.intervals import bootstrap
 
 if TYPE_CHECKING:
     from ablate.study.results import Results
 
-Word = Literal["shrinks", "grows", "turns", "moves", "undecided", "waiting"]
-DRAWS = 999  # of the seeds, for the range of tau
+TrendWord = Literal["shrinks", "grows", "turns", "moves", "undecided", "waiting"]
+DRAWS = 999  # of the seeds, for the range of tau: each takes a sort by arm
 FEWEST_ARMS = 3  # the ranks of two are the verdict again
 WORST = ("refused", "diverged", "out_of_memory", "crashed", "interrupted")  # what the sizes of a seed come to
 
@@ -58,7 +60,7 @@ class Trend:
     """
 
     arm: str
-    word: Word
+    word: TrendWord
     slope: float | None
     low: float | None
     high: float | None
@@ -118,17 +120,22 @@ def _judge(results: "Results", blocks: Sequence[Judged]) -> Scale:
     kept, study = results.manifest, results.manifest.study
     sizes = sorted((_size(block, kept.baseline) for block in blocks), key=lambda size: size.parameters)
     mine = [claim for claim in study.claims if claim.measure == SCALE]
+    alpha = table_alpha(study, kept.plan.judged_before if kept.plan else 0)
+    doubts = {arm: doubt for block in blocks for arm, doubt in block.rate_doubts.items()}
     comparison: Comparison | None = None
     claims: tuple[Judgement, ...] = ()
     trends: tuple[Trend, ...] = ()
     reason = ""
     try:
         comparison = compare(
-            slopes(sizes, study.metric), kept.baseline, SCALE, None, study.variance, study.alpha,
+            slopes(sizes, study.metric), kept.baseline, SCALE, None, study.variance, alpha,
             study.declared_looks, study.better, placebo=kept.placebo,
         )  # fmt: skip
         trends = tuple(trend(verdict, comparison, sizes, study.metric) for verdict in comparison.verdicts)
-        claims = judge(mine, comparison)
+        claims = tuple(
+            judgement.mark(doubts, study.tune is not None, claim.published is not None)
+            for claim, judgement in zip(mine, judge(mine, comparison), strict=True)
+        )
     except ValueError as error:
         reason = str(error)
     return Scale(
@@ -167,8 +174,8 @@ def slopes(sizes: Sequence[Size], metric: str) -> pd.DataFrame:
     for (arm, seed), mine in frame.groupby(["arm", "seed"], sort=False):
         here = mine.set_index("size").reindex(list(tables))
         status = _together(here["status"])
-        found = slope(decades, here[metric].to_numpy(float)) if status == "finished" else None
-        rows.append({"arm": arm, "seed": seed, "role": "test", "status": status, SCALE: found})
+        seed_slope = slope(decades, here[metric].to_numpy(float)) if status == "finished" else None
+        rows.append({"arm": arm, "seed": seed, "role": "test", "status": status, SCALE: seed_slope})
     return pd.DataFrame(rows, columns=["arm", "seed", "role", "status", SCALE]).astype({SCALE: float})
 
 
@@ -183,11 +190,11 @@ def _tests(size: Size) -> pd.DataFrame:
 
 def _together(status: pd.Series) -> str | None:
     """The status of a seed over the sizes; None while a run is missing."""
-    said = set(status)
+    statuses = set(status)
     for word in WORST:
-        if word in said:
+        if word in statuses:
             return word
-    return "finished" if said == {"finished"} else None
+    return "finished" if statuses == {"finished"} else None
 
 
 def trend(verdict: Verdict, comparison: Comparison, sizes: Sequence[Size], metric: str) -> Trend:
@@ -223,7 +230,7 @@ def _gaps(
     return np.array([(value[arm][seeds] - value[baseline][seeds]).mean() for value in values])
 
 
-def _word(verdict: Verdict, gaps: Sequence[Verdict]) -> Word:
+def _word(verdict: Verdict, gaps: Sequence[Verdict]) -> TrendWord:
     """Read off the interval of the slope and, for the sign of the gap, those of the gaps."""
     if verdict.word == "waiting":
         return "waiting"
@@ -269,20 +276,16 @@ def _values(size: Size, placebo: str | None) -> pd.DataFrame:
 def _ranked(rank: Rank, a: NDArray[np.float64], b: NDArray[np.float64], alpha: float) -> Rank:
     """With tau between the means of `a` and `b`, both (seeds, arms), whose rows are drawn again together."""
 
-    def tau(chosen: NDArray[np.float64]) -> float:
-        return float(stats.kendalltau(a[chosen].mean(axis=0), b[chosen].mean(axis=0)).statistic)
+    def tau(chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+        return np.array(
+            [_tau(a[seeds].mean(axis=0), b[seeds].mean(axis=0))[0] for seeds in np.atleast_2d(chosen)]
+        )
 
-    found = stats.kendalltau(a.mean(axis=0), b.mean(axis=0))
-    low = high = None
-    if len(a) > 1:
-        drawn = stats.bootstrap(
-            (np.arange(len(a)),),
-            tau,
-            n_resamples=DRAWS,
-            vectorized=False,
-            confidence_level=1 - alpha,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        low, high = float(drawn.low), float(drawn.high)
-    return replace(rank, tau=float(found.statistic), low=low, high=high, p=float(found.pvalue))
+    value, p = _tau(a.mean(axis=0), b.mean(axis=0))
+    low, high = bootstrap(len(a), tau, alpha, DRAWS) or (None, None)
+    return replace(rank, tau=value, low=low, high=high, p=p)
+
+
+def _tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    tau = stats.kendalltau(first, second)
+    return float(tau.statistic), float(tau.pvalue)

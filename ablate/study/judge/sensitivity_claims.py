@@ -16,7 +16,9 @@ from ablate.spec import Strict
 from ablate.study.design.claim import Claim, pairs
 from ablate.study.judge.claims import Judgement, judge_equivalent, judge_order, judgement, refuse_unknown
 from ablate.study.judge.compare import Contrast
-from ablate.study.judge.counts import Count, Counted, adjusted
+from ablate.study.judge.counts import Counted, adjusted
+from ablate.study.stats.fisher import Count
+from ablate.study.stats.outcomes import by_arm
 from ablate.study.stats.sensitivity import Sensitivity, sensitivity, sensitivity_difference
 
 if TYPE_CHECKING:
@@ -60,10 +62,7 @@ class Sensitivities(Strict):
 
     def arm(self, name: str) -> Tuned:
         """Raises KeyError, naming the arms there are."""
-        for arm in self.arms:
-            if arm.arm == name:
-                return arm
-        raise KeyError(f"{name!r} was not tuned; there are {', '.join(arm.arm for arm in self.arms)}")
+        return by_arm(self.arms, name, "{} was not tuned")
 
 
 def sensitivities(
@@ -76,7 +75,7 @@ def sensitivities(
     memory has no loss, and its arm no sensitivity.
     """
     rows = frame[(frame["role"] == "tuning") & frame["rate"].notna()]
-    found = {
+    outcomes = {
         (str(arm), float(rate), int(seed)): (status, loss)
         for arm, rate, seed, status, loss in zip(
             *(rows[name] for name in ("arm", "rate", "seed", "status", METRIC)), strict=True
@@ -85,11 +84,11 @@ def sensitivities(
     arms = list(dict.fromkeys(rows["arm"].astype(str)))
     more = sorted({float(rate) for rate in rows["rate"]} - {*declared})
     common = [
-        rate for rate in more if all(_ended(found.get((arm, rate, s))) for arm, s in product(arms, seeds))
+        rate for rate in more if all(_ended(outcomes.get((arm, rate, s))) for arm, s in product(arms, seeds))
     ]
     rates = tuple(sorted([*declared, *common]))
     source, starts = _starts(frame, arms)
-    first = [_arm(arm, found, rates, seeds, starts.get(arm), alpha) for arm in arms]
+    first = [_arm(arm, outcomes, rates, seeds, starts.get(arm), alpha) for arm in arms]
     best = min((arm.sensitivity.best_loss for arm in first if arm.sensitivity), default=None)
     return Sensitivities(
         path=path,
@@ -119,13 +118,13 @@ def _starts(frame: pd.DataFrame, arms: Sequence[str]) -> tuple[str, dict[str, fl
 
 def _arm(
     arm: str,
-    found: dict[tuple[str, float, int], tuple[object, float]],
+    outcomes: dict[tuple[str, float, int], tuple[object, float]],
     rates: Sequence[float],
     seeds: Sequence[int],
     start: float | None,
     alpha: float,
 ) -> Tuned:
-    runs = {(rate, seed): found.get((arm, rate, seed)) for rate, seed in product(rates, seeds)}
+    runs = {(rate, seed): outcomes.get((arm, rate, seed)) for rate, seed in product(rates, seeds)}
     ended = {place: run for place, run in runs.items() if run is not None and _ended(run)}
     lacking = [place for place in runs if place not in ended]
     memory = [place for place in lacking if (runs[place] or ("",))[0] == "out_of_memory"]
@@ -162,18 +161,18 @@ def _failures(arm: Tuned, best: float | None) -> Tuned:
     return arm.model_copy(update={"bar": bar, "failed": failed})
 
 
-def failed_tuning(found: Sensitivities, baseline: str) -> Counted:
+def failed_tuning(tuned: Sensitivities, baseline: str) -> Counted:
     """`tuning/failed`: the tuning runs of each arm that failed, over all rates and seeds."""
     counts = {
         arm.arm: Count(arm=arm.arm, hits=arm.failed or 0, runs=arm.runs, waiting=_waiting(arm))
-        for arm in found.arms
+        for arm in tuned.arms
     }
     return Counted(
         measure="tuning/failed",
         baseline=baseline,
         counts=counts,
         adjusted=adjusted(counts, baseline),
-        alpha=found.alpha,
+        alpha=tuned.alpha,
     )
 
 
@@ -181,19 +180,19 @@ def _waiting(arm: Tuned) -> str:
     return f"{arm.arm}: {arm.reason}" if arm.reason else ""
 
 
-def judge_sensitivity(claims: Sequence[Claim], found: Sensitivities) -> tuple[Judgement, ...]:
+def judge_sensitivity(claims: Sequence[Claim], tuned: Sensitivities) -> tuple[Judgement, ...]:
     """Judge claims on `tuning/sensitivity`, a family of its own: alpha is split over the pairs they name. The
     interval is Student's over the tuning seeds (see `sensitivity_difference`). Raises ValueError for an
     arm that was not tuned."""
-    refuse_unknown(claims, [arm.arm for arm in found.arms])
+    refuse_unknown(claims, [arm.arm for arm in tuned.arms])
     family = {tuple(sorted(pair)) for claim in claims for pair in pairs(claim.parsed)}
-    alpha = found.alpha / max(1, len(family))
-    return tuple(_judge(claim, found, alpha) for claim in claims)
+    alpha = tuned.alpha / max(1, len(family))
+    return tuple(_judge(claim, tuned, alpha) for claim in claims)
 
 
-def _judge(claim: Claim, found: Sensitivities, alpha: float) -> Judgement:
+def _judge(claim: Claim, tuned: Sensitivities, alpha: float) -> Judgement:
     predicate = claim.parsed
-    contrasts = [_contrast(found, *pair, alpha) for pair in pairs(predicate)]
+    contrasts = [_contrast(tuned, *pair, alpha) for pair in pairs(predicate)]
     if predicate.kind == "ordered":
         results = [judge_order(predicate, contrast, None) for contrast in contrasts]
     elif predicate.kind == "equivalent":
@@ -203,24 +202,17 @@ def _judge(claim: Claim, found: Sensitivities, alpha: float) -> Judgement:
     return judgement(claim, "tuning/sensitivity", contrasts, results)
 
 
-def _contrast(found: Sensitivities, first: str, second: str, alpha: float) -> Contrast:
-    a, b = found.arm(first), found.arm(second)
+def _contrast(tuned: Sensitivities, first: str, second: str, alpha: float) -> Contrast:
+    a, b = tuned.arm(first), tuned.arm(second)
     dead = [f"{arm.arm} trains at no rate" for arm in (a, b) if arm.failed == arm.runs]
     reason = "; ".join(filter(None, (_waiting(a), _waiting(b), *dead)))
-    if not reason and len(found.seeds) < 2:
+    if not reason and len(tuned.seeds) < 2:
         reason = "one tuning seed: no interval"
-    contrast = Contrast(
-        first=first,
-        second=second,
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        n=len(found.seeds),
-        alpha=alpha,
-        reason=reason,
-    )
+    n = len(tuned.seeds)
     if reason or a.start is None or b.start is None:
-        return contrast
+        return Contrast.waiting(first, second, alpha, reason, n)
     between = sensitivity_difference(a.table, b.table, (a.start, b.start), alpha)
-    return contrast.model_copy(update={"difference": between.value, **between.model_dump(exclude={"value"})})
+    return Contrast(
+        first=first, second=second, difference=between.value, low=between.low, high=between.high,
+        p=between.p, n=n, alpha=alpha,
+    )  # fmt: skip

@@ -15,11 +15,12 @@ import pandas as pd
 
 from ablate.spec import Strict
 from ablate.study.design.claim import declared
-from ablate.study.judge.compare import Comparison, Verdict, doubts
-from ablate.study.stats.fisher import Cells, fewest_seeds, holm, interval
+from ablate.study.judge.compare import Comparison, Verdict
+from ablate.study.judge.doubts import doubts
+from ablate.study.stats.fisher import Count, against, fewest_seeds, interval
 from ablate.study.stats.outcomes import Outcomes, Role, read_outcomes
 
-Word = Literal["solves more", "solves less", "undecided", "waiting"]
+SolvedWord = Literal["solves more", "solves less", "undecided", "waiting"]
 LOW = 0.1  # an exact match below this is counted as not having begun to solve the task
 
 
@@ -39,7 +40,7 @@ class Solved(Strict):
     between: int | None = None  # runs neither here nor there; None: the frame does not say
 
 
-class Contrast(Strict):
+class SolvedContrast(Strict):
     """The arm against the baseline: Fisher's exact test on (solved, not solved), Holm's p over all arms.
 
     There is no interval for the difference: the usual ones are not exact at so few runs (of Newcombe's, at
@@ -47,7 +48,7 @@ class Contrast(Strict):
     """
 
     arm: str
-    word: Word
+    word: SolvedWord
     difference: float | None  # P(solved) of the arm less that of the baseline
     p: float | None
     p_adjusted: float | None
@@ -58,7 +59,7 @@ class Verdicts(Strict):
     metric: str
     alpha: float
     arms: dict[str, Solved]  # the baseline too
-    contrasts: dict[str, Contrast]
+    contrasts: dict[str, SolvedContrast]
     fewest: int  # seeds at which all against none would be decided
 
 
@@ -116,27 +117,24 @@ def share_of(arm: Outcomes, alpha: float) -> Solved:
 
 def contrasts(
     outcomes: dict[str, Outcomes], arms: dict[str, Solved], baseline: str, alpha: float
-) -> dict[str, Contrast]:
-    base = arms[baseline]
-
-    def cells(name: str, arm: Solved) -> Cells | None:
-        waits = outcomes[name].missing or outcomes[baseline].missing or not (arm.runs and base.runs)
-        return None if waits else _cells(arm)
-
-    others = {name: cells(name, arm) for name, arm in arms.items() if name != baseline}
+) -> dict[str, SolvedContrast]:
+    """Every other arm against the baseline; one that has runs missing, or none at all, waits."""
+    counts = {
+        name: Count(
+            arm=name,
+            hits=arm.solved,
+            runs=arm.runs,
+            waiting="runs are missing" if outcomes[name].missing or not arm.runs else "",
+        )
+        for name, arm in arms.items()
+    }
     made = {}
-    for name, (p, adjusted) in holm(others, _cells(base)).items():
-        share = arms[name].share
-        difference = None if share is None or base.share is None else share - base.share
-        word: Word = "waiting" if adjusted is None else "undecided"
+    for name, (difference, p, adjusted) in against(counts, baseline).items():
+        word: SolvedWord = "waiting" if adjusted is None else "undecided"
         if adjusted is not None and adjusted <= alpha:
             word = "solves more" if (difference or 0) > 0 else "solves less"
-        made[name] = Contrast(arm=name, word=word, difference=difference, p=p, p_adjusted=adjusted)
+        made[name] = SolvedContrast(arm=name, word=word, difference=difference, p=p, p_adjusted=adjusted)
     return made
-
-
-def _cells(arm: Solved) -> Cells:
-    return arm.solved, arm.runs - arm.solved
 
 
 def in_words(comparison: Comparison, solved: Verdicts, placebo: str | None = None) -> Comparison:
@@ -144,35 +142,39 @@ def in_words(comparison: Comparison, solved: Verdicts, placebo: str | None = Non
     numbers, are taken out, since for counts they do not hold. `placebo` as in `compare`."""
     verdicts = tuple(_verdict(verdict, comparison, solved) for verdict in comparison.verdicts)
     return comparison.model_copy(
-        update={"verdicts": verdicts, "margin": None, "warnings": tuple(doubts(verdicts, {}, placebo))}
+        update={"verdicts": verdicts, "margin": None, "warnings": tuple(doubts(verdicts, placebo))}
     )
 
 
 def _verdict(verdict: Verdict, comparison: Comparison, solved: Verdicts) -> Verdict:
-    found, arm, base = solved.contrasts[verdict.arm], solved.arms[verdict.arm], solved.arms[solved.baseline]
-    waits = verdict.word == "waiting" or found.word == "waiting"
+    contrast, arm, base = (
+        solved.contrasts[verdict.arm],
+        solved.arms[verdict.arm],
+        solved.arms[solved.baseline],
+    )
+    waits = verdict.word == "waiting" or contrast.word == "waiting"
     better = "solves more" if comparison.better == "higher" else "solves less"
     counts = f"{arm.arm} solved {arm.solved} of {arm.runs}, {base.arm} {base.solved} of {base.runs}"
     reason = verdict.reason if verdict.word == "waiting" else "no run finished or diverged"
     if not waits:
-        reason = f"{counts}: Fisher's p by Holm over the arms {found.p_adjusted:.2g}"
+        reason = f"{counts}: Fisher's p by Holm over the arms {contrast.p_adjusted:.2g}"
     return Verdict(
         arm=verdict.arm,
         word="waiting"
         if waits
         else "undecided"
-        if found.word == "undecided"
+        if contrast.word == "undecided"
         else "better"
-        if found.word == better
+        if contrast.word == better
         else "worse",
         within_margin=False,
         conditional=False,  # runs that diverged are in the counts
         reason=reason,
         method="fisher",
-        difference=None if waits else found.difference,
+        difference=None if waits else contrast.difference,
         n=min(arm.runs, base.runs),
         mean=None if waits else arm.share,
-        p=None if waits else found.p,
+        p=None if waits else contrast.p,
         missing=verdict.missing,
         baseline_missing=verdict.baseline_missing,
         stability=verdict.stability,

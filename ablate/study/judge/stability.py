@@ -1,16 +1,18 @@
-"""Which arm trains more reliably? Diverged runs, counted by arm: a verdict of its own beside quality."""
+"""Which arm trains more reliably? Failed runs, counted by arm: a verdict of its own beside quality."""
 
 from collections.abc import Mapping
 from typing import Literal
 
 from ablate.spec import Strict
-from ablate.study.stats.fisher import holm
+from ablate.study.stats.fisher import Count, Tested, against
 
 StabilityWord = Literal["more stable", "less stable", "no failures", "undecided", "waiting"]
 
 
 class Stability(Strict):
-    """Fisher's exact test on (diverged, finished) of the arm against the baseline.
+    """Fisher's exact test on (failed, finished) of the arm against the baseline.
+
+    A run failed that diverged, or that finished on a plateau; `diverged` counts both.
 
     `p_adjusted` is Holm's over the arms of the study. Runs out of memory are a cost and count in neither.
     """
@@ -24,43 +26,30 @@ class Stability(Strict):
     p_adjusted: float | None
 
 
-class Counts(Strict):
-    """The outcomes of one arm that tell of stability."""
+def judge_stability(counts: Mapping[str, Count], baseline: str, alpha: float) -> dict[str, Stability]:
+    """One stability verdict for each arm beside the baseline.
 
-    diverged: int
-    finished: int
-    waits: bool = False  # runs are still missing
-
-
-def judge_stability(arms: Mapping[str, Counts], baseline: Counts, alpha: float) -> dict[str, Stability]:
-    """One stability verdict for each arm. `alpha` is for all the arms together."""
-    cells = {
-        name: None if arm.waits or baseline.waits else (arm.diverged, arm.finished)
-        for name, arm in arms.items()
-    }
-    found = holm(cells, (baseline.diverged, baseline.finished))
+    `counts` are, by arm, the failed among the diverged and finished runs; `alpha` is for all arms together.
+    """
+    base = counts[baseline]
     return {
         name: Stability(
-            word="waiting" if adjusted is None else _word(arms[name], baseline, adjusted <= alpha),
-            diverged=arms[name].diverged,
-            runs=arms[name].diverged + arms[name].finished,
-            baseline_diverged=baseline.diverged,
-            baseline_runs=baseline.diverged + baseline.finished,
-            p=p,
-            p_adjusted=adjusted,
+            word=_word(counts[name], base, tested, alpha),
+            diverged=counts[name].hits,
+            runs=counts[name].runs,
+            baseline_diverged=base.hits,
+            baseline_runs=base.runs,
+            p=tested.p,
+            p_adjusted=tested.p_adjusted,
         )
-        for name, (p, adjusted) in found.items()
+        for name, tested in against(counts, baseline).items()
     }
 
 
-def _word(arm: Counts, baseline: Counts, decided: bool) -> StabilityWord:
-    if not decided and (arm.diverged or baseline.diverged or not arm.finished or not baseline.finished):
-        return "undecided"
-    if not decided:
-        return "no failures"
-    share = arm.diverged / (arm.diverged + arm.finished)
-    return (
-        "less stable"
-        if share > baseline.diverged / (baseline.diverged + baseline.finished)
-        else "more stable"
-    )
+def _word(arm: Count, baseline: Count, tested: Tested, alpha: float) -> StabilityWord:
+    if tested.p_adjusted is None:
+        return "waiting"
+    if tested.p_adjusted <= alpha:
+        return "less stable" if (tested.difference or 0) > 0 else "more stable"
+    no_finished = arm.hits == arm.runs or baseline.hits == baseline.runs
+    return "undecided" if arm.hits or baseline.hits or no_finished else "no failures"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ablate.study.design.study import Study
-from ablate.study.judge.corpus import Judged, Told, judge_results
+from ablate.study.judge.corpus import Judged, JudgedClaims, judge_results
 from ablate.study.judge.scale import Scale, judge_scale
 from ablate.study.results import Manifest, Results
 
@@ -34,7 +34,7 @@ class StudyJudgement:
         return len(self.corpora) > 1
 
     @property
-    def claimed(self) -> tuple[Told, ...]:
+    def claimed(self) -> tuple[JudgedClaims, ...]:
         """Everything that claims are judged on, in the order of the tables."""
         return (*self.corpora, *self.scales)
 

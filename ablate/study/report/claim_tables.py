@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from ablate.amounts import TIMES, short
 from ablate.study.design.claim import parse
 from ablate.study.judge.claims import Judgement
-from ablate.study.judge.corpus import Told, headlines
+from ablate.study.judge.corpus import JudgedClaims, headlines
 from ablate.study.report.table import Table
 
 
-def place_heading(judged: Sequence[Told]) -> str:
+def place_heading(judged: Sequence[JudgedClaims]) -> str:
     """What the column is called that says where something was found."""
     corpora, sized = len({one.text for one in judged}) > 1, any(one.size for one in judged)
     return "corpus and size" if corpora and sized else "size" if sized else "corpus"
 
 
-def claim_table(judged: Sequence[Told]) -> Table | None:
+def claim_table(judged: Sequence[JudgedClaims]) -> Table | None:
     """Every claim on every corpus, at every size and on all of them, beside what was published."""
     many = len(judged) > 1
     corpora = len({one.text for one in judged}) > 1
@@ -23,9 +23,7 @@ def claim_table(judged: Sequence[Told]) -> Table | None:
     rows = []
     for corpus in judged:
         cells: list[tuple[str, ...]] = [_claim(judgement) for judgement in corpus.claims]
-        cells += [
-            (claim.id, claim.predicate, "inconclusive", why, "", "", "") for claim, why in corpus.unjudged
-        ]
+        cells += [(claim.id, claim.predicate, "undecided", why, "", "", "") for claim, why in corpus.unjudged]
         for row in cells:
             headline = "yes" if headlined.get(row[0]) else "no"
             rows.append(
@@ -44,9 +42,10 @@ def claim_table(judged: Sequence[Told]) -> Table | None:
         "source",
     ]
     note = (
-        "pass: the interval lies where the claim says; fail: it lies elsewhere; direction only: the estimate "
-        "agrees and the interval does not settle it. Beside: ours divided by the published figure, which "
-        "comes from another scale."
+        "pass: the interval lies where the claim says; fail: it lies elsewhere; no difference that matters: "
+        "it contains 0 and lies within the margin; undecided (sign as claimed): the estimate agrees and the "
+        "interval does not settle it, as a coin does half of the time. Beside: ours divided by the "
+        "published figure, which comes from another scale."
     )
     if corpora:
         note += " Headline: the claim passes on two corpora with the same sign."
@@ -67,4 +66,4 @@ def _claim(judgement: Judgement) -> tuple[str, ...]:
             size = "same sign" if beside.same_sign else "other sign"
             size += f", {beside.size:.2g}{TIMES}" if beside.size is not None and beside.same_sign else ""
         source = beside.source + (f" ({beside.differs})" if beside.differs else "")
-    return (judgement.claim, judgement.predicate, judgement.word, judgement.reason, published, size, source)
+    return (judgement.claim, judgement.predicate, judgement.marked, judgement.reason, published, size, source)

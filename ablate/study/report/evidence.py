@@ -43,12 +43,13 @@ def experiments_page(evidence: Evidence, about: str) -> str:
         "study. This page is written by `python -m ablate evidence` from stored results; "
         "[index.html](index.html) shows the studies as pictures.",
         "",
-        "**pass**: the interval lies wholly where the claim says; **fail**: wholly elsewhere; **direction "
-        "only**: the estimate agrees and the interval does not settle it; **inconclusive**: neither. "
-        "**open**: no study has judged it. **rate not tuned**: every arm ran at one rate, so that an arm may "
-        "win or lose by its rate: a demonstration. What is published comes from models a hundred to ten "
-        "thousand times as large: it is set beside ours by sign and size, and a claim that fails here is a "
-        "result about this scale.",
+        "**pass**: the interval lies wholly where the claim says; **fail**: wholly elsewhere; **no "
+        "difference that matters**: it contains 0 and lies within the margin; **undecided (sign as "
+        "claimed)**: the estimate agrees and the interval does not settle it, as a coin does half of the "
+        "time; **undecided**: neither. **open**: no study has judged it. **rates not tuned**: all arms at "
+        "one rate; **rate in doubt**: chosen beside a failed rate; a published claim cannot fail by either. "
+        "What is published comes from models a hundred to ten thousand times as large: it is set beside ours "
+        "by sign and size, and a claim that fails here is a result about this scale.",
         "",
         "## Claims",
         "",

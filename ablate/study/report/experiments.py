@@ -15,7 +15,6 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from ablate.spec import Strict
-from ablate.study.design.claim import RACE
 from ablate.study.design.freeze import NAME as PLAN
 from ablate.study.design.study import load, plain
 from ablate.study.judge.study_judgement import StudyJudgement, judge_study
@@ -25,8 +24,6 @@ from ablate.study.results import FOLDER, read
 
 CATALOGUE = "claims.yaml"
 FINDINGS = "claims.json"
-UNMOVED = (RACE, "cost/", "counts/")  # measures that the rate does not change
-UNTUNED = ", rate not tuned"  # beside a verdict
 
 
 class CatalogueEntry(Strict):
@@ -125,7 +122,6 @@ def findings_of(folder: Path, judgement: StudyJudgement | None) -> Iterator[Clai
     table = claim_table(judgement.claimed) if judgement else None
     if judgement is None or table is None:
         return
-    untuned = untuned_claims(judgement)
     for row in table.rows:
         cells = dict(zip(table.columns, row, strict=True))
         yield ClaimFinding(
@@ -133,21 +129,12 @@ def findings_of(folder: Path, judgement: StudyJudgement | None) -> Iterator[Clai
             study=folder.name,
             corpus=cells.get(place_heading(judgement.claimed), ""),
             predicate=cells["says"],
-            verdict=cells["verdict"] + (UNTUNED if cells["claim"] in untuned else ""),
+            verdict=cells["verdict"],
             ours=cells["our data"],
             published=cells["published"],
             beside=cells["beside"],
             command=f"python sweep.py experiment={folder.name}",
         )
-
-
-def untuned_claims(judgement: StudyJudgement) -> set[str]:
-    """The claims that an arm may win or lose by its rate alone: those of a study at one rate for all arms,
-    but for claims on times and costs, which no rate changes."""
-    study = judgement.study
-    if study.tune is not None:
-        return set()
-    return {claim.id for claim in study.claims if not (claim.measure or "").startswith(UNMOVED)}
 
 
 def dump(findings: Sequence[ClaimFinding]) -> bytes:

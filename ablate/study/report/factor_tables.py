@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 from ablate.amounts import TIMES, places_of
 from ablate.study.judge.corpus import Judged
@@ -14,6 +15,8 @@ def factor_tables(judged: Judged) -> Iterator[Table]:
     """The tables of the design's factors; none for a design without."""
     if judged.factorial is not None:
         yield _effects(judged.factorial)
+        if judged.factorial.simple:
+            yield _simple_effects(judged.factorial)
     if judged.ingredients:
         yield _ingredients(judged)
 
@@ -35,17 +38,40 @@ def _effects(factorial: Factorial) -> Table:
         ends("interval", places),
         Column(
             "",
-            lambda row: "excludes 0" if row["low"] > 0 or row["high"] < 0 else "contains 0",
+            _flag,
             numeric=False,
         ),
     ]
     note = (
         f"{factorial.metric}: the mean at the second level minus the mean at the first; for a pair, how "
-        f"much that changes when the other factor changes. The intervals hold together at "
+        f"much that changes when the other factor changes, and so on. The intervals hold together at "
         f"{100 * (1 - factorial.alpha):g} %."
     )
     note += " Judged among the runs that finished." if factorial.conditional else ""
     return table_of(title, frame, columns, note)
+
+
+def _flag(row: Any) -> str:
+    text = "excludes 0" if row["low"] > 0 or row["high"] < 0 else "contains 0"
+    return f"{text}; its sign is not that of every cell" if row["in_every_cell"] is False else text
+
+
+def _simple_effects(factorial: Factorial) -> Table:
+    """What each factor does in every cell of the others."""
+    import pandas as pd
+
+    frame = pd.DataFrame([effect.model_dump() for effect in factorial.simple])
+    places = places_of((frame["high"] - frame["low"]) / 2)
+    columns = [
+        Column("factor", lambda row: row["factors"][0], numeric=False),
+        Column("from", lambda row: row["references"][0], numeric=False),
+        Column("to", lambda row: row["levels"][0], numeric=False),
+        Column("in the cell", lambda row: ", ".join(row["within"].values()), numeric=False),
+        figure("difference", "difference", places, signed=True),
+        ends("interval", places),
+    ]
+    note = "Described, not decided: the intervals have the level of one effect above, and hold each alone."
+    return table_of("Each factor in every cell of the others", frame, columns, note)
 
 
 def _ingredients(judged: Judged) -> Table:

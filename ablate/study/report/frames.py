@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.judge.compare import Comparison
-from ablate.study.judge.corpus import Judged, Told
+from ablate.study.judge.corpus import Judged, JudgedClaims
 from ablate.study.judge.scale import Scale
 from ablate.study.judge.solved import Verdicts
 from ablate.study.judge.study_judgement import StudyJudgement
@@ -27,7 +27,7 @@ def sheets(judgement: StudyJudgement) -> dict[str, "pd.DataFrame"]:
         "runs": [runs if runs["stale"].any() else runs.drop(columns="stale")]
     }
 
-    def add(name: str, block: Told, frame: "pd.DataFrame") -> None:
+    def add(name: str, block: JudgedClaims, frame: "pd.DataFrame") -> None:
         if len(frame):
             frame.insert(0, "corpus", block.corpus)
             parts.setdefault(name, []).append(frame)
@@ -107,7 +107,7 @@ def stability_frame(comparison: Comparison) -> "pd.DataFrame":
     return pd.DataFrame([{"arm": v.arm, **v.stability.model_dump()} for v in comparison.verdicts])
 
 
-def claim_frame(block: Told) -> "pd.DataFrame":
+def claim_frame(block: JudgedClaims) -> "pd.DataFrame":
     """One row for each claim that was judged, with our effect beside the published one."""
     import pandas as pd
 

@@ -7,6 +7,7 @@ from typing import Any
 from ablate.amounts import MINUS, amount
 from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
+from ablate.study.design.level import other_families, table_alpha, true_level
 from ablate.study.design.study import Study
 from ablate.study.report.phrasing import seed_ranges
 from ablate.study.results import Manifest, PlanRecord, Results
@@ -150,11 +151,21 @@ def _scoring(study: Study) -> str:
 
 def _test(manifest: Manifest, study: Study) -> str:
     family = _counted(len(manifest.on(manifest.arms[0].corpus)) - 1, "comparison")
+    alpha, level = table_alpha(study, before := manifest.plan.judged_before if manifest.plan else 0), ""
+    if alpha < study.alpha:
+        level = f"The level {study.alpha:g} is split over the declared tables of all corpora and sizes"
+        level += f", halved for each of {before} earlier judgements. " if before else ". "
+    others = other_families(study, manifest.baseline)
+    bound = true_level(study, manifest.baseline, before)
+    level += (
+        f"Beside them, at {alpha:g} each in every corpus and size: {', '.join(others)}. Where nothing "
+        f"differs, the chance that the study decides anything is at most {bound:.2g}."
+    )
     if counts(study.metric):
         return (
             f"The family is all {family} with the baseline. Each run solves its task or does not; verdicts "
             "are read off Fisher's exact test on the counts, with Holm's adjustment over the arms, at the "
-            f"level {study.alpha:g}; runs that diverged count as not solved."
+            f"level {alpha:g}; runs that diverged count as not solved. {level}"
         )
     how = (
         "Student's t on the differences by seed, at the level that Bonferroni gives each comparison"
@@ -164,8 +175,8 @@ def _test(manifest: Manifest, study: Study) -> str:
     equivalent = ", and equivalent if it contains 0 and lies within the margin" if study.margin else ""
     return (
         f"The family is all {family} with the baseline. Verdicts are read from one simultaneous interval for "
-        f"each arm ({how}; family-wise level {study.alpha:g}): an arm is better or worse if it excludes 0"
-        f"{equivalent}; otherwise it is undecided."
+        f"each arm ({how}; family-wise level {alpha:g}): an arm is better or worse if it excludes 0"
+        f"{equivalent}; otherwise it is undecided. {level}"
     )
 
 
@@ -176,9 +187,12 @@ def _looks(study: Study, plan: PlanRecord | None) -> str:
     looks = study.declared_looks
     moved = [rule for rule in plan.moved_rules if rule.startswith(LOOKED_AT)] if plan else []
     if moved:
+        kept = "no level was kept for earlier looks"
+        if plan and plan.judged_before:
+            kept = "the level was halved for each earlier judgement"
         return (
             f"The data were judged at {_counted(len(study.seeds), 'seed')}, which is not what was frozen "
-            f"({'; '.join(moved)}): no level was kept for earlier looks."
+            f"({'; '.join(moved)}): {kept}."
         )
     if len(looks) < 2:
         return f"The data were judged once, at {_counted(len(study.seeds), 'seed')}."

@@ -1,7 +1,7 @@
 """Everything that the templates of a report show."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ablate.study.judge.corpus import Judged
@@ -85,7 +85,17 @@ def _facts(judgement: StudyJudgement) -> list[tuple[str, str]]:
         ("judged at", look),
         ("interval", study.variance),
         ("runs finished", f"{done} of {len(runs)}"),
+        *_reference_lines(judgement),
     ]
+
+
+def _reference_lines(judgement: StudyJudgement) -> Iterator[tuple[str, str]]:
+    """The losses of n-gram models of the same text, where the study has them."""
+    for corpus in judgement.corpora:
+        lines = ", ".join(f"{name} {loss:.2f}" for name, loss in corpus.reference.items())
+        if lines:
+            where = f" of {corpus.corpus}" if judgement.several else ""
+            yield f"n-gram models{where}", f"{lines} (nats per token, validation)"
 
 
 def _corpus(judgement: StudyJudgement, judged: Judged, drawings: list[Drawing]) -> dict[str, Any]:

@@ -154,8 +154,10 @@ def _manifest(
             test_runs=frozen.first.test_runs,
             amendments=tuple(amendments),
             exploratory=frozen.exploratory(names),
+            judged_before=frozen.judged_before,
         ),
         notes=tuple(dict.fromkeys([*plan.warnings, *notes])),
+        reference={corpus: dict(plan.on(corpus)[0].facts.reference) for corpus in plan.corpora},
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from pydantic import field_serializer, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from ablate.spec import Strict
 from ablate.study.design.freeze import Amendment
@@ -25,6 +25,7 @@ class PlanRecord(Strict):
     test_runs: int  # that had ended when it was frozen
     amendments: tuple[Amendment, ...]
     exploratory: tuple[str, ...]
+    judged_before: int = 0  # versions with other seeds or looks that came after test runs had ended
 
     @property
     def moved_rules(self) -> tuple[str, ...]:
@@ -47,6 +48,7 @@ class Manifest(Strict):
     spec: dict[str, Any]
     plan: PlanRecord | None
     notes: tuple[str, ...]  # warnings of the plan, arms that had no rate of their own
+    reference: dict[str, dict[str, float]] = Field({})  # by corpus: n-gram losses on validation
 
     @model_validator(mode="before")
     @classmethod

@@ -34,7 +34,7 @@ def describe(
     """
     from statsmodels.stats.multitest import multipletests
 
-    found: list[tuple[str, str, int, intervals.Estimate | None]] = []
+    estimates: list[tuple[str, str, int, intervals.Estimate | None]] = []
     for metric in metrics:
         outcomes = read_outcomes(frame, baseline, metric)
         base = outcomes[baseline]
@@ -43,13 +43,13 @@ def describe(
                 continue
             pairs = sorted(runs.values.keys() & base.values.keys())
             a, b = (np.array([side.values[seed] for seed in pairs], dtype=float) for side in (runs, base))
-            found.append(
+            estimates.append(
                 (arm, metric, len(pairs), intervals.paired(a, b, alpha) if len(pairs) >= 2 else None)
             )
-    tested = [estimate.p for *_, estimate in found if estimate]
+    tested = [estimate.p for *_, estimate in estimates if estimate]
     adjusted = iter(multipletests(tested, alpha, method="fdr_bh")[1].tolist() if tested else [])
     descriptions = []
-    for arm, metric, n, estimate in found:
+    for arm, metric, n, estimate in estimates:
         p = next(adjusted) if estimate else None
         descriptions.append(
             Description(

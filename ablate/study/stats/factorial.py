@@ -1,28 +1,38 @@
-"""Which ingredient does it? Main effects and two-way interactions of a full factorial, and the two
-one-at-a-time readings: each ingredient added alone to the start, each left out of the end."""
+"""Which ingredient does it? The effects of all orders of a full factorial, and what each factor does alone.
+
+The two one-at-a-time readings: each ingredient is added alone to the start, and left out of the end.
+
+Every effect is one contrast of the cells, taken seed by seed and judged by the declared method: `paired` is
+Student's t on the contrasts by seed, `pooled` the saturated model `value ~ cell + seed`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ablate.spec import Strict
 from ablate.study.stats import intervals
+from ablate.study.stats.intervals import Variance
 
 LOST = ("diverged", "out_of_memory")
+Levels = Mapping[str, tuple[str, ...]]
 
 
 class Effect(Strict):
     """One contrast in the unit of the metric.
 
     main         the mean at `level` minus the mean at `reference`, the other factors in equal parts
-    interaction  how much that difference changes when the second factor goes from its reference to its level
+    interaction  how much that difference changes when the second factor goes from its reference to its level;
+                 of higher order, how much the interaction of the others changes
+    simple       the difference in one cell of the other factors, `within`
     """
 
-    kind: Literal["main", "interaction"]
+    kind: Literal["main", "interaction", "simple"]
     factors: tuple[str, ...]
     levels: tuple[str, ...]
     references: tuple[str, ...]
@@ -30,10 +40,15 @@ class Effect(Strict):
     low: float
     high: float
     p: float  # unadjusted
+    within: dict[str, str] = Field({})  # of a simple effect: the levels of the other factors
+    in_every_cell: bool | None = None  # of a main effect: whether each of its simple effects has its sign
 
 
 class Factorial(Strict):
-    """The effects of a full factorial, with intervals that hold together at 1 - alpha (Bonferroni)."""
+    """The effects of a full factorial, with intervals that hold together at 1 - alpha (Bonferroni).
+
+    The simple effects are described: their intervals, each at the level of the others, are not in the family.
+    """
 
     metric: str
     factors: dict[str, tuple[str, ...]]  # levels, the reference first
@@ -41,27 +56,30 @@ class Factorial(Strict):
     alpha: float
     runs: int  # finished
     noise: float  # residual standard deviation of one run
-    conditional: bool  # runs diverged or ran out of memory: judged among the finished
+    conditional: bool  # runs diverged or ran out of memory: seeds without them are judged
     waiting: tuple[str, ...]  # the runs that are missing; then there are no effects
+    simple: tuple[Effect, ...] = ()
+    variance: Variance = "paired"
 
     def table(self) -> pd.DataFrame:
-        """One row for each effect."""
-        return pd.DataFrame(
-            [
-                {
-                    "effect": " x ".join(effect.factors),
-                    "change": " x ".join(
-                        f"{old} -> {new}" for old, new in zip(effect.references, effect.levels, strict=True)
-                    ),
-                    "difference": effect.difference,
-                    "low": effect.low,
-                    "high": effect.high,
-                    "p": effect.p,
-                }
-                for effect in self.effects
-            ],
-            columns=["effect", "change", "difference", "low", "high", "p"],
-        )
+        """One row for each effect, then for each simple effect."""
+        rows = [
+            {
+                "effect": " x ".join(effect.factors),
+                "change": " x ".join(
+                    f"{old} -> {new}" for old, new in zip(effect.references, effect.levels, strict=True)
+                ),
+                "within": ", ".join(f"{name}={level}" for name, level in effect.within.items()),
+                "difference": effect.difference,
+                "low": effect.low,
+                "high": effect.high,
+                "p": effect.p,
+                "in every cell": effect.in_every_cell,
+            }
+            for effect in (*self.effects, *self.simple)
+        ]
+        columns = ["effect", "change", "within", "difference", "low", "high", "p", "in every cell"]
+        return pd.DataFrame(rows, columns=columns)
 
 
 class Ingredient(Strict):
@@ -75,60 +93,59 @@ class Ingredient(Strict):
 
 
 def factorial(
-    frame: pd.DataFrame, factors: Mapping[str, Sequence[str]], metric: str, alpha: float = 0.05
+    frame: pd.DataFrame,
+    factors: Mapping[str, Sequence[str]],
+    metric: str,
+    alpha: float = 0.05,
+    variance: Variance = "paired",
 ) -> Factorial:
-    """Fit `metric ~ (a + b + ...)^2 + seed` with sum coding and read the contrasts off it.
+    """Judge the effects of all orders.
 
     `frame` has one row for each run: `seed`, `status`, `metric` and one column for each factor, whose
-    levels are listed in `factors`, the reference first. Every cell must have been run at every seed.
+    levels are listed in `factors`, the reference first. Every cell must have been run at every seed; under
+    `paired` a seed at which a cell was lost is left out.
 
-    Raises ValueError for a factor without two levels, an unknown level, a duplicated run, or a cell
-    without any finished run.
+    Raises ValueError for a factor without two levels, an unknown level, a duplicated run, a cell without any
+    finished run, or fewer than two seeds to judge by.
     """
     levels = {name: tuple(str(level) for level in given) for name, given in factors.items()}
     _check(frame, levels, metric)
     runs = frame.assign(**{name: frame[name].astype(str) for name in levels})
     finished = runs[(runs["status"] == "finished") & runs[metric].notna()]
     waiting = _missing(runs, finished, levels)
-    lost = bool(runs["status"].isin(LOST).any())
-    if waiting:
-        return Factorial(
-            metric=metric, factors=levels, effects=(), alpha=alpha, runs=len(finished), noise=float("nan"),
-            conditional=lost, waiting=waiting,
-        )  # fmt: skip
-    cells = list(product(*levels.values()))
-    seen = set(finished[list(levels)].itertuples(index=False, name=None))
-    empty = [cell for cell in cells if cell not in seen]
-    if empty:
-        raise ValueError(f"no run finished in the cell {_name(levels, empty[0])}: the model cannot be fitted")
-    fit, rows = _fit(finished, levels, metric, cells)
-    wanted = list(_contrasts(levels, cells))
-    test = fit.t_test(np.array([weights @ rows for *_, weights in wanted]))
-    bounds = np.asarray(test.conf_int(alpha / len(wanted)))
-    effects = tuple(
-        Effect(
-            kind="main" if len(names) == 1 else "interaction",
-            factors=names,
-            levels=new,
-            references=old,
-            difference=float(difference),
-            low=float(low),
-            high=float(high),
-            p=float(p),
-        )
-        for (names, old, new, _), difference, (low, high), p in zip(
-            wanted, np.atleast_1d(test.effect), bounds, np.atleast_1d(test.pvalue), strict=True
-        )
-    )
-    return Factorial(
+    judged = Factorial(
         metric=metric,
         factors=levels,
-        effects=effects,
+        effects=(),
         alpha=alpha,
         runs=len(finished),
-        noise=float(np.sqrt(fit.scale)),
-        conditional=lost,
-        waiting=(),
+        noise=float("nan"),
+        conditional=bool(runs["status"].isin(LOST).any()),
+        waiting=waiting,
+        variance=variance,
+    )
+    if waiting:
+        return judged
+    cells = list(product(*levels.values()))
+    seen = set(finished[list(levels)].itertuples(index=False, name=None))
+    if empty := [cell for cell in cells if cell not in seen]:
+        raise ValueError(f"no run finished in the cell {_name(levels, empty[0])}: the model cannot be fitted")
+    columns = [cells.index(cell) for cell in finished[list(levels)].itertuples(index=False, name=None)]
+    by_cell = finished.assign(cell=columns).pivot(index="seed", columns="cell", values=metric)
+    values = by_cell.sort_index(axis=1)
+    contrasts = [*_contrasts(levels, cells)]
+    simple = [*_simple(levels, cells)]
+    estimates, noise = _estimates(
+        values, np.array([c.weights for c in (*contrasts, *simple)]), alpha / len(contrasts), variance
+    )
+    effects = [_effect(*pair) for pair in zip((*contrasts, *simple), estimates, strict=True)]
+    main, described = effects[: len(contrasts)], effects[len(contrasts) :]
+    return judged.model_copy(
+        update={
+            "effects": tuple(_flagged(effect, described) for effect in main),
+            "simple": tuple(described) if len(levels) > 1 else (),
+            "noise": noise,
+        }
     )
 
 
@@ -157,47 +174,87 @@ def one_at_a_time(
     )
 
 
-def _fit(
-    runs: pd.DataFrame, levels: Mapping[str, tuple[str, ...]], metric: str, cells: list[tuple[str, ...]]
-) -> tuple[Any, NDArray[np.float64]]:
-    """The fit, and the design row of every cell (cells, parameters) with the seed left out: every contrast
-    is within seeds, where the blocks cancel."""
-    import statsmodels.formula.api as smf
+class Weights(NamedTuple):
+    """One effect as weights over the cells."""
 
-    names = {name: f"f{i}" for i, name in enumerate(levels)}  # a formula takes plain names only
-    data = pd.DataFrame({names[name]: runs[name].to_numpy() for name in levels})
-    data = data.assign(value=runs[metric].to_numpy(dtype=float), block=runs["seed"].to_numpy())
-    terms = " + ".join(f"C({name}, Sum)" for name in names.values())
-    blocks = " + C(block)" if data["block"].nunique() > 1 else ""
-    fit = smf.ols(f"value ~ ({terms})**2{blocks}", data).fit()
-    if fit.df_resid < 1:
-        raise ValueError("the factorial has no degree of freedom left for the noise; run more seeds")
-    block = [str(name).startswith("C(block)") for name in fit.model.exog_names]
-    design = np.where(block, 0.0, fit.model.exog)
-    where = {cell: i for i, cell in enumerate(zip(*(runs[name] for name in levels), strict=True))}
-    return fit, design[[where[cell] for cell in cells]]
+    factors: tuple[str, ...]
+    references: tuple[str, ...]
+    levels: tuple[str, ...]
+    within: dict[str, str]
+    weights: NDArray[np.float64]
 
 
-def _contrasts(
-    levels: Mapping[str, tuple[str, ...]], cells: list[tuple[str, ...]]
-) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], NDArray[np.float64]]]:
-    """Yield (factors, references, levels, weights over the cells) of every effect."""
-    names = list(levels)
+def _estimates(
+    values: pd.DataFrame, weights: NDArray[np.float64], alpha: float, variance: Variance
+) -> tuple[list[intervals.Estimate], float]:
+    """The contrasts, each at the level 1 - alpha, and the residual standard deviation of one run."""
+    if variance == "pooled":
+        return intervals.pooled_weights(values, weights, alpha)
+    whole = values.dropna().to_numpy(dtype=float)
+    if len(whole) < 2:
+        raise ValueError(
+            f"only {len(whole)} seed{'s' * (len(whole) != 1)} finished in every cell; run two seeds or more"
+        )
+    residual = whole - whole.mean(axis=0) - whole.mean(axis=1, keepdims=True) + whole.mean()
+    degrees = (whole.shape[0] - 1) * (whole.shape[1] - 1)
+    by_seed = whole @ weights.T
+    none = np.zeros(len(whole))
+    estimates = [intervals.paired(by_seed[:, n], none, alpha) for n in range(len(weights))]
+    return estimates, float(np.sqrt((residual**2).sum() / degrees))
 
-    def change(name: str, level: str) -> NDArray[np.float64]:
-        """+1 at the level, -1 at the reference, 0 elsewhere."""
-        at = [cell[names.index(name)] for cell in cells]
-        return np.array([(a == level) - (a == levels[name][0]) for a in at], dtype=float)
 
-    for name in names:
-        for level in levels[name][1:]:
-            weights = change(name, level)
-            yield (name,), levels[name][:1], (level,), weights / (weights == 1).sum()
-    for a, b in combinations(names, 2):
-        for level_a, level_b in product(levels[a][1:], levels[b][1:]):
-            weights = change(a, level_a) * change(b, level_b)
-            both = (change(a, level_a) == 1) & (change(b, level_b) == 1)
-            yield (a, b), (levels[a][0], levels[b][0]), (level_a, level_b), weights / both.sum()
+def _effect(contrast: Weights, estimate: intervals.Estimate) -> Effect:
+    main: Literal["main", "interaction"] = "main" if len(contrast.factors) == 1 else "interaction"
+    return Effect(
+        kind="simple" if contrast.within else main,
+        factors=contrast.factors,
+        levels=contrast.levels,
+        references=contrast.references,
+        difference=estimate.difference,
+        low=estimate.low,
+        high=estimate.high,
+        p=estimate.p,
+        within=contrast.within,
+    )
+
+
+def _flagged(effect: Effect, simple: Sequence[Effect]) -> Effect:
+    """A main effect with whether its sign is that of every cell."""
+    cells = [one for one in simple if (one.factors, one.levels) == (effect.factors, effect.levels)]
+    if effect.kind != "main" or not cells:
+        return effect
+    same = all(one.difference * effect.difference > 0 for one in cells)
+    return effect.model_copy(update={"in_every_cell": same})
+
+
+def _change(levels: Levels, cells: Sequence[tuple[str, ...]], name: str, level: str) -> NDArray[np.float64]:
+    """+1 in the cells at the level, -1 at the reference, 0 elsewhere."""
+    at = [cell[list(levels).index(name)] for cell in cells]
+    return np.array([(a == level) - (a == levels[name][0]) for a in at], dtype=float)
+
+
+def _contrasts(levels: Levels, cells: Sequence[tuple[str, ...]]) -> Iterator[Weights]:
+    """Yield the effects of every order, the main effects first."""
+    for order in range(1, len(levels) + 1):
+        for names in combinations(levels, order):
+            for new in product(*(levels[name][1:] for name in names)):
+                changes = [_change(levels, cells, *pair) for pair in zip(names, new, strict=True)]
+                weights = np.prod(changes, axis=0)
+                new_in_all = np.all([change == 1 for change in changes], axis=0).sum()
+                references = tuple(levels[name][0] for name in names)
+                yield Weights(names, references, new, {}, weights / new_in_all)
+
+
+def _simple(levels: Levels, cells: Sequence[tuple[str, ...]]) -> Iterator[Weights]:
+    """Yield the effect of each factor in every cell of the others; nothing where there is one factor."""
+    for name in levels if len(levels) > 1 else ():
+        others = {other: levels[other] for other in levels if other != name}
+        for new in levels[name][1:]:
+            for cell in product(*others.values()):
+                within = dict(zip(others, cell, strict=True))
+                here = [{*within.items()} <= {*zip(levels, each, strict=True)} for each in cells]
+                weights = _change(levels, cells, name, new) * np.array(here, dtype=float)
+                yield Weights((name,), levels[name][:1], (new,), within, weights)
 
 
 def _paired(

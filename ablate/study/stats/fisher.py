@@ -1,11 +1,42 @@
-"""Fisher's exact test of each arm's runs against the baseline's, and Holm's p over the arms."""
+"""So many of so many runs, by arm: Fisher's exact test against the baseline, and Holm's p over the arms.
+
+`against` serves the verdicts on diverged runs (`stability`) and solved runs (`solved`), and claims on both.
+"""
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from scipy import stats
 
+from ablate.spec import Strict
+
 Cells = tuple[int, int]  # so many runs, and so many others
+
+
+class Count(Strict):
+    """So many of the runs of an arm. While it waits, the numbers are not read."""
+
+    arm: str
+    hits: int
+    runs: int
+    waiting: str = ""
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.runs
+
+    @property
+    def cells(self) -> Cells:
+        return self.hits, self.runs - self.hits
+
+
+class Tested(NamedTuple):
+    """One arm against the baseline; None where one of the two waits or has no run."""
+
+    difference: float | None  # of the shares, arm - baseline
+    p: float | None
+    p_adjusted: float | None  # Holm's over the arms
 
 
 def fisher(first: Cells, second: Cells) -> float:
@@ -26,6 +57,19 @@ def holm(arms: Mapping[str, Cells | None], baseline: Cells) -> dict[str, tuple[f
     if len(family) > 1 and min(family) < 1:  # else nothing to adjust: spares a call that collects garbage
         family = multipletests(family, method="holm")[1].tolist()
     return {name: (p, None if p is None else q) for (name, p), q in zip(raw.items(), family, strict=True)}
+
+
+def against(counts: Mapping[str, Count], baseline: str) -> dict[str, Tested]:
+    """Every other arm against the baseline, whose count is among `counts`."""
+    base = counts[baseline]
+    others = {name: count for name, count in counts.items() if name != baseline}
+    cells = {name: None if count.waiting or base.waiting else count.cells for name, count in others.items()}
+    return {
+        name: Tested(
+            others[name].share - base.share if others[name].runs and base.runs else None, p, adjusted
+        )
+        for name, (p, adjusted) in holm(cells, base.cells).items()
+    }
 
 
 def interval(solved: int, runs: int, alpha: float = 0.05) -> tuple[float, float]:

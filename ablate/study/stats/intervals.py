@@ -13,7 +13,7 @@ Statistics 8, 1342), which arms with one baseline are not. Bonferroni's interval
 dependence between arms, and whatever they decide Holm decides too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -27,6 +27,7 @@ Variance = Literal["paired", "pooled"]
 EXACT = 1e-12  # a spread below this share of the values is rounding
 FLIPS = 20_000  # random sign flips, where all of them would be more than 2 ** ENUMERATED
 ENUMERATED = 14
+DRAWS = 9_999  # of a bootstrap
 MOST_DEGREES = 1000  # in planning: beyond it Dunnett's value falls by less than 0.5 %, at an integral each
 
 
@@ -75,6 +76,39 @@ def welch(first: NDArray[np.float64], second: NDArray[np.float64], alpha: float)
     low, high = both.tconfint_diff(alpha, usevar="unequal")
     error = float(both.std_meandiff_separatevar)
     return Estimate(difference, error, float(df), float(low), float(high), float(p), n)
+
+
+def bartlett_p(variances: NDArray[np.float64], degrees: NDArray[np.integer]) -> float:
+    """p of Bartlett's test that independent samples have one variance, from variances and degrees, both (k,).
+
+    Bartlett 1937, Proceedings of the Royal Society A 160, 268."""
+    total, k = degrees.sum(), len(degrees)
+    together = (degrees * variances).sum() / total
+    statistic = total * np.log(together) - (degrees * np.log(variances)).sum()
+    correction = 1 + ((1 / degrees).sum() - 1 / total) / (3 * (k - 1))
+    return float(stats.chi2.sf(statistic / correction, k - 1))
+
+
+def bootstrap(
+    seeds: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]], alpha: float, draws: int = DRAWS
+) -> tuple[float, float] | None:
+    """The percentile interval of a statistic over `seeds` seeds that are drawn again, 1 - alpha of the draws.
+
+    `statistic` takes the chosen seeds (draws, seeds) and gives one number for each draw (draws,). None with a
+    single seed. Seeded: the same numbers give the same interval.
+    """
+    if seeds < 2:
+        return None
+    interval = stats.bootstrap(
+        (np.arange(seeds),),
+        lambda chosen, axis: statistic(chosen),
+        n_resamples=draws,
+        vectorized=True,
+        confidence_level=1 - alpha,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def rounding_of(*values: NDArray[np.float64]) -> float:
@@ -129,6 +163,28 @@ def pooled_contrast(values: pd.DataFrame, first: str, second: str, alpha: float)
     return Estimate(
         difference, error, fit.df_resid, float(low), float(high), float(np.squeeze(test.pvalue)), n
     )
+
+
+def pooled_weights(
+    values: pd.DataFrame, weights: NDArray[np.float64], alpha: float
+) -> tuple[list[Estimate], float]:
+    """Contrasts of several columns in `value ~ column + seed`, each with the t interval of level 1 - alpha.
+
+    `values` has one row for each seed, `weights` (contrasts, columns) sum to 0 in each row. Returns the
+    estimates and the residual standard deviation.
+    """
+    fit, _ = _blocked(values, [])
+    rows = np.zeros((len(weights), len(fit.params)))
+    rows[:, : values.shape[1]] = weights
+    test = fit.t_test(rows)
+    bounds = np.asarray(test.conf_int(alpha))
+    n = int(values.notna().all(axis=1).sum())
+    return [
+        Estimate(float(d), float(e), fit.df_resid, float(low), float(high), float(p), n)
+        for d, e, (low, high), p in zip(
+            np.atleast_1d(test.effect), np.ravel(test.sd), bounds, np.atleast_1d(test.pvalue), strict=True
+        )
+    ], float(np.sqrt(fit.scale))
 
 
 def _blocked(values: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tuple[Any, NDArray[np.float64]]:

@@ -1,11 +1,13 @@
 """The runs of a study by arm: what each seed came to, read from the study's frame and checked.
 
 The frame is tidy, one row for each run, with the columns `arm`, `seed`, `status` (a value of
-`ablate.record.Status`, or missing where the run has not ended), `role` and one column for each metric.
+`ablate.record.Status`, or missing where the run has not ended), `role` and one column for each metric. An
+optional column `plateau` (bool) marks finished runs that ended on a plateau (`ablate.study.stats.plateau`).
 """
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import pandas as pd
 from pydantic import Field
@@ -26,6 +28,7 @@ class Outcomes(Strict):
     arm: str
     values: dict[int, float]
     diverged: tuple[int, ...] = ()
+    plateau: tuple[int, ...] = ()  # finished, on a plateau: they have a value, and count against stability
     out_of_memory: tuple[int, ...] = ()
     missing: dict[int, str] = Field({})
     refused: bool = False  # every run: the plan's business, the arm leaves the family
@@ -51,10 +54,30 @@ class Outcomes(Strict):
             update={
                 "values": {seed: self.values[seed] for seed in seeds if seed in self.values},
                 "diverged": tuple(seed for seed in seeds if seed in self.diverged),
+                "plateau": tuple(seed for seed in seeds if seed in self.plateau),
                 "out_of_memory": tuple(seed for seed in seeds if seed in self.out_of_memory),
                 "missing": {s: self.missing[s] for s in seeds if s in self.missing} | absent,
             }
         )
+
+
+class OfArm(Protocol):
+    """What is looked up by its arm."""
+
+    @property
+    def arm(self) -> str: ...
+
+
+ArmItem = TypeVar("ArmItem", bound=OfArm)
+
+
+def by_arm(each: Sequence[ArmItem], arm: str, absent: str) -> ArmItem:
+    """The first of these that is of the arm. Raises KeyError with the words `absent`, the arm in place of {},
+    and the arms there are."""
+    for one in each:
+        if one.arm == arm:
+            return one
+    raise KeyError(f"{absent.format(repr(arm))}; there are {', '.join(one.arm for one in each)}")
 
 
 def read_outcomes(
@@ -73,10 +96,11 @@ def read_outcomes(
     if len(arms) < 2:
         raise ValueError(f"a comparison needs an arm beside the baseline {baseline!r}")
     runs: dict[tuple[str, str], list[Run]] = {}
-    for arm, of, *run in zip(
-        *(frame[c].tolist() for c in ("arm", "role", "seed", "status", metric)), strict=True
+    plateau = frame["plateau"].tolist() if "plateau" in frame.columns else [False] * len(frame)
+    for arm, of, seed, status, value, lost in zip(
+        *(frame[c].tolist() for c in ("arm", "role", "seed", "status", metric)), plateau, strict=True
     ):
-        runs.setdefault((arm, of), []).append((int(run[0]), run[1], run[2]))
+        runs.setdefault((arm, of), []).append((int(seed), status, value, bool(lost)))
     outcomes = {}
     for arm in [baseline, *(arm for arm in arms if arm != baseline)]:
         mine = runs.get((arm, role), [])
@@ -86,7 +110,7 @@ def read_outcomes(
     return outcomes
 
 
-Run = tuple[int, Any, Any]  # seed, status, value
+Run = tuple[int, Any, Any, bool]  # seed, status, value, on a plateau
 
 
 def check_frame(frame: pd.DataFrame, metric: str) -> None:
@@ -133,7 +157,7 @@ def _read_arm(arm: str, runs: list[Run], metric: str) -> Outcomes:
     missing: dict[int, str] = {}
     diverged: list[int] = []
     out_of_memory: list[int] = []
-    for seed, status, value in runs:
+    for seed, status, value, _ in runs:
         if pd.isna(status):
             missing[seed] = "not run yet"
         elif status == "diverged":
@@ -152,9 +176,10 @@ def _read_arm(arm: str, runs: list[Run], metric: str) -> Outcomes:
         arm=arm,
         values=values,
         diverged=tuple(diverged),
+        plateau=tuple(seed for seed, *_, lost in runs if lost and seed in values),
         out_of_memory=tuple(out_of_memory),
         missing=missing,
-        refused=bool(runs) and all(status == "refused" for _, status, _ in runs),
+        refused=bool(runs) and all(status == "refused" for _, status, *_ in runs),
     )
 
 

@@ -1,11 +1,10 @@
 """What a study can decide, worked out before it runs: detectable effects, power, seeds needed.
 
-`sd` is always the standard deviation of the differences between an arm and the baseline, by seed.
-`arms` counts the arms beside the baseline. `looks` is the number of declared looks, over which alpha is
-split. Nothing here takes an observed effect.
+Nothing here takes an observed effect.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import integrate, optimize, stats
@@ -15,25 +14,40 @@ from ablate.study.stats.intervals import Variance, planned_critical_value
 MOST_SEEDS = 100_000  # beyond this no number of seeds is named
 
 
-def detectable(
-    seeds: int,
-    arms: int,
-    sd: float,
-    variance: Variance,
-    alpha: float = 0.05,
-    power: float = 0.8,
-    looks: int = 1,
-) -> float:
-    """The least true effect that is found with this power, in the unit of `sd`."""
-    _check(sd, alpha, looks)
-    if not alpha < power < 1:
-        raise ValueError(f"power must lie between alpha = {alpha} and 1, not {power}")
-    c, df = planned_critical_value(variance, seeds, arms, alpha / looks)
+@dataclass(frozen=True)
+class Setting:
+    """What a study will be judged by, apart from its seeds. Raises ValueError for an impossible one."""
+
+    arms: int  # beside the baseline
+    sd: float  # of the differences between an arm and the baseline, by seed
+    variance: Variance
+    alpha: float = 0.05
+    looks: int = 1  # declared, over which alpha is split
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.sd) and self.sd >= 0):
+            raise ValueError(f"sd of the differences must be a number from 0 up, not {self.sd}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, not {self.alpha}")
+        if self.looks < 1:
+            raise ValueError(f"there must be one look or more, not {self.looks}")
+
+    def critical_value(self, seeds: int) -> tuple[float, int]:
+        """The critical value of one look and its degrees of freedom."""
+        return planned_critical_value(self.variance, seeds, self.arms, self.alpha / self.looks)
+
+
+def detectable(seeds: int, setting: Setting, power: float = 0.8) -> float:
+    """The least true effect that is found with this power, in the unit of `setting.sd`."""
+    _check_noise(setting)
+    if not setting.alpha < power < 1:
+        raise ValueError(f"power must lie between alpha = {setting.alpha} and 1, not {power}")
+    c, df = setting.critical_value(seeds)
     far = c
     while _beyond(far, c, df) < power:
         far *= 1.5
     shift = float(optimize.brentq(lambda shift: _beyond(shift, c, df) - power, 0, far))
-    return float(shift * sd / seeds**0.5)
+    return float(shift * setting.sd / seeds**0.5)
 
 
 def _beyond(shift: float, c: float, df: int) -> float:
@@ -44,25 +58,16 @@ def _beyond(shift: float, c: float, df: int) -> float:
     return float(stats.nct.sf(c, df, shift) + np.nan_to_num(wrong_side))
 
 
-def power_of_equivalence(
-    margin: float,
-    seeds: int,
-    arms: int,
-    sd: float,
-    variance: Variance,
-    alpha: float = 0.05,
-    looks: int = 1,
-    effect: float = 0.0,
-) -> float:
+def power_of_equivalence(margin: float, seeds: int, setting: Setting, effect: float = 0.0) -> float:
     """The chance of the verdict `equivalent`: the interval contains 0 and lies within ± margin.
 
     Given the estimated error s of the difference, the estimate must lie within min(c s, margin - c s)
     of 0; that is integrated over the chi distribution of s.
     """
-    _check(sd, alpha, looks)
+    _check_noise(setting)
     _check_margin(margin)
-    c, df = planned_critical_value(variance, seeds, arms, alpha / looks)
-    error = sd / seeds**0.5
+    c, df = setting.critical_value(seeds)
+    error = setting.sd / seeds**0.5
 
     def given(ratio: float) -> float:  # of the estimated to the true error
         half = c * ratio * error
@@ -75,42 +80,32 @@ def power_of_equivalence(
     return min(float(reached), 1.0)
 
 
-def seeds_for_equivalence(
-    margin: float,
-    arms: int,
-    sd: float,
-    variance: Variance,
-    alpha: float = 0.05,
-    power: float = 0.8,
-    looks: int = 1,
-) -> int | None:
+def seeds_for_equivalence(margin: float, setting: Setting, power: float = 0.8) -> int | None:
     """The least number of seeds at which a true difference of 0 is called equivalent with this power."""
     _check_margin(margin)
-    return _least(lambda n: power_of_equivalence(margin, n, arms, sd, variance, alpha, looks) >= power)
+    return _least(lambda n: power_of_equivalence(margin, n, setting) >= power)
 
 
-def seeds_for_half_width(
-    margin: float, arms: int, sd: float, variance: Variance, alpha: float = 0.05, looks: int = 1
-) -> int | None:
+def seeds_for_half_width(margin: float, setting: Setting) -> int | None:
     """The least number of seeds at which the interval's half-width is at most `margin`; None beyond
     100,000. It uses the noise alone, never the effect."""
     _check_margin(margin)
-    if sd == 0:
+    if setting.sd == 0:
         return 2
+    alpha = setting.alpha / setting.looks
+    degrees = 1 if setting.variance == "paired" else setting.arms
 
     def narrow(n: int, c: float) -> bool:
-        return bool(c * sd / n**0.5 <= margin)
+        return bool(c * setting.sd / n**0.5 <= margin)
 
     # Dunnett's value takes long to integrate: look for it only between the t and the Bonferroni value.
-    alpha = alpha / looks
-    degrees = 1 if variance == "paired" else arms
     fewest = _least(lambda n: narrow(n, stats.t.isf(alpha / 2, degrees * (n - 1))))
     if fewest is None:
         return None
     return _least(
         lambda n: (
-            narrow(n, stats.t.isf(alpha / (2 * arms), degrees * (n - 1)))
-            or narrow(n, planned_critical_value(variance, n, arms, alpha)[0])
+            narrow(n, stats.t.isf(alpha / (2 * setting.arms), degrees * (n - 1)))
+            or narrow(n, setting.critical_value(n)[0])
         ),
         fewest,
     )
@@ -139,13 +134,9 @@ def warn_undetectable(name: str, predicted: float, detectable_effect: float) -> 
     )
 
 
-def _check(sd: float, alpha: float, looks: int) -> None:
-    if not (np.isfinite(sd) and sd > 0):
-        raise ValueError(f"sd of the differences must be a positive number, not {sd}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
-    if looks < 1:
-        raise ValueError(f"there must be one look or more, not {looks}")
+def _check_noise(setting: Setting) -> None:
+    if setting.sd == 0:
+        raise ValueError("sd of the differences must be positive: without noise everything is decided")
 
 
 def _check_margin(margin: float) -> None:

@@ -5,12 +5,10 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ablate.spec import Strict
 from ablate.study.stats import intervals
 
-DRAWS = 9_999
 Losses = Mapping[tuple[float, int], float | None]  # by (rate, seed); None: the run failed
 
 
@@ -52,7 +50,10 @@ def sensitivity(losses: Losses, start: float, alpha: float = 0.05) -> Sensitivit
     values = [loss for loss in losses.values() if loss is not None]
     failed = len(losses) - len(values)
     means = table.mean(1)
-    low, high = _interval(table, alpha)
+    low, high = intervals.bootstrap(table.shape[1], lambda chosen: _drawn(table, chosen), alpha) or (
+        None,
+        None,
+    )
     return Sensitivity(
         value=_sensitivity(table),
         low=low,
@@ -85,8 +86,8 @@ def sensitivity_difference(
     value = _sensitivity(a) - _sensitivity(b)
     if a.shape[1] < 2:
         return SensitivityDifference(value=value, low=None, high=None, p=None)
-    found = intervals.paired(_by_seed(a), _by_seed(b), alpha)
-    return SensitivityDifference(value=value, low=found.low, high=found.high, p=found.p)
+    estimate = intervals.paired(_by_seed(a), _by_seed(b), alpha)
+    return SensitivityDifference(value=value, low=estimate.low, high=estimate.high, p=estimate.p)
 
 
 def _by_seed(table: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,19 +121,3 @@ def _drawn(table: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[np.f
     means = table[:, chosen].mean(-1)
     drawn: NDArray[np.float64] = (means - means.min(0)).mean(0)
     return drawn
-
-
-def _interval(table: NDArray[np.float64], alpha: float) -> tuple[float | None, float | None]:
-    seeds = table.shape[1]
-    if seeds < 2:
-        return None, None
-    found = stats.bootstrap(
-        (np.arange(seeds),),
-        lambda chosen, axis: _drawn(table, chosen),
-        n_resamples=DRAWS,
-        vectorized=True,
-        confidence_level=1 - alpha,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)

@@ -1,12 +1,14 @@
 """Choose a learning rate for each arm from its tuning runs, before any test run.
 
 The best point of a grid is a noisy choice, and its noise is common to all test seeds: it stays outside
-their interval. Two seeds and the vertex of a parabola make it small; `keep_better` (nested tuning) brings
-it inside, by choosing again at every test seed.
+their interval. Two seeds and the vertex of a parabola make it small; `keep_better` brings it inside, by
+choosing again at every test seed. Beside a rate that failed there is no parabola, and equal arms may come to
+rates that lie far apart. There the grid is refined for every arm; then every test seed trains every arm at
+the best rates of all of them, and keeps the better on validation.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -14,14 +16,16 @@ import numpy as np
 import pandas as pd
 
 from ablate.spec import Strict
-from ablate.study.stats.outcomes import check_frame
+from ablate.study.stats.outcomes import by_arm, check_frame
+from ablate.study.stats.plateau import PlateauRun, find_plateaus
 
 # Half a decade is a factor of 10 ** 0.5 = 3.16. The usual 1, 3, 10 grid is meant too: 1 to 3, 3 to 10.
 WIDEST_STEP = 10 / 3 * (1 + 1e-9)
+FINEST_STEP = 2.0  # beside a rate that failed the grid is refined until rates are no further apart than this
 FEWEST_RATES = 5
 FAILED = ("diverged", "out_of_memory", "refused")  # outcomes without a loss: no other launch gives one
 
-Kind = Literal["vertex", "boundary", "edge", "waiting", "none"]
+ChoiceKind = Literal["vertex", "boundary", "refine", "edge", "waiting", "none"]
 
 
 class Choice(Strict):
@@ -29,25 +33,29 @@ class Choice(Strict):
 
     vertex    of the parabola through the best point and its neighbours
     boundary  the best point itself: a neighbour failed, so no parabola and no wider grid
+    refine    a neighbour failed and is far away: run the rate in `extend`, between the two, for every arm
     edge      the best point is the first or the last of the grid: run the rates in `extend` for every arm
     waiting   tuning runs are missing
     none      at every rate some tuning run failed
+
+    A rate failed where a tuning run diverged, ran out of memory or ended on a plateau.
     """
 
     arm: str
-    kind: Kind
+    kind: ChoiceKind
     rate: float | None  # to train the test seeds at; None while there is none
     nested: tuple[float, ...]  # for nested tuning: the best grid rate and its better neighbour
     extend: tuple[float, ...]  # rates to add
-    means: dict[float, float]  # rate -> validation loss, averaged over the tuning seeds
+    means: dict[float, float]  # eligible rate -> validation loss, averaged over the tuning seeds
     failed: tuple[float, ...]  # rates at which a tuning run failed: not eligible
     reason: str
+    shared: tuple[float, ...] = ()  # rates that every arm is tested at, since one stands beside a failed rate
 
     def rates(self, nested: bool) -> tuple[float, ...]:
         """Those that each test seed is trained at."""
         if self.rate is None:
             return ()
-        return self.nested if nested else (self.rate,)
+        return self.shared or (self.nested if nested else (self.rate,))
 
 
 class Tuning(Strict):
@@ -57,13 +65,12 @@ class Tuning(Strict):
     extend: tuple[float, ...]
     seeds: tuple[int, ...]
     warnings: tuple[str, ...]
+    plateaus: tuple[PlateauRun, ...] = ()  # tuning runs that ended on one
+    level: float | None = None  # the metric from which a run is on a plateau; None where none is known
 
     def choice(self, arm: str) -> Choice:
         """Raises KeyError, naming the arms there are."""
-        for choice in self.choices:
-            if choice.arm == arm:
-                return choice
-        raise KeyError(f"no tuning of {arm!r}; there are {', '.join(choice.arm for choice in self.choices)}")
+        return by_arm(self.choices, arm, "no tuning of {}")
 
 
 def check_grid(rates: Sequence[float]) -> None:
@@ -82,13 +89,21 @@ def check_grid(rates: Sequence[float]) -> None:
             )
 
 
-def tune(frame: pd.DataFrame, metric: str = "validation/loss", better: str = "lower") -> Tuning:
+def tune(
+    frame: pd.DataFrame,
+    metric: str = "validation/loss",
+    better: str = "lower",
+    nested: bool = False,
+    level: float | None = None,
+) -> Tuning:
     """Choose a rate for every arm of a study from its rows of role `tuning`.
 
     `frame` is the tidy frame of a study (see `ablate.study.stats.outcomes`) with the column `rate`. Every arm
     is held to the union of all rates and tuning seeds: a run that one arm has and another lacks is waited
-    for. Raises ValueError for a grid that `check_grid` refuses, a held-out metric, a duplicated record,
-    or tuning seeds that are test seeds too.
+    for. `level` is the loss of single tokens, where it is known (see `ablate.study.stats.plateau`).
+
+    Raises ValueError for a grid that `check_grid` refuses, a held-out metric, a duplicated record, or tuning
+    seeds that are test seeds too.
     """
     check_frame(frame, metric)
     if metric.startswith("heldout"):
@@ -105,47 +120,86 @@ def tune(frame: pd.DataFrame, metric: str = "validation/loss", better: str = "lo
     check_grid(rates)
     seeds = sorted({int(seed) for seed in rows["seed"]})
     sign = -1.0 if better == "higher" else 1.0
+    runs = {
+        (str(arm), float(rate), int(seed)): (status, value)
+        for arm, rate, seed, status, value in zip(
+            *(rows[name].tolist() for name in ("arm", "rate", "seed", "status", metric)), strict=True
+        )
+    }
+    losses = {
+        place: sign * value
+        for place, (status, value) in runs.items()
+        if status == "finished" and _finite(value)
+    }
+    plateaus = find_plateaus(losses, level)
+    lost = {(run.arm, run.rate) for run in plateaus.runs}
+    lost |= {(arm, rate) for (arm, rate, _), (status, _) in runs.items() if status in FAILED}
     choices = tuple(
-        _choose(str(arm), mine, metric, rates, seeds, sign) for arm, mine in rows.groupby("arm", sort=False)
+        _choose(arm, losses, rates, seeds, {rate for name, rate in lost if name == arm}, sign)
+        for arm in dict.fromkeys(rows["arm"].astype(str))
     )
+    extend = sorted({rate for choice in choices for rate in choice.extend})
+    return Tuning(
+        choices=choices if extend else _shared(choices, nested),
+        extend=tuple(extend),
+        seeds=tuple(seeds),
+        warnings=tuple(_warnings(seeds, plateaus.runs)),
+        plateaus=tuple(run._replace(loss=sign * run.loss) for run in plateaus.runs),
+        level=None if plateaus.level is None else sign * plateaus.level,
+    )
+
+
+def _warnings(seeds: Sequence[int], plateaus: Sequence[PlateauRun]) -> list[str]:
     warnings = []
     if len(seeds) < 2:
         warnings.append(
             "one tuning seed: the choice of the rate is noisy, and no interval over test seeds contains "
             "that noise; use two tuning seeds or more"
         )
-    extend = sorted({rate for choice in choices for rate in choice.extend})
-    return Tuning(choices=choices, extend=tuple(extend), seeds=tuple(seeds), warnings=tuple(warnings))
+    if plateaus:
+        cells: dict[str, dict[float, list[str]]] = {}
+        for run in plateaus:
+            cells.setdefault(run.arm, {}).setdefault(run.rate, []).append(f"{run.loss:.4g}")
+        named = {
+            arm: ", ".join(f"{rate:g} ({', '.join(losses)})" for rate, losses in sorted(rates.items()))
+            for arm, rates in cells.items()
+        }
+        each = "; ".join(f"{arm} at {rates}" for arm, rates in named.items())
+        warnings.append(f"{len(plateaus)} tuning runs ended on a plateau and choose no rate: {each}")
+    return warnings
 
 
 def _choose(
-    arm: str, rows: pd.DataFrame, metric: str, rates: list[float], seeds: list[int], sign: float
+    arm: str,
+    losses: Mapping[tuple[str, float, int], float],
+    rates: list[float],
+    seeds: list[int],
+    lost: set[float],
+    sign: float,
 ) -> Choice:
-    status = {
-        (float(r), int(s)): v for r, s, v in zip(rows["rate"], rows["seed"], rows["status"], strict=True)
-    }
-    value = {(float(r), int(s)): v for r, s, v in zip(rows["rate"], rows["seed"], rows[metric], strict=True)}
-    runs = [(rate, seed) for rate in rates for seed in seeds]
-    failed = tuple(rate for rate in rates if any(status.get((rate, seed)) in FAILED for seed in seeds))
+    """The choice for one arm. `losses` are those of finished runs, the less the better."""
+    failed = tuple(rate for rate in rates if rate in lost)
     missing = [
         (rate, seed)
-        for rate, seed in runs
-        if rate not in failed and (status.get((rate, seed)) != "finished" or not _finite(value[rate, seed]))
+        for rate in rates
+        for seed in seeds
+        if rate not in lost and (arm, rate, seed) not in losses
     ]
     unusable = {*failed, *(rate for rate, _ in missing)}
     means = {
-        rate: float(np.mean([value[rate, seed] for seed in seeds])) for rate in rates if rate not in unusable
+        rate: float(np.mean([losses[arm, rate, seed] for seed in seeds]))
+        for rate in rates
+        if rate not in unusable
     }
 
-    def choice(kind: Kind, reason: str, rate: float | None = None, **rest: tuple[float, ...]) -> Choice:
-        nested, extend = rest.get("nested", ()), rest.get("extend", ())
+    def choice(kind: ChoiceKind, reason: str, rate: float | None = None, **rest: tuple[float, ...]) -> Choice:
         return Choice(
             arm=arm,
             kind=kind,
             rate=rate,
-            nested=nested,
-            extend=extend,
-            means=means,
+            nested=rest.get("nested", ()),
+            extend=rest.get("extend", ()),
+            means={rate: sign * mean for rate, mean in means.items()},
             failed=failed,
             reason=reason,
         )
@@ -155,29 +209,59 @@ def _choose(
         return choice("waiting", f"waiting for the tuning runs at {named}")
     if not means:
         return choice("none", "no rate is eligible: at every one some tuning run failed")
-    best = min(means, key=lambda rate: sign * means[rate])
+    best = min(means, key=means.__getitem__)
     at = rates.index(best)
     if at in (0, len(rates) - 1):
         extend = _beyond(rates, at)
         return choice(
             "edge",
-            f"the best rate {best:g} is at the edge: extend the grid of every arm by "
-            f"{', '.join(f'{rate:g}' for rate in extend)}",
+            f"the best rate {best:g} is at the edge: extend the grid of every arm by {_listed(extend)}",
             extend=extend,
         )
-    around = [rate for rate in (rates[at - 1], rates[at + 1]) if rate in means]
-    nested = (best, *sorted(around, key=lambda rate: sign * means[rate])[:1])
-    if len(around) < 2:
-        lost = [rate for rate in (rates[at - 1], rates[at + 1]) if rate not in means]
+    beside = (rates[at - 1], rates[at + 1])
+    around = [rate for rate in beside if rate in means]
+    nested = (best, *sorted(around, key=means.__getitem__)[:1])
+    if len(around) == 2:
+        rate = vertex([(r, means[r]) for r in (rates[at - 1], best, rates[at + 1])])
+        return choice("vertex", f"vertex of a parabola in log rate around {best:g}", rate=rate, nested=nested)
+    gone = [rate for rate in beside if rate not in means]
+    stands = f"the best rate {best:g} stands beside {_listed(gone)}, where a tuning run failed"
+    if between := tuple(
+        _round(math.sqrt(rate * best)) for rate in gone if max(rate / best, best / rate) > FINEST_STEP
+    ):
         return choice(
-            "boundary",
-            f"the best rate {best:g} stands beside {', '.join(f'{rate:g}' for rate in lost)}, "
-            "where a tuning run failed",
-            rate=best,
-            nested=nested,
+            "refine", f"{stands}: extend the grid of every arm by {_listed(between)}", extend=between
         )
-    rate = vertex([(r, sign * means[r]) for r in (rates[at - 1], best, rates[at + 1])])
-    return choice("vertex", f"vertex of a parabola in log rate around {best:g}", rate=rate, nested=nested)
+    return choice("boundary", stands, rate=best, nested=nested)
+
+
+def _shared(choices: tuple[Choice, ...], nested: bool) -> tuple[Choice, ...]:
+    """The choices where one stands beside a failed rate: which of two rates an arm came to may be chance, so
+    every test seed trains every arm at the best rates of all arms."""
+    if any(choice.kind == "waiting" for choice in choices):
+        return choices
+    if not any(choice.kind == "boundary" for choice in choices):
+        return choices
+    able = [choice for choice in choices if choice.nested]
+    rates = sorted({rate for choice in able for rate in (choice.nested if nested else choice.nested[:1])})
+    how = "an arm's best rate stands beside one that failed, so every arm is tested at "
+    how += f"{_listed(rates)}, the better kept at each test seed" if len(rates) > 1 else _listed(rates)
+    return tuple(
+        choice.model_copy(
+            update={
+                "rate": choice.nested[0],
+                "shared": tuple(rates),
+                "reason": f"{choice.reason}; {how}" if choice.kind == "boundary" else how,
+            }
+        )
+        if choice.nested
+        else choice
+        for choice in choices
+    )
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def vertex(points: Sequence[tuple[float, float]]) -> float:

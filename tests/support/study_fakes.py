@@ -22,7 +22,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     "model/ffn": {
         "swiglu": {"name": "glu", "activation": {"name": "silu"}, "width": 80},
         "gelu": {"name": "mlp", "activation": {"name": "gelu"}, "width": 80},
-        "moe": {"name": "moe", "expert": {"name": "mlp", "width": 80}, "experts": 4, "balance": 0.0},
+        "moe": {"name": "moe", "expert": {"name": "mlp", "width": 80}, "experts": 4, "balance_loss_weight": 0.0},
     },
     "model/norm": {"rms": {"name": "rms", "eps": 1e-6}, "layer": {"name": "layer", "eps": 1e-6}},
     "model/layers": {
@@ -124,7 +124,7 @@ class Fake:
         kernels = self.kernels.get(model["position"]["name"], ("sdpa", "reference"))
         named = model["kernel"]["name"]
         redrawn = [p for p in shapes if any(fnmatch(p, pattern) for pattern in spec["seed"]["redraw"])]
-        acts = [model["position"], model["norm"], _without(model["ffn"], "balance", "width")]
+        acts = [model["position"], model["norm"], _without(model["ffn"], "balance_loss_weight", "width")]
         windows = [layer["attention"]["window"] for layer in model["variants"].values()]
         return Facts(
             id=digest(spec),

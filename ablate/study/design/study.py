@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from ablate.spec import RunSpec, Strict, explain, mistakes
+from ablate.spec import RunSpec, Strict, explain
 from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, counts, declared, kinds
 from ablate.study.stats.tuning import check_grid
 
@@ -371,12 +371,7 @@ def read(node: Any) -> Study:
     try:
         return Study.model_validate(node)
     except ValidationError as error:
-        lines = []
-        for line, mistake in zip(explain(error), mistakes(error), strict=True):
-            first, *more = line.split("\n")  # rules across fields give one error with a line for each
-            path = ".".join(map(str, mistake["loc"]))
-            lines += [first, *(f"{path}: {rest}" if path else rest for rest in more)]
-        raise StudyMistaken(lines) from None
+        raise StudyMistaken(explain(error)) from None
 
 
 def load(file: Path) -> Study:

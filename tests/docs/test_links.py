@@ -15,7 +15,7 @@ PAGES = [
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-CODE = re.compile(r"`((?:ablate|tests|benchmarks|findings|hydra_plugins)/[\w./-]+\w)`")
+CODE = re.compile(r"`(?:python )?((?:ablate|tests|benchmarks|findings|hydra_plugins)/[\w./-]+\w)[` ]")
 WRITTEN = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

@@ -38,7 +38,7 @@ class RunRecord(BaseModel):
     id: str
     status: Status
     reason: str = ""  # in words, where the status is not `finished`
-    code: str  # hash of the sources that made it
+    source_hash: str  # hash of the sources that made it
     spec: dict[str, Any]  # the RunSpec, whole, as plain JSON
     fingerprint: dict[str, str]  # of the text and the tokenizer
     metrics: dict[str, float | None] = {}  # `validation/loss` (nats per token), ...
@@ -48,7 +48,7 @@ class RunRecord(BaseModel):
     speed: dict[str, float] = {}  # tokens_per_second, seconds
     memory: dict[str, float] = {}  # peak bytes
     kernel: str = ""
-    looks: int = 0  # times held-out was looked at
+    heldout_reads: int = 0  # times held-out was looked at
     provenance: dict[str, Any] = {}  # versions, hardware, command, device kind, git commit, time
 
     @classmethod
@@ -65,7 +65,7 @@ class RunRecord(BaseModel):
     def columns(self) -> dict[str, Any]:
         """A row of a frame: status, reason, code and kernel, the metrics under their names, and `counts/...`,
         `speed/...`, `memory/...`."""
-        row = {name: getattr(self, name) for name in ("status", "reason", "code", "kernel")}
+        row = {name: getattr(self, name) for name in ("status", "reason", "source_hash", "kernel")}
         for group in ("counts", "speed", "memory"):
             row |= {f"{group}/{name}": value for name, value in getattr(self, group).items()}
         return row | self.metrics

@@ -74,8 +74,8 @@ def study(folder: Path, cache: Path, overrides: list[str], seeds: int, slots: in
         "seeds": seeds,
         "tune": "fixed",
         "metric": "heldout/loss",
-        "margin": 0.02,
-        "variance": "paired",
+        "equivalence_margin": 0.02,
+        "interval": "paired",
         "placebo": False,
     }
     (place / "study.yaml").write_text(yaml.safe_dump(said))

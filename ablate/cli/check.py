@@ -15,7 +15,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
 from ablate.model.measure import costs_of_run, of_run
-from ablate.parts.base import ForwardContext, Refused
+from ablate.parts.base import ForwardContext, IncompatibleParts
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
@@ -42,7 +42,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         ghost = of_run(spec, device)
         decoder = Decoder(spec.model.model_copy(update={"kernel": kernel.parse("auto")}))
         decoder.init_parameters(0, spec.seed.redraw)
-    except Refused as refusal:
+    except IncompatibleParts as refusal:
         return Facts(refusals=(str(refusal),))
     prepared = prepare(spec.data, cache)
     try:
@@ -78,7 +78,7 @@ def kernel_serves(spec: RunSpec, name: str, device: str) -> bool:
     try:
         model = spec.model.model_copy(update={"kernel": kernel.parse(name)})
         of_run(spec.model_copy(update={"model": model}), device)
-    except Refused:
+    except IncompatibleParts:
         return False
     return True
 

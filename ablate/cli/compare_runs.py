@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ablate.cli.compose import Mistaken
+from ablate.cli.compose import ConfigError
 from ablate.cli.show import print_verdicts
 from ablate.record import RunRecord
 from ablate.study.judge import adhoc
@@ -19,7 +19,7 @@ def compare_runs(pattern: str, console: Console) -> None:
     folders = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "record.json").is_file())
     records = [RunRecord.load(folder) for folder in folders]
     if not records:
-        raise Mistaken([f"compare: no folder of {pattern} holds a record.json"])
+        raise ConfigError([f"compare: no folder of {pattern} holds a record.json"])
     gathered = adhoc.gather(records)
     for warning in gathered.mixed:
         console.print(Text(f"Mixed: {warning}", style="yellow"))

@@ -37,7 +37,7 @@ OBJECTIVE: Objective = "validation/loss"
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
 
 
-class Mistaken(Exception):
+class ConfigError(Exception):
     """Raised for a wrong configuration, with a line for each mistake."""
 
     def __init__(self, mistakes: list[str]):
@@ -60,7 +60,7 @@ class Rest(Strict):
     """The options of train.py that are neither in `RunSpec` nor in `Settings`; see conf/train.yaml."""
 
     parts: tuple[str, ...]
-    start: Path | None
+    init_from: Path | None
     plan: StrictBool
     rerun: StrictBool
     runs: Path
@@ -100,7 +100,7 @@ class TrainJob:
             runs=self.rest.runs,
             cache=self.rest.cache,
             parts=self.rest.parts,
-            start=self.rest.start,
+            start=self.rest.init_from,
             counts=asdict(self.design.costs),
             rerun=self.rest.rerun,
             outbox=outbox,
@@ -112,10 +112,10 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     try:
         missing = OmegaConf.missing_keys(config)
         if missing:
-            raise Mistaken([f"{key}: missing; give it on the command line" for key in sorted(missing)])
+            raise ConfigError([f"{key}: missing; give it on the command line" for key in sorted(missing)])
         node = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise Mistaken([str(error).splitlines()[0]]) from None
+        raise ConfigError([str(error).splitlines()[0]]) from None
     assert isinstance(node, dict)
     return {str(k): v for k, v in node.items()}
 
@@ -132,7 +132,7 @@ def job(config: DictConfig | dict[str, Any]) -> TrainJob:
     try:
         load_parts(list(rest.parts) if rest else [])
     except ImportError as error:
-        raise Mistaken([f"parts: {error}"]) from error
+        raise ConfigError([f"parts: {error}"]) from error
     taken = isinstance(decides.get("model"), dict) and decides["model"].get("of") == "start"
     if taken and rest is not None:
         decides["model"] = of_start(rest, decides["model"])
@@ -142,39 +142,39 @@ def job(config: DictConfig | dict[str, Any]) -> TrainJob:
     data = validated(DataSpec, decides.get("data", {}), mistakes, "data")
     spec = validated(RunSpec, decides, mistakes)
     if rest is None or settings is None or data is None or spec is None:
-        raise Mistaken(hinted(dict.fromkeys(mistakes)))
+        raise ConfigError(hinted(dict.fromkeys(mistakes)))
     mistakes += misplaced(spec, settings, rest)
     if mistakes:
-        raise Mistaken(mistakes)
+        raise ConfigError(mistakes)
     prepared = prepare(data, rest.cache)
     vocab = spec.model.vocab or prepared.vocab
     if vocab < prepared.vocab:
-        raise Mistaken([f"model.vocab: {vocab} is less than the tokenizer's {prepared.vocab}"])
+        raise ConfigError([f"model.vocab: {vocab} is less than the tokenizer's {prepared.vocab}"])
     spec = validated(RunSpec, {**decides, "model": {**decides["model"], "vocab": vocab}}, mistakes)
     if spec is None:
-        raise Mistaken(mistakes)
+        raise ConfigError(mistakes)
     try:
         refuse(prepared.splits, spec)
     except ValueError as error:
-        raise Mistaken([str(error)]) from None
-    if rest.start:
+        raise ConfigError([str(error)]) from None
+    if rest.init_from:
         try:
             if not taken:
-                refuse_another_model(spec.model, rest.start)
-            spec = started(spec, prepared, rest.start)
+                refuse_another_model(spec.model, rest.init_from)
+            spec = started(spec, prepared, rest.init_from)
         except (ValueError, FileNotFoundError) as error:
-            raise Mistaken([f"start: {error}"]) from None
+            raise ConfigError([f"init_from: {error}"]) from None
     return TrainJob(spec, prepared, settings, rest)
 
 
 def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
     """For `model=started`: the model in `start`, with what else is said of it. Raises Mistaken."""
-    if not rest.start:
-        raise Mistaken(["model=started: is the model in start; give start=FOLDER"])
+    if not rest.init_from:
+        raise ConfigError(["model=started: is the model in start; give init_from=FOLDER"])
     try:
-        return started_model(rest.start, {key: value for key, value in model.items() if key != "of"})
+        return started_model(rest.init_from, {key: value for key, value in model.items() if key != "of"})
     except (ValueError, OSError) as error:
-        raise Mistaken([f"start: {error}"]) from None
+        raise ConfigError([f"init_from: {error}"]) from None
 
 
 def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
@@ -183,13 +183,13 @@ def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
 
     from ablate.train.speed.cuda_graph import NO_GRAPHS
 
-    if spec.parent is not None and not rest.start:
-        yield "parent: cannot be set directly; use start=runs/<id>"
+    if spec.parent is not None and not rest.init_from:
+        yield "parent: cannot be set directly; use init_from=runs/<id>"
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         yield "trainer.accelerator: torch finds no GPU on this machine; use trainer=cpu or trainer=auto"
         return
-    if settings.capture is True and accelerator(settings) == "cpu":
-        yield f"trainer.capture: {NO_GRAPHS}; use trainer.capture=auto"
+    if settings.cuda_graph is True and accelerator(settings) == "cpu":
+        yield f"trainer.cuda_graph: {NO_GRAPHS}; use trainer.cuda_graph=auto"
     if (reason := too_many(settings.threads)) is not None:
         yield reason
     if settings.nodes > 1 and not elsewhere_launched():

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.cli.compose import Mistaken, TrainJob, job
+from ablate.cli.compose import ConfigError, TrainJob, job
 from ablate.cli.own_parts import load_named_parts
 from ablate.paths import CONF
 from ablate.spec import RunSpec
@@ -32,7 +32,7 @@ class Composer:
         if ignored:
             reason = "does not affect results, so an arm cannot set it"
             remedy = "Set it for the whole study (see `sweep.py --help`)"
-            raise Mistaken([f"{key}: {reason}. {remedy}." for key in ignored])
+            raise ConfigError([f"{key}: {reason}. {remedy}." for key in ignored])
         return self.job(overrides).spec.model_dump(mode="json")
 
     def job(self, overrides: list[str]) -> TrainJob:
@@ -45,7 +45,7 @@ class Composer:
         except (HydraException, OmegaConfBaseException) as error:
             choices = getattr(error, "options", None)  # of a group, where the choice is none of them
             remedy = f"; there are {', '.join(sorted(choices))}" if choices else ""
-            raise Mistaken([str(error).splitlines()[0] + remedy]) from None
+            raise ConfigError([str(error).splitlines()[0] + remedy]) from None
         todo = job(config)
         self.parts = list(dict.fromkeys([*self.parts, *todo.rest.parts]))
         return todo

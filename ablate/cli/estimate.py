@@ -35,10 +35,12 @@ def design_run(spec: RunSpec, device: str = "cpu") -> RunDesign:
     return RunDesign(costs_of_run(spec, decoder), decoder.kernel.name)
 
 
-def estimate_run(spec: RunSpec, costs: Costs, device: str, micro_rows: int | None = None) -> RunEstimate:
-    """Estimate the memory and the time of a run in passes of at most `micro_rows` rows (null: all rows).
+def estimate_run(
+    spec: RunSpec, costs: Costs, device: str, micro_batch_size: int | None = None
+) -> RunEstimate:
+    """Estimate the memory and the time of a run in passes of `micro_batch_size` rows (null: all).
     Measures the speed of the device for about 0.1 s."""
-    rows = min(micro_rows or spec.rows, spec.rows)
+    rows = min(micro_batch_size or spec.rows, spec.rows)
     flops = spec.steps * spec.budget.batch_tokens * costs.training_flops
     seconds = flops / (UTILISATION * product_rate(device, spec.precision))
     return RunEstimate(costs.training_bytes(rows * spec.model.context, device), seconds)

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from ablate.cli.card import card, verdicts_on
 from ablate.data.prepare import Prepared, prepare
-from ablate.data.tokenizer import BadTokenizer, Portable
-from ablate.measure import Found
+from ablate.data.tokenizer import Portable, TokenizerError
+from ablate.measure import Measured
 from ablate.measure.trained import Trained, open_run
 from ablate.model.hf import SHARD, choose, export_folder
 from ablate.model.hf.folder import write_json
@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-class Unmeasured(ValueError):
+class ModelNotMeasured(ValueError):
     """A model that cannot be measured on a run's text, with the reason."""
 
 
@@ -85,7 +85,7 @@ def write_tokenizer(folder: Path, words: Portable, context: int) -> None:
     write_json(folder / "tokenizer_config.json", {**about, **ends, "model_max_length": context})
 
 
-def measure_like(folder: Path, names: Sequence[str], like: Path, cache: Path) -> Found:
+def measure_like(folder: Path, names: Sequence[str], like: Path, cache: Path) -> Measured:
     """Measures of a model that others trained, on the text of a run, in the model's own tokens.
 
     Losses are then of other tokens than the run's: bits per byte can be compared. Raises Unmeasured,
@@ -93,22 +93,26 @@ def measure_like(folder: Path, names: Sequence[str], like: Path, cache: Path) ->
     """
     unknown = [name for name in names if name not in measure]
     if unknown:
-        raise Unmeasured(f"no measure is called {', '.join(unknown)}; there are {', '.join(measure)}")
+        raise ModelNotMeasured(f"no measure is called {', '.join(unknown)}; there are {', '.join(measure)}")
     if not is_foreign(folder):
-        raise Unmeasured(f"{folder}: is no Hugging Face folder or imported one; a run has a text of its own")
+        raise ModelNotMeasured(
+            f"{folder}: is no Hugging Face folder or imported one; a run has a text of its own"
+        )
     trained, prepared = on_text_of(like, open_run(folder), folder, cache)
     found = [_measured(name, trained, prepared) for name in names]
-    return Found(
+    return Measured(
         {key: value for one in found for key, value in one.metrics.items()},
         {key: value for one in found for key, value in one.vectors.items()},
     )
 
 
-def _measured(name: str, trained: Trained, prepared: Prepared) -> Found:
+def _measured(name: str, trained: Trained, prepared: Prepared) -> Measured:
     try:
-        found: Found = measure.build(name)(trained, prepared)
+        found: Measured = measure.build(name)(trained, prepared)
     except ValidationError:  # it asks the specification of a run
-        raise Unmeasured(f"measure {name}: is of how a run was trained, which others do not say") from None
+        raise ModelNotMeasured(
+            f"measure {name}: is of how a run was trained, which others do not say"
+        ) from None
     return found
 
 
@@ -116,9 +120,11 @@ def on_text_of(like: Path, trained: Trained, folder: Path, cache: Path) -> tuple
     """The model as if it were a run on that run's text, and the text in its tokens."""
     data = DataSpec.model_validate(RunRecord.load(like).spec["data"])
     if data.tokenizer.name == "symbols" or data.prefix:
-        raise Unmeasured(f"{like}: its data are examples of a task or have a prefix, and no text to read on")
+        raise ModelNotMeasured(
+            f"{like}: its data are examples of a task or have a prefix, and no text to read on"
+        )
     if trained.tokenizer.end is None:
-        raise Unmeasured(f"{folder}: has no tokenizer.json with a token that ends a document")
+        raise ModelNotMeasured(f"{folder}: has no tokenizer.json with a token that ends a document")
     own = {"name": "saved", "path": str(tokenizer_folder(folder)), "end": trained.tokenizer.end_token}
     data = DataSpec.model_validate({**data.model_dump(mode="json"), "tokenizer": own})
     spec = {**trained.record.spec, "data": data.model_dump(mode="json"), "precision": "fp32"}
@@ -146,7 +152,7 @@ def _tokenizer_of(run: Trained, kept: Path | None) -> tuple[str, Portable | None
         return ("as it was imported" if there else "none"), None
     try:
         words = run.tokenizer.portable()
-    except BadTokenizer as error:
+    except TokenizerError as error:
         return str(error), None
     return f"`{run.record.spec['data']['tokenizer']['name']}`, {run.tokenizer.vocab} tokens", words
 

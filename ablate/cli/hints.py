@@ -11,7 +11,7 @@ TRAIN: dict[str, str] = {
     "trainer.max_epochs": STEPS,
     "max_steps": STEPS,
     "trainer.precision": "is a field of the run: precision=fp32 or precision=bf16",
-    "trainer.accumulate_grad_batches": "batches are split by rows: trainer.micro_rows=N rows at a time",
+    "trainer.accumulate_grad_batches": "batches are split by rows: trainer.micro_batch_size=N rows at a time",
     "trainer.gradient_clip_val": "is a field of the run: clip=1.0, or clip=null for none",
     "trainer.num_nodes": "is called trainer.nodes here",
     "model.layers": "the number of layers is model.depth; model/layers=NAME chooses a pattern of layers",

@@ -65,7 +65,7 @@ class Jobs:
             run.id,
             request.with_settings(compile=self.compiling(run)).payload(),
             devices=self.options.devices,
-            code=self.workspace.source_hash(run),
+            source_hash=self.workspace.source_hash(run),
             spec=run.spec,
             fingerprint=self.workspace.text(request.spec.data).fingerprint,
         )

@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from rich.console import Console
 from rich.text import Text
 
-from ablate.cli.compose import Mistaken
+from ablate.cli.compose import ConfigError
 from ablate.cli.isolated import process_pool
 from ablate.cli.options import SweepOptions
 from ablate.cli.workspace import Workspace
@@ -33,34 +33,34 @@ def requested_measures(study: Study, options: SweepOptions) -> list[str]:
 
     unknown = [name for name in options.measure if name not in measure]
     if unknown:
-        raise Mistaken([f"measure: there is no {', '.join(unknown)}; there are {', '.join(measure)}"])
+        raise ConfigError([f"measure: there is no {', '.join(unknown)}; there are {', '.join(measure)}"])
     names = [*(name.split("/")[0] for name in requested_metrics(study)), *options.measure]
     return list(dict.fromkeys(name for name in names if name in measure))
 
 
 def check_measures(study: Study, options: SweepOptions) -> None:
     """Raise Mistaken where a metric of the study is given neither by training nor by a registered measure."""
-    from ablate.measure import beyond, gives
+    from ablate.measure import beyond, metrics_of
     from ablate.registry import measure
 
-    known = [*OF_TRAINING, *(pattern for name in measure for pattern in gives(name))]
+    known = [*OF_TRAINING, *(pattern for name in measure for pattern in metrics_of(name))]
     unknown = beyond(known, dict.fromkeys(requested_metrics(study)))
     if unknown:
         families = {name.split("/")[0] for name in unknown}
         near = [name for name in known if name.split("/")[0] in families]
         choices = f"there are {', '.join(near or known)}"
-        raise Mistaken([*(f"{name}: no measure gives it" for name in unknown), choices])
+        raise ConfigError([*(f"{name}: no measure gives it" for name in unknown), choices])
     if options.keep == "none" and (measures := requested_measures(study, options)):
-        raise Mistaken([f"keep=none: {', '.join(measures)} is measured on kept weights; use keep=weights"])
+        raise ConfigError([f"keep=none: {', '.join(measures)} is measured on kept weights; use keep=weights"])
 
 
 def check_heldout(planned: Plan, workspace: Workspace) -> None:
     """Raise Mistaken where a measure that reads held-out text would find no window of it, or an example that
     is too long."""
-    from ablate.measure import opens_heldout
+    from ablate.measure import reads_heldout
 
     measures = requested_measures(planned.study, workspace.options)
-    reading = [name for name in measures if opens_heldout(name)]
+    reading = [name for name in measures if reads_heldout(name)]
     for arm in planned.arms if reading else ():
         spec = RunSpec.model_validate(arm.spec)
         split = workspace.text(spec.data).splits["heldout"]
@@ -70,7 +70,7 @@ def check_heldout(planned: Plan, workspace: Workspace) -> None:
             Stream(split, spec.model.context, spec.data.documents, 0, spec.data.prefix)
         except ValueError as error:
             reason = f"arm {arm.name}: {', '.join(reading)} would fail after the runs: {error}"
-            raise Mistaken([reason]) from None
+            raise ConfigError([reason]) from None
 
 
 def score_missing(

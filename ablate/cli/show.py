@@ -117,7 +117,12 @@ def show_record(console: Console, record: RunRecord) -> None:
     if "seconds" in record.speed:
         rows.append(("time", duration(record.speed["seconds"])))
     rows.append(("kernel", record.kernel))
-    rows.append(("held-out", f"looks: {record.looks}" if record.looks else "sealed; scoring looks at it"))
+    rows.append(
+        (
+            "held-out",
+            f"looks: {record.heldout_reads}" if record.heldout_reads else "sealed; scoring looks at it",
+        )
+    )
     console.print(name_table(f"Run {record.id}", rows))
 
 

@@ -9,21 +9,21 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.cli.compare_runs import compare_runs
-from ablate.cli.compose import Mistaken, plain_config, validated
+from ablate.cli.compose import ConfigError, plain_config, validated
 from ablate.cli.exits import FAILED, WRONG, fail, stopping, writing
 from ablate.cli.jobs import Jobs
 from ablate.cli.options import SweepOptions
 from ablate.cli.scoring import check_heldout, check_measures, requested_measures, score_missing
 from ablate.cli.show import print_outlook
 from ablate.cli.workspace import Workspace
-from ablate.data.source import NoNetwork
-from ablate.engine.launch import Stuck
+from ablate.data.source import NetworkError
+from ablate.engine.launch import EngineError
 from ablate.spec import RunSpec
 from ablate.study.design import forecast, runs
 from ablate.study.design.claim import OF_SEVERAL
 from ablate.study.design.freeze import amendments, freeze, frozen
 from ablate.study.design.plan import Plan, plan
-from ablate.study.design.study import Study, StudyMistaken, load
+from ablate.study.design.study import Study, StudyError, load
 
 NOT_OPTIONS = ("defaults", "hydra")  # keys of conf/sweep.yaml
 
@@ -40,11 +40,11 @@ def sweep(config: DictConfig) -> None:
             compare_runs(options.compare, console)
         else:
             Sweep(options, console).go()
-    except (Mistaken, StudyMistaken) as error:
+    except (ConfigError, StudyError) as error:
         fail("\n".join(error.mistakes), WRONG)
-    except (ValueError, NoNetwork) as error:
+    except (ValueError, NetworkError) as error:
         fail(str(error), WRONG)
-    except Stuck as error:
+    except EngineError as error:
         fail(str(error), FAILED)
 
 
@@ -54,7 +54,7 @@ def options_of(config: DictConfig) -> SweepOptions:
     mistakes: list[str] = []
     options = validated(SweepOptions, node, mistakes)
     if not isinstance(options, SweepOptions):
-        raise Mistaken(mistakes)
+        raise ConfigError(mistakes)
     return options
 
 
@@ -67,7 +67,7 @@ class Sweep:
         if not self.file.is_file():
             names = sorted(path.parent.name for path in options.experiments.glob("*/study.yaml"))
             choices = f"there are {', '.join(names) or 'none'}"
-            raise Mistaken([f"experiment: there is no {self.file}; {choices}"])
+            raise ConfigError([f"experiment: there is no {self.file}; {choices}"])
         self.workspace = Workspace(options)
         self.notes: list[str] = []
 
@@ -98,7 +98,7 @@ class Sweep:
 
         if not (self.folder / FOLDER).is_dir():
             name = "report" if self.options.report else "timing"
-            raise Mistaken([f"{name}: {self.folder} has no results yet; run the study first"])
+            raise ConfigError([f"{name}: {self.folder} has no results yet; run the study first"])
 
     # ------------------------------------------------------------------------------------- plan
 
@@ -110,7 +110,7 @@ class Sweep:
         for arm in planned.arms:
             parent = arm.spec.get("parent")
             if parent and not (store.folder(parent) / "record.json").is_file():
-                raise Mistaken([f"arm {arm.name}: start: {parent} is not in {store.root}; see runs="])
+                raise ConfigError([f"arm {arm.name}: init_from: {parent} is not in {store.root}; see runs="])
         check_heldout(planned, self.workspace)
         return planned
 
@@ -173,7 +173,7 @@ class Sweep:
         import torch
         from rich.progress import track
 
-        from ablate.measure.timing import ROUNDS, race
+        from ablate.measure.timing import ROUNDS, time_in_turn
         from ablate.provenance import provenance
         from ablate.study.results import write_timings
 
@@ -182,7 +182,7 @@ class Sweep:
         device = self.options.device
         if device == "cpu":
             torch.set_num_threads(1)
-        rounds = track(race(specs, device=device), "timed in turn", ROUNDS, console=self.console)
+        rounds = track(time_in_turn(specs, device=device), "timed in turn", ROUNDS, console=self.console)
         timings = [timing for each in rounds for timing in each]
         write_timings(self.folder, timings, provenance(device, 1, "auto"))
 
@@ -201,7 +201,7 @@ class Sweep:
             frozen=before,
             amendments=amendments(before, self.file, planned) if before else (),
             notes=self.notes,
-            code=self.workspace.source_hash,
+            source_hash=self.workspace.source_hash,
         )
         write(results, self.folder)
         self.report()

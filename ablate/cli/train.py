@@ -11,20 +11,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ablate.cli.compose import OBJECTIVE, Mistaken, Sample, TrainJob, job
+from ablate.cli.compose import OBJECTIVE, ConfigError, Sample, TrainJob, job
 from ablate.cli.estimate import estimate_run
 from ablate.cli.exits import FAILED, INTERRUPTED, WRONG, fail, stopping, writing
 from ablate.cli.show import show_plan, show_record
-from ablate.data.source import BadText, NoNetwork
-from ablate.data.tokenizer import BadTokenizer
+from ablate.data.source import DataError, NetworkError
+from ablate.data.tokenizer import TokenizerError
 from ablate.engine import worker
 from ablate.engine.store import MISSING, Store
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.record import RunRecord
 from ablate.train import ranks
 from ablate.train.fit import perform
 from ablate.train.settings import torch_device
-from ablate.train.state.source_hash import code
+from ablate.train.state.source_hash import source_hash
 
 BASIC_SWEEPER = "basic_sweeper.BasicSweeper"  # the end of its name: Hydra's own, which reads no values
 
@@ -41,14 +41,14 @@ def train(config: DictConfig) -> float | None:
         todo = job(config)
         design = todo.design  # Raises Refused before anything is written
         folder, record = todo.runs / todo.id, Store(todo.runs).find(todo.id)
-        if record is not None and record.code != code(todo.spec):
+        if record is not None and record.source_hash != source_hash(todo.spec):
             console.print(
                 f"{folder} is out of date: it is {record.status}, with an earlier version of the code."
             )
             record = None
         if todo.rest.plan:
             estimate = estimate_run(
-                todo.spec, design.costs, torch_device(todo.settings), todo.settings.micro_rows
+                todo.spec, design.costs, torch_device(todo.settings), todo.settings.micro_batch_size
             )
             show_plan(console, todo, estimate, record.status if record else "not run")
             return None
@@ -73,7 +73,7 @@ def run(todo: TrainJob, console: Console) -> RunRecord:
     leased = worker.Job(
         todo.id,
         {},
-        code="" if todo.rest.rerun else code(todo.spec),
+        source_hash="" if todo.rest.rerun else source_hash(todo.spec),
         spec=todo.spec.model_dump(mode="json"),
         fingerprint=todo.prepared.fingerprint,
     )
@@ -122,7 +122,7 @@ def slot_job(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     try:
         todo = job(config)
         _ = todo.design
-    except (Mistaken, BadText, BadTokenizer, NoNetwork) as error:
+    except (ConfigError, DataError, TokenizerError, NetworkError) as error:
         raise ValueError(str(error)) from error
     if todo.rest.plan:
         raise ValueError("plan=true trains nothing; it is printed without hydra/launcher=slots")
@@ -130,7 +130,7 @@ def slot_job(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return {
         "id": todo.id,
         "devices": 1 if devices == "auto" else devices,  # auto: what the slot has
-        "code": "" if todo.rest.rerun else code(todo.spec),
+        "source_hash": "" if todo.rest.rerun else source_hash(todo.spec),
         "spec": todo.spec.model_dump(mode="json"),
         "fingerprint": todo.prepared.fingerprint,
     }
@@ -158,7 +158,7 @@ def show_sample(console: Console, folder: Path, sample: Sample) -> None:
         return
     try:
         text = sample_text(open_run(folder), **sample.model_dump())
-    except (ValueError, BadTokenizer) as error:  # a prompt that the tokenizer cannot say, for example
+    except (ValueError, TokenizerError) as error:  # a prompt that the tokenizer cannot say, for example
         console.print(Text(f"no sample: {error}", style="dim"))
         return
     console.print(Panel(Text(text), title="A sample", title_align="left"))
@@ -169,7 +169,7 @@ def refusals() -> Iterator[None]:
     """Print every mistake of the configuration on a line of its own, and exit with 2."""
     try:
         yield
-    except Mistaken as error:
+    except ConfigError as error:
         fail("\n".join(error.mistakes), WRONG)
-    except (Refused, BadText, BadTokenizer, NoNetwork) as error:
+    except (IncompatibleParts, DataError, TokenizerError, NetworkError) as error:
         fail(str(error), WRONG)

@@ -57,11 +57,11 @@ class Workspace:
 
     def source_hash(self, run: runs.PlannedRun) -> str:
         """The hash of the sources of an arm, which its seeds and rates share."""
-        from ablate.train.state.source_hash import code
+        from ablate.train.state.source_hash import source_hash
 
         arm = (run.corpus, run.arm)
         if arm not in self._hashes:
-            self._hashes[arm] = code(RunSpec.model_validate(run.spec))
+            self._hashes[arm] = source_hash(RunSpec.model_validate(run.spec))
         return self._hashes[arm]
 
     def outcomes(self, wanted: Sequence[runs.PlannedRun]) -> Any:
@@ -73,7 +73,11 @@ class Workspace:
     def has_outcome(self, run: runs.PlannedRun) -> bool:
         """Whether a run has an outcome, from the sources of today."""
         record = self.record(run)
-        return record is not None and record.status not in MISSING and record.code == self.source_hash(run)
+        return (
+            record is not None
+            and record.status not in MISSING
+            and record.source_hash == self.source_hash(run)
+        )
 
     def probe(self, spec: RunSpec) -> float:
         from ablate.cli.check import probe

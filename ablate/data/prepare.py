@@ -27,8 +27,8 @@ from uuid import uuid4
 import numpy as np
 
 from ablate import registry
-from ablate.data.source import SPLITS, BadText, NoNetwork, Source, SplitName
-from ablate.data.tokenizer import BadTokenizer, Tokenizer, first_bytes
+from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName
+from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
 from ablate.record import atomic
 from ablate.registry import Options
 from ablate.spec import DataSpec, digest
@@ -106,7 +106,7 @@ def identify(source: Source, options: Options, cache: Path) -> tuple[str, Any]:
     known = recall(memo)
     try:
         change_stamp = stamp_of(source)
-    except NoNetwork as error:
+    except NetworkError as error:
         if known is None:
             raise
         log.warning("%s\nGoing on with the copy of %s", error, known["change_stamp"])
@@ -141,7 +141,7 @@ def stamp_of(source: Source) -> Any:
 def refuse_change(source: Source, change_stamp: Any) -> None:
     """Raises BadText if the text is no longer what it was at `stamp`."""
     if change_stamp is not None and stamp_of(source) != change_stamp:
-        raise BadText("data: the text changed while it was read; start again when nothing writes to it")
+        raise DataError("data: the text changed while it was read; start again when nothing writes to it")
 
 
 # -------------------------------------------------------------------------------- is the cache sound
@@ -285,7 +285,7 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
                 document_offsets.append(tokens)
             numbers = np.asarray(ids, dtype=np.int64)
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < tokenizer.vocab:
-                raise BadTokenizer(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
+                raise TokenizerError(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
             loss_mask = tokenizer.loss_mask(text)
             if loss_mask is not None:
                 marks.append(
@@ -299,7 +299,7 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
         file.flush()
         os.fsync(file.fileno())
     if not tokens and name not in source.absent:
-        raise BadText(
+        raise DataError(
             f"data: the {name} split is empty: there is too little text, or in too few documents, to deal it "
             "out to the splits. Give more text, a larger share, or data.source.split=tail"
         )
@@ -314,13 +314,13 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
 def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -> np.ndarray:
     """Which tokens of an example are answers (tokens,). Raises BadText, BadTokenizer."""
     if not whole:
-        raise BadText(f"data: {place}: an example may have {PIECE} characters at most; this one has more")
+        raise DataError(f"data: {place}: an example may have {PIECE} characters at most; this one has more")
     if len(loss_mask) != tokens:
-        raise BadTokenizer(f"data: {place}: {len(loss_mask)} marks for {tokens} tokens")
+        raise TokenizerError(f"data: {place}: {len(loss_mask)} marks for {tokens} tokens")
     if not any(loss_mask):
-        raise BadText(f"data: {place}: nothing in it is marked as an answer, so nothing could be learned")
+        raise DataError(f"data: {place}: nothing in it is marked as an answer, so nothing could be learned")
     if loss_mask[0]:
-        raise BadText(f"data: {place}: its first token is an answer, but nothing stands before it")
+        raise DataError(f"data: {place}: its first token is an answer, but nothing stands before it")
     return np.asarray(loss_mask, dtype=bool)
 
 

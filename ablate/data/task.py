@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablate.data.source import SPLITS, BadText, Source, SplitName
+from ablate.data.source import SPLITS, DataError, Source, SplitName
 from ablate.data.tokenizer.symbols import ANSWER
 
 SHARE: Mapping[SplitName, int] = {"train": 8, "validation": 1, "heldout": 1}  # of all possible examples
@@ -46,7 +46,7 @@ class Generated(Source):
             made = self.draw(split, index, random)
             if split_of(made) == split:
                 return made
-        raise BadText(
+        raise DataError(
             f"data: {TRIES} draws of example {index} gave none for the {split} split: with these options too "
             "few are possible. Raise data.source.vocab or the length of the examples"
         )

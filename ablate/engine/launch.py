@@ -25,7 +25,7 @@ from ablate.engine.store import MISSING, Store
 from ablate.engine.worker import Job, Report, record_missing
 
 
-class Stuck(RuntimeError):
+class EngineError(RuntimeError):
     """No run can be done, with the reason."""
 
 
@@ -47,7 +47,7 @@ class Event:
     reason: str = ""
     seconds: float = 0.0
     late: float = 0.0
-    code: str = ""
+    source_hash: str = ""
     slot: str = ""
 
 
@@ -140,7 +140,7 @@ class Engine:
             finally:
                 self.stop()
         if self.failure:
-            raise Stuck(self.failure)
+            raise EngineError(self.failure)
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal is not None:
@@ -155,9 +155,9 @@ class Engine:
 
     def skipped(self, job: Job) -> bool:
         record = self.store.find(job.id)
-        if record is None or record.code != job.code or record.status in MISSING:
+        if record is None or record.source_hash != job.source_hash or record.status in MISSING:
             return False
-        self.on_event(Event("skipped", job.id, record.status, record.reason, code=record.code))
+        self.on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
         return True
 
     def busy(self) -> list[Worker]:

@@ -103,10 +103,10 @@ def _tell(store: Store, job: Job, task: Any, on_event: Callable[[Event], None]) 
 
 
 def _skipped(store: Store, job: Job, on_event: Callable[[Event], None]) -> bool:
-    if not store.finished(job.id, job.code):
+    if not store.finished(job.id, job.source_hash):
         return False
     record = store.load(job.id)
-    on_event(Event("skipped", job.id, record.status, record.reason, code=record.code))
+    on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
     return True
 
 

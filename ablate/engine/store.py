@@ -46,13 +46,13 @@ class Store:
         self.broken.pop(id, None)
         return record
 
-    def finished(self, id: str, code: str) -> bool:
+    def finished(self, id: str, source_hash: str) -> bool:
         """The run has its outcome, from these very sources: it is not to be done again.
 
         Outcomes are finished, diverged, out_of_memory and refused; crashed and interrupted are missing data.
         """
         record = self.find(id)
-        return record is not None and record.code == code and record.status not in MISSING
+        return record is not None and record.source_hash == source_hash and record.status not in MISSING
 
     def records(self) -> Iterator[RunRecord]:
         """Every record, in the order of their ids. Broken ones are left out and reported in `broken`."""
@@ -81,11 +81,11 @@ class Store:
         place = lease.folder / "record.json"
         there = self.find(lease.folder.name)
         if there is not None and there.status not in MISSING:
-            trained = there.status in TRAINED and there.code == record.code
+            trained = there.status in TRAINED and there.source_hash == record.source_hash
             if record.status in MISSING or (trained and record.status not in TRAINED):
                 return there
-            if there.code != record.code:
-                _keep(place, lease.folder / f"record.{there.code}.json")
+            if there.source_hash != record.source_hash:
+                _keep(place, lease.folder / f"record.{there.source_hash}.json")
         try:
             os.replace(lease.outbox / "record.json", place)
         except FileNotFoundError as error:  # removed by whoever took the lease over: see lease.py

@@ -52,7 +52,7 @@ class Job:
     id: str
     payload: Payload
     devices: int = 1
-    code: str = ""
+    source_hash: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)
     group: str = ""  # runs of one group may be done together; empty: alone
@@ -62,7 +62,7 @@ class Job:
             id=self.id,
             status=status,
             reason=reason,
-            code=self.code,
+            source_hash=self.source_hash,
             spec=self.spec,
             fingerprint=self.fingerprint,
         )
@@ -80,7 +80,7 @@ class Report:
     status: Status | Literal["elsewhere", "done", "lost"]
     reason: str = ""
     seconds: float = 0.0
-    code: str = ""  # of the record
+    source_hash: str = ""  # of the record
 
 
 class Stop(KeyboardInterrupt):
@@ -159,7 +159,7 @@ def held(
         lease = take(store.folder(job.id))
         if lease is None:
             ended(Report(job.id, "elsewhere"))
-        elif store.finished(job.id, job.code):
+        elif store.finished(job.id, job.source_hash):
             lease.release()
             ended(Report(job.id, "done"))
         else:
@@ -176,7 +176,7 @@ def held(
                 missing.save(lease.outbox)
             mine = RunRecord.load(lease.outbox)
             store.commit(lease)
-            ended(Report(id, mine.status, mine.reason, seconds, mine.code))
+            ended(Report(id, mine.status, mine.reason, seconds, mine.source_hash))
         except (LeaseLost, FileNotFoundError):
             if lease.held():
                 raise
@@ -219,11 +219,11 @@ def record_missing(
         return Report(job.id, "elsewhere")
     try:
         record = store.find(job.id)
-        if record is None or not store.finished(job.id, job.code):
+        if record is None or not store.finished(job.id, job.source_hash):
             record = job.missing(status, reason)
             record.save(lease.outbox)
             store.commit(lease)
-        return Report(job.id, record.status, record.reason, seconds, record.code)
+        return Report(job.id, record.status, record.reason, seconds, record.source_hash)
     except LeaseLost:
         return Report(job.id, "lost", "another process has taken the run over", seconds)
     finally:

@@ -15,18 +15,18 @@ from typing import NamedTuple
 from ablate.registry import measure
 
 
-class Found(NamedTuple):
+class Measured(NamedTuple):
     metrics: dict[str, float]  # `heldout/loss`
     vectors: dict[str, list[float]]  # `heldout/by_document`
 
 
-def opens_heldout(name: str) -> bool:
-    return "heldout" in getattr(measure[name].make, "opens", ())
+def reads_heldout(name: str) -> bool:
+    return "heldout" in getattr(measure[name].make, "reads_splits", ())
 
 
-def gives(name: str) -> tuple[str, ...]:
+def metrics_of(name: str) -> tuple[str, ...]:
     """The metrics of a measure as patterns, under their whole names."""
-    return tuple(f"{name}/{pattern}" for pattern in getattr(measure[name].make, "gives", ("*",)))
+    return tuple(f"{name}/{pattern}" for pattern in getattr(measure[name].make, "metrics", ("*",)))
 
 
 def beyond(patterns: Iterable[str], metrics: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from annotated_types import Ge
 
 from ablate.data.prepare import Prepared
-from ablate.measure import Found
+from ablate.measure import Measured
 from ablate.measure.length import reach_of
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
@@ -30,7 +30,7 @@ class Cost:
     positions cannot name get no number.
     """
 
-    gives = (
+    metrics = (
         "kv_bytes_per_token",
         "cache_bytes",
         "forward_flops",
@@ -54,7 +54,7 @@ class Cost:
         """`new` tokens follow each prompt of `contexts` tokens."""
         self.contexts, self.batches, self.new, self.repeats = contexts, batches, new, repeats
 
-    def __call__(self, trained: Trained, prepared: Prepared) -> Found:
+    def __call__(self, trained: Trained, prepared: Prepared) -> Measured:
         decoder = trained.decoder
         weight = decoder.embedding.weight
         costs = count(decoder, value_bytes=weight.element_size())
@@ -81,7 +81,7 @@ class Cost:
                 first, rate = timed(decoder, prompts, self.new, self.repeats)
                 metrics[f"cost/first_token_seconds/{batch}x{context}"] = first
                 metrics[f"cost/decode_tokens_per_second/{batch}x{context}"] = rate
-        return Found(metrics, {})
+        return Measured(metrics, {})
 
 
 def timed(decoder: Decoder, prompts: list[list[int]], new: int, repeats: int) -> tuple[float, float]:

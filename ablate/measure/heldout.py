@@ -1,7 +1,7 @@
 import math
 
 from ablate.data.prepare import Prepared
-from ablate.measure import Found
+from ablate.measure import Measured
 from ablate.measure.trained import Trained
 from ablate.registry import measure
 from ablate.train.evaluate import evaluate
@@ -13,10 +13,10 @@ ROWS = 16  # of one forward pass
 class Heldout:
     """The loss on the whole held-out split, at the final step, and its sums by document."""
 
-    opens = ("heldout",)
-    gives = ("loss", "perplexity", "bits_per_byte")
+    reads_splits = ("heldout",)
+    metrics = ("loss", "perplexity", "bits_per_byte")
 
-    def __call__(self, trained: Trained, prepared: Prepared) -> Found:
+    def __call__(self, trained: Trained, prepared: Prepared) -> Measured:
         spec = trained.decoder.spec
         data = trained.record.spec["data"]
         split = prepared.splits["heldout"]
@@ -33,7 +33,7 @@ class Heldout:
         metrics = {"heldout/loss": found.loss, "heldout/perplexity": math.exp(min(found.loss, 700.0))}
         if split.loss_mask is None:  # of generated examples, only the answers have a loss
             metrics["heldout/bits_per_byte"] = found.loss / math.log(2) / split.bytes_per_token
-        return Found(
+        return Measured(
             metrics,
             {
                 "heldout/by_document": list(found.by_document),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ablate.data.prepare import Prepared, Split
 from ablate.data.stream import NO_LOSS, Stream
-from ablate.measure import Found
+from ablate.measure import Measured
 from ablate.measure.segment import stretch
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
@@ -44,8 +44,8 @@ class Length:
     gets no number; the log says why, and `length/reach` and `length/longest` show it.
     """
 
-    opens = ("heldout",)
-    gives = ("whole/*/*x", "sliding/*/*x", "early/*x", "longest", "targets", "reach")
+    reads_splits = ("heldout",)
+    metrics = ("whole/*/*x", "sliding/*/*x", "early/*x", "longest", "targets", "reach")
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Length:
         self.multiples = tuple(sorted(set(multiples)))
         self.tokens, self.stride, self.buckets, self.pass_tokens = tokens, stride, buckets, pass_tokens
 
-    def __call__(self, trained: Trained, prepared: Prepared) -> Found:
+    def __call__(self, trained: Trained, prepared: Prepared) -> Measured:
         decoder, spec = trained.decoder, trained.record.spec
         if spec["data"].get("prefix"):
             raise ValueError("length: every token is to be a target, and data.prefix=true takes some away")
@@ -108,7 +108,7 @@ class Length:
                 metrics[f"length/{kind}/loss/{n}x"] = loss
                 metrics[f"length/{kind}/perplexity/{n}x"] = math.exp(min(loss, 700.0))
                 metrics[f"length/{kind}/ratio/{n}x"] = math.exp(min(loss - losses[1], 700.0))
-        return Found(metrics, vectors)
+        return Measured(metrics, vectors)
 
 
 def reach_of(decoder: Decoder) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from ablate.data.prepare import prepare
-from ablate.measure import beyond, gives, opens_heldout
+from ablate.measure import beyond, metrics_of, reads_heldout
 from ablate.measure.trained import open_run
 from ablate.model.hf.opened import is_foreign
 from ablate.record import RunRecord
@@ -19,7 +19,7 @@ from ablate.train.state.source_hash import measure_hash
 Value = TypeVar("Value")
 
 
-class Unscored(ValueError):
+class MeasureError(ValueError):
     """A run that cannot be scored, with the reason."""
 
 
@@ -37,33 +37,35 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     """
     unknown = [name for name in names if name not in measure]
     if unknown:
-        raise Unscored(f"no measure is called {', '.join(unknown)}; there are {', '.join(measure)}")
+        raise MeasureError(f"no measure is called {', '.join(unknown)}; there are {', '.join(measure)}")
     if is_foreign(folder):
-        raise Unscored(f"{folder}: is no run; say which run's text it is to be measured on: --like runs/<id>")
+        raise MeasureError(
+            f"{folder}: is no run; say which run's text it is to be measured on: --like runs/<id>"
+        )
     record = RunRecord.load(folder)
     if names and record.status != "finished":
-        raise Unscored(f"{folder}: the run is {record.status}, not finished")
+        raise MeasureError(f"{folder}: the run is {record.status}, not finished")
     wanted = missing(record, names)
     if not wanted:
         return record
     prepared = prepare(DataSpec.model_validate(record.spec["data"]), cache)
     if prepared.fingerprint != record.fingerprint:
-        raise Unscored(f"{folder}: the text or the tokenizer is no longer that of the run")
+        raise MeasureError(f"{folder}: the text or the tokenizer is no longer that of the run")
     trained = open_run(folder)
     measured: dict[str, str] = {}
     metrics: dict[str, float] = {}
     vectors: dict[str, list[float]] = {}
-    looks = 0
+    heldout_reads = 0
     for name in wanted:
         found = measure.build(name)(trained, prepared)
-        strange = beyond(gives(name), found.metrics) + beyond([f"{name}/*"], found.vectors)
+        strange = beyond(metrics_of(name), found.metrics) + beyond([f"{name}/*"], found.vectors)
         if strange:
-            raise Unscored(
-                f"measure {name}: it gives {', '.join(gives(name))}, and found {', '.join(strange)}"
+            raise MeasureError(
+                f"measure {name}: it gives {', '.join(metrics_of(name))}, and found {', '.join(strange)}"
             )
         metrics |= found.metrics
         vectors |= found.vectors
-        looks += opens_heldout(name)
+        heldout_reads += reads_heldout(name)
         measured[name] = measure_hash(name)
     now = RunRecord.load(folder)  # another process may have scored it meanwhile
     record = now.model_copy(
@@ -71,7 +73,7 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
             "metrics": {**others(now.metrics, wanted), **metrics},
             "vectors": {**others(now.vectors, wanted), **vectors},
             "measures": {**now.measures, **measured},
-            "looks": now.looks + looks,
+            "heldout_reads": now.heldout_reads + heldout_reads,
         }
     )
     record.save(folder)

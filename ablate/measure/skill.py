@@ -6,7 +6,7 @@ from annotated_types import Gt, Le
 
 from ablate.data.prepare import Prepared, Split
 from ablate.data.stream import NO_LOSS, Stream
-from ablate.measure import Found
+from ablate.measure import Measured
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext
@@ -32,13 +32,13 @@ class Skill:
     Raises ValueError where the text is no examples, or a position cannot name the places of the longest.
     """
 
-    opens = ("heldout",)
-    gives = ("accuracy", "exact", "solved", "*_within", "*_beyond")
+    reads_splits = ("heldout",)
+    metrics = ("accuracy", "exact", "solved", "*_within", "*_beyond")
 
     def __init__(self, *, threshold: Annotated[float, Gt(0), Le(1)] = 0.9):
         self.threshold = threshold
 
-    def __call__(self, trained: Trained, prepared: Prepared) -> Found:
+    def __call__(self, trained: Trained, prepared: Prepared) -> Measured:
         split = prepared.splits["heldout"]
         if split.loss_mask is None:
             raise ValueError(
@@ -84,7 +84,7 @@ def sizes(split: Split) -> np.ndarray:
 
 def found(
     tokens: np.ndarray, answers: np.ndarray, right: np.ndarray, longest: int, threshold: float
-) -> Found:
+) -> Measured:
     """All three (examples,): tokens, answers, and right answers; `longest` had so many tokens in training."""
     exact = right == answers
     metrics = {
@@ -99,7 +99,7 @@ def found(
             metrics[f"skill/exact_{name}"] = float(exact[chosen].mean())
     kinds, kind = np.unique(np.stack([tokens, answers], 1), axis=0, return_inverse=True)
     number = np.bincount(kind)
-    return Found(
+    return Measured(
         metrics,
         {
             "skill/tokens": kinds[:, 0].astype(float).tolist(),

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 
 from ablate.data.prepare import Prepared
 from ablate.data.stream import Stream
-from ablate.measure import Found
+from ablate.measure import Measured
 from ablate.measure.curve import read_curve, spike_score
 from ablate.measure.hooks import highest_logits, streams
 from ablate.measure.segment import stretch
@@ -32,7 +32,7 @@ class Stability:
     are left out.
     """
 
-    gives = (
+    metrics = (
         "spikes_loss",
         "spikes_gradient",
         "gradient_mean",
@@ -53,12 +53,12 @@ class Stability:
     ):
         self.tokens, self.window, self.deviations = tokens, window, deviations
 
-    def __call__(self, trained: Trained, prepared: Prepared) -> Found:
+    def __call__(self, trained: Trained, prepared: Prepared) -> Measured:
         if trained.record.spec["data"].get("prefix"):
             raise ValueError("stability: it reads whole rows, and data.prefix=true makes others of them")
         inside = self.inside(trained, prepared)
         metrics = self.of_curve(trained) | self.of_start(trained, prepared) | inside.metrics
-        return Found(metrics, inside.vectors)
+        return Measured(metrics, inside.vectors)
 
     def of_curve(self, trained: Trained) -> dict[str, float]:
         curve = read_curve(trained.folder)
@@ -101,7 +101,7 @@ class Stability:
         return found
 
     @torch.no_grad()
-    def inside(self, trained: Trained, prepared: Prepared) -> Found:
+    def inside(self, trained: Trained, prepared: Prepared) -> Measured:
         """In fp32 and with the reference kernel. Raises ValueError for a validation split of less than a
         window."""
         decoder, split = trained.decoder, prepared.splits["validation"]
@@ -131,7 +131,7 @@ class Stability:
         growth = growth_of(variance.tolist())
         if growth is not None:
             metrics["stability/residual_growth"] = growth
-        return Found(metrics, vectors)
+        return Measured(metrics, vectors)
 
 
 def growth_of(variance: list[float]) -> float | None:

@@ -18,7 +18,7 @@ STEPS = 2  # of training in one lap
 ROUNDS = 9
 
 
-class Lap(NamedTuple):
+class Timing(NamedTuple):
     """One timing. `what` is `training step`, or `first token` or `next token` with `rows x context`; a next
     token is one for all rows together."""
 
@@ -28,7 +28,7 @@ class Lap(NamedTuple):
     seconds: float
 
 
-def race(
+def time_in_turn(
     specs: Mapping[str, RunSpec],
     *,
     device: str = "cpu",
@@ -36,7 +36,7 @@ def race(
     contexts: Sequence[int] = (64, 512),
     batches: Sequence[int] = (1, 8),
     new: int = 16,
-) -> Iterator[list[Lap]]:
+) -> Iterator[list[Timing]]:
     """Time each model at each thing, round by round. Before the first comes a round that is not counted.
 
     The weights are drawn, not trained, and the tokens are random: neither matters to dense models, and
@@ -48,7 +48,7 @@ def race(
     runners = {arm: _Runner(spec, device) for arm, spec in specs.items()}
     for n in range(-1, rounds):
         laps = [
-            Lap(arm, what, n, seconds)
+            Timing(arm, what, n, seconds)
             for arm, runner in runners.items()
             for what, seconds in runner.lap(clock, contexts, batches, new)
         ]

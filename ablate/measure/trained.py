@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from ablate import registry
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
-from ablate.model.hf import Unreadable
+from ablate.model.hf import CheckpointFormatError
 from ablate.model.hf.opened import is_foreign, open_foreign
 from ablate.record import RunRecord
 from ablate.spec import RunSpec, explain
-from ablate.train.state.weights import FILE, Unfit, load
+from ablate.train.state.weights import FILE, WeightsMismatch, load
 
 
-class Unopened(ValueError):
+class RunNotLoadable(ValueError):
     """A run that cannot be generated from, with the reason."""
 
 
@@ -37,43 +37,43 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
     try:
         record = RunRecord.load(folder)
     except FileNotFoundError:
-        raise Unopened(f"{folder}: there is no finished run here (no record.json)") from None
+        raise RunNotLoadable(f"{folder}: there is no finished run here (no record.json)") from None
     except ValueError as error:
-        raise Unopened(str(error)) from None
+        raise RunNotLoadable(str(error)) from None
     if record.status != "finished":
-        raise Unopened(f"{folder}: the run is {record.status}, not finished; train it to its end")
+        raise RunNotLoadable(f"{folder}: the run is {record.status}, not finished; train it to its end")
     try:
         spec = RunSpec.model_validate(record.spec)
     except ValidationError as error:
         said = "\n  ".join(explain(error))
-        raise Unopened(f"{folder}: its specification is not understood; own parts?\n  {said}") from None
+        raise RunNotLoadable(f"{folder}: its specification is not understood; own parts?\n  {said}") from None
     model = spec.model.model_copy(update={"kernel": registry.kernel.parse("auto")})
     decoder = Decoder(model, device, training=False)
     try:
         load(decoder, folder / FILE)
-    except (Unfit, FileNotFoundError) as error:
-        raise Unopened(str(error)) from None
+    except (WeightsMismatch, FileNotFoundError) as error:
+        raise RunNotLoadable(str(error)) from None
     tokenizer = registry.tokenizer.build(spec.data.tokenizer)
     try:
         tokenizer.load(folder / "tokenizer")
     except (ValueError, OSError) as error:
-        raise Unopened(f"{folder}: its tokenizer cannot be read: {error}") from None
+        raise RunNotLoadable(f"{folder}: its tokenizer cannot be read: {error}") from None
     if tokenizer.hash() != record.fingerprint.get("tokenizer"):
-        raise Unopened(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
+        raise RunNotLoadable(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
     return Trained(decoder.to(device).eval(), tokenizer, record, folder)
 
 
 def _open_foreign(folder: Path, device: str) -> Trained:
     try:
         foreign = open_foreign(folder)
-    except (Unreadable, OSError) as error:
-        raise Unopened(str(error)) from None
+    except (CheckpointFormatError, OSError) as error:
+        raise RunNotLoadable(str(error)) from None
     decoder = Decoder(foreign.spec, device, training=False)
     decoder.load_state_dict(foreign.state)
     record = RunRecord(
         id=foreign.id,
         status="finished",
-        code="",
+        source_hash="",
         spec={"model": foreign.spec.model_dump(mode="json")},
         fingerprint={} if foreign.tokenizer is None else {"tokenizer": foreign.tokenizer.hash()},
     )

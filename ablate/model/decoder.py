@@ -15,6 +15,7 @@ from ablate.model.residual import Placement, Residual, Scale
 from ablate.parts.base import (
     AuxOutputs,
     ForwardContext,
+    IncompatibleParts,
     Kernel,
     LayerContext,
     Mask,
@@ -22,7 +23,6 @@ from ablate.parts.base import (
     NoCache,
     Position,
     PositionInputs,
-    Refused,
     Report,
 )
 from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         except (RuntimeError, TypeError) as error:
             if "verflow" not in str(error):  # torch's word for sizes that it cannot count
                 raise
-            raise Refused(
+            raise IncompatibleParts(
                 f"a tensor of the model is too large to be counted: {error}".splitlines()[0]
             ) from error
         watched.refuse(self)

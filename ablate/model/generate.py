@@ -11,7 +11,7 @@ from torch import Tensor
 from ablate.model.decoder import Decoder
 from ablate.model.memory import RollingCache
 from ablate.model.packed import packable, packed
-from ablate.parts.base import ForwardContext, Memory, Refused
+from ablate.parts.base import ForwardContext, IncompatibleParts, Memory
 
 PACKING_TOKENS = 16  # laying out the weights (ablate.model.packed) costs as much as some ten steps
 
@@ -45,7 +45,9 @@ def generate(
     memories = decoder.memories(longest + max_tokens)
     if restart:
         if any(scheme.acts_on_embedding for scheme in decoder.positions):
-            raise Refused("restart counts positions inside a window, and this model's act on the embedding")
+            raise IncompatibleParts(
+                "restart counts positions inside a window, and this model's act on the embedding"
+            )
         memories = [_restarting(memory) for memory in memories]
     return _steps(decoder, prompts, max_tokens, sampler, frozenset(stop), memories)
 
@@ -122,7 +124,7 @@ def _check(decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) 
     positions = max(map(len, prompts)) + max_tokens - 1  # the last new token is not read
     for scheme, options in zip(decoder.positions, decoder.spec.distinct_positions(), strict=True):
         if scheme.max_positions is not None and positions > scheme.max_positions:
-            raise Refused(
+            raise IncompatibleParts(
                 f"position {options.name} names {scheme.max_positions} positions; a prompt of "
                 f"{max(map(len, prompts))} tokens and {max_tokens} new ones take {positions}. Shorten the "
                 "prompt, or ask for fewer"
@@ -140,7 +142,9 @@ def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
 
 def _restarting(memory: Memory) -> Memory:
     if not isinstance(memory, RollingCache):
-        raise Refused("restart counts positions inside a window, and a layer of this model has none")
+        raise IncompatibleParts(
+            "restart counts positions inside a window, and a layer of this model has none"
+        )
     return RollingCache(memory.window, memory.sink_tokens, restart=True)
 
 

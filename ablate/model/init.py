@@ -17,7 +17,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.registry import init
 from ablate.spec import Shape
 
@@ -117,12 +117,12 @@ def said(model: nn.Module) -> dict[str, float | Start]:
             there = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         for name, start in starts.items():
             if name not in there:
-                raise Refused(
+                raise IncompatibleParts(
                     f"{before}{name}: `starts` names it, but there is no such tensor; there are "
                     f"{', '.join(there)}"
                 )
             if not callable(start):
-                raise Refused(
+                raise IncompatibleParts(
                     f"{before}{name}: `starts` takes a function of shape and generator (as those of "
                     f"`ablate.parts.starts`), and not {start!r}"
                 )
@@ -137,11 +137,15 @@ def made(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
     with torch.device("cpu"):
         values = start(shape, generator(seed, name))
     if not isinstance(values, Tensor):
-        raise Refused(f"{name}: its function in `starts` gives {type(values).__name__}, and not a tensor")
+        raise IncompatibleParts(
+            f"{name}: its function in `starts` gives {type(values).__name__}, and not a tensor"
+        )
     if tuple(values.shape) != shape:
-        raise Refused(f"{name}: its function in `starts` gives {[*values.shape]} numbers for {[*shape]}")
+        raise IncompatibleParts(
+            f"{name}: its function in `starts` gives {[*values.shape]} numbers for {[*shape]}"
+        )
     if not values.isfinite().all():
-        raise Refused(f"{name}: its function in `starts` gives numbers that are not finite")
+        raise IncompatibleParts(f"{name}: its function in `starts` gives numbers that are not finite")
     return values
 
 
@@ -154,7 +158,9 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     idle = [pattern for pattern in redraw if not any(fnmatch(name, pattern) for name in names)]
     if idle:
-        raise Refused(f"seed.redraw: no parameter is called {', '.join(idle)}, so nothing would be redrawn")
+        raise IncompatibleParts(
+            f"seed.redraw: no parameter is called {', '.join(idle)}, so nothing would be redrawn"
+        )
     redrawn = False
     for path, module in model.named_modules():
         tensors = [*module.named_parameters(path, recurse=False), *module.named_buffers(path, recurse=False)]
@@ -171,7 +177,7 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
                 tensor.fill_(start)
             elif tensor.ndim < 2 or not isinstance(tensor, nn.Parameter):
                 what = "vector" if isinstance(tensor, nn.Parameter) else "buffer"
-                raise Refused(
+                raise IncompatibleParts(
                     f"{name}: a {what} is not drawn; say in `constants` what number it starts from, in "
                     "`starts` which function makes it, or compute it in the call"
                 )
@@ -180,7 +186,9 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
                 whole = draw(seed, drawn, shape, scheme.std(path, path.rpartition(".")[2], shape))
                 tensor.copy_(_sharded(whole, tensor))
     if redraw and not redrawn:
-        raise Refused(f"seed.redraw: what is called {', '.join(redraw)} starts from constants, which stay")
+        raise IncompatibleParts(
+            f"seed.redraw: what is called {', '.join(redraw)} starts from constants, which stay"
+        )
 
 
 def _sharded(whole: Tensor, like: Tensor) -> Tensor:

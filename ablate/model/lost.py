@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ablate.model.init import said
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 
 TORCH = str(Path(torch.__file__).parent)
 MODULES = str(Path(nn.modules.__file__).parent)
@@ -90,7 +90,7 @@ class Watched(TorchFunctionMode):
             if name in told or not lost:
                 continue
             what = "zeros" if held == NIL else f"values ({held})"
-            raise Refused(
+            raise IncompatibleParts(
                 f"{name}: __init__ gives it {what}, which would be lost: a model is built without values. "
                 "Say how it starts in `self.starts` (a function of yours, or one of `ablate.parts.starts`: "
                 "zeros, eye, orthogonal), or make it with torch.empty and have it drawn"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
 
-class Refused(ValueError):
+class IncompatibleParts(ValueError):
     """A combination that cannot be built or run, with the reason and what to do instead."""
 
 
@@ -129,7 +129,9 @@ class Kernel:
         """The kernel that will run, for all of the needs. Raises Refused: nothing is replaced in silence."""
         reasons = sorted({r for need in needs if (r := self.refuses(need))})
         if reasons:
-            raise Refused(f"kernel {self.name}: {'; '.join(reasons)} (kernel=auto finds one that can)")
+            raise IncompatibleParts(
+                f"kernel {self.name}: {'; '.join(reasons)} (kernel=auto finds one that can)"
+            )
         return self
 
     def prepare(

@@ -227,7 +227,7 @@ class Watch(Callback):
             self.validation,
             self.spec.model.context,
             self.spec.data.documents,
-            world * min(self.spec.rows // world, self.settings.micro_rows or self.spec.rows),
+            world * min(self.spec.rows // world, self.settings.micro_batch_size or self.spec.rows),
             precision=self.spec.precision,
             tokens=tokens,
             prefix=self.spec.data.prefix,

@@ -14,7 +14,7 @@ from torch._dynamo.exc import TorchDynamoException
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
 from ablate.model.measure import costs_of_run, of_run
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.provenance import provenance
 from ablate.record import TRAINED, RunRecord, Status
 from ablate.spec import RunSpec
@@ -29,7 +29,7 @@ from ablate.train.request import RunRequest
 from ablate.train.settings import Settings, devices, threads, torch_device
 from ablate.train.speed.allocator import keep_pages
 from ablate.train.state.checkpoint import Checkpoints, remove, steps_done
-from ablate.train.state.source_hash import code
+from ablate.train.state.source_hash import source_hash
 from ablate.train.state.warm_start import started
 from ablate.train.state.weights import FILE
 from ablate.train.task import Task
@@ -120,9 +120,9 @@ class Run:
         if counts is None:
             counts = asdict(costs_of_run(self.spec, of_run(self.spec, self.device)))
         self.counts = dict(counts)
-        self.id, self.code = self.spec.id(prepared.fingerprint), code(self.spec)
+        self.id, self.source_hash = self.spec.id(prepared.fingerprint), source_hash(self.spec)
         self.folder = request.runs / self.id
-        self.checkpoints = Checkpoints(self.folder, self.code)
+        self.checkpoints = Checkpoints(self.folder, self.source_hash)
         self.began = datetime.now(UTC)
 
     @cached_property
@@ -141,7 +141,7 @@ class Run:
         except ValueError as error:
             log.warning("%s cannot be read (%s); training again", self.folder / "record.json", error)
             return None
-        return record if record.status in TRAINED and record.code == self.code else None
+        return record if record.status in TRAINED and record.source_hash == self.source_hash else None
 
     def attempt(self, stop: Interrupt, anew: bool) -> RunRecord:
         """Train in this process, and save the record of how it ended."""
@@ -149,7 +149,7 @@ class Run:
             record = self.train(stop, anew)
         except Diverged as error:
             record = self.record("diverged", str(error))
-        except Refused as error:
+        except IncompatibleParts as error:
             record = self.record("refused", str(error))
         except KeyboardInterrupt as error:
             record = self.record("interrupted", str(error) or stop.reason or "stopped")
@@ -271,7 +271,7 @@ class Run:
             id=self.id,
             status=status,
             reason=reason,
-            code=self.code,
+            source_hash=self.source_hash,
             spec=self.spec.model_dump(mode="json"),
             fingerprint=self.prepared.fingerprint,
             counts=self.counts,

@@ -1,7 +1,7 @@
 """What does not decide the numbers of a run: where it runs, what it shows and what it keeps.
 
 The same specification under other settings is the same run, so nothing of this is hashed. Dropout is drawn
-for each pass of each device: with other `micro_rows` or `devices` it is another draw, as good as the first.
+for each pass of each device: other `micro_batch_size` or `devices` are other draws, as good as the first.
 """
 
 import os
@@ -37,10 +37,12 @@ class Settings(Strict):
     devices: PositiveInt | Literal["auto"] = 1
     nodes: int = Field(1, gt=0)  # more than one: start with torchrun
     strategy: Strategy = "auto"  # auto: ddp where there are several devices
-    micro_rows: int | None = Field(None, gt=0)  # rows of one forward pass on one device; null: all at once
+    micro_batch_size: int | None = Field(
+        None, gt=0
+    )  # rows of one forward pass on one device; null: all at once
     compile: bool = False
-    capture: bool | Literal["auto"] = "auto"  # a step as one CUDA graph; auto: of small models on a GPU
-    recompute: bool = False  # activations again in the backward pass, for memory
+    cuda_graph: bool | Literal["auto"] = "auto"  # a step as one CUDA graph; auto: of small models on a GPU
+    activation_checkpointing: bool = False  # activations again in the backward pass, for memory
     threads: int | None = Field(None, gt=0)  # null: as torch finds best
     progress: bool | Literal["auto"] = "auto"  # auto: a bar in a terminal, a line for each tenth elsewhere
     log_every: int | None = Field(None, gt=0)  # steps between rows of the curve; null: 1 on a CPU, else 10

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
-from ablate.parts.base import DTYPES, AuxOutputs, ForwardContext, Refused
+from ablate.parts.base import DTYPES, AuxOutputs, ForwardContext, IncompatibleParts
 from ablate.parts.compiler import keep_graphs
 from ablate.registry import optimizer
 from ablate.spec import RunSpec
@@ -86,7 +86,7 @@ class Task(LightningModule):
                 documents=self.spec.data.documents == "masked",
                 dtype=DTYPES[self.spec.precision],
             )
-        if self.settings.recompute:
+        if self.settings.activation_checkpointing:
             decoder.recompute()
         if self.device_mesh is not None:
             shard(decoder, self.device_mesh)
@@ -108,7 +108,7 @@ class Task(LightningModule):
         captured = wanted(self.spec, self.settings, self.decoder, chosen)
         self.places = [places(o, captured) for o in chosen]
         if captured:
-            must = self.settings.capture is True
+            must = self.settings.cuda_graph is True
             self.captured = Captured(self.work, lambda: changed(self.decoder, chosen), must)
         self.chosen = chosen
         return chosen
@@ -160,14 +160,14 @@ class Task(LightningModule):
         self.steps.done = step + 1
 
     def passes(self, step: int) -> list[Batch]:
-        """This rank's rows of the step, in passes of at most `micro_rows`."""
+        """This rank's rows of the step, in passes of at most `micro_batch_size`."""
         return [on_device(batch, self.device) for batch in self.on_host(step)]
 
     def on_host(self, step: int) -> list[Batch]:
         """The same, where they were made."""
         batch = self.stream.batch(step, self.spec.rows, (self.global_rank, self.trainer.world_size))
         rows = len(batch.tokens)
-        size = min(rows, self.settings.micro_rows or rows)
+        size = min(rows, self.settings.micro_batch_size or rows)
         return [part(batch, n, n + size) for n in range(0, rows, size)]
 
     def count(self, passes: list[Batch]) -> Tensor:
@@ -261,7 +261,7 @@ class Task(LightningModule):
         for n in self.loaded:
             if first[n]["load"].dtype != torch.int64:
                 name, dtype = self.spec.model.layers()[n].ffn.name, first[n]["load"].dtype
-                raise Refused(
+                raise IncompatibleParts(
                     f"ffn {name}: reports a load of {dtype}; a load is how many choices each expert got, in "
                     "int64, and is added up over the batch"
                 )

@@ -47,7 +47,7 @@ def work(payload: dict[str, Any]) -> None:
     record = RunRecord(
         id=payload["id"],
         status="finished",
-        code="c",
+        source_hash="c",
         spec={"seed": payload["seed"]},
         fingerprint={},
         metrics={"loss": draw.random()},
@@ -57,7 +57,12 @@ def work(payload: dict[str, Any]) -> None:
 
 def jobs(folder: Path, runs: int, seconds: float) -> list[Job]:
     return [
-        Job(id, {"id": id, "seed": n, "seconds": seconds, "folder": str(folder)}, code="c", spec={"seed": n})
+        Job(
+            id,
+            {"id": id, "seed": n, "seconds": seconds, "folder": str(folder)},
+            source_hash="c",
+            spec={"seed": n},
+        )
         for n, id in enumerate(f"run{n:04d}" for n in range(runs))
     ]
 

@@ -32,7 +32,9 @@ def work(payload: dict[str, Any]) -> None:
     else:
         time.sleep(payload["seconds"])
     spent = {"seconds": time.perf_counter() - begin}
-    record = RunRecord(id=payload["id"], status="finished", code="c", spec={}, fingerprint={}, speed=spent)
+    record = RunRecord(
+        id=payload["id"], status="finished", source_hash="c", spec={}, fingerprint={}, speed=spent
+    )
     record.save(Path(payload["outbox"]))
 
 
@@ -49,7 +51,7 @@ def schedule(runs: int, seconds: float, slots: int, busy: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         jobs = [
-            Job(id, {"id": id, "seconds": seconds, "busy": busy, "loops": loops}, code="c")
+            Job(id, {"id": id, "seconds": seconds, "busy": busy, "loops": loops}, source_hash="c")
             for id in (f"run{n:03d}" for n in range(runs))
         ]
         events: list[Event] = []
@@ -85,7 +87,7 @@ def records(number: int) -> None:
             text = RunRecord(
                 id=id,
                 status="finished",
-                code="c",
+                source_hash="c",
                 spec=spec,
                 fingerprint={"text": "a", "tokenizer": "b"},
                 metrics={f"measure/{m}": draw.random() for m in range(20)},

@@ -58,7 +58,7 @@ class SlotsLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from ablate.cli.exits import stopping
-        from ablate.engine.launch import Event, Stuck, launch
+        from ablate.engine.launch import EngineError, Event, launch
         from ablate.engine.slots import cpu_slots, gpu_slots
         from ablate.engine.store import MISSING, Store
         from ablate.engine.view import View
@@ -103,7 +103,7 @@ class SlotsLauncher(Launcher):
                     retries=self.options.retries,
                     grace=self.options.grace,
                 )
-        except (Stuck, ValueError) as error:
+        except (EngineError, ValueError) as error:
             raise SystemExit(str(error)) from None
         returned = []
         for job, overrides, config in zip(jobs, job_overrides, composed, strict=True):

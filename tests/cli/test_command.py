@@ -14,11 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import ablate.cli.train as train_command
-from ablate.cli.compose import Mistaken, job, plain_config
+from ablate.cli.compose import ConfigError, job, plain_config
 from ablate.cli.exits import FAILED, INTERRUPTED, RunFailed, fail
 from ablate.cli.sweep import sweep
 from ablate.cli.train import slot_job, slot_objective, train
-from ablate.data.source import NoNetwork
+from ablate.data.source import NetworkError
 from ablate.record import RunRecord
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def test_train_then_again_then_from_its_weights(tmp_path, text):
     assert records(tmp_path) == [record]
 
     longer = run(
-        tmp_path, text, f"start=runs/{record['id']}", "model.context=32", "model/position/scaling=linear"
+        tmp_path, text, f"init_from=runs/{record['id']}", "model.context=32", "model/position/scaling=linear"
     )
     assert longer.returncode == 0, longer.stderr
     child = next(r for r in records(tmp_path) if r["id"] != record["id"])
@@ -110,7 +110,7 @@ def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, te
         (["data.source.files=[nowhere.txt]"], ["nowhere.txt"]),
         (["budget.batch_tokens=65"], ["batch_tokens 65 is not a multiple"]),
         (["parts=[mine.py]"], ["mine.py"]),
-        (["start=runs/none"], ["runs/none"]),
+        (["init_from=runs/none"], ["runs/none"]),
         (["model.vocab=100"], ["model.vocab", "257"]),
         (
             ["+clipp=3", "rerun=no", "clip=inf", "optim.lr=inf"],
@@ -127,8 +127,8 @@ def test_mistakes_are_named_before_anything_is_trained(given, said, tmp_path, te
             ],
         ),
         (
-            ["parent=abc", "trainer.capture=true", "trainer.nodes=2", "trainer.devices=3"],
-            ["start=runs/<id>", "trainer.capture", "torchrun", "trainer.devices"],
+            ["parent=abc", "trainer.cuda_graph=true", "trainer.nodes=2", "trainer.devices=3"],
+            ["init_from=runs/<id>", "trainer.cuda_graph", "torchrun", "trainer.devices"],
         ),
         (
             ["model.context=2048", "budget.batch_tokens=2048", "budget.tokens=2048"],
@@ -198,7 +198,7 @@ def test_a_plan_shows_exact_counts(text, capsys):
 def test_a_search_gets_the_objective_and_infinity_for_a_diverged_run(text, tmp_path, monkeypatch, capsys):
     """Never a number of held-out text; without a search, a diverged run is a failure."""
     metrics = {"validation/loss": 2.5, "validation/perplexity": 12.0}
-    record = RunRecord(id="a", status="finished", code="c", spec={}, fingerprint={}, metrics=metrics)
+    record = RunRecord(id="a", status="finished", source_hash="c", spec={}, fingerprint={}, metrics=metrics)
     outcome = [record]
     monkeypatch.setattr(train_command, "run", lambda *_: outcome[0])
     config = composed(text, f"runs={tmp_path}")
@@ -235,7 +235,7 @@ def test_a_plan_trains_nothing(tmp_path, text):
 @pytest.mark.parametrize("command", [train, sweep])
 def test_no_network_is_said_in_a_line(command, monkeypatch, capsys):
     def cut(*_):
-        raise NoNetwork("no network")
+        raise NetworkError("no network")
 
     monkeypatch.setattr("ablate.cli.train.job", cut)
     monkeypatch.setattr("ablate.cli.composer.job", cut)
@@ -260,7 +260,7 @@ def test_sweep_refuses_options_before_anything_runs(capsys):
 def test_a_group_that_was_taken_away_is_named():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plain_config(compose("train", ["~data", "~trainer"]))
-    with pytest.raises(Mistaken) as wrong:
+    with pytest.raises(ConfigError) as wrong:
         job(config)
     assert "data.source: missing" in wrong.value.mistakes
 
@@ -309,8 +309,8 @@ def test_slots_plan_nothing_and_do_again_what_is_asked_for(tmp_path, text):
     places = [f"data.source.files=[{text}]", f"cache={text.parent}/cache"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plain_config(compose("train", [*TINY, *places]))
-    assert slot_job(dict(config), [])["code"]
-    assert slot_job({**config, "rerun": True}, [])["code"] == ""
+    assert slot_job(dict(config), [])["source_hash"]
+    assert slot_job({**config, "rerun": True}, [])["source_hash"] == ""
     with pytest.raises(ValueError, match="plan=true trains nothing"):
         slot_job({**config, "plan": True}, [])
 

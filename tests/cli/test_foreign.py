@@ -14,11 +14,11 @@ from test_trained import a_run
 from training import write_text
 
 from ablate.__main__ import main
-from ablate.cli.compose import Mistaken, job
+from ablate.cli.compose import ConfigError, job
 from ablate.cli.exchange import measure_like, size
 from ablate.data.prepare import prepare
-from ablate.measure.trained import Unopened, open_run
-from ablate.model.hf import Unreadable
+from ablate.measure.trained import RunNotLoadable, open_run
+from ablate.model.hf import CheckpointFormatError
 from ablate.model.hf.canonical import canonical
 from ablate.model.hf.opened import open_foreign
 from ablate.record import RunRecord
@@ -95,7 +95,12 @@ def composed(foreign: Path, folder: Path, *overrides: str) -> object:
     there = foreign / "tokenizer" if (foreign / "model.json").exists() else foreign
     given = [
         *("data=text", f"data.source.files=[{write_text(folder)}]", "data/tokenizer=saved", "trainer=cpu"),
-        *(f"data.tokenizer.path={there}", f"start={foreign}", f"runs={folder}/runs", f"cache={folder}/cache"),
+        *(
+            f"data.tokenizer.path={there}",
+            f"init_from={foreign}",
+            f"runs={folder}/runs",
+            f"cache={folder}/cache",
+        ),
         *("budget.tokens=192", "budget.batch_tokens=48", "evaluation.every=0", "evaluation.tokens=100"),
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -119,11 +124,11 @@ def test_both_forms_have_one_id(folders):
 
 
 def test_another_model_or_tokenizer_does_not_continue_it(foreign, tmp_path):
-    with pytest.raises(Mistaken, match=r"start: the model is not the one in .*model=started takes it"):
+    with pytest.raises(ConfigError, match=r"init_from: the model is not the one in .*model=started takes it"):
         composed(foreign, tmp_path, "model=llama", "model/size=tiny", "model.context=24")
-    with pytest.raises(Mistaken, match="tokens of another tokenizer"):
+    with pytest.raises(ConfigError, match="tokens of another tokenizer"):
         composed(foreign, tmp_path, "model=started", "data.tokenizer.end=a")
-    with pytest.raises(Mistaken, match=r"model=started: .* give start="):
+    with pytest.raises(ConfigError, match=r"model=started: .* give start="):
         composed(foreign, tmp_path, "model=started", "start=null")
 
 
@@ -140,7 +145,7 @@ def test_an_imported_folder_that_changed_is_refused(folders, tmp_path):
     state = load_file(folder / FILE)
     state["embedding.weight"][0, 0] += 1
     save_file(state, folder / FILE)
-    with pytest.raises(Unopened, match="no longer those that were imported"):
+    with pytest.raises(RunNotLoadable, match="no longer those that were imported"):
         open_run(folder)
 
 
@@ -152,8 +157,8 @@ def test_without_a_tokenizer_it_has_no_words_but_can_be_exported(folders, tmp_pa
     assert main(["import", str(folder), str(tmp_path / "in")]) == 0
     assert "no tokenizer.json" in capsys.readouterr().out
     assert main(["export", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
-    with pytest.raises(Mistaken, match=r"has no tokenizer\.json"):
-        composed(folders["hub"], tmp_path, "model=started", f"start={folder}")
+    with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
+        composed(folders["hub"], tmp_path, "model=started", f"init_from={folder}")
 
 
 def test_the_end_of_a_document_may_be_a_number_of_the_config(folders, tmp_path):
@@ -228,5 +233,5 @@ def test_a_tokenizer_of_a_folder_is_read_with_bounds(folders, tmp_path):
     folder = shutil.copytree(folders["hub"], tmp_path / "endless")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").symlink_to("/dev/zero")
-    with pytest.raises(Unreadable, match=r"tokenizer\.json is no regular file"):
+    with pytest.raises(CheckpointFormatError, match=r"tokenizer\.json is no regular file"):
         open_foreign(folder)

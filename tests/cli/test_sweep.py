@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from store_work import killed
 
-from ablate.cli.compose import Mistaken
+from ablate.cli.compose import ConfigError
 from ablate.cli.composer import Composer
 from ablate.cli.jobs import Jobs
 from ablate.cli.options import SweepOptions
@@ -27,7 +27,7 @@ from ablate.cli.sweep import sweep as swept
 from ablate.cli.workspace import Workspace
 from ablate.record import RunRecord
 from ablate.study.design.runs import PlannedRun
-from ablate.study.design.study import StudyMistaken, load, read
+from ablate.study.design.study import StudyError, load, read
 from ablate.study.results import FOLDER
 from ablate.study.results import read as results
 
@@ -52,7 +52,7 @@ placebo: true
 seeds: 2
 tune: fixed
 metric: heldout/loss
-margin: 0.05
+equivalence_margin: 0.05
 claims: [{{id: C16, predicate: rope < none}}]
 """
 RUNS = 8
@@ -144,7 +144,7 @@ def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
     assert len(after) == RUNS
     assert {r["status"] for r in after.values()} == {"finished"}
     assert {id: after[id]["provenance"]["ended"] for id in early} == early  # nothing finished was done again
-    assert all(r["looks"] == 1 and r["metrics"]["heldout/loss"] > 0 for r in after.values())
+    assert all(r["heldout_reads"] == 1 and r["metrics"]["heldout/loss"] > 0 for r in after.values())
 
     folder = place / "experiments/small"
     html, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
@@ -222,12 +222,12 @@ def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
 
 
 def test_a_misspelt_choice_is_told_the_others(tmp_path):
-    with pytest.raises(Mistaken, match=r"'model/norm/rmsnrom'; there are dyt, .*, rmsnorm"):
+    with pytest.raises(ConfigError, match=r"'model/norm/rmsnrom'; there are dyt, .*, rmsnorm"):
         Composer(str(tmp_path))(["model/norm=rmsnrom"])
 
 
 def test_a_study_says_what_it_would_not_heed(tmp_path):
-    with pytest.raises(Mistaken, match=r"trainer\.log_every: does not affect results"):
+    with pytest.raises(ConfigError, match=r"trainer\.log_every: does not affect results"):
         Composer(str(tmp_path))(["model.width=16", "trainer.log_every=4"])
 
 
@@ -235,11 +235,22 @@ def test_a_study_says_what_it_would_not_heed(tmp_path):
     ("change", "node", "said"),
     [
         (("heldout/loss", "heldoutt/loss"), {}, "heldoutt/loss: no measure gives it"),
-        (("margin: 0.05", "measures: [stabilty/x]"), {}, "stabilty/x: no measure gives it"),
+        (("equivalence_margin: 0.05", "measures: [stabilty/x]"), {}, "stabilty/x: no measure gives it"),
         (("heldout/loss", "heldout/los"), {}, r"there are heldout/loss, heldout/perplexity"),
         (("heldout/loss", "validation/los"), {}, r"there are validation/loss, validation/perplexity"),
-        (("margin: 0.05", "margin: 0.05\nmeasures: [length/early/4]"), {}, r"there are .*length/early/\*x"),
-        (("margin: 0.05", "margin: 0.05\nmeasures: [length/early/4x, counts/active]"), {}, None),
+        (
+            ("equivalence_margin: 0.05", "equivalence_margin: 0.05\nmeasures: [length/early/4]"),
+            {},
+            r"there are .*length/early/\*x",
+        ),
+        (
+            (
+                "equivalence_margin: 0.05",
+                "equivalence_margin: 0.05\nmeasures: [length/early/4x, counts/active]",
+            ),
+            {},
+            None,
+        ),
         (("", ""), {"keep": "none"}, "keep=none: heldout is measured on kept weights"),
         (("heldout/loss", "validation/loss"), {"keep": "none"}, None),
     ],
@@ -250,7 +261,7 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
     if said is None:
         check_measures(study, asked)
     else:
-        with pytest.raises(Mistaken, match=said):
+        with pytest.raises(ConfigError, match=said):
             check_measures(study, asked)
 
 
@@ -273,7 +284,7 @@ def test_held_out_text_that_cannot_be_read_is_refused_before_the_runs(metric, te
     if said is None:
         check_heldout(planned, workspace)
     else:
-        with pytest.raises(Mistaken, match=said):
+        with pytest.raises(ConfigError, match=said):
             check_heldout(planned, workspace)
 
 
@@ -307,7 +318,9 @@ from ablate.registry import measure
 class Mine:
     def __init__(self): ...
 """)
-    own = STUDY.format(text=place / "a.txt").replace("margin: 0.05", "margin: 0.05\nmeasures: [mine/size]")
+    own = STUDY.format(text=place / "a.txt").replace(
+        "equivalence_margin: 0.05", "equivalence_margin: 0.05\nmeasures: [mine/size]"
+    )
     study = read(yaml.safe_load(own.replace("- data=text", f"- data=text\n  - parts=[{file}]")))
     assert asked_of(place).planned(study).study.measures == ("mine/size",)
 
@@ -316,12 +329,12 @@ class Mine:
 def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new/study.yaml").write_text(STUDY.format(text=place / "a.txt"))
-    with pytest.raises(Mistaken, match=f"{asked}: .* has no results yet"):
+    with pytest.raises(ConfigError, match=f"{asked}: .* has no results yet"):
         asked_of(place, experiment="new", experiments=str(tmp_path), **{asked: True}).go()
 
 
 def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch, capsys):
-    record = RunRecord(id="a", status="finished", code="c", spec={}, fingerprint={})
+    record = RunRecord(id="a", status="finished", source_hash="c", spec={}, fingerprint={})
     record.save(tmp_path / "a")
     monkeypatch.setattr("ablate.measure.score.work", killed)
     workspace = Workspace(options(place, runs=str(tmp_path), slots=1))
@@ -350,7 +363,7 @@ def test_damaged_results_and_studies_are_named(text, tmp_path):
     with pytest.raises(ValueError, match=r"study\.json is damaged .*; run the study again"):
         results(tmp_path)
     (tmp_path / "study.yaml").write_bytes(b"question: D\xe9j\xe0 vu?")
-    with pytest.raises(StudyMistaken, match=r"study\.yaml: 'utf-8'"):
+    with pytest.raises(StudyError, match=r"study\.yaml: 'utf-8'"):
         load(tmp_path / "study.yaml")
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from ablate.data import prepare as module
 from ablate.data.prepare import Prepared, prepare
-from ablate.data.source import SPLITS, BadText, NoNetwork, Source
+from ablate.data.source import SPLITS, DataError, NetworkError, Source
 from ablate.data.source.hub import Hub
-from ablate.data.tokenizer import BadTokenizer
+from ablate.data.tokenizer import TokenizerError
 from ablate.registry import registries
 from ablate.spec import DataSpec
 
@@ -324,7 +324,7 @@ def test_text_that_changes_while_it_is_read_is_refused(
         file.write_text("other", encoding="utf-8")
 
     monkeypatch.setattr(module, "fill", meanwhile)
-    with pytest.raises(BadText, match="changed while it was read"):
+    with pytest.raises(DataError, match="changed while it was read"):
         prepare(spec(file), cache)
     assert [p.name for p in cache.iterdir() if p.is_dir()] == ["texts"]
 
@@ -366,20 +366,22 @@ def test_processes_that_start_at_once_build_once_and_agree(file: Path, cache: Pa
 @pytest.mark.parametrize("tokenizer", ["bytes", "characters", "bpe"])
 def test_an_empty_training_split_is_refused(file: Path, cache: Path, tokenizer: str) -> None:
     file.write_text("x", encoding="utf-8")
-    with pytest.raises((BadText, BadTokenizer), match=r"(train split is empty|training split has no text)"):
+    with pytest.raises(
+        (DataError, TokenizerError), match=r"(train split is empty|training split has no text)"
+    ):
         prepare(spec(file, tokenizer, split="tail", validation=0.4, heldout=0.4), cache)
     assert [p.name for p in cache.iterdir() if p.is_dir()] == ["texts"]
 
 
 def test_an_empty_validation_split_is_refused(file: Path, cache: Path) -> None:
     file.write_text("one document only", encoding="utf-8")
-    with pytest.raises(BadText, match=r"split is empty.*data\.source\.split=tail"):
+    with pytest.raises(DataError, match=r"split is empty.*data\.source\.split=tail"):
         prepare(spec(file), cache)
 
 
 def test_characters_that_training_never_saw(file: Path, cache: Path) -> None:
     file.write_text("a" * 95 + "b" * 5, encoding="utf-8")
-    with pytest.raises(BadTokenizer, match="'b'"):
+    with pytest.raises(TokenizerError, match="'b'"):
         prepare(spec(file, "characters", split="tail", validation=0.05, heldout=0.0), cache)
 
 
@@ -425,7 +427,7 @@ def test_without_a_network_the_last_copy_goes_on(
     hub: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unreachable(self: Hub) -> str:
-        raise NoNetwork("hub: no network")
+        raise NetworkError("hub: no network")
 
     one = prepare(hub, cache)
     monkeypatch.setattr(Hub, "commit", property(unreachable))
@@ -433,7 +435,7 @@ def test_without_a_network_the_last_copy_goes_on(
         other = prepare(hub, cache)
     assert other.fingerprint == one.fingerprint
     assert "Going on with the copy of 1111" in caplog.text
-    with pytest.raises(NoNetwork):
+    with pytest.raises(NetworkError):
         prepare(DataSpec(source={"name": "hub", "path": "never/seen"}, tokenizer="bytes"), cache)
 
 

@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from ablate import registry
-from ablate.data.source import SPLITS, BadText, NoNetwork, Source
+from ablate.data.source import SPLITS, DataError, NetworkError, Source
 from ablate.data.source import text as module
 from ablate.data.source.stdlib import WITHOUT, deal, modules, size
 
@@ -156,7 +156,7 @@ def test_tail_cuts_the_document_on_the_border(tmp_path: Path) -> None:
 
 def refusal(tmp_path: Path, name: str, content: bytes, **options: Any) -> str:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadText) as error:
+    with pytest.raises(DataError) as error:
         all_splits(text(tmp_path / name, **options))
     assert name in str(error.value)
     return str(error.value)
@@ -231,7 +231,7 @@ ODD = {
 def test_rows_that_cannot_be_read_are_a_line(tmp_path: Path, name: str) -> None:
     more, said = ODD[name]
     (tmp_path / "a.jsonl").write_text(f'{{"text": "fine"}}\n{{"text": "x", {more}}}\n')
-    with pytest.raises(BadText, match=rf"a\.jsonl, line 2: {said}"):
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 2: {said}"):
         text(tmp_path / "a.jsonl").manifest()
 
 
@@ -241,7 +241,7 @@ def test_a_column_that_is_not_utf8_is_a_line(tmp_path: Path) -> None:
 
     values = pyarrow.array([b"fine", b"fine too", b"gro\xdf"], pyarrow.binary()).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": values}), tmp_path / "a.parquet")
-    with pytest.raises(BadText, match=r"a\.parquet, row 3: byte 3 of it is not UTF-8"):
+    with pytest.raises(DataError, match=r"a\.parquet, row 3: byte 3 of it is not UTF-8"):
         text(tmp_path / "a.parquet").manifest()
 
 
@@ -254,7 +254,7 @@ def test_what_unpacks_to_far_more_than_text_does_is_refused(
     row = {".txt": "a\n\n", ".jsonl": '{"text": "a"}\n', ".parquet": "a"}[kind]
     file = tmp_path / f"a{kind}{suffix}"
     file.write_bytes({".gz": gzip.compress, ".xz": lzma.compress}[suffix](row.encode() * 200_000))
-    with pytest.raises(BadText, match=r"unpacks to more than 200 times its size.*unpack it"):
+    with pytest.raises(DataError, match=r"unpacks to more than 200 times its size.*unpack it"):
         text(file).manifest()
 
 
@@ -276,7 +276,7 @@ def test_a_document_has_a_length_that_memory_holds(
     if name == "d.jsonl":
         assert text(tmp_path / name, split=split).manifest()  # 150 characters
         return
-    with pytest.raises(BadText, match=r"has more than 1000 (characters|bytes); divide it"):
+    with pytest.raises(DataError, match=r"has more than 1000 (characters|bytes); divide it"):
         text(tmp_path / name, split=split).manifest()
 
 
@@ -313,9 +313,9 @@ def test_long_documents_are_hashed_as_they_were(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_what_names_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadText, match=r"nothing\*\.txt' matches no file"):
+    with pytest.raises(DataError, match=r"nothing\*\.txt' matches no file"):
         all_splits(text(tmp_path / "nothing*.txt"))
-    with pytest.raises(BadText, match=r"is a folder; say .*/\*\.txt"):
+    with pytest.raises(DataError, match=r"is a folder; say .*/\*\.txt"):
         text(tmp_path).change_stamp()
     assert "is none of .txt, .jsonl, .parquet" in refusal(tmp_path, "a.csv", b"a,b")
 
@@ -392,9 +392,9 @@ def test_hub_joins_lines_to_documents(datasets: list[Any]) -> None:
 
 
 def test_hub_says_what_is_not_there(datasets: list[Any]) -> None:
-    with pytest.raises(BadText, match=r"Available splits: .*'train'"):
+    with pytest.raises(DataError, match=r"Available splits: .*'train'"):
         list(hub(heldout="nothing").documents("heldout"))
-    with pytest.raises(BadText, match="row 0: no text 'body'; there is text"):
+    with pytest.raises(DataError, match="row 0: no text 'body'; there is text"):
         list(hub(field="body").documents("train"))
 
 
@@ -405,5 +405,5 @@ def test_hub_without_a_network_names_what_works(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(NoNetwork, match=r"some/thing.*data=stdlib.*data=text"):
+    with pytest.raises(NetworkError, match=r"some/thing.*data=stdlib.*data=text"):
         list(hub(revision=revision).documents("train"))

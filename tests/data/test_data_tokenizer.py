@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ablate import registry
-from ablate.data.tokenizer import BadTokenizer, Tokenizer
+from ablate.data.tokenizer import Tokenizer, TokenizerError
 from ablate.data.tokenizer.bpe import END
 
 TEXTS = [
@@ -91,13 +91,13 @@ def test_bpe_learns_from_the_first_bytes_only() -> None:
 
 
 def test_a_character_unseen_in_training_is_named() -> None:
-    with pytest.raises(BadTokenizer, match=r"'ß' \(U\+00DF\) is not in the training split"):
+    with pytest.raises(TokenizerError, match=r"'ß' \(U\+00DF\) is not in the training split"):
         make("characters").encode(["cat", "groß"])
 
 
 @pytest.mark.parametrize("name", ["characters", "bpe"])
 def test_nothing_to_learn_from(name: str) -> None:
-    with pytest.raises(BadTokenizer, match="training split has no text"):
+    with pytest.raises(TokenizerError, match="training split has no text"):
         registry.tokenizer.build(name).learn(iter([]))
 
 
@@ -145,9 +145,9 @@ def test_saved_is_known_by_content_not_by_path(
 
 
 def test_saved_without_an_end_token_is_refused(folder: Path) -> None:
-    with pytest.raises(BadTokenizer, match="names no eos_token"):
+    with pytest.raises(TokenizerError, match="names no eos_token"):
         make("saved", path=str(folder))
-    with pytest.raises(BadTokenizer, match=r"'</s>'.* is not one of its tokens"):
+    with pytest.raises(TokenizerError, match=r"'</s>'.* is not one of its tokens"):
         make("saved", path=str(folder), end="</s>")
 
 
@@ -157,14 +157,14 @@ DAMAGED = [b"{", b"\xff\xfe", b"[" * 100_000, b'{"eos_token": 1']
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_configuration_beside_it_is_a_line(folder: Path, content: bytes) -> None:
     (folder / "tokenizer_config.json").write_bytes(content)
-    with pytest.raises(BadTokenizer, match=r"tokenizer_config\.json is damaged"):
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json is damaged"):
         make("saved", path=str(folder))
 
 
 @pytest.mark.parametrize("content", [[], "eos", 3, {"eos_token": 7}, {"eos_token": {"content": [1]}}])
 def test_a_configuration_that_names_no_token_is_a_line(folder: Path, content: Any) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
-    with pytest.raises(BadTokenizer, match="names no eos_token"):
+    with pytest.raises(TokenizerError, match="names no eos_token"):
         make("saved", path=str(folder))
 
 
@@ -176,7 +176,7 @@ def test_what_was_saved_and_is_damaged_is_a_line(name: str, content: bytes, tmp_
     for file in list(tmp_path.iterdir()):
         whole = file.read_bytes()
         file.write_bytes(content)
-        with pytest.raises(BadTokenizer):
+        with pytest.raises(TokenizerError):
             registry.tokenizer.build(name).load(tmp_path)
         file.write_bytes(whole)
 
@@ -185,7 +185,7 @@ def test_tokens_that_are_numbered_beyond_all_measure_are_refused(folder: Path) -
     node = json.loads((folder / "tokenizer.json").read_text())
     node["model"]["vocab"]["far"] = 2**31
     (folder / "tokenizer.json").write_text(json.dumps(node))
-    with pytest.raises(BadTokenizer, match="tokens are numbered up to 2147483648"):
+    with pytest.raises(TokenizerError, match="tokens are numbered up to 2147483648"):
         make("saved", path=str(folder), end=END)
 
 
@@ -196,10 +196,10 @@ def test_a_vocabulary_beyond_memory_is_refused_before_it_is_learned(name: str) -
 
 
 def test_saved_that_is_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(BadTokenizer, match="there is no file"):
+    with pytest.raises(TokenizerError, match="there is no file"):
         make("saved", path=str(tmp_path / "nowhere"), end=END)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(BadTokenizer, match=r"is no tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"is no tokenizer\.json"):
         make("saved", path=str(tmp_path), end=END)
 
 

@@ -17,12 +17,12 @@ from omegaconf import OmegaConf
 
 from ablate import registry
 from ablate.data.prepare import Prepared, Split, prepare
-from ablate.data.source import SPLITS, BadText
+from ablate.data.source import SPLITS, DataError
 from ablate.data.source.copying import BEGIN, END
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.data.task import Example, split_of
-from ablate.data.tokenizer import BadTokenizer
-from ablate.measure import opens_heldout
+from ablate.data.tokenizer import TokenizerError
+from ablate.measure import reads_heldout
 from ablate.measure.score import score
 from ablate.measure.skill import answered, found
 from ablate.measure.trained import Trained
@@ -174,7 +174,7 @@ def test_copies_say_what_was_said(name: str) -> None:
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadText, match=said):
+    with pytest.raises(DataError, match=said):
         registry.source.build(options)
 
 
@@ -194,7 +194,7 @@ def test_the_smallest_that_is_possible_is_made() -> None:
 
 def test_too_few_possible_examples_for_three_splits_are_refused() -> None:
     source = registry.source.build({"name": "copy", "vocab": 3, "trained": [1, 1], "tested": [1, 1], **FEW})
-    with pytest.raises(BadText, match="too few are possible"):  # one example is possible, for one split
+    with pytest.raises(DataError, match="too few are possible"):  # one example is possible, for one split
         [next(source.documents(split)) for split in SPLITS]
 
 
@@ -225,7 +225,7 @@ def test_the_tokenizer_reads_numbers_and_marks() -> None:
     assert symbols.loss_mask("3 11 =0") == [False, False, True]
     assert symbols.decode([3, 11, 0]) == "3 11 0"
     for wrong in ("12", "-1", "03", "x", "=", "==1", "1_0", "٣"):
-        with pytest.raises(BadTokenizer, match=r"is no number of 0\.\.11"):
+        with pytest.raises(TokenizerError, match=r"is no number of 0\.\.11"):
             symbols.encode([f"1 {wrong}"])
 
 
@@ -269,10 +269,10 @@ def test_text_has_no_marks_and_the_key_it_had(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "error", "said"),
     [
-        ("1 2 3", BadText, "nothing in it is marked as an answer"),
-        ("=1 2 3", BadText, "its first token is an answer"),
-        ("1 " * 40_000 + "=1", BadText, "an example may have 65536 characters at most"),
-        ("1 =99", BadTokenizer, "'=99' is no number"),
+        ("1 2 3", DataError, "nothing in it is marked as an answer"),
+        ("=1 2 3", DataError, "its first token is an answer"),
+        ("1 " * 40_000 + "=1", DataError, "an example may have 65536 characters at most"),
+        ("1 =99", TokenizerError, "'=99' is no number"),
     ],
 )
 def test_examples_of_ones_own_are_checked(tmp_path: Path, document: str, error: Any, said: str) -> None:
@@ -427,7 +427,7 @@ def test_exact_match_is_what_greedy_generation_gives(folder: Path) -> None:
 
 
 def trained(decoder: Decoder) -> Trained:
-    record = RunRecord(id="a", status="finished", code="b", spec={"precision": "fp32"}, fingerprint={})
+    record = RunRecord(id="a", status="finished", source_hash="b", spec={"precision": "fp32"}, fingerprint={})
     return Trained(decoder, None, record)
 
 
@@ -439,7 +439,7 @@ def test_the_measure_goes_beyond_training_and_the_context(folder: Path, position
     assert measured.vectors["skill/answers"] == [n + 1.0 for n in range(2, 11)]
     assert sum(measured.vectors["skill/examples"]) == FEW["heldout"]
     assert {"skill/exact_beyond", "skill/exact_within", "skill/accuracy_beyond"} <= measured.metrics.keys()
-    assert opens_heldout("skill")
+    assert reads_heldout("skill")
 
 
 def test_a_position_that_cannot_name_the_places_is_refused(folder: Path) -> None:
@@ -614,7 +614,7 @@ def test_two_layers_learn_induction_and_one_does_not(tmp_path: Path) -> None:
         )
         assert record.status == "finished"
         loss_mask = score(tmp_path / "runs" / record.id, tmp_path / "cache", ["skill"])
-        assert loss_mask.looks == 1
+        assert loss_mask.heldout_reads == 1
         solved[depth] = loss_mask.metrics
     assert solved[2]["skill/solved"] == 1.0
     assert solved[2]["skill/exact"] >= 0.9

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from pages import LANGUAGES, PAGES, ROOT, TUTORIALS, Fenced, as_ablate, blocks
 
 from ablate.__main__ import HYDRA, parser
-from ablate.cli.compose import BESIDE, Mistaken, Rest, job, plain_config
+from ablate.cli.compose import BESIDE, ConfigError, Rest, job, plain_config
 from ablate.cli.hints import TRAIN
 from ablate.cli.options import SweepOptions
 from ablate.cli.own_parts import load_named_parts
@@ -117,7 +117,7 @@ def check_console(block: Fenced) -> None:
     (words,) = block.commands
     own = as_ablate(words)
     assert own is not None and own[0] == "train"
-    with pytest.raises(Mistaken) as caught:
+    with pytest.raises(ConfigError) as caught:
         job(train_config(own[1:]))
     assert caught.value.mistakes == block.output
 

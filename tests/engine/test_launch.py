@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ablate.engine.launch import Event, Stuck, launch
+from ablate.engine.launch import EngineError, Event, launch
 from ablate.engine.lease import taken
 from ablate.engine.process import environment
 from ablate.engine.slots import Slot, cpu_slots, gpu_slots
@@ -26,13 +26,13 @@ WORK = "store_work:work"
 def job(folder: Path, n: int, seconds: float = 0.05, way: str = "", **rest: Any) -> Job:
     payload = {
         "id": f"r{n}",
-        "code": "c",
+        "source_hash": "c",
         "seed": n,
         "log": str(folder / "log"),
         "seconds": seconds,
         "way": way,
     }
-    return Job(f"r{n}", payload, code="c", spec={"seed": n}, **rest)
+    return Job(f"r{n}", payload, source_hash="c", spec={"seed": n}, **rest)
 
 
 def run(
@@ -105,9 +105,9 @@ def test_all_runs_once_in_warm_workers_and_skipped_the_next_time(tmp_path: Path)
 
 def test_other_sources_make_a_record_stale_and_the_run_is_done_again(tmp_path: Path) -> None:
     run(tmp_path, [job(tmp_path, 0)])
-    new = Job("r0", {**job(tmp_path, 0).payload, "code": "new"}, code="new")
+    new = Job("r0", {**job(tmp_path, 0).payload, "source_hash": "new"}, source_hash="new")
     assert [e.kind for e in run(tmp_path, [new])] == ["begun", "ended"]
-    assert Store(tmp_path / "runs").load("r0").code == "new"
+    assert Store(tmp_path / "runs").load("r0").source_hash == "new"
     assert (tmp_path / "runs" / "r0" / "record.c.json").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_full_disk_stops_the_engine_and_what_was_done_stays(tmp_path, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr("ablate.engine.launch.record_missing", full)
-        with pytest.raises(Stuck, match=r"written: No space left.*run this again"):
+        with pytest.raises(EngineError, match=r"written: No space left.*run this again"):
             run(tmp_path, jobs, slots=1)
     assert statuses(tmp_path) == {"r0": "finished"}
     run(tmp_path, jobs, slots=1)

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 def prepare(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     if config["seed"] < 0:
         raise ValueError(f"seed: must not be negative (got {config['seed']})")
-    return {"id": f"seed{config['seed']}{config['way']}", "code": "c", "spec": config}
+    return {"id": f"seed{config['seed']}{config['way']}", "source_hash": "c", "spec": config}
 
 
 def work(payload: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ def work(payload: dict[str, Any]) -> None:
     record = RunRecord(
         id=f"seed{config['seed']}",
         status="finished",
-        code="c",
+        source_hash="c",
         spec=config,
         fingerprint={},
         provenance={"overrides": payload["overrides"]},
@@ -92,7 +92,7 @@ def test_a_failed_run_lets_the_others_run_and_fails_the_command(tmp_path: Path) 
 
 
 def test_a_crash_is_no_success_where_an_older_outcome_stands(tmp_path: Path) -> None:
-    before = RunRecord(id="seed1raise", status="finished", code="older", spec={}, fingerprint={})
+    before = RunRecord(id="seed1raise", status="finished", source_hash="older", spec={}, fingerprint={})
     before.save(tmp_path / "runs" / before.id)
     said = multirun(tmp_path, "seed=1", "way=raise")
     assert said.returncode == 1, said.stdout

@@ -15,8 +15,8 @@ from ablate.engine.worker import Job, perform
 from ablate.record import RunRecord
 
 
-def record(id: str, status: Any = "finished", code: str = "c", **rest: Any) -> RunRecord:
-    return RunRecord(id=id, status=status, code=code, spec={}, fingerprint={}, **rest)
+def record(id: str, status: Any = "finished", source_hash: str = "c", **rest: Any) -> RunRecord:
+    return RunRecord(id=id, status=status, source_hash=source_hash, spec={}, fingerprint={}, **rest)
 
 
 def commit(store: Store, made: RunRecord) -> RunRecord:
@@ -94,9 +94,9 @@ def test_folders_without_a_record_and_other_files_are_passed_over(tmp_path: Path
 @pytest.mark.parametrize("status", ["crashed", "interrupted"])
 def test_missing_data_never_replaces_an_outcome(tmp_path: Path, status: str) -> None:
     store = Store(tmp_path)
-    commit(store, record("a", code="old"))
-    assert commit(store, record("a", status, code="new")).status == "finished"
-    assert store.load("a").code == "old"
+    commit(store, record("a", source_hash="old"))
+    assert commit(store, record("a", status, source_hash="new")).status == "finished"
+    assert store.load("a").source_hash == "old"
 
 
 @pytest.mark.parametrize("status", ["refused", "out_of_memory"])
@@ -105,7 +105,7 @@ def test_what_a_machine_cannot_do_never_replaces_what_the_same_sources_trained(t
     assert commit(store, record("a", status)).status == status
     assert commit(store, record("a")).status == "finished"
     assert commit(store, record("a", status)).status == "finished"
-    assert commit(store, record("a", status, code="new")).status == status
+    assert commit(store, record("a", status, source_hash="new")).status == status
 
 
 @pytest.mark.parametrize("status", ["interrupted", "crashed", "refused"])
@@ -119,12 +119,12 @@ def test_a_run_done_again_reports_how_it_ended_itself(tmp_path: Path, status: st
 
 def test_a_stale_outcome_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    commit(store, record("a", code="old", looks=1))
-    commit(store, record("a", code="new", looks=2))
-    assert store.load("a").looks == 2
+    commit(store, record("a", source_hash="old", heldout_reads=1))
+    commit(store, record("a", source_hash="new", heldout_reads=2))
+    assert store.load("a").heldout_reads == 2
     kept = RunRecord.model_validate_json((tmp_path / "a" / "record.old.json").read_bytes())
-    assert kept.looks == 1
-    assert [r.code for r in store.records()] == ["new"]
+    assert kept.heldout_reads == 1
+    assert [r.source_hash for r in store.records()] == ["new"]
 
 
 def test_a_stale_outcome_is_kept_without_hard_links(tmp_path: Path, monkeypatch) -> None:
@@ -144,5 +144,5 @@ def test_a_full_disk_names_the_file_and_leaves_the_one_before(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*/record\.json"):
-        record("r0", code="other").save(tmp_path)
+        record("r0", source_hash="other").save(tmp_path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]

@@ -21,8 +21,10 @@ from ablate.record import UMASK, RunRecord
 spawn = multiprocessing.get_context("spawn")
 
 
-def record(looks: int) -> RunRecord:
-    return RunRecord(id="run", status="finished", code="c", spec={}, fingerprint={}, looks=looks)
+def record(heldout_reads: int) -> RunRecord:
+    return RunRecord(
+        id="run", status="finished", source_hash="c", spec={}, fingerprint={}, heldout_reads=heldout_reads
+    )
 
 
 def rewrite(lease: Lease, age: float = 0.0, **changes: Any) -> None:
@@ -56,11 +58,11 @@ def test_colleagues_can_read_a_claim(tmp_path: Path) -> None:
 
 
 def test_a_killed_holder_is_replaced_at_once(tmp_path: Path) -> None:
-    code = (
+    source_hash = (
         "import sys, time; from pathlib import Path; from ablate.engine.lease import take\n"
         "assert take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", source_hash, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     assert take(tmp_path) is None
@@ -151,23 +153,23 @@ def test_a_holder_that_lost_its_lease_changes_nothing(
     def successor() -> None:
         rewrite(holder, started=1)
         new = win(folder)
-        record(looks=2).save(new.outbox)
+        record(heldout_reads=2).save(new.outbox)
         store.commit(new)
         new.release()
 
     if moment == "before saving":
         successor()
-        record(looks=1).save(holder.outbox)
+        record(heldout_reads=1).save(holder.outbox)
     elif moment == "after saving":
-        record(looks=1).save(holder.outbox)
+        record(heldout_reads=1).save(holder.outbox)
         successor()
     else:
-        record(looks=1).save(holder.outbox)
+        record(heldout_reads=1).save(holder.outbox)
         monkeypatch.setattr(Lease, "held", lambda self: self is not holder or successor() is None)
     with pytest.raises(LeaseLost):
         store.commit(holder)
     holder.release()
-    assert store.load("run").looks == 2
+    assert store.load("run").heldout_reads == 2
     assert newest(folder) == 2
     assert not taken(folder)
 

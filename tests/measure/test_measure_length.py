@@ -9,7 +9,7 @@ from conftest import SMALL
 from measured import text, trained
 from pydantic import ValidationError
 
-from ablate.measure import opens_heldout
+from ablate.measure import reads_heldout
 from ablate.measure.length import in_buckets, region_of, stride_of
 from ablate.measure.segment import stretch
 from ablate.registry import measure
@@ -150,7 +150,7 @@ def test_a_stretch_begins_with_the_document_that_goes_on():
 
 
 def test_options_are_checked():
-    assert opens_heldout("length")
+    assert reads_heldout("length")
     for wrong in ({"strid": 8}, {"multiples": [0, 1]}, {"tokens": 0}):
         with pytest.raises(ValidationError):
             measure.build({"name": "length", **wrong})

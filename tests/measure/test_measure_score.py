@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from training import QUIET, prepared_for, run_spec, write_text
 
-from ablate.measure import Found
-from ablate.measure.score import Unscored, after, missing, score, work
+from ablate.measure import Measured
+from ablate.measure.score import MeasureError, after, missing, score, work
 from ablate.record import RunRecord
 from ablate.registry import measure
 from ablate.spec import RunSpec
@@ -30,9 +30,9 @@ def test_measures_join_the_record_and_a_sealed_split_counts_as_a_look(run, monke
     folder, cache = run
     monkeypatch.chdir(folder.parent.parent)  # stability finds the curve in runs/
     before = RunRecord.load(folder)
-    for name, looks in zip(NAMES, (1, 1, 1), strict=True):
+    for name, heldout_reads in zip(NAMES, (1, 1, 1), strict=True):
         record = score(folder, cache, [name])
-        assert record.looks == before.looks + looks
+        assert record.heldout_reads == before.heldout_reads + heldout_reads
         assert not missing(record, [name])
     assert record == RunRecord.load(folder)
     assert score(folder, cache, NAMES) == record  # nothing is measured twice
@@ -48,17 +48,19 @@ def test_what_another_process_measured_meanwhile_stays(run, monkeypatch):
     before = RunRecord.load(folder)
 
     class Slow:
-        def __call__(self, *given) -> Found:
+        def __call__(self, *given) -> Measured:
             there = RunRecord.load(folder)
             metrics = {**there.metrics, "other/number": 1.0}
-            there.model_copy(update={"metrics": metrics, "looks": there.looks + 1}).save(folder)
-            return Found({"heldout/loss": 2.0}, {})
+            there.model_copy(update={"metrics": metrics, "heldout_reads": there.heldout_reads + 1}).save(
+                folder
+            )
+            return Measured({"heldout/loss": 2.0}, {})
 
     monkeypatch.setattr("ablate.measure.score.missing", lambda record, names: names)
     monkeypatch.setattr(measure, "build", lambda name: Slow())
     record = score(folder, cache, ["heldout"])
     assert record.metrics["other/number"] == 1 and record.metrics["heldout/loss"] == 2
-    assert record.looks == before.looks + 2 and record == RunRecord.load(folder)
+    assert record.heldout_reads == before.heldout_reads + 2 and record == RunRecord.load(folder)
     before.save(folder)
 
 
@@ -67,18 +69,22 @@ def test_what_another_process_measured_meanwhile_stays(run, monkeypatch):
     [
         (
             {},
-            Found({"mine/number": 1.0, "validation/loss": 0.0}, {}),
+            Measured({"mine/number": 1.0, "validation/loss": 0.0}, {}),
             r"gives mine/\*, and found validation/loss",
         ),
-        ({}, Found({}, {"validation/loss": []}), "and found validation/loss"),
-        ({"gives": ("number",)}, Found({"mine/numbr": 1.0}, {}), "gives mine/number, and found mine/numbr"),
+        ({}, Measured({}, {"validation/loss": []}), "and found validation/loss"),
+        (
+            {"metrics": ("number",)},
+            Measured({"mine/numbr": 1.0}, {}),
+            "gives mine/number, and found mine/numbr",
+        ),
     ],
 )
 def test_a_measure_gives_what_it_says_under_its_own_name(said, found, strange, run, own_parts):
     folder, cache = run
     before = RunRecord.load(folder)
     measure("mine", paper="ours")(type("Mine", (), {**said, "__call__": lambda *given: found}))
-    with pytest.raises(Unscored, match=strange):
+    with pytest.raises(MeasureError, match=strange):
         score(folder, cache, ["mine"])
     assert RunRecord.load(folder) == before
 
@@ -103,11 +109,11 @@ def test_a_measure_that_fails_is_a_line_and_no_traceback(run, own_parts):
 def test_what_cannot_be_scored_is_said(run, tmp_path):
     folder, cache = run
     record = RunRecord.load(folder)
-    with pytest.raises(Unscored, match=r"no measure is called validation; there are .*heldout"):
+    with pytest.raises(MeasureError, match=r"no measure is called validation; there are .*heldout"):
         score(folder, cache, ["heldout", "validation"])  # a name of the record's, but no measure's
     record.model_copy(update={"status": "diverged"}).save(tmp_path)
     assert score(tmp_path, cache, []).status == "diverged"
-    with pytest.raises(Unscored, match="is diverged, not finished"):
+    with pytest.raises(MeasureError, match="is diverged, not finished"):
         score(tmp_path, cache, ["heldout"])
 
 

@@ -11,7 +11,7 @@ from measured import text, trained
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
-from ablate.measure import opens_heldout
+from ablate.measure import reads_heldout
 from ablate.measure.curve import spike_score
 from ablate.measure.hooks import highest_logits, streams
 from ablate.measure.stability import growth_of
@@ -189,7 +189,7 @@ def test_growth_is_the_exponent_of_depth():
 
 
 def test_options_are_checked_and_no_sealed_split_is_opened():
-    assert not opens_heldout("stability")
+    assert not reads_heldout("stability")
     for wrong in ({"deviation": 7}, {"deviations": 0}, {"window": 3}):
         with pytest.raises(ValidationError):
             measure.build({"name": "stability", **wrong})

@@ -9,22 +9,22 @@ import torch
 from report_world import world
 from training import CONTEXT, MOE, run_spec, write_text
 
-from ablate.measure.timing import TRAINING, Lap, _Runner, race
+from ablate.measure.timing import TRAINING, Timing, _Runner, time_in_turn
 from ablate.study.design.claim import Claim, kinds
-from ablate.study.judge.timing import judge_race
+from ablate.study.judge.timing import judge_timing
 from ablate.study.report.timing import timing_table
 from ablate.study.results import Results, read, write, write_timings
 
 
 @pytest.fixture(scope="module")
-def laps(tmp_path_factory) -> list[list[Lap]]:
+def laps(tmp_path_factory) -> list[list[Timing]]:
     file = write_text(tmp_path_factory.mktemp("race"))
     specs = {
         "rope": run_spec(file),
         "learned": run_spec(file, {"position": "learned"}),
         "moe": run_spec(file, {"ffn": MOE}),
     }
-    return list(race(specs, rounds=2, contexts=(4, 2 * CONTEXT), batches=(1, 2), new=3))
+    return list(time_in_turn(specs, rounds=2, contexts=(4, 2 * CONTEXT), batches=(1, 2), new=3))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -101,17 +101,17 @@ def test_claims_on_times_are_ratios_paired_by_round(tmp_path, results):
     rows += [("fast", "training step", n, (0.5 + 0.01 * (-1) ** n) * row[3]) for n, row in enumerate(rows)]
     results = replace(results, manifest=results.manifest.model_copy(update={"baseline": "base"}))
     claims = [
-        Claim(id=id, predicate=text, measure="race/training step")
+        Claim(id=id, predicate=text, measure="timing/training step")
         for id, text in (("less", "fast/base < 1"), ("more", "fast/base > 1"), ("half", "fast/base == 0.5"))
     ]
-    with pytest.raises(ValueError, match="race=true"):
-        judge_race(claims, results, "race/training step")
+    with pytest.raises(ValueError, match="timing=true"):
+        judge_timing(claims, results, "timing/training step")
     results = timed(tmp_path, results, rows)
-    words = [found.word for found in judge_race(claims, results, "race/training step")]
+    words = [found.word for found in judge_timing(claims, results, "timing/training step")]
     assert words == ["pass", "fail", "undecided"]
-    with pytest.raises(ValueError, match="was not timed; there are race/training step"):
-        judge_race(claims, results, "race/next token, 1x64")
+    with pytest.raises(ValueError, match="was not timed; there are timing/training step"):
+        judge_timing(claims, results, "timing/next token, 1x64")
 
 
 def test_a_claim_on_a_time_that_is_no_ratio_is_refused():
-    assert kinds("race/training step") == ("ratio",)
+    assert kinds("timing/training step") == ("ratio",)

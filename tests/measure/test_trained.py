@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from training import run_spec
 
 from ablate.measure import trained as module
-from ablate.measure.trained import Trained, Unopened, continue_texts, open_run, sample_text, stream_text
+from ablate.measure.trained import RunNotLoadable, Trained, continue_texts, open_run, sample_text, stream_text
 from ablate.model.decoder import Decoder
 from ablate.record import RunRecord
 from ablate.registry import tokenizer
@@ -22,7 +22,7 @@ def a_run(folder: Path, **model: int) -> Path:
     RunRecord(
         id="abc",
         status="finished",
-        code="0",
+        source_hash="0",
         spec=spec.model_dump(mode="json"),
         fingerprint={"source": "", "tokenizer": bytes_.hash()},
     ).save(folder)
@@ -98,33 +98,33 @@ def test_numbers_go_on_after_a_space(monkeypatch):
 
 
 def test_a_run_that_cannot_be_opened_says_why(tmp_path):
-    with pytest.raises(Unopened, match="no finished run here"):
+    with pytest.raises(RunNotLoadable, match="no finished run here"):
         open_run(tmp_path / "nothing")
     folder = a_run(tmp_path / "abc")
     weights = folder / "weights" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(Unopened, match="damaged"):
+    with pytest.raises(RunNotLoadable, match="damaged"):
         open_run(folder)
     weights.unlink()
-    with pytest.raises(Unopened, match=r"no weights were kept.*keep=weights"):
+    with pytest.raises(RunNotLoadable, match=r"no weights were kept.*keep=weights"):
         open_run(folder)
     record = json.loads((folder / "record.json").read_text())
     weights.write_bytes(whole)
     (folder / "record.json").write_text(json.dumps({**record, "status": "interrupted"}))
-    with pytest.raises(Unopened, match="the run is interrupted, not finished"):
+    with pytest.raises(RunNotLoadable, match="the run is interrupted, not finished"):
         open_run(folder)
     (folder / "record.json").write_text(json.dumps({**record, "fingerprint": {"tokenizer": "other"}}))
-    with pytest.raises(Unopened, match="not the tokenizer"):
+    with pytest.raises(RunNotLoadable, match="not the tokenizer"):
         open_run(folder)
     record["spec"]["model"]["depth"] = 2
     (folder / "record.json").write_text(json.dumps(record))
-    with pytest.raises(Unopened, match="does not fit the model"):
+    with pytest.raises(RunNotLoadable, match="does not fit the model"):
         open_run(folder)
     record["spec"]["model"]["norm"] = "mine"
     (folder / "record.json").write_text(json.dumps(record))
-    with pytest.raises(Unopened, match="no norm is called 'mine'"):
+    with pytest.raises(RunNotLoadable, match="no norm is called 'mine'"):
         open_run(folder)
     (folder / "record.json").write_text("{")
-    with pytest.raises(Unopened, match="not a record"):
+    with pytest.raises(RunNotLoadable, match="not a record"):
         open_run(folder)

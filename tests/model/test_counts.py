@@ -9,7 +9,7 @@ from scipy import stats
 from study_fakes import study
 
 from ablate.study.design.claim import Claim
-from ablate.study.design.study import StudyMistaken
+from ablate.study.design.study import StudyError
 from ablate.study.judge.claims import Judgement
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.judge.counts import Counted, adjusted, failed, judge_counts
@@ -133,7 +133,7 @@ def test_what_counts_do_not_allow_is_refused() -> None:
         ("rope < none + 0.1", "counts have no offset"),
     ):
         claim = {"id": "C", "predicate": predicate, "measure": "stability/failed"}
-        with pytest.raises(StudyMistaken, match=message):
+        with pytest.raises(StudyError, match=message):
             study(claims=[claim])
-    with pytest.raises(StudyMistaken, match="stability/failed is a number of several runs"):
+    with pytest.raises(StudyError, match="stability/failed is a number of several runs"):
         study(metric="stability/failed")

@@ -18,7 +18,7 @@ from test_trained import a_run
 
 from ablate.__main__ import main
 from ablate.model.decoder import Decoder
-from ablate.model.hf import FAMILIES, Inexpressible, choose, export_folder
+from ablate.model.hf import FAMILIES, ExportError, choose, export_folder
 from ablate.model.hf.canonical import canonical
 from ablate.spec import ModelSpec
 
@@ -110,7 +110,7 @@ def test_every_accepted_export_runs_in_transformers(name, windows, tokens, tmp_p
     decoder = random(of_family(name, windows))
     try:
         export_folder(decoder, tmp_path / "out", name)
-    except Inexpressible:
+    except ExportError:
         windowed = {"mistral", "mixtral", "qwen2", "qwen3", "gemma2"}
         assert windows != "none" and (name not in windowed or windows == "alternating")
         return
@@ -140,7 +140,7 @@ def test_every_accepted_rotation_runs_in_transformers(name, scaling, tokens, tmp
     decoder = random(of_family(name, position=position))
     try:
         export_folder(decoder, tmp_path / "out", name)
-    except Inexpressible as refused:
+    except ExportError as refused:
         if scaling.get("trained") != 1 or "where the ramp lies is not defined" not in str(refused):
             raise
         return
@@ -153,7 +153,7 @@ def test_a_width_that_is_no_multiple_of_the_heads(name, tokens, tmp_path):
     try:
         decoder = random(of_family(name, width=30, head_width=8))
         export_folder(decoder, tmp_path / "out", name)
-    except Inexpressible:
+    except ExportError:
         return
     held_to_transformers(tmp_path / "out", decoder, tokens)
 
@@ -196,7 +196,7 @@ def test_a_model_that_is_expressed_as_it_is_gets_no_zeros():
 
 def test_all_obstacles_are_named_the_nearest_family_first():
     spec = of_family("gemma2", "alternating", position="t5", norm="rmsnorm", head={"softcap": 7.0})
-    with pytest.raises(Inexpressible) as refused:
+    with pytest.raises(ExportError) as refused:
         choose(spec)
     first, *lines = str(refused.value).splitlines()
     assert "the nearest family first" in first
@@ -211,7 +211,7 @@ def test_local_and_global_layers_with_a_softcap_are_told_what_lacks():
     tree = spec.model_dump(mode="json")
     for layer in (tree, *tree["variants"].values()):
         layer["attention"]["softcap"] = 20.0
-    with pytest.raises(Inexpressible) as refused:
+    with pytest.raises(ExportError) as refused:
         choose(ModelSpec.model_validate(tree))
     said = {line.split(": ")[0]: line for line in str(refused.value).splitlines()}
     assert "attention.softcap is 20.0" in said["qwen2"] and "bias" not in said["qwen2"]
@@ -267,7 +267,7 @@ def test_the_dtype_is_chosen(run, tmp_path, capsys):
     decoder = random(of_family("llama"))
     with torch.no_grad():
         decoder.embedding.weight[3, 3] = 1e6
-    with pytest.raises(Inexpressible, match=r"embed_tokens\.weight holds numbers beyond 65504.*use bfloat16"):
+    with pytest.raises(ExportError, match=r"embed_tokens\.weight holds numbers beyond 65504.*use bfloat16"):
         export_folder(decoder, tmp_path / "half", dtype=torch.float16)
     assert not (tmp_path / "half").exists()
 

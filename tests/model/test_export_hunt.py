@@ -15,8 +15,8 @@ from test_export import MODELS, WINDOWS, held_to_transformers
 from test_export import random as randomised
 from test_hf import SWIGLU
 
-from ablate.model.hf import FAMILIES, Inexpressible, export_folder
-from ablate.parts.base import Refused
+from ablate.model.hf import FAMILIES, ExportError, export_folder
+from ablate.parts.base import IncompatibleParts
 from ablate.spec import ModelSpec
 
 Node = dict[str, Any]
@@ -84,13 +84,13 @@ def hunt(seed: int, tries: int, tokens: torch.Tensor, folder: Path) -> tuple[int
         node = near(draw.choice(list(FAMILIES)), draw.choice(["none", *WINDOWS]), draw)
         try:
             decoder = randomised(ModelSpec.model_validate({**SMALL, **node}))
-        except (ValidationError, Refused):
+        except (ValidationError, IncompatibleParts):
             continue  # no model of ours
         try:
             export_folder(decoder, folder / str(n))
             taken += 1
             held_to_transformers(folder / str(n), decoder, tokens)
-        except Inexpressible:
+        except ExportError:
             continue
         except Exception as error:
             wrong.append(f"{node}: {type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablate.model.decoder import Decoder
 from ablate.model.generate import Sampler, complete, generate
 from ablate.model.memory import RollingCache
-from ablate.parts.base import ForwardContext, Refused
+from ablate.parts.base import ForwardContext, IncompatibleParts
 from ablate.registry import registries
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1], [42]]
@@ -175,14 +175,14 @@ def test_what_cannot_be_done_is_said_before_the_first_step(decoder, given, said)
 
 def test_what_restarts_counts_no_position_into_the_embedding():
     m = model({"position": "sinusoidal", "attention": {"name": "softmax", "window": 6, "sink_tokens": 2}})
-    with pytest.raises(Refused, match="act on the embedding"):
+    with pytest.raises(IncompatibleParts, match="act on the embedding"):
         generate(m, [[1] * 20], 60, restart=True)
 
 
 def test_a_table_of_positions_ends_where_it_ends():
     m = model({"position": "learned"})  # context 24
     assert len(complete(m, [[1] * 20], 5)[0]) == 5  # the last one is not read
-    with pytest.raises(Refused, match=r"names 24 positions.* take 25"):
+    with pytest.raises(IncompatibleParts, match=r"names 24 positions.* take 25"):
         generate(m, [[1] * 20], 6)
 
 

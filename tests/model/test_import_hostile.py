@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_hf import CONFIGS, LLAMA, edit, logits, ours, rewrite, saved, theirs
 
 from ablate.__main__ import main
-from ablate.model.hf import Unreadable, import_folder
+from ablate.model.hf import CheckpointFormatError, import_folder
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
@@ -22,7 +22,7 @@ def folder(tmp_path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    with pytest.raises(Unreadable) as refused:
+    with pytest.raises(CheckpointFormatError) as refused:
         import_folder(folder)
     return str(refused.value)
 

@@ -15,7 +15,7 @@ import torch
 from test_hf import CONFIGS, theirs
 
 from ablate.model.decoder import Decoder
-from ablate.model.hf import FAMILIES, Unreadable, import_folder
+from ablate.model.hf import FAMILIES, CheckpointFormatError, import_folder
 
 CLOSE = 1e-5
 Outcome = Literal["agrees", "refused", "only we read it", "differs", "crashed"]
@@ -184,7 +184,7 @@ def judge(folder: Path, config: Config, tokens: torch.Tensor) -> Outcome:
         decoder.load_state_dict(state)
         with torch.no_grad():
             ours = decoder.eval()(tokens)
-    except Unreadable:
+    except CheckpointFormatError:
         return "refused"
     except Exception:  # any other is a traceback to the user
         return "crashed"

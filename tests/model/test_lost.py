@@ -10,7 +10,7 @@ from conftest import small
 from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.parts.starts import eye, ones, orthogonal, zeros
 from ablate.registry import registries
 
@@ -87,7 +87,9 @@ WRITTEN: dict[str, tuple[Callable[[Own], Any], str]] = {
 def test_what_would_be_lost_is_refused_with_its_line(way, device, own_parts):
     make, name = WRITTEN[way]
     what = "zeros" if "zeros" in way else r"values \(test_lost.py, line \d+\)"
-    with pytest.raises(Refused, match=rf"layers.0.ffn.{name}: __init__ gives it {what}, .*self.starts"):
+    with pytest.raises(
+        IncompatibleParts, match=rf"layers.0.ffn.{name}: __init__ gives it {what}, .*self.starts"
+    ):
         built(make, device)
 
 
@@ -164,7 +166,7 @@ def test_what_holds_a_part_says_first_how_it_starts(own_parts):
     ],
 )
 def test_a_start_that_is_none_is_refused(starts, reason, own_parts):
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(IncompatibleParts, match=reason):
         built(lambda own: setattr(own, "starts", starts)).to_empty(device="cpu").init_parameters(0)
 
 
@@ -173,7 +175,7 @@ def test_a_start_that_no_draw_decides_cannot_be_redrawn(own_parts):
         own.starts = {"down.weight": zeros, "up.weight": orthogonal}
 
     decoder = built(make).to_empty(device="cpu")
-    with pytest.raises(Refused, match=r"layers.\*.ffn.down.weight starts from constants"):
+    with pytest.raises(IncompatibleParts, match=r"layers.\*.ffn.down.weight starts from constants"):
         decoder.init_parameters(0, ["layers.*.ffn.down.weight"])
     before = decoder.init_parameters(0).layers[0].ffn.up.weight.clone()
     assert not torch.equal(

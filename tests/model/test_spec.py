@@ -8,7 +8,7 @@ from conftest import SMALL
 from pydantic import ValidationError
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.registry import registries
 from ablate.spec import RunSpec, digest, explain
 from ablate.train.settings import Settings
@@ -116,7 +116,7 @@ def test_more_experts_than_can_be_built_are_refused(experts):
 
 @pytest.mark.parametrize("ffn", [{"width": 10**15}, {"ratio": 1e300}])
 def test_a_tensor_that_cannot_be_counted_is_refused(ffn):
-    with torch.device("meta"), pytest.raises(Refused, match="a tensor of the model is too large"):
+    with torch.device("meta"), pytest.raises(IncompatibleParts, match="a tensor of the model is too large"):
         Decoder(spec({"width": 2**16, "ffn": {"name": "glu", **ffn}}).model)
 
 
@@ -142,7 +142,7 @@ def test_true_is_no_number():
         "optim.lr: needs a number, not true or false (got True)"
     ]
     assert said(clip=False) == ["clip: needs a number, not true or false (got False)"]
-    assert Settings(capture=True).capture is True
+    assert Settings(cuda_graph=True).capture is True
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_a_value_of_none_of_several_types_is_one_line(warmup, line):
 
 def test_several_such_values_are_a_line_each():
     with pytest.raises(ValidationError) as error:
-        Settings.model_validate({"devices": 0, "capture": "maybe", "threads": 0})
+        Settings.model_validate({"devices": 0, "cuda_graph": "maybe", "threads": 0})
     lines = explain(error.value)
-    assert [line.split(":")[0] for line in lines] == ["devices", "capture", "threads"]
+    assert [line.split(":")[0] for line in lines] == ["devices", "cuda_graph", "threads"]
     assert lines[0] == "devices: Input should be greater than 0, or 'auto' (got 0)"
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import ForwardContext, Refused
+from ablate.parts.base import ForwardContext, IncompatibleParts
 from ablate.registry import registries
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -122,7 +122,7 @@ def test_kernels_agree_with_the_reference(case, name, tokens):
     reference = model(case, kernel="reference")
     try:
         other = model(case, kernel=name)
-    except Refused as refusal:
+    except IncompatibleParts as refusal:
         pytest.skip(str(refusal))
     for call in (ForwardContext.of(tokens), two_documents(tokens, 8)):
         a, b = reference(tokens, call), other(tokens, call)
@@ -217,7 +217,7 @@ def test_safetensors_round_trip(case, tokens, tmp_path: Path):
 @every
 def test_recomputed_activations_give_the_same_gradients(case, tokens):
     plain, saving = model(case).train(), model(case).train()
-    saving.recompute()
+    saving.activation_checkpointing()
     loss_of(plain, tokens).backward()
     loss_of(saving, tokens).backward()
     for (name, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):
@@ -241,11 +241,12 @@ def test_built_on_meta_it_has_the_same_tree(case):
 
 
 def test_a_pattern_that_redraws_nothing_is_refused():
-    with pytest.raises(Refused, match=r"no parameter is called nosuch\*"):
+    with pytest.raises(IncompatibleParts, match=r"no parameter is called nosuch\*"):
         Decoder(BASELINE).init_parameters(0, ["layers.*", "nosuch*"])
     norms = ["layers.*.input_norm.weight", "final_norm.*"]
     with pytest.raises(
-        Refused, match=r"what is called layers\.\*\.input_norm\.weight, final_norm\.\* starts from const"
+        IncompatibleParts,
+        match=r"what is called layers\.\*\.input_norm\.weight, final_norm\.\* starts from const",
     ):
         Decoder(BASELINE).init_parameters(0, norms)
     Decoder(BASELINE).init_parameters(0, [*norms, "embedding.*"])
@@ -257,7 +258,7 @@ def test_what_starts_from_nothing_is_refused(name):
     m.final_norm = nn.LayerNorm(32) if name == "weight" else nn.Identity()
     m.final_norm.register_buffer("table", torch.ones(4, 4) if name == "table" else None)
     with pytest.raises(
-        Refused, match=f"final_norm.{name}: a (vector|buffer) is not drawn; say in `constants`"
+        IncompatibleParts, match=f"final_norm.{name}: a (vector|buffer) is not drawn; say in `constants`"
     ):
         m.init_parameters(0)
 

@@ -16,11 +16,11 @@ from ablate.model.memory import Cache, RollingCache
 from ablate.parts.base import (
     AttentionPositions,
     ForwardContext,
+    IncompatibleParts,
     Kernel,
     KernelRequirements,
     Mask,
     NoCache,
-    Refused,
     Scores,
 )
 from ablate.registry import kernel, position
@@ -195,7 +195,7 @@ def test_flex_carries_the_hard_models_forward(case, tokens):
 
 
 def test_flex_says_where_it_has_no_backward_pass():
-    with pytest.raises(Refused, match="kernel flex: has no backward pass on cpu"):
+    with pytest.raises(IncompatibleParts, match="kernel flex: has no backward pass on cpu"):
         Decoder(small(kernel="flex"))
 
 
@@ -257,7 +257,7 @@ def test_flash_says_what_it_means(module, monkeypatch):
                 )
                 try:
                     flash = kernel.build("flash").settle([need])
-                except Refused as refusal:
+                except IncompatibleParts as refusal:
                     reasons.append(str(refusal))
                     continue
                 served += 1
@@ -315,7 +315,7 @@ def test_flash_refuses_with_the_reason(asked, said, monkeypatch):
 
 def test_flash_says_how_it_is_installed(monkeypatch):
     install(monkeypatch, "nothing", None)
-    with pytest.raises(Refused, match=r"is not installed.*pip install flash-attn"):
+    with pytest.raises(IncompatibleParts, match=r"is not installed.*pip install flash-attn"):
         kernel.build("flash").settle([GPU])
 
 

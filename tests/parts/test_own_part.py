@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from training import run_spec, write_text
 
 from ablate.cli.check import checker, looks_ahead
-from ablate.measure import gives
+from ablate.measure import metrics_of
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext, Position
 from ablate.registry import Registry, load_parts, registries
-from ablate.train.state.source_hash import code, sources
+from ablate.train.state.source_hash import source_hash, sources
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "kerple.py"
@@ -54,7 +54,7 @@ def test_the_measure_of_the_docs_gives_what_it_says(tmp_path, own_parts):
     found = registries["measure"].build("weights")(
         SimpleNamespace(decoder=Decoder(small()).init_parameters(0)), None
     )
-    assert tuple(found.metrics) == gives("weights")
+    assert tuple(found.metrics) == metrics_of("weights")
     assert 0 < found.metrics["weights/alive"] <= 1
 
 
@@ -133,9 +133,9 @@ def test_a_part_that_is_edited_later_is_not_of_the_code(tmp_path, own_parts):
     )
     load_parts([str(file)])
     spec = run_spec(tmp_path / "a.txt", {"norm": {"name": "later"}})
-    before = code(spec)
+    before = source_hash(spec)
     file.write_text(file.read_text() + "# edited\n")
-    assert code(spec) == before
+    assert source_hash(spec) == before
 
 
 @pytest.mark.parametrize("option", ["eps=1", "kind: str = 'a'", "name: str = 'a'", "entry: int = 1"])

@@ -36,8 +36,8 @@ arms: {{dense: [], relu: [model/ffn=relu], experts: [model/ffn=mixtral]}}
 seeds: 4
 tune: fixed
 metric: heldout/loss
-margin: 0.05
-variance: paired
+equivalence_margin: 0.05
+interval: paired
 """
 
 

@@ -321,7 +321,7 @@ arms: {{rope: [], none: [model/position=none]}}
 seeds: 2
 tune: fixed
 metric: heldout/loss
-margin: 0.05
+equivalence_margin: 0.05
 """
 
 

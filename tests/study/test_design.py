@@ -9,7 +9,7 @@ import pytest
 from study_fakes import RATES, study
 
 from ablate.study.design.arms import expand, redraw
-from ablate.study.design.study import Study, StudyMistaken, load, read
+from ablate.study.design.study import Study, StudyError, load, read
 
 FACTORS = {
     "norm": {"rms": [], "layer": ["model/norm=layer"]},
@@ -18,7 +18,7 @@ FACTORS = {
 
 
 def mistakes(**changes: Any) -> list[str]:
-    with pytest.raises(StudyMistaken) as caught:
+    with pytest.raises(StudyError) as caught:
         expand(study(**changes))
     return caught.value.mistakes
 
@@ -37,13 +37,13 @@ def factors(kind: str, **changes: Any) -> Study:
 
 
 def test_all_mistakes_at_once_with_their_paths() -> None:
-    with pytest.raises(StudyMistaken) as caught:
+    with pytest.raises(StudyError) as caught:
         read(
             {
                 "axis": ["modle.position"],
                 "arms": {"a": ["no override"]},
                 "alhpa": 0.1,
-                "margin": -1,
+                "equivalence_margin": -1,
                 "seeds": [],
             }
         )
@@ -54,7 +54,7 @@ def test_all_mistakes_at_once_with_their_paths() -> None:
         "axis.0",
         "arms.a",
         "alhpa: unknown option",
-        "margin",
+        "equivalence_margin",
         "seeds",
     ):
         assert any(line.startswith(path) for line in lines), (path, lines)
@@ -70,8 +70,8 @@ def test_all_mistakes_at_once_with_their_paths() -> None:
         ({"exclude": {"alibi": "slow", "nope": "x"}}, "exclude.nope: there is no such arm"),
         ({"exclude": {"rope": "dull"}}, "the baseline cannot be excluded"),
         ({"exclude": {"alibi": ""}}, "exclude.alibi"),
-        ({"looks": [6, 10], "seeds": 8}, "the last look is at all 8 seeds, not at 10"),
-        ({"looks": [6, 3], "seeds": 3}, "ascending"),
+        ({"interim_seeds": [6, 10], "seeds": 8}, "the last look is at all 8 seeds, not at 10"),
+        ({"interim_seeds": [6, 3], "seeds": 3}, "ascending"),
         ({"metric": "skill/solved"}, "better: skill/solved counts the runs that solve their task"),
         ({"tune": {"optim.lr": [1e-3, 3e-3]}}, "tune.rates: the grid needs 5 rates"),
         ({"tune": {"optim.lr": RATES, "seeds": [0, 1]}}, "tune.seeds: 0, 1 are test seeds too"),
@@ -96,7 +96,7 @@ def test_all_mistakes_at_once_with_their_paths() -> None:
         ({"claims": [{"id": "A", "predicate": "rope < none"}] * 2}, "A stands more than once"),
         ({"claims": [{"id": "A", "predicate": "rope <"}]}, "claims.0.predicate"),
         ({"corpora": [["data=x"]]}, "corpora"),
-        ({"margin": float("inf")}, "margin: Input should be a finite number"),
+        ({"equivalence_margin": float("inf")}, "equivalence_margin: Input should be a finite number"),
         (
             {"claims": [{"id": "A", "predicate": "rope < none", "predicted": float("nan")}]},
             "claims.0.predicted: Input should be a finite number",
@@ -104,7 +104,7 @@ def test_all_mistakes_at_once_with_their_paths() -> None:
         ({"measures": "heldout/loss"}, "measures: Input should be a list: [a, b] (got 'heldout/loss')"),
         ({"arms": ["rope", "alibi"]}, "arms: Input should be a mapping: {name: value}"),
         ({"arms": {"rope": [], True: []}}, "arms.1: YAML reads this name as True; put it in double quotes"),
-        ({"acts": {"nope": "x"}}, "acts.nope"),
+        ({"allow_no_op": {"nope": "x"}}, "allow_no_op.nope"),
         ({"design": {"kind": "factorial"}}, "needs factors"),
         ({"design": {"kind": "arms", "factors": FACTORS}}, "takes neither factors"),
     ],
@@ -114,17 +114,17 @@ def test_mistakes_name_the_place(changes: dict[str, Any], said: str) -> None:
 
 
 def test_rules_across_fields_come_together() -> None:
-    lines = mistakes(looks=[3, 2], tune={"optim.lr": RATES, "seeds": [0]})
-    assert [line.split(":")[0] for line in lines] == ["looks", "tune.seeds"]
+    lines = mistakes(interim_seeds=[3, 2], tune={"optim.lr": RATES, "seeds": [0]})
+    assert [line.split(":")[0] for line in lines] == ["interim_seeds", "tune.seeds"]
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("question: a\nquestion: b\n")
-    with pytest.raises(StudyMistaken, match="duplicate key question"):
+    with pytest.raises(StudyError, match="duplicate key question"):
         load(file)
     file.write_text("- a\n")
-    with pytest.raises(StudyMistaken, match="a study is a mapping"):
+    with pytest.raises(StudyError, match="a study is a mapping"):
         load(file)
 
 
@@ -135,8 +135,8 @@ def test_the_example_in_the_docs_is_a_study(tmp_path: Path) -> None:
     found = load(tmp_path / "study.yaml")
     assert [arm.name for arm in expand(found)][-1] == "placebo"
     documented = {line.split(":")[0] for line in yaml.splitlines() if line[:1].isalpha()}
-    assert {*Study.model_fields} - documented <= {"acts", "design", "exclude", "sizes"}
-    assert all(f"`{field}" in page for field in ("acts", "design", "exclude", "sizes"))
+    assert {*Study.model_fields} - documented <= {"allow_no_op", "design", "exclude", "sizes"}
+    assert all(f"`{field}" in page for field in ("allow_no_op", "design", "exclude", "sizes"))
 
 
 def test_listed_arms_come_in_order_the_baseline_first() -> None:
@@ -195,7 +195,7 @@ def test_factorial_has_every_cell_once() -> None:
 
 
 def test_designs_say_what_is_wrong_with_from_and_to() -> None:
-    with pytest.raises(StudyMistaken) as caught:
+    with pytest.raises(StudyError) as caught:
         factors("add_one_in", design={"from": {"norm": "batch"}, "to": {**TO, "ffn": "glu"}})
     assert caught.value.mistakes == [
         "design: from: no level is given for position",

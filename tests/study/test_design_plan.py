@@ -7,7 +7,7 @@ from study_fakes import GROUPS, RATES, Fake, study
 
 from ablate.study.design.differences import differences, fetch, flatten, put
 from ablate.study.design.plan import Facts, Plan, plan
-from ablate.study.design.study import StudyMistaken
+from ablate.study.design.study import StudyError
 
 
 def planned(fake: Fake | None = None, **changes: Any) -> Plan:
@@ -16,7 +16,7 @@ def planned(fake: Fake | None = None, **changes: Any) -> Plan:
 
 
 def refused(fake: Fake | None = None, **changes: Any) -> list[str]:
-    with pytest.raises(StudyMistaken) as caught:
+    with pytest.raises(StudyError) as caught:
         planned(fake, **changes)
     return caught.value.mistakes
 
@@ -107,8 +107,8 @@ def test_an_arm_that_changes_no_output_is_a_no_op_unless_it_says_why_it_acts() -
     }
     (line,) = refused(**changes)
     assert "arm held: is a no-op: parameters and outputs equal those of free" in line
-    assert "acts: {held: reason}" in line
-    found = planned(**changes, acts={"held": "the balance loss acts from the first step on"})
+    assert "allow_no_op: {held: reason}" in line
+    found = planned(**changes, allow_no_op={"held": "the balance loss acts from the first step on"})
     assert found.arms[1].note == "the balance loss acts from the first step on"
 
 

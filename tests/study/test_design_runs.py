@@ -16,7 +16,7 @@ from ablate.study.design.forecast import count, outlook, seen_noise
 from ablate.study.design.freeze import amendments, freeze, frozen
 from ablate.study.design.plan import Plan, plan, seeded
 from ablate.study.design.runs import PlannedRun, Stage, stages, tidy, tuning_runs, typed
-from ablate.study.design.study import StudyMistaken
+from ablate.study.design.study import StudyError
 from ablate.study.judge.compare import compare
 from ablate.study.stats.tuning import keep_better
 
@@ -50,7 +50,7 @@ class Trained:
         return RunRecord(
             id=run.id,
             status="diverged" if fails else "finished",
-            code="c",
+            source_hash="c",
             spec=run.spec,
             fingerprint={},
             metrics={} if fails else {"validation/loss": loss, "heldout/loss": loss + 0.1},
@@ -118,7 +118,7 @@ def test_beside_a_failed_rate_the_grid_is_refined_and_every_arm_is_tested_at_the
 
 
 def test_an_edge_without_end_is_refused() -> None:
-    with pytest.raises(StudyMistaken, match="best rate of alibi on base still lies at the edge"):
+    with pytest.raises(StudyError, match="best rate of alibi on base still lies at the edge"):
         walk(planned(), Trained({"alibi": 1e6}, diverge={}))
 
 
@@ -134,7 +134,7 @@ def test_an_arm_without_a_rate_is_tested_at_the_baselines() -> None:
         run.rate for run in tests.runs if run.arm == "rope"
     }
     assert "none on base: no rate is eligible" in tests.notes[0]
-    with pytest.raises(StudyMistaken, match="the baseline rope on base: no rate is eligible"):
+    with pytest.raises(StudyError, match="the baseline rope on base: no rate is eligible"):
         walk(planned(), Trained({}, diverge={"rope": 0.0}))
 
 
@@ -153,7 +153,7 @@ def test_an_arm_that_is_refused_in_training_keeps_no_other_waiting() -> None:
 
 
 def test_looks_come_in_order() -> None:
-    found = walk(planned(seeds=8, looks=[3, 8], tune="fixed"), Trained({}))
+    found = walk(planned(seeds=8, interim_seeds=[3, 8], tune="fixed"), Trained({}))
     assert [stage.name for stage in found] == ["look at 3 seeds", "look at 8 seeds"]
     assert [sorted({run.seed for run in stage.runs}) for stage in found] == [[0, 1, 2], [3, 4, 5, 6, 7]]
     assert {run.role for stage in found for run in stage.runs} == {"test"}
@@ -254,7 +254,7 @@ def test_the_outlook_warns_where_the_study_cannot_decide() -> None:
         {"id": "exact", "predicate": "rope/alibi == 1"},
         {"id": "level", "predicate": "rope < 3", "predicted": 2.9},
     ]
-    found = planned(claims=claims, margin=0.01)
+    found = planned(claims=claims, equivalence_margin=0.01)
     told = outlook(found, noise=0.02)
     text = "\n".join(told["warnings"])
     assert "cannot decide small: it predicts 0.001" in text
@@ -269,13 +269,15 @@ def test_the_outlook_warns_where_the_study_cannot_decide() -> None:
 
 def test_the_outlook_counts_the_seeds_that_a_skill_needs() -> None:
     for seeds, warned in ((4, True), (5, False)):
-        told = outlook(planned(metric="skill/solved", better="higher", seeds=seeds, margin=0.1), noise=0.5)
+        told = outlook(
+            planned(metric="skill/solved", better="higher", seeds=seeds, equivalence_margin=0.1), noise=0.5
+        )
         assert any("fewer than 5 seeds" in line for line in told["warnings"]) == warned
         assert told["power"][0]["detectable"] is None
 
 
 def test_looks_share_alpha_in_the_outlook() -> None:
-    power = outlook(planned(seeds=10, looks=[6, 10]), noise=0.01)["power"]
+    power = outlook(planned(seeds=10, interim_seeds=[6, 10]), noise=0.01)["power"]
     assert [row["seeds"] for row in power] == [6, 10] and {row["alpha"] for row in power} == {0.025}
     assert power[0]["detectable"] > power[1]["detectable"]
 
@@ -386,8 +388,8 @@ def test_a_frozen_plan_that_was_edited_is_refused(tmp_path: Path) -> None:
     freeze(file, first)
     place = tmp_path / "plan.json"
     place.write_text(place.read_text().replace('"seeds": 6', '"seeds": 9'))
-    with pytest.raises(StudyMistaken, match="was edited after it was frozen"):
+    with pytest.raises(StudyError, match="was edited after it was frozen"):
         frozen(tmp_path)
     place.write_text("{}")
-    with pytest.raises(StudyMistaken, match="no frozen plan"):
+    with pytest.raises(StudyError, match="no frozen plan"):
         freeze(file, first)

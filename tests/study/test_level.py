@@ -53,7 +53,7 @@ def test_what_has_a_level_of_its_own_is_named() -> None:
 
 
 def version(seeds: int, test_runs: int, looks: tuple[int, ...] = ()) -> Version:
-    kept = {"seeds": [*range(seeds)], "looks": [*looks]}
+    kept = {"seeds": [*range(seeds)], "interim_seeds": [*looks]}
     return Version(date="", file="", study=kept, arms={}, test_runs=test_runs, hash="")
 
 

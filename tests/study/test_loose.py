@@ -16,7 +16,7 @@ def record(norm: str, eps: float, seed: int, loss: float, redraw: tuple[str, ...
     return RunRecord(
         id=f"{norm}{eps}{seed}{len(redraw)}",
         status="finished",
-        code="c",
+        source_hash="c",
         spec={"model": {"norm": {"name": norm, "eps": eps}, "width": 16}, "precision": "fp32", "seed": said},
         fingerprint={},
         metrics={"validation/loss": loss},
@@ -60,9 +60,15 @@ def test_a_refused_arm_and_seeds_that_do_not_act_are_told():
 
 
 def test_what_should_be_equal_and_is_not_is_said():
-    records = [record("rms", 1e-5, 0, 3.0), record("rms", 1e-5, 1, 3.0).model_copy(update={"code": "other"})]
+    records = [
+        record("rms", 1e-5, 0, 3.0),
+        record("rms", 1e-5, 1, 3.0).model_copy(update={"source_hash": "other"}),
+    ]
     assert gather(records).mixed == ("2 sources of one arm: c, other",)
-    apart = [record("rms", 1e-5, 0, 3.0), record("layer", 1e-5, 0, 3.0).model_copy(update={"code": "other"})]
+    apart = [
+        record("rms", 1e-5, 0, 3.0),
+        record("layer", 1e-5, 0, 3.0).model_copy(update={"source_hash": "other"}),
+    ]
     assert not gather(apart).mixed, "parts of their own have sources of their own"
     with pytest.raises(ValueError, match="no records"):
         gather([])

@@ -8,7 +8,7 @@ from study_fakes import Fake, study
 from ablate.study.design.differences import fetch
 from ablate.study.design.match import OutOfReach, candidates, solve, turned
 from ablate.study.design.plan import Plan, held, plan
-from ablate.study.design.study import StudyMistaken
+from ablate.study.design.study import StudyError
 
 FFN: dict[str, Any] = {
     "axis": ["model.ffn"],
@@ -99,14 +99,14 @@ def test_an_arm_that_agrees_is_left_alone() -> None:
     ],
 )
 def test_out_of_reach_is_refused(match: dict[str, Any], arms: dict[str, Any], said: str) -> None:
-    with pytest.raises(StudyMistaken) as caught:
+    with pytest.raises(StudyError) as caught:
         matched(match=match, arms={**FFN["arms"], **arms}, axis=["model.ffn"])
     assert any(said in line for line in caught.value.mistakes), caught.value.mistakes
 
 
 @pytest.mark.parametrize("knob", ["model.ffn.widht", "optim.lr", "model.ffn.name"])
 def test_a_knob_that_cannot_be_turned_is_refused_though_no_arm_needs_it(knob: str) -> None:
-    with pytest.raises(StudyMistaken, match=f"match.by: {knob}"):
+    with pytest.raises(StudyError, match=f"match.by: {knob}"):
         matched(match={"by": knob, "tolerance": 0.9})
 
 

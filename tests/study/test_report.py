@@ -229,7 +229,7 @@ def test_files_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
         {},
         TUNED,
         {"match": {"hold": "total_params", "by": "depth", "also_unmatched": ["none"]}, "claims": CLAIMS[:1]},
-        {"looks": [3, 6], "corpora": ["data=stdlib", "data=english"], "variance": "pooled"},
+        {"interim_seeds": [3, 6], "corpora": ["data=stdlib", "data=english"], "interval": "pooled"},
     ],
 )
 def test_a_study_is_said_so_that_it_can_be_read_again(changes: dict[str, Any]) -> None:
@@ -283,7 +283,7 @@ def test_no_interval_in_a_figure_contradicts_a_verdict(tmp_path: Path, variance:
     def outcome(run: PlannedRun) -> dict[str, Any]:
         return {"status": "finished", "value": loss(run) + far * (run.arm == "none")}
 
-    results = world(tmp_path, outcome, arms=ARMS, seeds=5, variance=variance)
+    results = world(tmp_path, outcome, arms=ARMS, seeds=5, interval=variance)
     judgement = judge_study(results)
     (judged,) = judgement.corpora
     comparison = judged.comparison
@@ -382,8 +382,8 @@ def test_curves_are_averaged_to_a_hundred_points(tmp_path: Path) -> None:
     results = world(tmp_path, arms=ARMS, seeds=2)
     run = results.runs[results.runs["role"] == "test"].iloc[0]
     mine = results.curves[results.curves["id"] == run["id"]]
-    (made,) = [r for r in judged_runs(planned(arms=ARMS, seeds=2, placebo=True, margin=0.02), identify)[0]
-               if r.id == run["id"]]  # fmt: skip
+    study_plan = planned(arms=ARMS, seeds=2, placebo=True, equivalence_margin=0.02)
+    (made,) = [r for r in judged_runs(study_plan, identify)[0] if r.id == run["id"]]
     whole = curve(loss(made), made)
     assert len(whole) > POINTS == len(mine)
     assert mine["tokens"].iloc[-1] == whole["tokens"].iloc[-1]
@@ -533,13 +533,17 @@ def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Pa
     results = world(tmp_path, arms=ARMS, seeds=6)
     moved = tuple(
         Amendment(path=path, frozen=old, now=new)
-        for path, old, new in (("study.seeds", 4, 6), ("study.margin", 0.01, 0.02), ("study.notes", "", "x"))
+        for path, old, new in (
+            ("study.seeds", 4, 6),
+            ("study.equivalence_margin", 0.01, 0.02),
+            ("study.notes", "", "x"),
+        )
     )
     plan = PlanRecord(hash="h", date="", test_runs=0, amendments=moved, exploratory=())
     manifest = results.manifest.model_copy(update={"plan": plan})
     judgement = judge_study(replace(results, manifest=manifest))
     (said,) = [line for line in banners(judgement) if "rules were changed" in line]
-    assert "study.seeds: 4 -> 6" in said and "study.margin" in said and "notes" not in said
+    assert "study.seeds: 4 -> 6" in said and "study.equivalence_margin" in said and "notes" not in said
     assert "not what was frozen" in methods._looks(manifest.study, plan)
 
 
@@ -593,7 +597,7 @@ def test_unpaired_seeds_fall_back_to_welch_and_say_so(tmp_path: Path) -> None:
         ({"device_kind": "another"}, "2 kinds of device are mixed"),
         ({"kernel": "reference"}, "2 kernels are mixed"),
         ({"precision": "bf16"}, "2 precisions are mixed"),
-        ({"code": "beef"}, "its runs come from 2 versions of the code (beef, c0de)"),
+        ({"source_hash": "beef"}, "its runs come from 2 versions of the code (beef, c0de)"),
     ],
 )
 def test_a_mixed_comparison_is_said_loudly(tmp_path: Path, said: dict[str, Any], expected: str) -> None:
@@ -602,7 +606,7 @@ def test_a_mixed_comparison_is_said_loudly(tmp_path: Path, said: dict[str, Any],
 
 
 def test_runs_of_older_code_are_stale(tmp_path: Path) -> None:
-    also = {"code": lambda run: "new" if run.arm == "none" else "c0de"}
+    also = {"source_hash": lambda run: "new" if run.arm == "none" else "c0de"}
     results = world(tmp_path, arms=ARMS, seeds=3, also=also)
     (judged,) = judge_results(results)
     assert results.runs.groupby("arm")["stale"].sum().to_dict() == {
@@ -665,7 +669,7 @@ def test_the_first_loss_is_that_of_the_first_step_or_none(tmp_path: Path) -> Non
     assert (tuning["curve/first_loss"].isna() == (tuning["seed"] == 1000)).all()
     later = tmp_path / "runs" / tuning["id"].iloc[-1] / "curve.parquet"
     pd.read_parquet(later).assign(step=[10, 20]).to_parquet(later)  # as a GPU logs: no first step
-    made = planned(arms=ARMS, seeds=2, placebo=True, margin=0.02, **TUNED)
+    made = planned(arms=ARMS, seeds=2, placebo=True, equivalence_margin=0.02, **TUNED)
     again = collect(made, tuning_runs(made, identify), Store(tmp_path / "runs"), name="x")
     column = again.runs.set_index("id")["curve/first_loss"]
     assert np.isnan(column[later.parent.name]) and column.notna().sum() == len(column) // 2 - 1
@@ -676,7 +680,7 @@ def test_a_damaged_curve_is_left_out_and_told(tmp_path: Path, caplog: pytest.Log
     first, *others = dict.fromkeys(results.curves["id"])
     file = tmp_path / "runs" / first / "curve.parquet"
     file.write_bytes(file.read_bytes()[:-100])
-    made = planned(arms=ARMS, seeds=2, placebo=True, margin=0.02)
+    made = planned(arms=ARMS, seeds=2, placebo=True, equivalence_margin=0.02)
     runs, _ = judged_runs(made, identify)
     again = collect(made, runs, Store(tmp_path / "runs"), name="x")
     assert list(dict.fromkeys(again.curves["id"])) == others
@@ -789,7 +793,12 @@ def test_a_factorial_with_three_levels_has_no_single_way(tmp_path: Path) -> None
 
 
 def test_effects_wait_for_a_look_and_share_its_alpha(tmp_path: Path) -> None:
-    study = {"design": {"kind": "factorial", "factors": FACTORS}, "seeds": 8, "looks": [4, 8], **DESIGNED}
+    study = {
+        "design": {"kind": "factorial", "factors": FACTORS},
+        "seeds": 8,
+        "interim_seeds": [4, 8],
+        **DESIGNED,
+    }
     for seeds, alpha in ((3, None), (4, 0.05 / 2 / 2 / 2)):  # looks, tables, two halves of the second
         folder = tmp_path / str(seeds)
 
@@ -949,7 +958,7 @@ def test_solved_runs_are_not_shown_between_looks(tmp_path: Path) -> None:
     def half(run: PlannedRun) -> dict[str, Any] | None:
         return skilled(run) if run.seed < 5 else None
 
-    study = {**SKILLS, "looks": [3, 8]}
+    study = {**SKILLS, "interim_seeds": [3, 8]}
     results = world(tmp_path, half, metric="skill/solved", claims=CLAIMS[:1], **study)
     (judged,) = judge_results(results)
     assert not judged.solved and judged.claims[0].word == "undecided"
@@ -963,7 +972,7 @@ def test_solved_runs_of_the_seeds_at_the_look_alone_count(tmp_path: Path) -> Non
     def early(run: PlannedRun) -> dict[str, Any] | None:
         return skilled(run) if run.seed < 4 else None
 
-    results = world(tmp_path, early, metric="skill/solved", **{**SKILLS, "looks": [4, 8]})
+    results = world(tmp_path, early, metric="skill/solved", **{**SKILLS, "interim_seeds": [4, 8]})
     (judged,) = judge_results(results)
     (found,) = judged.solved
     assert {arm.runs for arm in found.arms.values()} == {4} and found.alpha == 0.025
@@ -991,7 +1000,7 @@ def test_the_frozen_plan_and_its_amendments_are_told(tmp_path: Path) -> None:
     assert "frozen before the first test run" in methods.methods(results)
     assert "followed as planned" in methods.methods(results)
 
-    now = planned(arms=ARMS, seeds=3, margin=0.02)
+    now = planned(arms=ARMS, seeds=3, equivalence_margin=0.02)
     told["amendments"] = amendments(frozen, file, now)
     results = world(tmp_path, arms=ARMS, seeds=3, placebo=False, also=told)
     assert results.manifest.plan is not None and set(results.manifest.plan.exploratory) == {"learned", "none"}
@@ -1016,7 +1025,7 @@ def test_the_methods_come_from_the_plan(tuned: Path) -> None:
         "was not frozen",
     ):
         assert said in text
-    looks = report_world.study(arms=ARMS, looks=[3, 6], variance="pooled")
+    looks = report_world.study(arms=ARMS, interim_seeds=[3, 6], interval="pooled")
     assert "at 3, 6 seeds" in methods._looks(looks, None) and "Dunnett" in methods._test(
         results.manifest, looks
     )

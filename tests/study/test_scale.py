@@ -12,7 +12,7 @@ from study_fakes import study
 from ablate.study.design.forecast import outlook
 from ablate.study.design.freeze import NAME as PLAN
 from ablate.study.design.runs import PlannedRun
-from ablate.study.design.study import HOME, StudyMistaken
+from ablate.study.design.study import HOME, StudyError
 from ablate.study.judge.corpus import headlines, judge_results
 from ablate.study.judge.scale import SCALE, Scale, judge_scale, slope
 from ablate.study.judge.study_judgement import judge_study
@@ -156,14 +156,14 @@ def test_looks_are_kept(tmp_path: Path) -> None:
     def outcome(run: PlannedRun) -> dict[str, Any] | None:
         return by_size(run) if run.seed < 3 or run.corpus != "large" else None
 
-    (scale,) = judged(world(tmp_path, outcome, arms=ARMS, seeds=6, looks=[3, 6], sizes=SIZES))
+    (scale,) = judged(world(tmp_path, outcome, arms=ARMS, seeds=6, interim_seeds=[3, 6], sizes=SIZES))
     assert scale.comparison is not None
     assert (scale.comparison.look, scale.comparison.alpha_spent) == (3, pytest.approx(0.05 / 4 / 2))
     assert all(trend.n == 3 for trend in scale.trends)
 
 
 def test_the_pooled_model_judges_slopes_too(tmp_path: Path) -> None:
-    (scale,) = judged(world(tmp_path, by_size, arms=ARMS, seeds=6, sizes=SIZES, variance="pooled"))
+    (scale,) = judged(world(tmp_path, by_size, arms=ARMS, seeds=6, sizes=SIZES, interval="pooled"))
     trends = {trend.arm: trend for trend in scale.trends}
     assert (trends["none"].word, trends["alibi"].word) == ("shrinks", "grows")
     assert trends["none"].df is None
@@ -257,12 +257,12 @@ def test_two_sizes_are_no_headline_and_two_corpora_are(tmp_path: Path) -> None:
     ],
 )
 def test_what_has_no_slope_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(StudyMistaken, match=said):
+    with pytest.raises(StudyError, match=said):
         study(**changes)
 
 
 def test_two_sizes_of_one_number_of_parameters_are_refused() -> None:
-    with pytest.raises(StudyMistaken, match="sizes: small and other both have"):
+    with pytest.raises(StudyError, match="sizes: small and other both have"):
         planned(sizes={"small": ["model.depth=2"], "other": ["model.depth=2", "optim.lr=1e-3"]})
 
 

@@ -13,7 +13,7 @@ from conftest import SMALL
 from pydantic import ValidationError
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.registry import registries
 from ablate.spec import ModelSpec, explain, override
 
@@ -173,7 +173,7 @@ def refusal(row: Row) -> str | None:
         build(row)
     except ValidationError as error:
         return "; ".join(explain(error))
-    except Refused as refused:
+    except IncompatibleParts as refused:
         return str(refused)
     return None
 

@@ -48,6 +48,6 @@ def trained(
             "seed": 0,
         }
     )
-    node = {"id": "0" * 12, "status": "finished", "code": "c", "fingerprint": {}}
+    node = {"id": "0" * 12, "status": "finished", "source_hash": "c", "fingerprint": {}}
     record = RunRecord.model_validate({**node, "spec": spec.model_dump(mode="json"), **options})
     return Trained(model(case, dtype), None, record)

@@ -46,7 +46,7 @@ def save(store: Store, run: PlannedRun, said: dict[str, Any]) -> None:
         id=run.id,
         status=said["status"],
         reason=said.get("reason", ""),
-        code=said.get("code", "c0de"),
+        source_hash=said.get("source_hash", "c0de"),
         spec={**run.spec, "precision": said.get("precision", "fp32")},
         fingerprint={"text": "t" * 12, "tokenizer": "bytes"},
         metrics=scored,
@@ -56,7 +56,7 @@ def save(store: Store, run: PlannedRun, said: dict[str, Any]) -> None:
         speed={"tokens_per_second": 20_000 + 900 * len(run.arm), "seconds": 12.5},
         memory={"peak_resident_bytes": 3e8 + 1e6 * len(run.arm)},
         kernel=said.get("kernel", "sdpa"),
-        looks=1 if scored else 0,
+        heldout_reads=1 if scored else 0,
         provenance={
             "torch": "2.11.0", "python": "3.11.2", "lightning": "2.6.1", "ablate": "0.1.0", "git": "0123abcd",
             "device": "cpu", "device_kind": said.get("device_kind", "a processor"), "devices": 1,
@@ -107,7 +107,7 @@ def world(
     folder: Path, outcome: Outcome = finished, also: dict[str, Any] | None = None, **changes: Any
 ) -> Results:
     """Run a study in name only, and write its results into `folder`. `also` goes to `collect`."""
-    made = planned(**{"placebo": True, "margin": 0.02, **changes})
+    made = planned(**{"placebo": True, "equivalence_margin": 0.02, **changes})
     store = Store(folder / "runs")
     called: list[PlannedRun] = []
     for stage in stages(made, Fake(lambda runs: tidy(runs, store.find))):

@@ -22,7 +22,12 @@ GROUPS: dict[str, dict[str, Any]] = {
     "model/ffn": {
         "swiglu": {"name": "glu", "activation": {"name": "silu"}, "width": 80},
         "gelu": {"name": "mlp", "activation": {"name": "gelu"}, "width": 80},
-        "moe": {"name": "moe", "expert": {"name": "mlp", "width": 80}, "experts": 4, "balance_loss_weight": 0.0},
+        "moe": {
+            "name": "moe",
+            "expert": {"name": "mlp", "width": 80},
+            "experts": 4,
+            "balance_loss_weight": 0.0,
+        },
     },
     "model/norm": {"rms": {"name": "rms", "eps": 1e-6}, "layer": {"name": "layer", "eps": 1e-6}},
     "model/layers": {
@@ -55,7 +60,7 @@ BASE: dict[str, Any] = {
 }
 
 
-class Mistaken(Exception):
+class ConfigError(Exception):
     """As ablate.cli.compose raises it."""
 
     def __init__(self, mistakes: list[str]):
@@ -103,7 +108,7 @@ class Fake:
                     node = node[word]
                 node[last] = json.loads(value)
         if wrong:
-            raise Mistaken(wrong)
+            raise ConfigError(wrong)
         return spec
 
     def check(self, spec: dict[str, Any]) -> Facts:

@@ -147,7 +147,7 @@ def test_rates_lie_where_a_graph_reads_them(text):
 
 def test_that_a_machine_has_no_graphs_is_no_outcome(text, tmp_path):
     spec = run_spec(text)
-    settings = QUIET.model_copy(update={"capture": True})
+    settings = QUIET.model_copy(update={"cuda_graph": True})
     with pytest.raises(ValueError, match="only on a GPU"):
         fit(spec, prepared_for(spec, text.parent), settings, tmp_path)
     (folder,) = tmp_path.iterdir()
@@ -161,8 +161,8 @@ def test_that_a_machine_has_no_graphs_is_no_outcome(text, tmp_path):
         ({"attention": {"name": "softmax", "dropout": 0.1}}, {}, {}, "dropout"),
         ({"ffn": {"name": "moe", "experts": 4}}, {}, {}, "expert"),
         ({}, {"optim": "sgd"}, {}, "only adamw"),
-        ({}, {}, {"micro_rows": 2}, "several passes"),
-        ({}, {}, {"recompute": True}, "again"),
+        ({}, {}, {"micro_batch_size": 2}, "several passes"),
+        ({}, {}, {"activation_checkpointing": True}, "again"),
         ({}, {}, {"devices": 2}, "several devices"),
         ({}, {}, {}, None),
     ],

@@ -27,10 +27,10 @@ MUON = {"name": "muon", "rest": {"name": "adamw"}}
 # What is trained, and under which settings.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dense": ({"head": {"z_loss": 1e-3}}, {}),
-    "accumulated": ({}, {"micro_rows": 1}),
+    "accumulated": ({}, {"micro_batch_size": 1}),
     "experts": ({"ffn": {**MOE, "bias_update_rate": 0.01}}, {}),
-    "experts_accumulated": ({"ffn": {**MOE, "router_z_loss_weight": 1e-3}}, {"micro_rows": 2}),
-    "experts_capacity": ({"ffn": {**MOE, "capacity_factor": 1.0}}, {"micro_rows": 2}),
+    "experts_accumulated": ({"ffn": {**MOE, "router_z_loss_weight": 1e-3}}, {"micro_batch_size": 2}),
+    "experts_capacity": ({"ffn": {**MOE, "capacity_factor": 1.0}}, {"micro_batch_size": 2}),
     "experts_unused": ({"ffn": {**MOE, "experts": 32, "top_k": 1, "normalisation": "all"}}, {}),
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from training import prepared_for, run_of, run_spec, write_text
 
 from ablate.model.decoder import Decoder
-from ablate.parts.base import ForwardContext, KernelRequirements, Mask, NoCache, Refused, Scores
+from ablate.parts.base import ForwardContext, IncompatibleParts, KernelRequirements, Mask, NoCache, Scores
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 from ablate.train.fit import fit
@@ -76,7 +76,7 @@ def assert_agree(name: str, acts: str, bias: str, dtype: torch.dtype, close: flo
     )
     try:
         chosen = kernel.build(name).settle([need])
-    except Refused as refusal:
+    except IncompatibleParts as refusal:
         pytest.skip(str(refusal))
     shapes = ((H, D + widens), (K, D + widens), (K, D))
     rounded = [torch.randn(B, h, T, d, device="cuda").to(dtype) for h, d in shapes]
@@ -214,7 +214,7 @@ def test_captured_steps_are_the_steps(documents, precision, compiled, text, tmp_
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"documents": documents})})
     found = []
     for capture in (False, True):
-        settings = ON_GPU.model_copy(update={"capture": capture, "compile": compiled})
+        settings = ON_GPU.model_copy(update={"cuda_graph": capture, "compile": compiled})
         runs = tmp_path / str(capture)
         record = fit(spec, prepared_for(spec, text.parent), settings, runs)
         assert record.status == "finished"
@@ -224,18 +224,18 @@ def test_captured_steps_are_the_steps(documents, precision, compiled, text, tmp_
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("cuda_graph", [False, True])
 def test_stacked_runs_on_a_gpu_are_lone_runs(capture, compiled, text, tmp_path):
     specs = [
         run_spec(text, steps=12, seed=seed, optim={"name": "adamw", "lr": lr})
         for seed, lr in enumerate((1e-3, 2e-3, 4e-3))
     ]
     prepared = prepared_for(specs[0], text.parent)
-    settings = ON_GPU.model_copy(update={"capture": capture, "compile": compiled})
+    settings = ON_GPU.model_copy(update={"cuda_graph": capture, "compile": compiled})
     runs = [run_of(s, prepared, tmp_path / "stack", settings) for s in specs]
     ensemble_runs.train_together(runs)
     alone = [
-        fit(s, prepared, ON_GPU.model_copy(update={"capture": False}), tmp_path / "alone") for s in specs
+        fit(s, prepared, ON_GPU.model_copy(update={"cuda_graph": False}), tmp_path / "alone") for s in specs
     ]
     for record in alone:
         one, other = (curve_of(record, tmp_path / where) for where in ("stack", "alone"))
@@ -254,7 +254,7 @@ def test_what_cannot_be_captured_is_refused_if_it_must(model, options, reason, t
     spec = run_spec(text, model, **options)
     prepared = prepared_for(spec, text.parent)
     with pytest.raises(ValueError, match=reason):
-        fit(spec, prepared, ON_GPU.model_copy(update={"capture": True}), tmp_path)
+        fit(spec, prepared, ON_GPU.model_copy(update={"cuda_graph": True}), tmp_path)
     assert fit(spec, prepared, ON_GPU, tmp_path).status == "finished"
 
 
@@ -265,5 +265,5 @@ def test_runs_in_bf16_train_with_flash(text, tmp_path):
     record = fit(spec, prepared_for(spec, text.parent), ON_GPU, tmp_path)
     assert (record.status, record.kernel) == ("finished", "flash")
     fp32 = run_spec(text, wide)
-    with pytest.raises(Refused, match="half precision"):
+    with pytest.raises(IncompatibleParts, match="half precision"):
         fit(fp32, prepared_for(fp32, text.parent), ON_GPU, tmp_path)

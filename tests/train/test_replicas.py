@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from training import MOE, QUIET, curve, prepared_for, run_of, run_spec, write_text
 
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train.evaluate import Evaluation, evaluate
@@ -54,7 +54,17 @@ def both(text, tmp_path_factory):
 def test_the_records_are_those_of_lone_runs(both):
     for id, together, alone in both:
         mine, theirs = RunRecord.load(together), RunRecord.load(alone)
-        same = ("id", "status", "reason", "code", "spec", "fingerprint", "counts", "kernel", "looks")
+        same = (
+            "id",
+            "status",
+            "reason",
+            "source_hash",
+            "spec",
+            "fingerprint",
+            "counts",
+            "kernel",
+            "heldout_reads",
+        )
         assert {f: getattr(mine, f) for f in same} == {f: getattr(theirs, f) for f in same}
         assert mine.id == id and mine.status == "finished"
         assert mine.metrics == pytest.approx(theirs.metrics, abs=1e-5, rel=1e-5)
@@ -131,7 +141,7 @@ def test_what_cannot_be_equal_is_refused(text, tmp_path, options, settings, reas
         opened(run_spec(text, seed=seed, **options), tmp_path, text, QUIET.model_copy(update=settings))
         for seed in range(2)
     ]
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(IncompatibleParts, match=reason):
         ensemble_runs.train_together(runs)
     assert not list(tmp_path.iterdir())
 
@@ -140,15 +150,15 @@ def test_other_shapes_and_a_checkpoint_are_refused(text, tmp_path):
     one, other = run_spec(text), run_spec(text, {"width": 64})
     assert ensemble_runs.family(one) != ensemble_runs.family(other)
     assert ensemble_runs.family(one) == ensemble_runs.family(run_spec(text, seed=4, optim="sgd", clip=None))
-    with pytest.raises(Refused, match="differ in more than seeds and rates"):
+    with pytest.raises(IncompatibleParts, match="differ in more than seeds and rates"):
         ensemble_runs.train_together([opened(one, tmp_path, text), opened(other, tmp_path, text)])
     runs = [opened(spec, tmp_path, text) for spec in specs(text)]
-    begun = runs[1].checkpoints.folder / f"{runs[1].code}-000000004"
+    begun = runs[1].checkpoints.folder / f"{runs[1].source_hash}-000000004"
     begun.mkdir(parents=True)
     (begun / "state").write_text("")
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     (begun / "hashes.json").write_text(json.dumps({"state": digest}))
-    with pytest.raises(Refused, match="goes on from a checkpoint"):
+    with pytest.raises(IncompatibleParts, match="goes on from a checkpoint"):
         ensemble_runs.train_together(runs)
 
 

@@ -54,18 +54,18 @@ def test_what_is_left_out_exists(place):
     "name", ["linear.py", "stacked.py", "compiler.py", "sincos.py", "base.py", "sdpa.py"]
 )
 def test_an_edit_of_a_shared_file_of_parts_makes_other_code(name, spec, monkeypatch):
-    before = source_hash.code(spec)
+    before = source_hash.source_hash(spec)
     (file,) = [path for path in hashed(spec) if path.name == name]
     known = source_hash._hash
     monkeypatch.setattr(source_hash, "_hash", lambda path: "edited" if path == file else known(path))
-    assert source_hash.code(spec) != before
+    assert source_hash.source_hash(spec) != before
 
 
 def test_an_edit_of_a_measure_is_of_its_hash_alone(spec, monkeypatch):
-    before = {name: measure_hash(name) for name in ("heldout", "length")}, source_hash.code(spec)
+    before = {name: measure_hash(name) for name in ("heldout", "length")}, source_hash.source_hash(spec)
     (file,) = source_hash.sources(registries["measure"].parse("length"))
     known = source_hash._hash
     monkeypatch.setattr(source_hash, "_hash", lambda path: "edited" if path == file else known(path))
-    after = {name: measure_hash(name) for name in ("heldout", "length")}, source_hash.code(spec)
+    after = {name: measure_hash(name) for name in ("heldout", "length")}, source_hash.source_hash(spec)
     assert after[0]["heldout"] == before[0]["heldout"] and after[0]["length"] != before[0]["length"]
     assert after[1] == before[1]

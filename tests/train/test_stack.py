@@ -7,7 +7,7 @@ import torch
 from cases import CASES
 from training import MOE, QUIET, run_spec, seats, write_text
 
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.spec import RunSpec
 from ablate.train.speed.ensemble import PARTS, Seat, Stack, near
 
@@ -97,7 +97,7 @@ def test_documents_passes_and_a_tail_of_the_loss(text):
     specs = [run_spec(text, {"head": head}, STEPS, seed=seed, data=data) for seed in range(2)]
     together, alone = seats(specs, text.parent), seats(specs, text.parent)
     for task in [*together, *alone]:
-        task.settings = QUIET.model_copy(update={"micro_rows": 4})
+        task.settings = QUIET.model_copy(update={"micro_batch_size": 4})
     stack = Stack(together)
     for step in range(STEPS):
         stack.step(step)
@@ -124,7 +124,7 @@ def test_batches_split_into_parts_as_on_a_gpu(case, documents, most, text, monke
 
 def test_experts_are_refused_with_the_reason(text):
     tasks = seats([run_spec(text, {"ffn": MOE}, seed=seed) for seed in range(2)], text.parent)
-    with pytest.raises(Refused, match="experts cannot be stacked: how many tokens one gets"):
+    with pytest.raises(IncompatibleParts, match="experts cannot be stacked: how many tokens one gets"):
         Stack(tasks).prove()
 
 
@@ -133,7 +133,7 @@ def test_a_part_that_looks_at_values_is_refused(text, monkeypatch):
     stack = Stack(tasks)
     real = tasks[0].decoder.final_norm.forward
     monkeypatch.setattr(tasks[0].decoder.final_norm, "forward", lambda x: real(x) if x.sum().item() else x)
-    with pytest.raises(Refused, match="cannot be computed for several models at once"):
+    with pytest.raises(IncompatibleParts, match="cannot be computed for several models at once"):
         stack.prove()
 
 
@@ -147,7 +147,7 @@ def test_a_part_that_computes_otherwise_is_refused(text, monkeypatch):
         "forward",
         lambda x: real(x) * (1 + len(calls)) if calls.append(1) is None else x,
     )
-    with pytest.raises(Refused, match="do not compute what one does alone"):
+    with pytest.raises(IncompatibleParts, match="do not compute what one does alone"):
         stack.prove()
 
 

@@ -11,7 +11,7 @@ from training import MOE, QUIET, run_spec, write_text
 
 from ablate.data.prepare import Split
 from ablate.data.stream import Stream
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.registry import registries
 from ablate.train.speed.ensemble import Seat, Stack
 from ablate.train.trainer import hushed, trainer
@@ -79,7 +79,13 @@ def stepped(task: Seat) -> tuple[float, list[Tensor], list[list[float]], dict[st
 @pytest.mark.parametrize("capacity_factor", [None, 0.75])
 @pytest.mark.parametrize(
     ("context", "settings"),
-    [(16, {}), (80, {}), (80, {"micro_rows": 3}), (9, {"micro_rows": 1}), (40, {"recompute": True})],
+    [
+        (16, {}),
+        (80, {}),
+        (80, {"micro_batch_size": 3}),
+        (9, {"micro_batch_size": 1}),
+        (40, {"activation_checkpointing": True}),
+    ],
 )
 def test_filling_passes_and_recomputation_change_nothing(text, context, settings, capacity_factor):
     ffn = EXPERTS | {"capacity_factor": capacity_factor}
@@ -99,7 +105,7 @@ def test_passes_do_not_decide_which_expert_is_above_the_mean(text, seed):
     """Four experts and few choices: often one has just the mean."""
     whole = stepped(seat(text, TOKENS, EXPERTS, seed))
     for rows in (1, 3, 5):
-        parts = stepped(seat(text, TOKENS, EXPERTS, seed, micro_rows=rows))
+        parts = stepped(seat(text, TOKENS, EXPERTS, seed, micro_batch_size=rows))
         assert parts[2] == whole[2]
         assert all(torch.equal(parts[3][name], bias) for name, bias in whole[3].items())
 
@@ -126,5 +132,5 @@ def test_a_load_of_shares_is_refused(text, own_parts):
             return aux["load"].sum()
 
     registries["ffn"]("shares", paper="mine")(lambda shape: Shares())
-    with pytest.raises(Refused, match=r"ffn shares: reports a load of torch.float32; .* in int64"):
+    with pytest.raises(IncompatibleParts, match=r"ffn shares: reports a load of torch.float32; .* in int64"):
         seat(text, TOKENS, {"name": "shares"}).training_step(0, 0)

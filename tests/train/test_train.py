@@ -25,7 +25,7 @@ from ablate.cli.estimate import design_run
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.model import loss
 from ablate.model.decoder import Decoder
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.paths import PACKAGE
 from ablate.provenance import package_version
 from ablate.record import RunRecord
@@ -37,9 +37,9 @@ from ablate.train.monitor import loggers
 from ablate.train.monitor.meters import Speed
 from ablate.train.monitor.progress import Lines, Progress
 from ablate.train.settings import LoggerSpec
-from ablate.train.state.source_hash import code, hashed
+from ablate.train.state.source_hash import hashed, source_hash
 from ablate.train.state.warm_start import started
-from ablate.train.state.weights import FILE, Unfit
+from ablate.train.state.weights import FILE, WeightsMismatch
 from ablate.train.task import Task
 
 
@@ -69,7 +69,7 @@ def test_the_record_says_what_was_done(plain, text):
     assert record.id == spec.id(prepared_for(spec, text.parent).fingerprint)
     assert RunSpec.model_validate(record.spec) == spec
     assert record.counts == {"parameters": 7.0}
-    assert record.code == code(spec)
+    assert record.source_hash == source_hash(spec)
     assert record.looks == 0
     assert record.kernel
     assert record.speed["tokens_per_second"] > 0
@@ -175,7 +175,7 @@ def test_other_sources_make_it_stale(text, tmp_path, monkeypatch):
     spec = run_spec(text, steps=2)
     train(spec, tmp_path, text)
     monkeypatch.setattr("ablate.train.fit.code", lambda spec: "0" * 12)
-    assert train(spec, tmp_path, text).code == "0" * 12
+    assert train(spec, tmp_path, text).source_hash == "0" * 12
 
 
 def test_held_out_is_never_read(text, tmp_path):
@@ -217,10 +217,13 @@ def test_what_other_sources_left_does_not_stay(text, tmp_path, monkeypatch):
 
 
 VARIANTS = {
-    "micro": ({}, {"micro_rows": 3}),
-    "recompute": ({}, {"recompute": True}),
-    "experts_micro": ({"ffn": {**MOE, "bias_update_rate": 0.01, "capacity_factor": 1.0}}, {"micro_rows": 3}),
-    "experts_recompute": ({"ffn": MOE}, {"recompute": True}),
+    "micro": ({}, {"micro_batch_size": 3}),
+    "activation_checkpointing": ({}, {"activation_checkpointing": True}),
+    "experts_micro": (
+        {"ffn": {**MOE, "bias_update_rate": 0.01, "capacity_factor": 1.0}},
+        {"micro_batch_size": 3},
+    ),
+    "experts_recompute": ({"ffn": MOE}, {"activation_checkpointing": True}),
 }
 
 
@@ -257,7 +260,7 @@ def test_bf16_learns_the_same_and_keeps_weights_in_fp32(plain, text, tmp_path):
 def test_experts_get_their_gradient_under_bf16_and_accumulation(text, tmp_path):
     """The look ahead without gradients must leave no casts behind."""
     spec = run_spec(text, {"ffn": MOE}, precision="bf16")
-    one, two = (train(spec, tmp_path / str(n), text, {"micro_rows": n}) for n in (None, 4))
+    one, two = (train(spec, tmp_path / str(n), text, {"micro_batch_size": n}) for n in (None, 4))
     first, second = (curve(tmp_path / str(n) / one.id) for n in (None, 4))
     assert two.status == "finished"
     np.testing.assert_allclose(first["grad_norm"], second["grad_norm"], rtol=0.05)
@@ -269,7 +272,7 @@ def test_the_loss_in_slices_trains_the_same_in_any_passes(precision, text, tmp_p
     curves = []
     for n, size in enumerate((loss.SLICE, 4 * spec.model.shape().vocab * 50)):  # 50 tokens
         monkeypatch.setattr(loss, "SLICE", size)
-        record = train(spec, tmp_path / str(n), text, {"micro_rows": 3})
+        record = train(spec, tmp_path / str(n), text, {"micro_batch_size": 3})
         curves.append(curve(tmp_path / str(n) / record.id))
     close = {"fp32": 1e-5, "bf16": 0.02}[precision]
     for what in ("loss", "grad_norm"):
@@ -326,7 +329,7 @@ def test_a_loss_that_is_not_a_number_is_divergence(text, tmp_path, monkeypatch):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory"),
-        (Refused("kernel flash: there is no GPU"), "refused"),
+        (IncompatibleParts("kernel flash: there is no GPU"), "refused"),
         (KeyboardInterrupt(), "interrupted"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, BaseException) else x,
@@ -378,26 +381,28 @@ def test_weights_of_a_parent_under_a_longer_context(plain, text):
 def test_shapes_that_differ_are_named_before_a_run_begins(plain, text, tmp_path):
     _, runs, parent = plain
     there = sorted(runs.iterdir())
-    with pytest.raises(Unfit, match=r"layers\.0\.ffn\.gate\.weight is \(40, 32\) in the file and \(48, 32\)"):
+    with pytest.raises(
+        WeightsMismatch, match=r"layers\.0\.ffn\.gate\.weight is \(40, 32\) in the file and \(48, 32\)"
+    ):
         train(run_spec(text, {"ffn": {"name": "glu", "width": 48}}), runs, text, start=runs / parent.id)
-    with pytest.raises(Unfit, match=r"positions\.0\.table\.weight is missing in the file"):
+    with pytest.raises(WeightsMismatch, match=r"positions\.0\.table\.weight is missing in the file"):
         train(run_spec(text, {"position": "learned"}), runs, text, start=runs / parent.id)
     assert sorted(runs.iterdir()) == there
     parent.save(tmp_path)
     (tmp_path / FILE).parent.mkdir()
     (tmp_path / FILE).write_bytes((runs / parent.id / FILE).read_bytes()[:-100])
     spec = run_spec(text, {"context": 48, "position": {"name": "rope", "scaling": "none"}})
-    with pytest.raises(Unfit, match=r"model\.safetensors is damaged"):
+    with pytest.raises(WeightsMismatch, match=r"model\.safetensors is damaged"):
         started(spec, prepared_for(spec, text.parent), tmp_path)
 
 
 def test_a_parent_that_is_not_finished_or_of_other_tokens_is_refused(plain, text, tmp_path):
     spec, runs, parent = plain
     other = run_spec(text, data={"source": {"name": "text", "files": [str(text)]}, "tokenizer": "characters"})
-    with pytest.raises(Unfit, match="another tokenizer"):
+    with pytest.raises(WeightsMismatch, match="another tokenizer"):
         train(other, runs, text, start=runs / parent.id)
     parent.model_copy(update={"status": "diverged"}).save(tmp_path)
-    with pytest.raises(Unfit, match="diverged, not finished"):
+    with pytest.raises(WeightsMismatch, match="diverged, not finished"):
         train(spec, runs, text, start=tmp_path)
     parent.save(tmp_path)
     with pytest.raises(FileNotFoundError, match="no weights were kept"):
@@ -527,8 +532,8 @@ def test_a_worker_leaves_its_record_in_the_outbox(text, tmp_path):
 
 def test_the_hash_of_sources_follows_the_parts_that_are_used(text):
     plain, other = run_spec(text), run_spec(text, {"position": "alibi"})
-    assert code(plain) == code(run_spec(text, seed=1))
-    assert code(plain) != code(other)
+    assert source_hash(plain) == source_hash(run_spec(text, seed=1))
+    assert source_hash(plain) != source_hash(other)
     names = {source.name for source in hashed(run_spec(text, {"ffn": MOE}))}
     assert {"moe.py", "glu.py", "width.py", "activation.py", "rmsnorm.py", "bytes.py", "optim.py"} <= names
     assert "mlp.py" not in names

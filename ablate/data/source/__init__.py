@@ -9,7 +9,7 @@ SplitName = Literal["train", "validation", "heldout"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-class BadText(ValueError):
+class DataError(ValueError):
     """Text that cannot be used, with the place, the reason and what to do."""
 
 
@@ -22,7 +22,7 @@ def encoded(text: str) -> Iterator[bytes]:
     return (text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
 
 
-class NoNetwork(ConnectionError):
+class NetworkError(ConnectionError):
     """A source that lies elsewhere and cannot be reached."""
 
 

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
-from ablate.data.source import BadText, SplitName
+from ablate.data.source import DataError, SplitName
 from ablate.data.task import Example, Generated
 from ablate.registry import source
 
@@ -34,7 +34,7 @@ class Copy(Generated):
         super().__init__(seed=seed, train=train, validation=validation, heldout=heldout)
         for name, (least, most) in (("trained", trained), ("tested", tested)):
             if least > most:
-                raise BadText(
+                raise DataError(
                     f"copy: data.source.{name}: the least length {least} is above the greatest, {most}"
                 )
         self.order, self.vocab, self.trained, self.tested = order, vocab, trained, tested

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from annotated_types import Gt
 
-from ablate.data.source import BadText, NoNetwork, Source, SplitName
+from ablate.data.source import DataError, NetworkError, Source, SplitName
 from ablate.registry import source
 
 CLIENTS = ("httpx", "httpcore", "requests", "aiohttp", "urllib3")  # whose errors mean the network
@@ -88,7 +88,7 @@ class Hub(Source):
             for number, row in enumerate(rows):
                 if not isinstance(row.get(self.field), str):
                     there = ", ".join(row)
-                    raise BadText(
+                    raise DataError(
                         f"hub: {self.path} {split}, row {number}: no text {self.field!r}; there is {there}"
                     )
                 yield row[self.field]
@@ -100,19 +100,23 @@ class Hub(Source):
 
         try:
             yield
-        except BadText:
+        except DataError:
             raise
         except HfHubHTTPError as error:
             status = getattr(error.response, "status_code", 500)
             if status < 500 and status != 429:
-                raise BadText(f"hub: {self.path!r} at {self.revision!r}: {error}") from error
-            raise NoNetwork(f"hub: the hub does not answer for {self.path!r} ({error}); {LOCAL}") from error
+                raise DataError(f"hub: {self.path!r} at {self.revision!r}: {error}") from error
+            raise NetworkError(
+                f"hub: the hub does not answer for {self.path!r} ({error}); {LOCAL}"
+            ) from error
         except FileNotFoundError as error:
-            raise BadText(f"hub: {self.path!r}: {error}") from error
+            raise DataError(f"hub: {self.path!r}: {error}") from error
         except Exception as error:
             if not isinstance(error, OSError) and not type(error).__module__.startswith(CLIENTS):
-                raise BadText(f"hub: {self.path!r}: {error}") from error  # no such config or split, bad files
-            raise NoNetwork(f"hub: no network to reach {self.path!r} ({error}); {LOCAL}") from error
+                raise DataError(
+                    f"hub: {self.path!r}: {error}"
+                ) from error  # no such config or split, bad files
+            raise NetworkError(f"hub: no network to reach {self.path!r} ({error}); {LOCAL}") from error
 
 
 def join(rows: Iterator[str], begins: re.Pattern[str]) -> Iterator[str]:

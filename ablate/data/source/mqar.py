@@ -4,7 +4,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
-from ablate.data.source import BadText, SplitName
+from ablate.data.source import DataError, SplitName
 from ablate.data.task import Example, Generated
 from ablate.registry import source
 
@@ -58,11 +58,11 @@ class Mqar(Generated):
         """Raises BadText for a shape that cannot be."""
         said = f"mqar: data.source.shapes has [{tokens}, {pairs}]"
         if pairs < 1:
-            raise BadText(f"{said}: an example needs a pair or more")
+            raise DataError(f"{said}: an example needs a pair or more")
         if 4 * pairs > tokens:
-            raise BadText(f"{said}: {pairs} pairs and their queries take {4 * pairs} tokens")
+            raise DataError(f"{said}: {pairs} pairs and their queries take {4 * pairs} tokens")
         if pairs > self.keys - 1:
-            raise BadText(
+            raise DataError(
                 f"{said}: a vocab of {self.vocab} has {self.keys - 1} keys; raise data.source.vocab to "
                 f"{2 * (pairs + 1)} or more"
             )

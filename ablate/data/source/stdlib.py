@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ablate.data.source import BadText, Source, SplitName
+from ablate.data.source import DataError, Source, SplitName
 from ablate.registry import source
 
 WITHOUT = {"test", "idlelib", "lib2to3", "pydoc_data", "encodings"}
@@ -42,7 +42,7 @@ def modules() -> dict[str, list[Path]]:
     found = {name: files(library, name) for name in sorted(sys.stdlib_module_names - WITHOUT)}
     found = {name: there for name, there in found.items() if there}
     if not found:
-        raise BadText(
+        raise DataError(
             f"stdlib: this Python has no source text in {library}; use data=text with files of yours"
         )
     return found

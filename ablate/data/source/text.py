@@ -15,7 +15,7 @@ from typing import IO, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
-from ablate.data.source import LONGEST, SPLITS, BadText, Source, SplitName, encoded
+from ablate.data.source import LONGEST, SPLITS, DataError, Source, SplitName, encoded
 from ablate.registry import source
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
@@ -116,7 +116,7 @@ class Text(Source):
             empty = False
             yield text
         if empty:
-            raise BadText(f"text: {path} has no text in it; leave it out")
+            raise DataError(f"text: {path} has no text in it; leave it out")
 
 
 def find(patterns: list[str]) -> list[Path]:
@@ -127,7 +127,7 @@ def find(patterns: list[str]) -> list[Path]:
         files = [p for p in there if p.is_file()]
         if not files:
             why = f"is a folder; say {pattern}/*.txt" if Path(pattern).is_dir() else "matches no file"
-            raise BadText(f"text: {pattern!r} {why} (seen from {Path.cwd()})")
+            raise DataError(f"text: {pattern!r} {why} (seen from {Path.cwd()})")
         found |= dict.fromkeys(p.resolve() for p in files)
     return list(found)
 
@@ -137,7 +137,7 @@ def read(path: Path, field: str, whole: bool) -> Iterator[str]:
     packed = PACKED.get(path.suffix)
     kind = path.with_suffix("").suffix if packed else path.suffix
     if kind not in (".txt", ".jsonl", ".parquet"):
-        raise BadText(f"text: {path} is none of .txt, .jsonl, .parquet (or one of these as .gz, .xz)")
+        raise DataError(f"text: {path} is none of .txt, .jsonl, .parquet (or one of these as .gz, .xz)")
     try:
         with io.BufferedReader(packed(path)) if packed else path.open("rb") as file:
             if kind == ".txt":
@@ -147,7 +147,7 @@ def read(path: Path, field: str, whole: bool) -> Iterator[str]:
             else:
                 yield from read_parquet(path, cast(IO[bytes], file), field, packed is not None)
     except DAMAGE as error:
-        raise BadText(f"text: {path} is damaged or cut short ({error}); get it anew") from error
+        raise DataError(f"text: {path} is damaged or cut short ({error}); get it anew") from error
 
 
 def read_txt(path: Path, file: IO[bytes], whole: bool) -> Iterator[str]:
@@ -157,7 +157,7 @@ def read_txt(path: Path, file: IO[bytes], whole: bool) -> Iterator[str]:
             held.write(line)
             size += len(line)
             if size > LONGEST:
-                raise BadText(f"text: {path}: a document has more than {LONGEST} characters; {SHORTER}")
+                raise DataError(f"text: {path}: a document has more than {LONGEST} characters; {SHORTER}")
         elif size:
             text, held, size = held.getvalue(), io.StringIO(), 0  # one copy while others work on it
             yield text.rstrip("\r\n")
@@ -173,12 +173,16 @@ def read_jsonl(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
         try:
             row = json.loads(line)
         except RecursionError as error:
-            raise BadText(f"text: {path}, line {number}: lists within lists, too deep to be read") from error
+            raise DataError(
+                f"text: {path}, line {number}: lists within lists, too deep to be read"
+            ) from error
         except ValueError as error:  # no JSON, or a number of thousands of digits
-            raise BadText(f"text: {path}, line {number}: no JSON ({str(error).partition(';')[0]})") from error
+            raise DataError(
+                f"text: {path}, line {number}: no JSON ({str(error).partition(';')[0]})"
+            ) from error
         if not isinstance(row, dict) or field not in row:
             there = ", ".join(row) if isinstance(row, dict) else "no fields"
-            raise BadText(f"text: {path}, line {number}: there is no field {field!r}; there is {there}")
+            raise DataError(f"text: {path}, line {number}: there is no field {field!r}; there is {there}")
         yield from checked(row[field], field, f"{path}, line {number}")
 
 
@@ -190,14 +194,14 @@ def read_parquet(path: Path, file: IO[bytes], field: str, packed: bool) -> Itera
         table = pyarrow.parquet.ParquetFile(io.BytesIO(unpacked(path, file)) if packed else file)
         if field not in table.schema_arrow.names:
             there = ", ".join(table.schema_arrow.names)
-            raise BadText(f"text: {path}: there is no column {field!r}; there is {there}")
+            raise DataError(f"text: {path}: there is no column {field!r}; there is {there}")
         number = 0
         for batch in table.iter_batches(columns=[field]):
             for value in batch.column(0):
                 number += 1
                 yield from checked(of_row(path, number, value), field, f"{path}, row {number}")
     except pyarrow.ArrowException as error:
-        raise BadText(f"text: {path} is no parquet file, or is damaged ({error})") from error
+        raise DataError(f"text: {path} is no parquet file, or is damaged ({error})") from error
 
 
 def of_row(path: Path, number: int, value: Any) -> Any:
@@ -205,7 +209,7 @@ def of_row(path: Path, number: int, value: Any) -> Any:
     try:
         return value.as_py()
     except UnicodeDecodeError as error:
-        raise BadText(
+        raise DataError(
             f"text: {path}, row {number}: byte {error.start} of it is not UTF-8; write the column anew"
         ) from error
 
@@ -215,7 +219,7 @@ def unpacked(path: Path, file: IO[bytes]) -> bytes:
     most = allowed(path)
     found = file.read(most + 1)
     if len(found) > most:
-        raise BadText(swollen(path))
+        raise DataError(swollen(path))
     return found
 
 
@@ -234,11 +238,11 @@ def swollen(path: Path) -> str:
 def checked(value: Any, field: str, place: str) -> Iterator[str]:
     """The text, if it is not empty. Raises BadText if it is no text, or cannot be written as UTF-8."""
     if not isinstance(value, str):
-        raise BadText(f"text: {place}: field {field!r} is {type(value).__name__}, not text")
+        raise DataError(f"text: {place}: field {field!r} is {type(value).__name__}, not text")
     if len(value) > LONGEST:
-        raise BadText(f"text: {place}: a document has more than {LONGEST} characters; {SHORTER}")
+        raise DataError(f"text: {place}: a document has more than {LONGEST} characters; {SHORTER}")
     if half := HALF.search(value):
-        raise BadText(f"text: {place}: character {half.start()} is half a surrogate pair")
+        raise DataError(f"text: {place}: character {half.start()} is half a surrogate pair")
     if value:
         yield value
 
@@ -250,15 +254,15 @@ def decoded_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
     offset, most = file.tell(), allowed(path) if path.suffix in PACKED else None
     while line := file.readline(LONGEST + 1):
         if len(line) > LONGEST:
-            raise BadText(f"text: {path}: a line has more than {LONGEST} bytes; {SHORTER}")
+            raise DataError(f"text: {path}: a line has more than {LONGEST} bytes; {SHORTER}")
         try:
             yield line.decode()
         except UnicodeDecodeError as error:
             place = "byte" if path.suffix not in PACKED else "unpacked byte"
             at, value = offset + error.start, line[error.start]
-            raise BadText(
+            raise DataError(
                 f"text: {path}, {place} {at}: 0x{value:02x} is not UTF-8; convert it (iconv)"
             ) from error
         offset += len(line)
         if most is not None and offset > most:
-            raise BadText(swollen(path))
+            raise DataError(swollen(path))

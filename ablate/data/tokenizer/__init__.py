@@ -17,7 +17,7 @@ class Portable(NamedTuple):
 MOST = 2**24  # tokens of a vocabulary: far beyond any, and what memory still holds
 
 
-class BadTokenizer(ValueError):
+class TokenizerError(ValueError):
     """A tokenizer that cannot be made or used, with the reason and what to do."""
 
 
@@ -57,7 +57,7 @@ class Tokenizer(ABC):
 
     def portable(self) -> "Portable":
         """The same tokens as the `tokenizers` library has them. Raises BadTokenizer where it cannot."""
-        raise BadTokenizer(f"{type(self).__name__}: this tokenizer cannot be written as tokenizer.json")
+        raise TokenizerError(f"{type(self).__name__}: this tokenizer cannot be written as tokenizer.json")
 
     @abstractmethod
     def load(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
-        raise BadTokenizer(f"tokenizer: {file} is damaged: it is no JSON ({error})") from error
+        raise TokenizerError(f"tokenizer: {file} is damaged: it is no JSON ({error})") from error
 
 
 def first_bytes(texts: Iterator[str], limit: int) -> Iterator[str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from ablate.data.tokenizer import MOST, BadTokenizer, first_bytes
+from ablate.data.tokenizer import MOST, TokenizerError, first_bytes
 from ablate.data.tokenizer.library import Library
 from ablate.registry import tokenizer
 
@@ -32,7 +32,7 @@ class Bpe(Library):
 
         first = next(texts, None)
         if first is None:
-            raise BadTokenizer("bpe: the training split has no text to learn from")
+            raise TokenizerError("bpe: the training split has no text to learn from")
         model = Tokenizer(models.BPE())
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = decoders.ByteLevel()

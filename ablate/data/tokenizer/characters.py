@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import BadTokenizer, Portable, Tokenizer, read_json
+from ablate.data.tokenizer import Portable, Tokenizer, TokenizerError, read_json
 from ablate.record import atomic
 from ablate.registry import tokenizer
 
@@ -39,7 +39,7 @@ class Characters(Tokenizer):
             return [[number[character] for character in text] for text in texts]
         except KeyError as error:
             character = error.args[0]
-            raise BadTokenizer(
+            raise TokenizerError(
                 f"characters: {character!r} (U+{ord(character):04X}) is not in the training split; "
                 "use data/tokenizer=bytes or bpe, or other shares for the splits"
             ) from None
@@ -70,13 +70,13 @@ class Characters(Tokenizer):
             case {"characters": [str(), *_] as characters, "end": end} if end == self._has_end:
                 self._know(characters)
             case {"characters": [str(), *_], "end": bool(end)}:
-                raise BadTokenizer(f"characters: {folder / self.FILE} was saved with end: {end}")
+                raise TokenizerError(f"characters: {folder / self.FILE} was saved with end: {end}")
             case _:
-                raise BadTokenizer(f"characters: {folder / self.FILE} is damaged: it holds no characters")
+                raise TokenizerError(f"characters: {folder / self.FILE} is damaged: it holds no characters")
 
     def _know(self, characters: list[str]) -> None:
         if not characters:
-            raise BadTokenizer("characters: the training split has no text to take characters from")
+            raise TokenizerError("characters: the training split has no text to take characters from")
         self._characters = characters
         self._number = {character: n for n, character in enumerate(characters)}
         self.end = len(characters) if self._has_end else None

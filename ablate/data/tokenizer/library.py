@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.data.tokenizer import MOST, BadTokenizer, Portable, Tokenizer, read_json
+from ablate.data.tokenizer import MOST, Portable, Tokenizer, TokenizerError, read_json
 from ablate.record import atomic
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Library(Tokenizer):
     def load(self, folder: Path) -> None:
         end = read_json(folder / END_FILE)
         if not isinstance(end, str):
-            raise BadTokenizer(f"tokenizer: {folder / END_FILE} is damaged: it names no token")
+            raise TokenizerError(f"tokenizer: {folder / END_FILE} is damaged: it names no token")
         self._know(read(folder / FILE), end)
 
     def _text(self) -> str:
@@ -55,7 +55,7 @@ class Library(Tokenizer):
     def _know(self, model: "tokenizers.Tokenizer", end: str) -> None:
         number = model.token_to_id(end)
         if number is None:
-            raise BadTokenizer(f"tokenizer: {end!r}, which is to end documents, is not one of its tokens")
+            raise TokenizerError(f"tokenizer: {end!r}, which is to end documents, is not one of its tokens")
         model.encode_special_tokens = True  # an end token spelled out in a text is text
         model.no_truncation()
         model.no_padding()
@@ -63,7 +63,7 @@ class Library(Tokenizer):
         self.end = number
         self.vocab = 1 + max(model.get_vocab(with_added_tokens=True).values())
         if self.vocab > MOST:
-            raise BadTokenizer(
+            raise TokenizerError(
                 f"tokenizer: its tokens are numbered up to {self.vocab - 1}; {MOST - 1} is the most"
             )
 
@@ -73,10 +73,10 @@ def read(file: Path) -> "tokenizers.Tokenizer":
     import tokenizers
 
     if not file.is_file():
-        raise BadTokenizer(f"tokenizer: there is no file {file}")
+        raise TokenizerError(f"tokenizer: there is no file {file}")
     try:
         return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises plain Exception, and panics that are not even that
-        raise BadTokenizer(f"tokenizer: {file} is no tokenizer.json ({error})") from error
+        raise TokenizerError(f"tokenizer: {file} is no tokenizer.json ({error})") from error

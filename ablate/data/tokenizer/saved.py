@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import BadTokenizer, read_json
+from ablate.data.tokenizer import TokenizerError, read_json
 from ablate.data.tokenizer.library import FILE, Library, read
 from ablate.registry import tokenizer
 
@@ -28,7 +28,7 @@ class Saved(Library):
 
     def recipe(self) -> Any:
         if not self.file.is_file():
-            raise BadTokenizer(f"saved: there is no file {self.file}")
+            raise TokenizerError(f"saved: there is no file {self.file}")
         return {
             "saved": 1,
             "file": hashlib.sha256(self.file.read_bytes()).hexdigest(),
@@ -52,7 +52,7 @@ class Saved(Library):
                 case {"eos_token": str(token) | {"content": str(token)}} if token:
                     return token
         if self._end is None:
-            raise BadTokenizer(
+            raise TokenizerError(
                 f"saved: {config} names no eos_token; say data.tokenizer.end=<token that ends a document>"
             )
         return self._end

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from ablate.data.tokenizer import MOST, BadTokenizer, Portable, Tokenizer
+from ablate.data.tokenizer import MOST, Portable, Tokenizer, TokenizerError
 from ablate.registry import tokenizer
 
 ANSWER = "="
@@ -35,7 +35,7 @@ class Symbols(Tokenizer):
         try:
             return [[number[word] for word in text.split()] for text in texts]
         except KeyError as error:
-            raise BadTokenizer(
+            raise TokenizerError(
                 f"symbols: {error.args[0]!r} is no number of 0..{self.vocab - 1}, nor one after '{ANSWER}'"
             ) from None
 

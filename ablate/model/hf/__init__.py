@@ -18,7 +18,7 @@ from torch import Tensor
 from ablate.model.decoder import Decoder
 from ablate.model.hf.config import blockers, read_config, write_config
 from ablate.model.hf.falcon import FALCON
-from ablate.model.hf.family import Family, Inexpressible, Unreadable, shown
+from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, shown
 from ablate.model.hf.fill import fill, filled
 from ablate.model.hf.folder import new_folder, read_json, write_json, write_tensors
 from ablate.model.hf.gpt2 import GPT2
@@ -30,7 +30,7 @@ from ablate.model.hf.weights import read_weights, write_weights
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
 
-__all__ = ["FAMILIES", "Inexpressible", "Unreadable", "export_folder", "import_folder"]
+__all__ = ["FAMILIES", "CheckpointFormatError", "ExportError", "export_folder", "import_folder"]
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -67,7 +67,9 @@ def import_spec(folder: Path, ignore: Collection[str] = ()) -> tuple[Family, Mod
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise Unreadable(f"{folder}: model_type {shown(kind)} has no table; there are {', '.join(FAMILIES)}")
+        raise CheckpointFormatError(
+            f"{folder}: model_type {shown(kind)} has no table; there are {', '.join(FAMILIES)}"
+        )
     return FAMILIES[kind], read_config(config, FAMILIES[kind], ignore)
 
 
@@ -107,7 +109,7 @@ def export_folder(
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Raises Inexpressible where the dtype has no number so large."""
     if dtype == torch.float16 and tensor.abs().max() > HALF_LARGEST:
-        raise Inexpressible(
+        raise ExportError(
             f"{name} holds numbers beyond {HALF_LARGEST:g}, the largest of float16; use bfloat16"
         )
     return tensor.to(dtype)
@@ -119,7 +121,7 @@ def choose(spec: ModelSpec, name: str | None = None) -> Chosen:
     Raises Inexpressible with all that is in the way of each family, the nearest first.
     """
     if name is not None and name not in FAMILIES:
-        raise Inexpressible(f"no family is called {shown(name)}; there are {', '.join(FAMILIES)}")
+        raise ExportError(f"no family is called {shown(name)}; there are {', '.join(FAMILIES)}")
     families = [FAMILIES[key] for key in ([name] if name else FAMILIES)]
     wrong: dict[str, list[str]] = {}
     for widen in (lambda spec, family: spec, filled):
@@ -130,6 +132,6 @@ def choose(spec: ModelSpec, name: str | None = None) -> Chosen:
                 return Chosen(family, wider)
     nearest = sorted(wrong, key=lambda key: len(wrong[key]))
     lines = [f"{key}: {'; '.join(wrong[key])}" for key in nearest]
-    raise Inexpressible(
+    raise ExportError(
         "no family expresses this model. In the way, the nearest family first:\n" + "\n".join(lines)
     )

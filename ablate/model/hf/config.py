@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ablate.model.hf import rotation
 from ablate.model.hf.canonical import canonical, differences, lookup, place
-from ablate.model.hf.family import REQUIRED, Family, Inexpressible, Option, Unreadable, shown
+from ablate.model.hf.family import REQUIRED, CheckpointFormatError, ExportError, Family, Option, shown
 from ablate.spec import ModelSpec, explain
 
 # Keys of any config that change nothing in evaluation.
@@ -71,7 +71,7 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
     for option in family.options:
         value = given.get(option.theirs, option.default)
         if value is REQUIRED:
-            raise Unreadable(f"{family.name} config: {option.theirs} is missing")
+            raise CheckpointFormatError(f"{family.name} config: {option.theirs} is missing")
         _refuse_mistyped(option, value, family)
         place(tree, option.ours, option.read(value))
     if family.windows:
@@ -79,10 +79,10 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
     try:
         spec = ModelSpec.model_validate(tree)
     except ValidationError as error:
-        raise Unreadable(f"{family.name} config: {'; '.join(explain(error))}") from None
+        raise CheckpointFormatError(f"{family.name} config: {'; '.join(explain(error))}") from None
     broken = _broken(canonical(spec), family)
     if broken:
-        raise Unreadable(f"{family.name} config: {'; '.join(broken)}")
+        raise CheckpointFormatError(f"{family.name} config: {'; '.join(broken)}")
     rotation.refuse_degenerate(spec)
     return spec
 
@@ -91,9 +91,9 @@ def _without(config: dict[str, Any], ignore: Collection[str], family: Family) ->
     for key in ignore:
         if key not in config:
             there = ", ".join(sorted(config))
-            raise Unreadable(f"--ignore {key}: config.json has no such key; it has {there}")
+            raise CheckpointFormatError(f"--ignore {key}: config.json has no such key; it has {there}")
         if key in _known(family) or key in (*rotation.OLD, *family.nested):
-            raise Unreadable(
+            raise CheckpointFormatError(
                 f"--ignore {key}: this key decides what a {family.name} computes; change it instead"
             )
     return {key: value for key, value in config.items() if key not in ignore}
@@ -108,10 +108,12 @@ def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
         wanted = (dict,)
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         said = {bool: "true or false", str: "a text", dict: "an object"}.get(wanted[0], "a number")
-        raise Unreadable(f"{family.name} config: {option.theirs} is {shown(value)}, and should be {said}")
+        raise CheckpointFormatError(
+            f"{family.name} config: {option.theirs} is {shown(value)}, and should be {said}"
+        )
     most = MOST.get(option.ours, MOST_NUMBER)
     if isinstance(value, int | float) and not abs(value) <= most:
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"{family.name} config: {option.theirs} is {shown(value)}, more than any model has ({most})"
         )
 
@@ -120,7 +122,7 @@ def write_config(spec: ModelSpec, family: Family) -> dict[str, Any]:
     """Only `blockers` tells whether it means the same model. Raises Inexpressible."""
     config, unsaid = _written(spec, family)
     if unsaid:
-        raise Inexpressible("; ".join(unsaid))
+        raise ExportError("; ".join(unsaid))
     return config
 
 
@@ -132,7 +134,7 @@ def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]
     for option in family.options:
         try:
             config[option.theirs] = option.write(lookup(model, option.ours))
-        except Inexpressible as error:
+        except ExportError as error:
             unsaid.append(str(error))
         except KeyError:  # a part of another name: its absence is found when the config is read back
             if option.default is REQUIRED:
@@ -165,7 +167,7 @@ def blockers(spec: ModelSpec, family: Family) -> list[str]:
             )
     try:
         back = read_config(config, family)
-    except Unreadable as error:
+    except CheckpointFormatError as error:
         return [*_broken(model, family), *unsaid, str(error)]
     lost = differences(model, canonical(back))
     said = " ".join(unsaid)
@@ -225,7 +227,7 @@ def _refuse_unknown(config: dict[str, Any], family: Family) -> None:
     for key, allowed in family.must.items():
         value = config.get(key, allowed[0])
         if value not in allowed:
-            raise Unreadable(
+            raise CheckpointFormatError(
                 f"{family.name} config: {key} is {shown(value)}; only {allowed[0]!r} can be expressed"
             )
     known = {*HARMLESS, *family.harmless, *_known(family)}
@@ -235,7 +237,7 @@ def _refuse_unknown(config: dict[str, Any], family: Family) -> None:
         if key not in known and value is not None and value not in NEUTRAL.get(key, ())
     )
     if unknown:
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"{family.name} config: unknown {', '.join(unknown)}; `python -m ablate import --ignore KEY` "
             "leaves out what changes nothing in evaluation"
         )

@@ -27,14 +27,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class Unreadable(ValueError):
+class CheckpointFormatError(ValueError):
     """A checkpoint that options cannot express, or that is not whole; with the reason."""
 
     def __init__(self, reason: str):
         super().__init__(printable(reason))  # it may quote what the files say
 
 
-class Inexpressible(ValueError):
+class ExportError(ValueError):
     """A model that a family has no words for; names the options in the way."""
 
 

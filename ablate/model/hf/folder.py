@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ablate.model.hf.family import Unreadable, shown
+from ablate.model.hf.family import CheckpointFormatError, shown
 from ablate.record import UMASK
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json")
@@ -42,7 +42,7 @@ class Header(NamedTuple):
             with safe_open(self.file, framework="pt") as opened:
                 tensor: Tensor = opened.get_tensor(self.name)
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise Unreadable(f"{self.file}: {self.name} cannot be read: {error}") from None
+            raise CheckpointFormatError(f"{self.file}: {self.name} cannot be read: {error}") from None
         return tensor
 
 
@@ -54,14 +54,14 @@ def headers(folder: Path) -> dict[str, Header]:
         for header in _headers(file):
             if header.name in found:
                 first = found[header.name].file.name
-                raise Unreadable(
+                raise CheckpointFormatError(
                     f"{folder}: {header.name} stands in {first} and in {file.name}; take away the file "
                     "that is not the model's"
                 )
             found[header.name] = header
     lacking = sorted(name for name in where if name not in found)
     if lacking:
-        raise Unreadable(f"{folder}: {lacking[0]}, named by {INDEX}, is in none of the files")
+        raise CheckpointFormatError(f"{folder}: {lacking[0]}, named by {INDEX}, is in none of the files")
     return found
 
 
@@ -74,7 +74,7 @@ def _headers(file: Path) -> Iterator[Header]:
                 part = opened.get_slice(name)
                 yield Header(file, name, tuple(part.get_shape()), str(part.get_dtype()))
     except (SafetensorError, OSError) as error:
-        raise Unreadable(f"{file} is damaged: {error}; fetch it again") from None
+        raise CheckpointFormatError(f"{file} is damaged: {error}; fetch it again") from None
 
 
 def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
@@ -85,43 +85,45 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     if index.exists():
         where = read_json(index).get("weight_map")  # type: ignore[assignment]
         if not isinstance(where, dict):
-            raise Unreadable(f"{index} has no weight_map")
+            raise CheckpointFormatError(f"{index} has no weight_map")
         for name, file in where.items():
             if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
-                raise Unreadable(f"{index}: {name} is in {shown(file)}, which is no name of a file beside it")
+                raise CheckpointFormatError(
+                    f"{index}: {name} is in {shown(file)}, which is no name of a file beside it"
+                )
         named = {folder / file for file in where.values()}
         lost = sorted(path.name for path in named if not path.exists())
         if lost:
-            raise Unreadable(f"{folder}: {', '.join(lost)}, named by {INDEX}, is not there")
+            raise CheckpointFormatError(f"{folder}: {', '.join(lost)}, named by {INDEX}, is not there")
         files |= named
     if not files:
         files = set(folder.glob("*.safetensors"))
     if not files:
         pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
         if pickled:
-            raise Unreadable(
+            raise CheckpointFormatError(
                 f"{folder}: {pickled[0]} is pickled, and reading a pickle can run any code; "
                 "save the model as safetensors (transformers: save_pretrained)"
             )
-        raise Unreadable(f"{folder} holds no *.safetensors")
+        raise CheckpointFormatError(f"{folder} holds no *.safetensors")
     strange = sorted(path.name for path in files if not path.is_file())
     if strange:
-        raise Unreadable(f"{folder / strange[0]} is no regular file")
+        raise CheckpointFormatError(f"{folder / strange[0]} is no regular file")
     return sorted(files), where
 
 
 def read_json(file: Path, most: int = MOST_JSON) -> dict[str, Any]:
     """Raises Unreadable, FileNotFoundError."""
     if file.exists() and not file.is_file():
-        raise Unreadable(f"{file} is no regular file")
+        raise CheckpointFormatError(f"{file} is no regular file")
     if file.stat().st_size > most:
-        raise Unreadable(f"{file} has more than {most:,} bytes")
+        raise CheckpointFormatError(f"{file} has more than {most:,} bytes")
     try:
         node = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{file} is not JSON: {error}") from None
+        raise CheckpointFormatError(f"{file} is not JSON: {error}") from None
     if not isinstance(node, dict):
-        raise Unreadable(f"{file} holds no JSON object")
+        raise CheckpointFormatError(f"{file} holds no JSON object")
     return node
 
 

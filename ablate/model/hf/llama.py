@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ablate.model.hf.family import SAME, Family, Option, Row, Unreadable, linear, same, shown
+from ablate.model.hf.family import SAME, CheckpointFormatError, Family, Option, Row, linear, same, shown
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import flag, read_activation, write_activation
@@ -84,13 +84,17 @@ def layered_windows(config: dict[str, Any]) -> list[int | None]:
     """The window of each layer, from `layer_types`. Raises Unreadable."""
     window, kinds, depth = config["sliding_window"], config["layer_types"], config["num_hidden_layers"]
     if not isinstance(kinds, list) or any(kind not in LAYER_TYPES for kind in kinds):
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"layer_types is {shown(kinds)}, and should be a list of {' and '.join(LAYER_TYPES)}"
         )
     if len(kinds) != depth:
-        raise Unreadable(f"layer_types names {len(kinds)} layers, num_hidden_layers {shown(depth)}")
+        raise CheckpointFormatError(
+            f"layer_types names {len(kinds)} layers, num_hidden_layers {shown(depth)}"
+        )
     if LAYER_TYPES[0] in kinds and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-        raise Unreadable(f"layer_types has layers with a window, and sliding_window is {shown(window)}")
+        raise CheckpointFormatError(
+            f"layer_types has layers with a window, and sliding_window is {shown(window)}"
+        )
     return [window if kind == LAYER_TYPES[0] else None for kind in kinds]
 
 
@@ -98,7 +102,9 @@ def whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
     """A whole number that other keys are worked out from. Raises Unreadable."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_LAYERS:
-        raise Unreadable(f"{key} is {shown(value)}, and should be a whole number up to {MOST_LAYERS}")
+        raise CheckpointFormatError(
+            f"{key} is {shown(value)}, and should be a whole number up to {MOST_LAYERS}"
+        )
     return value
 
 
@@ -107,7 +113,7 @@ def qwen_layers(config: dict[str, Any]) -> dict[str, Any]:
     config = dict(config)
     used = config.pop("use_sliding_window", False)
     if not isinstance(used, bool):
-        raise Unreadable(f"use_sliding_window is {shown(used)}, and should be true or false")
+        raise CheckpointFormatError(f"use_sliding_window is {shown(used)}, and should be true or false")
     first = whole({"max_window_layers": config.pop("max_window_layers", 28)}, "max_window_layers")
     window = config["sliding_window"] = config.get("sliding_window", 4096) if used else None
     if config.get("layer_types") is None:
@@ -161,7 +167,7 @@ def one_activation(
     second = config.pop(other, None)
     first = config.setdefault(counts, "gelu_pytorch_tanh")
     if second is not None and read_activation(second) != read_activation(meaning(first)):
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"{other} is {shown(second)}, but transformers reads {counts}, {shown(first)}; take {other} out"
         )
     return config
@@ -173,7 +179,9 @@ def gemma_activation(config: dict[str, Any]) -> dict[str, Any]:
 
 def read_scale(width: Any) -> float:
     if width is None or width <= 0:
-        raise Unreadable(f"query_pre_attn_scalar is {shown(width)}, and should be a number above 0")
+        raise CheckpointFormatError(
+            f"query_pre_attn_scalar is {shown(width)}, and should be a number above 0"
+        )
     return float(width) ** -0.5
 
 

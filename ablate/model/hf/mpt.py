@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ablate.model.hf.family import SAME, STACKED, Family, Option, Row, Unreadable, linear, shown
+from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Family, Option, Row, linear, shown
 
 LAYER = "layers.{n}"
 THEIRS = "transformer.blocks.{n}"
@@ -14,7 +14,7 @@ def unpack(config: dict[str, Any]) -> dict[str, Any]:
     """`attn_config` made flat; the rest of it changes nothing in evaluation."""
     inside = config.get("attn_config") or {}
     if not isinstance(inside, dict):
-        raise Unreadable(f"attn_config is {shown(inside)}, and should be an object")
+        raise CheckpointFormatError(f"attn_config is {shown(inside)}, and should be an object")
     flat = {key: inside[key] for key in INSIDE if key in inside}
     return {**{key: value for key, value in config.items() if key != "attn_config"}, **flat}
 

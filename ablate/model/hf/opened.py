@@ -19,7 +19,7 @@ from torch import Tensor
 from ablate import registry
 from ablate.model.hf import import_folder, import_spec
 from ablate.model.hf.canonical import canonical
-from ablate.model.hf.family import Unreadable
+from ablate.model.hf.family import CheckpointFormatError
 from ablate.model.hf.folder import new_folder, read_json, write_json
 from ablate.spec import ModelSpec, digest, explain
 
@@ -64,7 +64,7 @@ def open_foreign(folder: Path, ignore: Collection[str] = ()) -> Foreign:
     spec, about = _imported_spec(folder), read_json(folder / IMPORTED)
     state = _state(folder / WEIGHTS)
     if identity(spec, state) != about.get("id"):
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"{folder}: model or weights are no longer those that were imported; import them again"
         )
     words = folder / TOKENIZER
@@ -124,7 +124,7 @@ def tokenizer_of(folder: Path, ends: Any) -> Any:
     try:
         tokenizer.learn(iter(()))
     except ValueError as error:
-        raise Unreadable(str(error)) from None
+        raise CheckpointFormatError(str(error)) from None
     return tokenizer
 
 
@@ -152,9 +152,9 @@ def _end(file: Path, ends: Any) -> str | None:
 
 def _bounded(file: Path) -> Path:
     if not file.is_file():
-        raise Unreadable(f"{file} is no regular file")
+        raise CheckpointFormatError(f"{file} is no regular file")
     if file.stat().st_size > MOST_TOKENIZER:
-        raise Unreadable(f"{file} has more than {MOST_TOKENIZER:,} bytes")
+        raise CheckpointFormatError(f"{file} has more than {MOST_TOKENIZER:,} bytes")
     return file
 
 
@@ -163,7 +163,7 @@ def _imported_spec(folder: Path) -> ModelSpec:
     try:
         return ModelSpec.model_validate(node)
     except ValidationError as error:
-        raise Unreadable(f"{folder / MODEL}: {'; '.join(explain(error))}") from None
+        raise CheckpointFormatError(f"{folder / MODEL}: {'; '.join(explain(error))}") from None
 
 
 def _state(file: Path) -> dict[str, Tensor]:
@@ -171,8 +171,8 @@ def _state(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise Unreadable(f"{file} is missing; import the folder again")
+        raise CheckpointFormatError(f"{file} is missing; import the folder again")
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise Unreadable(f"{file} is damaged: {error}; import the folder again") from None
+        raise CheckpointFormatError(f"{file} is damaged: {error}; import the folder again") from None

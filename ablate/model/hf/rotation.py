@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ablate.model.hf.family import Unreadable, shown
+from ablate.model.hf.family import CheckpointFormatError, shown
 from ablate.spec import ModelSpec
 
 # Their names of each scaling's options.
@@ -45,7 +45,7 @@ def gather(
     new, scaling = config.pop("rope_parameters", None) or {}, old.get("rope_scaling") or {}
     for key, value in (("rope_parameters", new), ("rope_scaling", scaling)):
         if not isinstance(value, dict):
-            raise Unreadable(f"{key} is {shown(value)}, and should be an object")
+            raise CheckpointFormatError(f"{key} is {shown(value)}, and should be an object")
     usual = {
         "rope_theta": old.get(names[0], theta),
         "partial_rotary_factor": old.get(names[1], rotary_fraction),
@@ -56,7 +56,7 @@ def gather(
     for key, aliases in (("rope_theta", THETA), ("partial_rotary_factor", FRACTION)):
         for alias in aliases:
             if alias in old and old[alias] != parameters[key]:
-                raise Unreadable(
+                raise CheckpointFormatError(
                     f"{alias} is {shown(old[alias])}, but transformers reads {shown(parameters[key])} as "
                     f"{key}; take {alias} out, or write it into rope_parameters"
                 )
@@ -81,7 +81,7 @@ def _refuse_disagreement(new: dict[str, Any], scaling: dict[str, Any]) -> None:
     lost = [key for key in said if new[key] is not None and new[key] != scaling.get(key)]
     if lost:
         key = lost[0]
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"{key} is {shown(new[key])} in rope_parameters, and transformers, for which rope_scaling alone "
             f"counts, takes {shown(scaling.get(key))}; keep one of the two, with {key} in it"
         )
@@ -97,12 +97,12 @@ def read(parameters: dict[str, Any]) -> dict[str, Any]:
         "rotary_fraction": rest.pop("partial_rotary_factor"),
     }
     if not isinstance(kind, str) or kind not in SCALINGS:
-        raise Unreadable(f"rope_type {shown(kind)} is not among ours: {', '.join(SCALINGS)}")
+        raise CheckpointFormatError(f"rope_type {shown(kind)} is not among ours: {', '.join(SCALINGS)}")
     scaling: dict[str, Any] = {"name": "none" if kind == "default" else kind}
     for ours, theirs in SCALINGS[kind].items():
         value = rest.pop(theirs, None)
         if value is None and theirs not in OPTIONAL:
-            raise Unreadable(f"rope_type {kind}: {theirs} is missing")
+            raise CheckpointFormatError(f"rope_type {kind}: {theirs} is missing")
         if value is not None:
             scaling[ours] = value
     numbers = {"rope_theta": position["base"], "partial_rotary_factor": position["rotary_fraction"]}
@@ -111,11 +111,11 @@ def read(parameters: dict[str, Any]) -> dict[str, Any]:
         **{SCALINGS[kind][k]: v for k, v in scaling.items() if k != "name"},
     }.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Unreadable(f"{name} is {shown(value)}, and should be a number")
+            raise CheckpointFormatError(f"{name} is {shown(value)}, and should be a number")
     left = {key for key, value in rest.items() if value is not None and (key, value) != ("truncate", True)}
     nested = {key for key in left if isinstance(rest[key], dict)}
     if left and (kind != "default" or nested):
-        raise Unreadable(f"rope_type {kind}: no option of ours means {', '.join(sorted(left))}")
+        raise CheckpointFormatError(f"rope_type {kind}: no option of ours means {', '.join(sorted(left))}")
     return {**position, "scaling": scaling}
 
 
@@ -132,7 +132,7 @@ def refuse_degenerate(spec: ModelSpec) -> None:
         return turned * math.log(scaling.trained / (turns * 2 * math.pi)) / (2 * math.log(base))
 
     if min(math.ceil(pair(scaling.slow)), turned - 1) < max(math.floor(pair(scaling.fast)), 0):
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"rope_type yarn: no pair turns {scaling.slow} times in {scaling.trained} trained positions, so "
             "where the ramp lies is not defined"
         )

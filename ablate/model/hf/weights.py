@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.hf.family import Family, Inexpressible, Row, Unreadable, shown
+from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, Row, shown
 from ablate.model.hf.folder import Header, headers
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
@@ -31,15 +31,15 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
         if not all(name in like for name in row.ours):
             continue
         if row.theirs not in found:
-            raise Unreadable(f"{folder}: {row.theirs} is missing")
+            raise CheckpointFormatError(f"{folder}: {row.theirs} is missing")
         _take(row, found.pop(row.theirs), like, model, state)
     left = [name for name in found if not CONSTANTS.search(name)]
     if left:
-        raise Unreadable(f"{folder}: the model has no place for {', '.join(sorted(left)[:8])}")
+        raise CheckpointFormatError(f"{folder}: the model has no place for {', '.join(sorted(left)[:8])}")
     state |= {name: torch.zeros(buffer.shape) for name, buffer in model.named_buffers() if name not in state}
     missing = sorted(set(like) - set(state))
     if missing:
-        raise Unreadable(f"{family.name}: the table gives no {', '.join(missing[:8])}")
+        raise CheckpointFormatError(f"{family.name}: the table gives no {', '.join(missing[:8])}")
     return state
 
 
@@ -58,7 +58,7 @@ def write_weights(state: Mapping[str, Tensor], model: Decoder, family: Family) -
     buffers = {name for name, _ in model.named_buffers()}
     unnamed = [name for name, tensor in left.items() if name not in buffers or tensor.any()]
     if unnamed:
-        raise Inexpressible(f"{family.name} has no tensor for {', '.join(sorted(unnamed)[:8])}")
+        raise ExportError(f"{family.name} has no tensor for {', '.join(sorted(unnamed)[:8])}")
     return written
 
 
@@ -76,7 +76,7 @@ def _refuse_giants(spec: ModelSpec, found: Mapping[str, Header]) -> None:
     wrong = [f"{name} {size}" for name, size in sizes.items() if size > numbers]
     wrong += [f"{n} {what}" for n, what in ((spec.depth, "layers"), (experts, "experts")) if n > len(found)]
     if wrong:
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"the config says {', '.join(wrong)}; the files hold {len(found)} tensors of at most "
             f"{numbers} numbers"
         )
@@ -86,21 +86,21 @@ def _take(
     row: Row, header: Header, like: dict[str, torch.Size], model: Decoder, state: dict[str, Tensor]
 ) -> None:
     if header.dtype not in FLOATS:
-        raise Unreadable(
+        raise CheckpointFormatError(
             f"{row.theirs} is of type {shown(header.dtype)}; weights are {', '.join(FLOATS)}, not quantised"
         )
     shapes = [like[name] for name in row.ours]
     theirs = header.read()
     if not torch.isfinite(theirs).all():
         bad = int((~torch.isfinite(theirs)).sum())
-        raise Unreadable(f"{row.theirs} holds {bad} numbers that are not finite (NaN or infinity)")
+        raise CheckpointFormatError(f"{row.theirs} holds {bad} numbers that are not finite (NaN or infinity)")
     try:
         parts = row.change.read(theirs, shapes, model.shape)
     except RuntimeError as error:
-        raise Unreadable(f"{row.theirs} of shape {tuple(theirs.shape)}: {error}") from None
+        raise CheckpointFormatError(f"{row.theirs} of shape {tuple(theirs.shape)}: {error}") from None
     for name, shape, part in zip(row.ours, shapes, parts, strict=True):
         if part.shape != shape:
-            raise Unreadable(
+            raise CheckpointFormatError(
                 f"{row.theirs} gives {name} the shape {tuple(part.shape)}; the config says {tuple(shape)}"
             )
         state[name] = part.clone(memory_format=torch.contiguous_format)
@@ -117,7 +117,9 @@ def _without_head(found: dict[str, Header], family: Family, folder: Path) -> dic
     found = dict(found)
     tied = found.pop(head)
     if found.setdefault(table, tied) is not tied and not tied.read().equal(found[table].read()):
-        raise Unreadable(f"{folder}: {head} is not the embedding, but tie_word_embeddings says that it is")
+        raise CheckpointFormatError(
+            f"{folder}: {head} is not the embedding, but tie_word_embeddings says that it is"
+        )
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ablate.model.hf.family import Inexpressible, Unreadable, shown
+from ablate.model.hf.family import CheckpointFormatError, ExportError, shown
 
 ACTIVATIONS: dict[str, dict[str, Any]] = {
     "gelu": {"name": "gelu", "form": "exact"},
@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, dict[str, Any]] = {
 
 def read_activation(name: str) -> dict[str, Any]:
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise Unreadable(f"activation {shown(name)} is not among ours: {', '.join(ACTIVATIONS)}")
+        raise CheckpointFormatError(f"activation {shown(name)} is not among ours: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -31,7 +31,7 @@ def write_activation(activation: dict[str, Any]) -> str:
     for theirs, ours in ACTIVATIONS.items():
         if ours == activation:
             return theirs
-    raise Inexpressible(f"ffn.activation {activation['name']} has no name in transformers")
+    raise ExportError(f"ffn.activation {activation['name']} has no name in transformers")
 
 
 def flag(*projections: str) -> tuple[Callable[[bool], list[str]], Callable[[list[str]], bool]]:

@@ -1,4 +1,4 @@
-from ablate.parts.base import Kernel, KernelRequirements, Mask, Refused
+from ablate.parts.base import IncompatibleParts, Kernel, KernelRequirements, Mask
 from ablate.registry import kernel
 
 CUDA = ["flash", "flex", "sdpa", "reference"]
@@ -19,9 +19,9 @@ class Auto(Kernel):
         for name in preference(needs):
             try:
                 return kernel.build(name).settle(needs)
-            except Refused as refusal:
+            except IncompatibleParts as refusal:
                 refusals.append(str(refusal))
-        raise Refused("; ".join(refusals))
+        raise IncompatibleParts("; ".join(refusals))
 
     def refuses(self, need: KernelRequirements) -> str | None:
         raise NotImplementedError("auto is settled before it is asked")

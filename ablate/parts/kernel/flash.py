@@ -5,7 +5,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ablate.parts.base import AttentionPositions, Bias, Kernel, KernelRequirements, Mask, Refused, Scores
+from ablate.parts.base import (
+    AttentionPositions,
+    Bias,
+    IncompatibleParts,
+    Kernel,
+    KernelRequirements,
+    Mask,
+    Scores,
+)
 from ablate.parts.kernel.reference import Reference
 from ablate.registry import kernel
 
@@ -97,7 +105,7 @@ class Flash(Kernel):
             if attend and not any(version.lacks(need) for need in needs):
                 self.chosen = version, attend
                 return self
-        raise Refused(f"kernel {self.name}: no installed version serves every layer")
+        raise IncompatibleParts(f"kernel {self.name}: no installed version serves every layer")
 
     def prepare(
         self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype

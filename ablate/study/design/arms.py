@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from itertools import product
 
-from ablate.study.design.study import PLACEBO, Study, StudyMistaken, under
+from ablate.study.design.study import PLACEBO, Study, StudyError, under
 
 REFERENCE = "baseline"  # the name of a design's reference cell, where the study gives none
 LAYERS = ("layers.*",)
@@ -59,11 +59,11 @@ def expand(study: Study) -> list[Arm]:
     kept = [name for name in names if name not in study.exclude] + [PLACEBO] * study.placebo
     mistakes += _unknown(study, kept)
     if mistakes:
-        raise StudyMistaken(mistakes)
+        raise StudyError(mistakes)
     first = next(arm for arm in arms if arm.name == baseline)
     rest = [arm for arm in arms if arm is not first and arm.name not in study.exclude]
     if not rest:
-        raise StudyMistaken([f"arms: there is nothing to compare with the baseline {baseline!r}"])
+        raise StudyError([f"arms: there is nothing to compare with the baseline {baseline!r}"])
     placebo = [Arm(PLACEBO, first.overrides, placebo=True)] if study.placebo else []
     return [first, *rest, *placebo]
 
@@ -80,7 +80,7 @@ def _excluded(study: Study, baseline: str, names: list[str]) -> list[str]:
 
 def _unknown(study: Study, kept: list[str]) -> list[str]:
     """Arms that are named somewhere and are none."""
-    named = {f"acts.{name}": name for name in study.acts}
+    named = {f"allow_no_op.{name}": name for name in study.allow_no_op}
     unmatched: Collection[str] = ()
     if study.match:
         named |= {f"match.by_arm.{name}": name for name in study.match.by_arm}

@@ -31,7 +31,7 @@ OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
 EXACT = ("cost/", "counts/")  # metrics of the architecture: the same at every seed
 
 
-RACE = "race/"  # seconds of the arms, timed in turn: ratios alone, for machines differ
+TIMING = "timing/"  # seconds of the arms, timed in turn: ratios alone, for machines differ
 
 
 class Ordered(Strict):
@@ -108,7 +108,7 @@ def kinds(measure: str) -> tuple[Kind, ...]:
     """The kinds of claims that a measure allows."""
     if counts(measure):
         return ("ordered", "level")
-    if measure.startswith(RACE):
+    if measure.startswith(TIMING):
         return ("ratio",)
     return OF_SEVERAL.get(measure, ("ordered", "equivalent", "ratio", "level"))
 
@@ -121,7 +121,7 @@ def counts(measure: str) -> bool:
 def of_runs(claims: Sequence[Claim]) -> list[str]:
     """The measures claimed on that every single run has."""
     named = [claim.measure for claim in claims if claim.measure]
-    return [name for name in named if name not in OF_SEVERAL and not name.startswith(RACE)]
+    return [name for name in named if name not in OF_SEVERAL and not name.startswith(TIMING)]
 
 
 _TOKEN = re.compile(
@@ -285,7 +285,7 @@ def exact(metric: str) -> bool:
 
 def of_quality(measure: str) -> bool:
     """Whether a measure depends on how well an arm was trained, and so on its rate."""
-    return not measure.startswith((*EXACT, RACE))
+    return not measure.startswith((*EXACT, TIMING))
 
 
 def declared(metric: str) -> bool:

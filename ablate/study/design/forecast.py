@@ -44,7 +44,7 @@ def outlook(
         "baseline": plan.baseline,
         "axis": list(study.axis),
         "metric": study.metric,
-        "margin": study.margin,
+        "margin": study.equivalence_margin,
         "corpora": list(plan.corpora),
         "seeds": list(study.seeds),
         "looks": list(study.declared_looks),
@@ -133,7 +133,7 @@ def _power(plan: Plan, noise: float | None) -> list[dict[str, Any]]:
 
 
 def _setting(study: Study, arms: int, noise: float) -> Setting:
-    return Setting(arms, noise, study.variance, table_alpha(study), len(study.declared_looks) or 1)
+    return Setting(arms, noise, study.interval, table_alpha(study), len(study.declared_looks) or 1)
 
 
 def _warnings(plan: Plan, noise: float | None) -> list[str]:
@@ -157,13 +157,15 @@ def _warnings(plan: Plan, noise: float | None) -> list[str]:
             warnings.append("no noise has been seen yet: what this study can detect is not known")
         return warnings
     seeds = len(study.seeds)
-    if study.margin:
-        needed = seeds_for_equivalence(study.margin, _setting(study, len(plan.family), noise), POWER)
+    if study.equivalence_margin:
+        needed = seeds_for_equivalence(
+            study.equivalence_margin, _setting(study, len(plan.family), noise), POWER
+        )
         if needed is None or needed > seeds:
             many = "more than 100,000" if needed is None else str(needed)
             warnings.append(
-                f"equivalence within {study.margin:g} needs about {many} seeds at noise {noise:.3g}; "
-                f"{seeds} are planned"
+                f"equivalence within {study.equivalence_margin:g} needs about {many} seeds at noise "
+                f"{noise:.3g}; {seeds} are planned"
             )
     for claim in study.claims:
         warning = _claim_warning(plan, claim, noise)
@@ -187,7 +189,7 @@ def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:
     pairs = list(zip(predicate.arms, predicate.arms[1:], strict=False))
     inside = all(plan.baseline in pair for pair in pairs)
     arms = len(plan.family) if inside else max(1, _contrasts(plan, claim.measure or study.metric))
-    setting = replace(_setting(study, arms, noise), variance=study.variance if inside else "paired")
+    setting = replace(_setting(study, arms, noise), variance=study.interval if inside else "paired")
     seeds = len(study.seeds)
     if predicate.kind == "equivalent":
         needed = seeds_for_equivalence(predicate.margin, setting, POWER)

@@ -17,7 +17,7 @@ from ablate.record import atomic
 from ablate.spec import Strict, digest
 from ablate.study.design.differences import ABSENT, walk
 from ablate.study.design.plan import Plan
-from ablate.study.design.study import StudyMistaken, plain
+from ablate.study.design.study import StudyError, plain
 
 NAME = "plan.json"
 
@@ -72,7 +72,7 @@ class Frozen(Strict):
         have been judged before, and alpha is spent."""
         return sum(
             after.test_runs > 0
-            and any(before.study.get(key) != after.study.get(key) for key in ("seeds", "looks"))
+            and any(before.study.get(key) != after.study.get(key) for key in ("seeds", "interim_seeds"))
             for before, after in zip(self.versions, self.versions[1:], strict=False)
         )
 
@@ -113,14 +113,14 @@ def frozen(folder: Path) -> Frozen | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise StudyMistaken([f"{file}: it is no frozen plan: {error.errors()[0]['msg']}"]) from None
+        raise StudyError([f"{file}: it is no frozen plan: {error.errors()[0]['msg']}"]) from None
     for version in kept.versions:
         if version.hash != version.content:
-            raise StudyMistaken(
+            raise StudyError(
                 [f"{file}: the version of {version.date} was edited after it was frozen; restore the file"]
             )
     if not kept.versions:
-        raise StudyMistaken([f"{file}: it holds no version; restore the file"])
+        raise StudyError([f"{file}: it holds no version; restore the file"])
     return kept
 
 

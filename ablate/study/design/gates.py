@@ -23,7 +23,7 @@ from ablate.study.design.planned import (
     held,
     seeded,
 )
-from ablate.study.design.study import STEPS, Study, StudyMistaken, under
+from ablate.study.design.study import STEPS, Study, StudyError, under
 
 
 class Planning:
@@ -178,7 +178,7 @@ class Planning:
         shapes."""
         acting = set(facts)
         for first, second in combinations(facts, 2):
-            if not {first, second} <= acting or second in self.study.acts:
+            if not {first, second} <= acting or second in self.study.allow_no_op:
                 continue
             differing = self.differences(second, specs[second], specs[first])
             if not _same(facts[first], facts[second]) or any(not under(d.path, "model") for d in differing):
@@ -188,7 +188,7 @@ class Planning:
             self.wrong(
                 second,
                 f"is a {what}: parameters and outputs equal those of {first}, although {where} differ; if it "
-                f"acts later in training, say why under acts: {{{second}: reason}}",
+                f"acts later in training, say why under allow_no_op: {{{second}: reason}}",
             )
             acting.discard(second)
         return acting
@@ -203,7 +203,7 @@ class Planning:
             spec=spec,
             facts=facts[arm.name],
             differs=tuple(self.differences(arm.name, spec, baseline)),
-            note=self.study.acts.get(arm.name, ""),
+            note=self.study.allow_no_op.get(arm.name, ""),
         )
 
     def matched(self, arm: PlannedArm, baseline: PlannedArm) -> list[PlannedArm]:
@@ -262,7 +262,7 @@ class Planning:
             spec = turned(arm.spec, knob, value)
             facts = self.check(spec)
             if facts.refusals:
-                raise StudyMistaken([f"match: at {knob} = {value}: {line}" for line in facts.refusals])
+                raise StudyError([f"match: at {knob} = {value}: {line}" for line in facts.refusals])
             seen[value] = spec, facts
             return held(match.hold, spec, facts)
 

@@ -19,7 +19,7 @@ from ablate.study.design.planned import (
     held,
     seeded,
 )
-from ablate.study.design.study import Study, StudyMistaken
+from ablate.study.design.study import Study, StudyError
 
 __all__ = [
     "LOSSES",
@@ -47,7 +47,7 @@ def plan(study: Study, backend: Backend) -> Plan:
         mistakes += planning.mistakes
         warnings += planning.warnings
     if mistakes:
-        raise StudyMistaken(mistakes)
+        raise StudyError(mistakes)
     _check_corpora(study, planned)
     _check_sizes(study, planned)
     if study.design.kind == "factorial" and study.exclude:
@@ -62,7 +62,7 @@ def _check_corpora(study: Study, arms: Sequence[PlannedArm]) -> None:
         baseline = next(arm for arm in arms if arm.corpus == block.name)
         first = seen.setdefault((block.size, baseline.facts.id), block.corpus)
         if first != block.corpus:
-            raise StudyMistaken(
+            raise StudyError(
                 [f"corpora: {first} and {block.corpus} are the same; each needs a text of its own"]
             )
 
@@ -75,4 +75,4 @@ def _check_sizes(study: Study, arms: Sequence[PlannedArm]) -> None:
         parameters = baseline.facts.parameters["non_embedding"]
         first = seen.setdefault((block.corpus, parameters), block.size)
         if first != block.size:
-            raise StudyMistaken([f"sizes: {first} and {block.size} both have {parameters:,.0f} parameters"])
+            raise StudyError([f"sizes: {first} and {block.size} both have {parameters:,.0f} parameters"])

@@ -13,7 +13,7 @@ from ablate.spec import digest
 from ablate.study.design.backend import Backend
 from ablate.study.design.differences import put
 from ablate.study.design.plan import Plan, PlannedArm, Spec, seeded
-from ablate.study.design.study import StudyMistaken
+from ablate.study.design.study import StudyError
 from ablate.study.stats.outcomes import Role
 from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.tokens import BUDGETS
@@ -86,7 +86,7 @@ def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
                 for choice in tuning.choices
                 if choice.extend
             )
-            raise StudyMistaken(
+            raise StudyError(
                 [
                     f"tune: the best rate of {edges} still lies at the edge, or beside a failed one, after "
                     f"{WIDENINGS} wider grids; give a grid around it ({plan.study.tune.path})"
@@ -141,7 +141,7 @@ def judged_runs(
     runs: list[PlannedRun] = []
     rates = {(arm.corpus, arm.name): _rates(plan, arm, tunings or {}, notes) for arm in plan.arms}
     for n, seed in enumerate(plan.study.seeds):
-        look = next((k for k in plan.study.looks if n < k), len(plan.study.seeds))
+        look = next((k for k in plan.study.interim_seeds if n < k), len(plan.study.seeds))
         for arm in plan.arms:
             tests, fixed = rates[arm.corpus, arm.name]
             runs += [identities.run(arm, "test", seed, rate, look) for rate in tests]
@@ -161,7 +161,7 @@ def _rates(
     nested = plan.study.tune.nested
     baseline = tunings[arm.corpus].choice(plan.baseline)
     if baseline.rate is None:
-        raise StudyMistaken([f"tune: the baseline {plan.baseline} on {arm.corpus}: {baseline.reason}"])
+        raise StudyError([f"tune: the baseline {plan.baseline} on {arm.corpus}: {baseline.reason}"])
     fixed = baseline.nested[0] if nested and baseline.nested else baseline.rate
     choice = tunings[arm.corpus].choice(arm.name)
     if choice.rate is None:
@@ -239,7 +239,19 @@ def tidy(runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | None]) ->
         if run.id not in records:
             records[run.id] = find(run.id)
         rows.append({**_place(run), **_record(records[run.id])})
-    columns = ["id", "corpus", "arm", "role", "seed", "rate", "look", "status", "reason", "code", "kernel"]
+    columns = [
+        "id",
+        "corpus",
+        "arm",
+        "role",
+        "seed",
+        "rate",
+        "look",
+        "status",
+        "reason",
+        "source_hash",
+        "kernel",
+    ]
     frame = pandas.DataFrame(rows)
     return frame if rows else pandas.DataFrame(columns=columns)
 
@@ -251,5 +263,5 @@ def _place(run: PlannedRun) -> dict[str, Any]:
 
 def _record(record: RunRecord | None) -> dict[str, Any]:
     if record is None:
-        return {"status": None, "reason": "", "code": "", "kernel": ""}
+        return {"status": None, "reason": "", "source_hash": "", "kernel": ""}
     return record.columns()

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from ablate.spec import RunSpec, Strict, explain
-from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, counts, declared, kinds
+from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, counts, declared, kinds
 from ablate.study.stats.tuning import check_grid
 
 PLACEBO = "placebo"  # the name of the arm
@@ -36,7 +36,7 @@ Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factoria
 Held = Literal["non_embedding_params", "total_params", "active_flops", "train_flops"]
 
 
-class StudyMistaken(ValueError):
+class StudyError(ValueError):
     """A study that is wrong: every mistake, one a line."""
 
     def __init__(self, mistakes: Iterable[str]):
@@ -214,16 +214,18 @@ class Study(Strict):
     arms: dict[Name, Overrides] = Field({})
     design: Design = Field(default_factory=_listed)
     exclude: dict[str, Annotated[str, Field(min_length=1)]] = Field({})  # arm -> why it is not run
-    acts: dict[str, Annotated[str, Field(min_length=1)]] = Field({})  # arm -> why, though no output changes
+    allow_no_op: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+        {}
+    )  # arm -> why, though no output changes
     placebo: bool = True
     seeds: tuple[int, ...] = tuple(range(6))
-    looks: tuple[int, ...] = ()  # numbers of seeds at which the study may be judged; default: all
+    interim_seeds: tuple[int, ...] = ()  # numbers of seeds at which the study may be judged; default: all
     tune: Tune | None  # None is `tune: fixed`: every arm at the rate of its configuration
     match: Match | None = None
     metric: str = "heldout/loss"
     better: Literal["lower", "higher"] = "lower"
-    margin: FiniteFloat | None = Field(None, gt=0)  # the least difference that matters
-    variance: Literal["paired", "pooled"] = "paired"
+    equivalence_margin: FiniteFloat | None = Field(None, gt=0)  # the least difference that matters
+    interval: Literal["paired", "pooled"] = "paired"
     alpha: float = Field(0.05, gt=0, lt=1)
     effect_in_tokens: bool = False  # the baseline at half and at twice its budget, too
     claims: tuple[Claim, ...] = ()
@@ -277,10 +279,11 @@ class Study(Strict):
                 yield "arms: missing; list the arms, or give a design with factors"
             elif self.baseline is None:
                 yield f"baseline: missing; name one of {', '.join(self.arms)}"
-        if self.looks and (list(self.looks) != sorted({*self.looks}) or self.looks[0] < 2):
-            yield f"looks: ascending numbers of seeds, two or more each, not {list(self.looks)}"
-        elif self.looks and self.looks[-1] != len(self.seeds):
-            yield f"looks: the last look is at all {len(self.seeds)} seeds, not at {self.looks[-1]}"
+        looks = list(self.interim_seeds)
+        if looks and (looks != sorted({*looks}) or looks[0] < 2):
+            yield f"interim_seeds: ascending numbers of seeds, two or more each, not {looks}"
+        elif looks and looks[-1] != len(self.seeds):
+            yield f"interim_seeds: the last look is at all {len(self.seeds)} seeds, not at {looks[-1]}"
         if declared(self.metric) and self.better == "lower":
             yield f"better: {self.metric} counts the runs that solve their task; say better: higher"
         if len(self.sizes) == 1:
@@ -308,12 +311,12 @@ class Study(Strict):
         for name in {self.metric, *self.measures} & {*OF_SEVERAL}:
             yield f"{name} is a number of several runs: it can only be claimed on"
         for claim in self.claims:
-            timed = (claim.measure or "").startswith(RACE)
+            timed = (claim.measure or "").startswith(TIMING)
             if not timed and claim.measure not in (None, self.metric, *self.measures, *OF_SEVERAL):
                 several = ", ".join(OF_SEVERAL)
                 yield (
                     f"claims.{claim.id}: {claim.measure} is neither the metric nor one of measures, "
-                    f"nor one of {several}, {RACE}..."
+                    f"nor one of {several}, {TIMING}..."
                 )
             measure, predicate = claim.measure or self.metric, claim.parsed
             if measure == SCALE and not self.sizes:
@@ -336,7 +339,7 @@ class Study(Strict):
     @property
     def declared_looks(self) -> tuple[int, ...]:
         """As `compare` takes them: one look at all the seeds, where none is declared."""
-        return self.looks or ((len(self.seeds),) if len(self.seeds) > 1 else ())
+        return self.interim_seeds or ((len(self.seeds),) if len(self.seeds) > 1 else ())
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -371,7 +374,7 @@ def read(node: Any) -> Study:
     try:
         return Study.model_validate(node)
     except ValidationError as error:
-        raise StudyMistaken(explain(error)) from None
+        raise StudyError(explain(error)) from None
 
 
 def load(file: Path) -> Study:
@@ -388,7 +391,7 @@ def plain(file: Path) -> dict[str, Any]:
     try:
         node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise StudyMistaken([f"{file}: {' '.join(str(error).split())}"]) from None
+        raise StudyError([f"{file}: {' '.join(str(error).split())}"]) from None
     if not isinstance(node, dict):
-        raise StudyMistaken([f"{file}: a study is a mapping, not a list"])
+        raise StudyError([f"{file}: a study is a mapping, not a list"])
     return {str(key): value for key, value in node.items()}

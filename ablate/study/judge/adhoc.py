@@ -82,7 +82,7 @@ def mixed(records: Sequence[RunRecord], arms: Sequence[str]) -> tuple[str, ...]:
     """What makes records incomparable, in words. The sources of two arms may differ, as their parts do."""
     codes: dict[str, set[str]] = {}
     for record, arm in zip(records, arms, strict=True):
-        codes.setdefault(arm, set()).add(record.code)
+        codes.setdefault(arm, set()).add(record.source_hash)
     facts = {
         "sources of one arm": next((several for several in codes.values() if len(several) > 1), set()),
         "kernels": {r.kernel for r in records if r.kernel},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Protocol
 
-from ablate.study.design.claim import OF_SEVERAL, RACE, SCALE, Claim, declared, of_quality, of_runs
+from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, declared, of_quality, of_runs
 from ablate.study.design.level import table_alpha
 from ablate.study.design.plan import PlannedArm
 from ablate.study.design.study import Block, Study, under
@@ -21,7 +21,7 @@ from ablate.study.judge.sensitivity_claims import (
     sensitivities,
 )
 from ablate.study.judge.solved import Verdicts, in_words, judge_solved
-from ablate.study.judge.timing import judge_race
+from ablate.study.judge.timing import judge_timing
 from ablate.study.results import Results
 from ablate.study.stats.describe import Description, describe
 from ablate.study.stats.factorial import Factorial, Ingredient, factorial, one_at_a_time
@@ -139,10 +139,10 @@ class _Corpus:
         of_loss = self.study.tune is not None and self.study.tune.of_loss
         runs = mark_plateaus(runs, self.reference, tuning, of_loss)
         scored = self.with_documents(runs)
-        comparison, reason = self.compared(scored, self.study.metric, self.study.margin)
+        comparison, reason = self.compared(scored, self.study.metric, self.study.equivalence_margin)
         fixed = None
         if self.study.tune:
-            fixed, _ = self.compared(runs, self.study.metric, self.study.margin, role="fixed")
+            fixed, _ = self.compared(runs, self.study.metric, self.study.equivalence_margin, role="fixed")
         self.sensitivities = self.sensitive()
         claims, unjudged = self.claims(runs, comparison, reason)
         table, ingredients = self.factors(runs, comparison)
@@ -204,7 +204,7 @@ class _Corpus:
         placebo = self.kept.placebo if role == "test" else None
         try:
             comparison = compare(
-                runs, self.kept.baseline, metric, margin, study.variance, self.alpha,
+                runs, self.kept.baseline, metric, margin, study.interval, self.alpha,
                 study.declared_looks, study.better, role, placebo,
             )  # fmt: skip
             if declared(metric):
@@ -303,10 +303,10 @@ class _Corpus:
             if measure == "tuning/failed":
                 return judge_counts(claims, failed_tuning(self.sensitivities, self.kept.baseline))
             return judge_sensitivity(claims, self.sensitivities)
-        if measure.startswith(RACE):
+        if measure.startswith(TIMING):
             if self.corpus != next(iter(self.study.places)):
                 raise ValueError("arms are timed on the first corpus alone")
-            return judge_race(claims, self.results, measure)
+            return judge_timing(claims, self.results, measure)
         judged, why = comparison, reason
         if measure not in (self.study.metric, *OF_SEVERAL):
             judged, why = self.compared(runs, measure, None)
@@ -351,7 +351,7 @@ class _Corpus:
             if design.kind == "factorial":
                 levels = {factor: tuple(levels) for factor, levels in design.factors.items()}
                 if len(cells) == math.prod(map(len, levels.values())):  # else some are excluded
-                    effects = factorial(table, levels, metric, alpha, self.study.variance)
+                    effects = factorial(table, levels, metric, alpha, self.study.interval)
                 if any(len(each) > 2 for each in levels.values()):
                     return effects, ()  # no single way leads from the first levels to the last
                 start, end = ({name: each[at] for name, each in levels.items()} for at in (0, -1))
@@ -389,9 +389,9 @@ class _Corpus:
             if len(values) > 1:
                 each = ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
                 yield f"{len(values)} {things} are mixed in this comparison: {each}"
-        codes = rows[rows["code"] != ""].groupby("arm", sort=False)["code"].nunique()
+        codes = rows[rows["source_hash"] != ""].groupby("arm", sort=False)["source_hash"].nunique()
         for arm in codes.index[codes > 1]:
-            each = ", ".join(sorted(rows["code"][rows["arm"] == arm].unique()))
+            each = ", ".join(sorted(rows["source_hash"][rows["arm"] == arm].unique()))
             yield f"{arm}: its runs come from {codes[arm]} versions of the code ({each})"
         stale = rows[rows["stale"].astype(bool)]
         if len(stale):

@@ -128,7 +128,7 @@ def _judge(results: "Results", blocks: Sequence[Judged]) -> Scale:
     reason = ""
     try:
         comparison = compare(
-            slopes(sizes, study.metric), kept.baseline, SCALE, None, study.variance, alpha,
+            slopes(sizes, study.metric), kept.baseline, SCALE, None, study.interval, alpha,
             study.declared_looks, study.better, placebo=kept.placebo,
         )  # fmt: skip
         trends = tuple(trend(verdict, comparison, sizes, study.metric) for verdict in comparison.verdicts)

@@ -145,7 +145,11 @@ def _scoring(study: Study) -> str:
     what = f"The primary metric is {study.metric} ({study.better} is better), taken at the last step"
     what += " on all of the held-out split" if study.metric.startswith("heldout") else ""
     rest = f"; {', '.join(study.measures)} are described only" if study.measures else ""
-    margin = f" Differences below {study.margin:g} were declared not to matter." if study.margin else ""
+    margin = (
+        f" Differences below {study.equivalence_margin:g} were declared not to matter."
+        if study.equivalence_margin
+        else ""
+    )
     return f"{what}{rest}.{margin}"
 
 
@@ -169,10 +173,12 @@ def _test(manifest: Manifest, study: Study) -> str:
         )
     how = (
         "Student's t on the differences by seed, at the level that Bonferroni gives each comparison"
-        if study.variance == "paired"
+        if study.interval == "paired"
         else "Dunnett's interval in the blocked model metric ~ arm + seed with one residual variance"
     )
-    equivalent = ", and equivalent if it contains 0 and lies within the margin" if study.margin else ""
+    equivalent = (
+        ", and equivalent if it contains 0 and lies within the margin" if study.equivalence_margin else ""
+    )
     return (
         f"The family is all {family} with the baseline. Verdicts are read from one simultaneous interval for "
         f"each arm ({how}; family-wise level {alpha:g}): an arm is better or worse if it excludes 0"
@@ -180,7 +186,7 @@ def _test(manifest: Manifest, study: Study) -> str:
     )
 
 
-LOOKED_AT = ("study.seeds", "study.looks")
+LOOKED_AT = ("study.seeds", "study.interim_seeds")
 
 
 def _looks(study: Study, plan: PlanRecord | None) -> str:
@@ -227,7 +233,7 @@ def _scale(study: Study) -> str:
         return ""
     how = (
         f"Student's t on n {MINUS} 1 degrees of freedom for n seeds, Bonferroni over the arms"
-        if study.variance == "paired"
+        if study.interval == "paired"
         else "Dunnett's interval in the blocked model slope ~ arm + seed"
     )
     return (

@@ -53,7 +53,7 @@ def report_context(judgement: StudyJudgement, drawings: Drawings, scale_drawings
             for scale, drawn in zip(judgement.scales, scale_drawings, strict=True)
         ],
         "claims": claim_table(judgement.claimed),
-        "race": timing_table(results),
+        "timings": timing_table(results),
         "differences": _present(difference_table(manifest), matching_table(manifest)),
         "outcomes": _present(outcome_table(results), failure_table(results)),
         "plan": _plan(judgement),
@@ -79,11 +79,11 @@ def _facts(judgement: StudyJudgement) -> list[tuple[str, str]]:
     look = "none yet" if comparison is None or comparison.look is None else f"{comparison.look} seeds"
     return [
         ("metric", f"{study.metric} ({study.better} is better)"),
-        ("margin", f"{study.margin:g}" if study.margin else "none declared"),
+        ("margin", f"{study.equivalence_margin:g}" if study.equivalence_margin else "none declared"),
         ("arms", str(len({arm.name for arm in judgement.manifest.arms}))),
         ("seeds", str(len(study.seeds))),
         ("judged at", look),
-        ("interval", study.variance),
+        ("interval", study.interval),
         ("runs finished", f"{done} of {len(runs)}"),
         *_reference_lines(judgement),
     ]

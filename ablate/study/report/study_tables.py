@@ -124,7 +124,7 @@ def origin_table(results: Results) -> Table:
     runs = results.runs[results.runs["status"].notna()]
     rows = []
     for column, heading in (
-        ("code", "code (hash of the sources, by arm's parts)"),
+        ("source_hash", "code (hash of the sources, by arm's parts)"),
         ("origin/git", "commit"),
         ("kernel", "attention kernel"),
         ("precision", "precision"),
@@ -141,7 +141,9 @@ def origin_table(results: Results) -> Table:
             rows.append((heading, _counted(runs[column])))
     for column in sorted(c for c in runs.columns if c.startswith("fingerprint/")):
         rows.append((f"data: {column.partition('/')[2]}", _counted(runs[column])))
-    looks = runs.drop_duplicates("id")["looks"].fillna(0).astype(int)  # a test run may be a fixed run, too
+    looks = (
+        runs.drop_duplicates("id")["heldout_reads"].fillna(0).astype(int)
+    )  # a test run may be a fixed run, too
     if len(looks):
         rows.append(
             ("looks at held-out", f"{looks.sum()} in {len(looks)} runs, at most {looks.max()} in one")

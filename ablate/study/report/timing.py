@@ -1,7 +1,7 @@
-"""Costs of a study's arms, measured in turn (`sweep.py ... race=true`): kept beside its results, and shown
+"""Costs of a study's arms, measured in turn (`sweep.py ... timing=true`): kept beside its results, and shown
 as ratios to the baseline. Claims on them: `ablate.study.judge.timing`.
 
-experiments/NAME/results/race.parquet   arm, what, round, seconds; the machine and the time
+experiments/NAME/results/timings.parquet   arm, what, round, seconds; the machine and the time
 """
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def timing_table(results: Results) -> Table | None:
     """The ratio of each arm's time to the baseline's; None where nothing was measured."""
-    manifest, frame = results.manifest, results.race
+    manifest, frame = results.manifest, results.timings
     if frame is None:
         return None
     baseline, alpha = manifest.baseline, manifest.study.alpha
@@ -32,7 +32,7 @@ def timing_table(results: Results) -> Table | None:
     first = frame.iloc[0]
     note = (
         f"Time over that of {baseline}; for {baseline} itself the time. Measured in turn in one process, "
-        f"{frame['round'].nunique()} rounds (python sweep.py experiment={manifest.name} race=true); "
+        f"{frame['round'].nunique()} rounds (python sweep.py experiment={manifest.name} timing=true); "
         f"Student's t on the logarithms by round, intervals that hold together at {100 * (1 - alpha):g} %. "
         "A next token is one for every row of the batch; cannot: the positions do not reach so far. "
         f"{first['device_kind']}, torch {first['torch']}, {first['date']}."

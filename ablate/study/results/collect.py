@@ -35,7 +35,7 @@ def collect(
     frozen: Frozen | None = None,
     amendments: Sequence[Amendment] = (),
     notes: Sequence[str] = (),
-    code: Callable[[PlannedRun], str] | None = None,
+    source_hash: Callable[[PlannedRun], str] | None = None,
 ) -> Results:
     """Gather what the store knows of these runs.
 
@@ -49,7 +49,7 @@ def collect(
     rows = [
         {
             **_place(run),
-            **_row(records(run.id), code(run) if code else ""),
+            **_row(records(run.id), source_hash(run) if source_hash else ""),
             **_start(run, records, store),
             "command": commands(run, records(run.id)),
         }
@@ -100,13 +100,20 @@ def _place(run: PlannedRun) -> dict[str, Any]:
 
 def _row(record: RunRecord | None, now: str) -> dict[str, Any]:
     if record is None:
-        return {"status": None, "reason": "", "code": "", "stale": False, "kernel": "", "looks": 0}
+        return {
+            "status": None,
+            "reason": "",
+            "source_hash": "",
+            "stale": False,
+            "kernel": "",
+            "heldout_reads": 0,
+        }
     row = record.columns()
     row |= {f"fingerprint/{name}": value for name, value in record.fingerprint.items()}
     row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ORIGIN}
     row |= {f"origin/{name}": _text(record.provenance.get(name)) for name in ("began", "ended")}
-    row["looks"] = record.looks
-    row["stale"] = bool(now) and record.code != now
+    row["heldout_reads"] = record.heldout_reads
+    row["stale"] = bool(now) and record.source_hash != now
     row["precision"] = record.spec.get("precision")
     row["device_kind"] = row.pop("origin/device_kind")
     return row

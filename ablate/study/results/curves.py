@@ -30,18 +30,18 @@ def collect_curves(frame: "pd.DataFrame", store: Store) -> "pd.DataFrame":
     ended = frame[(frame["role"] == "test") & frame["status"].isin(["finished", "diverged"])]
     wanted = ended.groupby(["corpus", "arm"], sort=False).head(CURVES)
     curves: list[tuple[str, str, Columns]] = []
-    for id, code in dict.fromkeys(zip(wanted["id"], wanted["code"], strict=True)):
+    for id, source_hash in dict.fromkeys(zip(wanted["id"], wanted["source_hash"], strict=True)):
         curve = _curve(store.folder(id))
         if curve:
-            curves.append((id, code, curve))
+            curves.append((id, source_hash, curve))
     lengths = [len(curve["step"]) for *_, curve in curves]
     table: dict[str, Any] = {
         "id": np.repeat([id for id, *_ in curves], lengths),
-        "code": np.repeat([code for _, code, _ in curves], lengths),
+        "source_hash": np.repeat([source_hash for _, source_hash, _ in curves], lengths),
     }
     for name in CURVE_VALUES:
         table[name] = np.concatenate([curve[name] for *_, curve in curves]) if curves else np.zeros(0)
-    return pd.DataFrame(table).astype({"id": str, "code": str})
+    return pd.DataFrame(table).astype({"id": str, "source_hash": str})
 
 
 def _curve(folder: Path) -> Columns:

@@ -4,7 +4,7 @@ experiments/NAME/results/study.json         the study, its arms, what differs, t
 experiments/NAME/results/runs.parquet       one row for each planned run: outcome, metrics, costs, origin
 experiments/NAME/results/curves.parquet     loss by step, at most 100 points a run
 experiments/NAME/results/documents.parquet  held-out loss by document, where it was stored
-experiments/NAME/results/race.parquet       where arms were timed: arm, what, round, seconds, and where
+experiments/NAME/results/timings.parquet       where arms were timed: arm, what, round, seconds, and where
 """
 
 import json
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "results"
-TIMINGS = "race.parquet"
+TIMINGS = "timings.parquet"
 RUN_COLUMNS = (
-    "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "code", "stale", "kernel",
-    "precision", "device_kind", "looks", "command",
+    "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "source_hash",
+    "stale", "kernel", "precision", "device_kind", "heldout_reads", "command",
 )  # fmt: skip
 DOCUMENT_COLUMNS = ("id", "loss", "tokens")
 TIMING_COLUMNS = ("arm", "what", "round", "seconds")
@@ -42,14 +42,14 @@ class Results:
                of tuning runs `curve/first_loss` too
     curves     id, code, step, tokens, loss, validation_loss
     documents  id, loss (sum over each document, nats), tokens
-    race       arm, what, round, seconds, and where; None where arms were not timed
+    timings    arm, what, round, seconds, and where; None where arms were not timed
     """
 
     manifest: Manifest
     runs: "pd.DataFrame"
     curves: "pd.DataFrame"
     documents: "pd.DataFrame"
-    race: "pd.DataFrame | None" = None
+    timings: "pd.DataFrame | None" = None
 
 
 def write(results: Results, folder: Path) -> None:
@@ -64,10 +64,10 @@ def write(results: Results, folder: Path) -> None:
 
 
 def read(folder: Path) -> Results:
-    """Read what `write` wrote, and the race. Raises FileNotFoundError where there is nothing, ValueError for
-    damage."""
+    """Read what `write` wrote, and the timings. Raises FileNotFoundError where there is nothing, ValueError
+    for damage."""
     place = folder / FOLDER
-    race = place / TIMINGS
+    timings = place / TIMINGS
     try:
         manifest = Manifest.model_validate_json((place / "study.json").read_bytes())
     except ValidationError as error:
@@ -78,7 +78,7 @@ def read(folder: Path) -> Results:
         runs=_table(place / "runs.parquet"),
         curves=_table(place / "curves.parquet"),
         documents=_table(place / "documents.parquet"),
-        race=_table(race) if race.is_file() else None,
+        timings=_table(timings) if timings.is_file() else None,
     )
 
 

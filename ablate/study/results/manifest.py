@@ -12,7 +12,8 @@ from ablate.study.design.study import Study
 from ablate.study.design.study import read as read_study
 
 RULES = tuple(
-    f"study.{rule}" for rule in ("seeds", "looks", "margin", "alpha", "metric", "better", "variance")
+    f"study.{rule}"
+    for rule in ("seeds", "interim_seeds", "equivalence_margin", "alpha", "metric", "better", "interval")
 )
 COSTS_OF_ARM = ("parameters", "flops_per_token", "kv_bytes_per_token", "memory_bytes")
 

@@ -37,13 +37,13 @@ SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
 def wanted(spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequence[Optimizer]) -> bool:
     """Whether the steps of a run are captured. Raises ValueError where they must be and cannot: that is the
     machine's, and no outcome of the run."""
-    if not settings.capture:
+    if not settings.cuda_graph:
         return False
     reason = refusal(spec, settings, decoder, optimizers)
-    if settings.capture == "auto":
+    if settings.cuda_graph == "auto":
         return reason is None and count(decoder).training_flops * spec.budget.batch_tokens < SMALL
     if reason is not None:
-        raise ValueError(f"trainer.capture=true: {reason}")
+        raise ValueError(f"trainer.cuda_graph=true: {reason}")
     return True
 
 
@@ -55,10 +55,10 @@ def refusal(
         return NO_GRAPHS
     if devices(settings) * settings.nodes > 1:
         return "it takes several devices"
-    if settings.micro_rows is not None and settings.micro_rows < spec.rows:
-        return "a step has several passes (trainer.micro_rows)"
-    if settings.recompute:
-        return "activations are computed again (trainer.recompute)"
+    if settings.micro_batch_size is not None and settings.micro_batch_size < spec.rows:
+        return "a step has several passes (trainer.micro_batch_size)"
+    if settings.activation_checkpointing:
+        return "activations are computed again (trainer.activation_checkpointing)"
     if any(routed(module) for module in decoder.modules()):
         return "how many tokens an expert gets depends on the data"
     if any(drawn(module) for module in decoder.modules()):
@@ -108,7 +108,7 @@ class Captured:
 
     def give_up(self, reason: str) -> None:
         if self.must:
-            raise ValueError(f"trainer.capture=true: {reason}")
+            raise ValueError(f"trainer.cuda_graph=true: {reason}")
         log.warning("steps are not captured as a CUDA graph: %s", reason)
         self.replay = None
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from ablate.data.stream import Batch
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.parts.compiler import keep_graphs
 from ablate.train.evaluate import on_device, sent
 from ablate.train.fit import Run
@@ -78,7 +78,9 @@ class Stack:
         for task in tasks[1:]:
             for name, buffer in task.decoder.named_buffers():
                 if not torch.equal(buffer, buffers[name]):
-                    raise Refused(f"stacked models share their buffers, and {name} differs from seed to seed")
+                    raise IncompatibleParts(
+                        f"stacked models share their buffers, and {name} differs from seed to seed"
+                    )
         self.parameters, _ = stack_module_state([task.decoder for task in tasks])  # (N, ...)
         self.slices = {name: [task.decoder.get_parameter(name) for task in tasks] for name in self.parameters}
         for name, slices in self.slices.items():
@@ -162,7 +164,7 @@ class Stack:
         for batch in passes:
             nll, objective, loads = task.objective(batch, count, None)
             if loads is not None:
-                raise Refused(
+                raise IncompatibleParts(
                     "experts cannot be stacked: how many tokens one gets depends on the data, so the shapes "
                     "differ from replica to replica"
                 )
@@ -174,7 +176,7 @@ class Stack:
         except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise Refused(f"cannot be computed for several models at once: {error}") from error
+            raise IncompatibleParts(f"cannot be computed for several models at once: {error}") from error
         wrong = [] if near(losses[0], loss, LOSS) else ["the loss"]
         floor = LARGEST * max(float(g.abs().max()) for g in alone.values() if g is not None)
         for name, p in task.decoder.named_parameters():
@@ -183,7 +185,7 @@ class Stack:
         for each in self.tasks:
             each.zero_grad(set_to_none=True)
         if wrong:
-            raise Refused(f"stacked models do not compute what one does alone: {wrong[0]} differs")
+            raise IncompatibleParts(f"stacked models do not compute what one does alone: {wrong[0]} differs")
 
 
 def near(found: Tensor | None, alone: Tensor | None, part: float, floor: float = 0.0) -> bool:

@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.train.fit import Run
 from ablate.train.request import RunRequest
 from ablate.train.settings import threads
@@ -54,7 +54,7 @@ def measured(runs: list[Run]) -> Gain:
         lone = Seat(first.spec, first.stream(), settings).built_for(lightning)
         stack = Stack([seat(run, lightning) for run in runs], settings.compile)
         stack.prove()
-    except Refused as refusal:
+    except IncompatibleParts as refusal:
         return Gain(reason=str(refusal))
     seconds = clock(lone.device)
 

@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from ablate.data.prepare import prepare
-from ablate.parts.base import Refused
+from ablate.parts.base import IncompatibleParts
 from ablate.record import Status
 from ablate.spec import RunSpec, digest
 from ablate.train import fit
@@ -70,7 +70,7 @@ def refusal(spec: RunSpec, settings: Settings) -> str | None:
         return "it starts from the weights of another run"
     if devices(settings) * settings.nodes > 1:
         return "it takes several devices"
-    if settings.recompute:
+    if settings.activation_checkpointing:
         return "recompute is for lone runs"
     if settings.compile and accelerator(settings) == "cpu":
         return "on a CPU compile is for lone runs"
@@ -139,14 +139,14 @@ def train_together(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambd
     """
     settings, steps, size = runs[0].settings, runs[0].spec.steps, len(runs)
     if len({family(run.spec) for run in runs}) > 1:
-        raise Refused(
+        raise IncompatibleParts(
             f"stacked runs differ in more than seeds and rates: {', '.join(ALIKE)} must be the same"
         )
     for run in runs:
         if (reason := refusal(run.spec, run.settings)) is not None:
-            raise Refused(f"{run.id} cannot be stacked: {reason}")
+            raise IncompatibleParts(f"{run.id} cannot be stacked: {reason}")
         if run.checkpoints.newest() is not None:
-            raise Refused(f"{run.id} cannot be stacked: it goes on from a checkpoint")
+            raise IncompatibleParts(f"{run.id} cannot be stacked: it goes on from a checkpoint")
     with hushed(), threads(settings.threads):
         lightning = trainer(runs[0].spec, settings, [])
         if lightning.strategy.root_device.type == "cpu":

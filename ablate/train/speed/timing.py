@@ -39,7 +39,7 @@ def key(run: Run, *more: Any) -> str:
     settings = run.settings
     origin = provenance(torch_device(settings), 1, settings.strategy)
     device = {name: origin[name] for name in ("device_kind", "torch", "cores")}
-    return digest([*more, run.code, settings.threads, device])
+    return digest([*more, run.source_hash, settings.threads, device])
 
 
 def clock(device: torch.device) -> Callable[[Callable[[int], None], int], float]:

@@ -24,12 +24,12 @@ KEPT = 2
 class Checkpoints:
     """Those of one run, made by sources with the hash `code`."""
 
-    def __init__(self, folder: Path, code: str):
-        self.folder, self.code = folder / "checkpoint", code
+    def __init__(self, folder: Path, source_hash: str):
+        self.folder, self.source_hash = folder / "checkpoint", source_hash
 
     def save(self, trainer: Trainer, step: int) -> None:
         """After `step` steps. All ranks must call it together."""
-        name = f"{self.code}-{step:09d}"
+        name = f"{self.source_hash}-{step:09d}"
         aside = self.folder / f".{name}"
         if trainer.is_global_zero:
             remove(aside)
@@ -49,7 +49,7 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The newest first."""
-        return sorted(self.folder.glob(f"{self.code}-*"), key=steps_done, reverse=True)
+        return sorted(self.folder.glob(f"{self.source_hash}-*"), key=steps_done, reverse=True)
 
     def newest(self) -> Path | None:
         """The newest that is sound. Says which are not, and whether the run starts over."""

@@ -36,7 +36,7 @@ NOT_DECIDING = {
 }
 
 
-def code(spec: RunSpec) -> str:
+def source_hash(spec: RunSpec) -> str:
     """12 hex digits over the contents of the sources that a run uses. Parts that the run does not name are
     left out, but kernels stand in for each other (`auto`), so all of them count. A file is known by its name,
     not by where it lies."""

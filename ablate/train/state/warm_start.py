@@ -10,7 +10,7 @@ from ablate.model.measure import blueprint
 from ablate.record import RunRecord
 from ablate.registry import kernel
 from ablate.spec import LayerSpec, ModelSpec, RunSpec, override
-from ablate.train.state.weights import FILE, Unfit, fitting
+from ablate.train.state.weights import FILE, WeightsMismatch, fitting
 
 
 def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
@@ -19,9 +19,9 @@ def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
     this model. `start` may also be a Hugging Face folder or an imported one (raises Unreadable)."""
     parent, tokenizer = _foreign(start) if is_foreign(start) else _run(start)
     if spec.parent not in (None, parent):
-        raise Unfit(f"{start} holds {parent}, but parent is {spec.parent}")
+        raise WeightsMismatch(f"{start} holds {parent}, but parent is {spec.parent}")
     if tokenizer != prepared.fingerprint.get("tokenizer"):
-        raise Unfit(f"the model in {start} was trained on the tokens of another tokenizer")
+        raise WeightsMismatch(f"the model in {start} was trained on the tokens of another tokenizer")
     model = spec.model.model_copy(update={"kernel": kernel.parse("auto")})  # it has no weights
     with fitting(blueprint(model).state_dict(), start / FILE):
         pass
@@ -50,7 +50,7 @@ def refuse_another_model(model: ModelSpec, start: Path) -> None:
     lost = differences(canonical(model), canonical(model_of(start)))
     wrong = [f"{path} is {ours!r}, and there {theirs!r}" for path, ours, theirs in lost if path != "context"]
     if wrong:
-        raise Unfit(
+        raise WeightsMismatch(
             f"the model is not the one in {start}: {'; '.join(wrong)}. model=started takes it from there; "
             "changes are then said as +model.context=512"
         )
@@ -60,7 +60,7 @@ def _run(start: Path) -> tuple[str, str | None]:
     """The id of a run, and the hash of its tokenizer. Raises Unfit, FileNotFoundError."""
     record = RunRecord.load(start)
     if record.status != "finished":
-        raise Unfit(f"the run {record.id} is {record.status}, not finished")
+        raise WeightsMismatch(f"the run {record.id} is {record.status}, not finished")
     return record.id, record.fingerprint.get("tokenizer")
 
 
@@ -68,7 +68,7 @@ def _foreign(start: Path) -> tuple[str, str | None]:
     """The same of a model that no run of ours left."""
     foreign = open_foreign(start)
     if foreign.tokenizer is None:
-        raise Unfit(
+        raise WeightsMismatch(
             f"{start} has no tokenizer.json with a token that ends a document, so whether this text "
             "is in its tokens cannot be known"
         )

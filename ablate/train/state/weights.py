@@ -15,7 +15,7 @@ FILE = Path("weights") / "model.safetensors"
 NAMED = 8  # tensors in one message
 
 
-class Unfit(ValueError):
+class WeightsMismatch(ValueError):
     """Weights that do not fit the model, with the names of those that do not, or a damaged file."""
 
 
@@ -52,7 +52,7 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
     try:
         opened = safe_open(file, framework="pt")
     except SafetensorError as error:
-        raise Unfit(f"{file} is damaged ({error}); train that run again with rerun=true") from None
+        raise WeightsMismatch(f"{file} is damaged ({error}); train that run again with rerun=true") from None
     with opened as theirs:
         yield _fitting(ours, theirs, file)
 
@@ -69,7 +69,7 @@ def _fitting(ours: Mapping[str, Tensor], theirs: Any, file: Path) -> Any:
     ]
     if wrong:
         more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
-        raise Unfit(f"{file} does not fit the model: " + "; ".join(wrong[:NAMED] + more))
+        raise WeightsMismatch(f"{file} does not fit the model: " + "; ".join(wrong[:NAMED] + more))
     return theirs
 
 

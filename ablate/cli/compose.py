@@ -19,6 +19,7 @@ from ablate.cli.estimate import RunDesign, design_run
 from ablate.cli.hints import hinted
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import refuse, share
+from ablate.errors import AblateError
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict, explain
 from ablate.train.request import RunRequest
@@ -37,7 +38,7 @@ OBJECTIVE: Objective = "validation/loss"
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
 
 
-class ConfigError(Exception):
+class ConfigError(AblateError):
     """Raised for a wrong configuration, with a line for each mistake."""
 
     def __init__(self, mistakes: list[str]):

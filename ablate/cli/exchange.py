@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ablate.cli.card import card, verdicts_on
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.tokenizer import Portable, TokenizerError
+from ablate.errors import AblateError
 from ablate.measure import Measured
 from ablate.measure.trained import Trained, open_run
 from ablate.model.hf import SHARD, choose, export_folder
@@ -23,7 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-class ModelNotMeasured(ValueError):
+class ModelNotMeasured(AblateError, ValueError):
     """A model that cannot be measured on a run's text, with the reason."""
 
 

@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ablate.cli.terminal import replace_unprintable
+from ablate.errors import AblateError
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
 
-class RunFailed(Exception):
+class RunFailed(AblateError):
     """Raised for one run of several (`-m`): Hydra goes on with the others and names it at the end."""
 
 

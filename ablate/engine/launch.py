@@ -23,9 +23,10 @@ from ablate.engine.process import Worker
 from ablate.engine.slots import Slot
 from ablate.engine.store import MISSING, Store
 from ablate.engine.worker import Job, Report, record_missing
+from ablate.errors import AblateError
 
 
-class EngineError(RuntimeError):
+class EngineError(AblateError, RuntimeError):
     """No run can be done, with the reason."""
 
 

@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.errors import AblateError
 from ablate.record import UMASK, atomic
 
 BEAT = 5.0  # seconds between heartbeats
@@ -51,7 +52,7 @@ LIMIT = (
 )
 
 
-class LeaseLost(Exception):
+class LeaseLost(AblateError):
     """Another holder has taken the run over; what this one made must not be stored."""
 
 

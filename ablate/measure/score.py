@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from ablate.data.prepare import prepare
+from ablate.errors import AblateError
 from ablate.measure import beyond, metrics_of, reads_heldout
 from ablate.measure.trained import open_run
 from ablate.model.hf.opened import is_foreign
@@ -19,7 +20,7 @@ from ablate.train.state.source_hash import measure_hash
 Value = TypeVar("Value")
 
 
-class MeasureError(ValueError):
+class MeasureError(AblateError, ValueError):
     """A run that cannot be scored, with the reason."""
 
 

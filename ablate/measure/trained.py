@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from ablate import registry
+from ablate.errors import AblateError
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
 from ablate.model.hf import CheckpointFormatError
@@ -16,7 +17,7 @@ from ablate.spec import RunSpec, explain
 from ablate.train.state.weights import FILE, WeightsMismatch, load
 
 
-class RunNotLoadable(ValueError):
+class RunNotLoadable(AblateError, ValueError):
     """A run that cannot be generated from, with the reason."""
 
 

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ablate.errors import AblateError
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
 
-class IncompatibleParts(ValueError):
+class IncompatibleParts(AblateError, ValueError):
     """A combination that cannot be built or run, with the reason and what to do instead."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ablate.data.prepare import Split
+from ablate.errors import AblateError
 from ablate.record import Status
 from ablate.spec import RunSpec
 from ablate.train.evaluate import Evaluation, evaluate
@@ -34,7 +35,7 @@ LONG = (20, 0.02)  # steps, and share of the run, that a loss above this must la
 STATE = ("seconds", "row_step", "pending", "first", "latest", "high")  # what a resumed run must know
 
 
-class Diverged(Exception):
+class Diverged(AblateError):
     """The loss is not finite, or stays far above where it began."""
 
 

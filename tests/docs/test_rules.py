@@ -59,3 +59,23 @@ def test_studies_leave_torch_alone():
     ]
     code = f"import sys\nfor m in {modules!r}: __import__(m)\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def raised_classes():
+    """Every class of exception that the package defines."""
+    for path in sorted((ROOT / "ablate").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases = [ast.unparse(base) for base in node.bases]
+                if any(base.endswith(("Error", "Exception", "Interrupt")) for base in bases):
+                    yield path.relative_to(ROOT), node.name, bases
+
+
+def test_every_error_is_an_ablate_error():
+    """But a stop, which must pass every `except Exception`."""
+    classes = list(raised_classes())
+    assert len(classes) > 10
+    others = [
+        name for _, name, bases in classes if "AblateError" not in bases and "Interrupt" not in str(bases)
+    ]
+    assert others == ["AblateError"]

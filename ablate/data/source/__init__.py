@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
+from ablate.errors import AblateError
+
 SplitName = Literal["train", "validation", "heldout"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-class DataError(ValueError):
+class DataError(AblateError, ValueError):
     """Text that cannot be used, with the place, the reason and what to do."""
 
 
@@ -22,7 +24,7 @@ def encoded(text: str) -> Iterator[bytes]:
     return (text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
 
 
-class NetworkError(ConnectionError):
+class NetworkError(AblateError, ConnectionError):
     """A source that lies elsewhere and cannot be reached."""
 
 

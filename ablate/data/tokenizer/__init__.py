@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ablate.errors import AblateError
+
 
 class Portable(NamedTuple):
     """A tokenizer for other programs: the text of a tokenizer.json, and its token that ends a document."""
@@ -17,7 +19,7 @@ class Portable(NamedTuple):
 MOST = 2**24  # tokens of a vocabulary: far beyond any, and what memory still holds
 
 
-class TokenizerError(ValueError):
+class TokenizerError(AblateError, ValueError):
     """A tokenizer that cannot be made or used, with the reason and what to do."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ablate.errors import AblateError
 from ablate.spec import Shape
 
 REQUIRED = object()
@@ -27,14 +28,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class CheckpointFormatError(ValueError):
+class CheckpointFormatError(AblateError, ValueError):
     """A checkpoint that options cannot express, or that is not whole; with the reason."""
 
     def __init__(self, reason: str):
         super().__init__(printable(reason))  # it may quote what the files say
 
 
-class ExportError(ValueError):
+class ExportError(AblateError, ValueError):
     """A model that a family has no words for; names the options in the way."""
 
 

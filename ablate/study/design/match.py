@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ablate.errors import AblateError
 from ablate.spec import LayerSpec
 from ablate.study.design.differences import fetch, put
 from ablate.study.design.study import STEPS
@@ -26,7 +27,7 @@ class Matched:
     residual: float
 
 
-class OutOfReach(Exception):
+class OutOfReach(AblateError):
     """No value of the knob brings the arm within the tolerance."""
 
 

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from ablate.errors import AblateError
 from ablate.spec import RunSpec, Strict, explain
 from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, counts, declared, kinds
 from ablate.study.stats.tuning import check_grid
@@ -36,7 +37,7 @@ Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factoria
 Held = Literal["non_embedding_params", "total_params", "active_flops", "train_flops"]
 
 
-class StudyError(ValueError):
+class StudyError(AblateError, ValueError):
     """A study that is wrong: every mistake, one a line."""
 
     def __init__(self, mistakes: Iterable[str]):

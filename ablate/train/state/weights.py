@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ablate.errors import AblateError
 from ablate.model.decoder import Decoder
 from ablate.record import atomic
 
@@ -15,7 +16,7 @@ FILE = Path("weights") / "model.safetensors"
 NAMED = 8  # tensors in one message
 
 
-class WeightsMismatch(ValueError):
+class WeightsMismatch(AblateError, ValueError):
     """Weights that do not fit the model, with the names of those that do not, or a damaged file."""
 
 

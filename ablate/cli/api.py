@@ -1,0 +1,53 @@
+"""Studies from Python: what `ablate sweep` does, with results instead of printed tables."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from ablate.cli.compose import ConfigError, validated
+from ablate.cli.options import SweepOptions
+from ablate.cli.sweep import NOT_OPTIONS, Sweep
+from ablate.engine.launch import EngineError
+from ablate.paths import CONF
+from ablate.study.design.plan import Plan
+from ablate.study.design.study import load
+from ablate.study.judge.study_judgement import StudyJudgement, judge_study
+from ablate.study.results import read
+
+
+def plan_study(folder: Path | str, **options: Any) -> Plan:
+    """Plan the study in `folder` (with a study.yaml): compose, check and match every arm; train nothing.
+
+    `options` are those of `ablate sweep`, such as `runs="runs"`. Raises ConfigError or StudyError.
+    """
+    sweep = _sweep(folder, options)
+    return sweep.planned(load(sweep.file))
+
+
+def run_study(folder: Path | str, **options: Any) -> StudyJudgement:
+    """Do the missing runs of the study in `folder`, score them, write its report; return the verdicts.
+
+    `options` are those of `ablate sweep`, such as `slots=2`. What is finished is not done again. Raises
+    ConfigError or StudyError for mistakes, EngineError where runs are missing at the end.
+    """
+    sweep = _sweep(folder, options)
+    try:
+        sweep.go()
+    except SystemExit:
+        raise EngineError(f"{folder}: runs are missing at the end; run the study again to go on") from None
+    return judge_study(read(sweep.folder))
+
+
+def _sweep(folder: Path | str, options: dict[str, Any]) -> Sweep:
+    place = Path(folder)
+    defaults = OmegaConf.to_container(OmegaConf.load(CONF / "sweep.yaml"), resolve=False)
+    assert isinstance(defaults, dict)
+    node = {str(key): value for key, value in defaults.items() if key not in NOT_OPTIONS}
+    node |= {**options, "experiments": place.parent, "experiment": place.name}
+    mistakes: list[str] = []
+    validated_options = validated(SweepOptions, node, mistakes)
+    if not isinstance(validated_options, SweepOptions):
+        raise ConfigError(mistakes)
+    return Sweep(validated_options, Console(quiet=True))

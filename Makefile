@@ -2,46 +2,48 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slow bench bench-study clean
+.PHONY: help quickstart test test-slow docs bench bench-study clean
 
-help:
-	@echo "make quickstart   a small real study on the embedded data: verdicts and a report in minutes"
-	@echo "make test         lint, types, layers, tests (about 10 minutes on two cores)"
-	@echo "make test-slow    the longer tests"
-	@echo "make bench        the benchmarks, side by side with their peers (the better part of an hour)"
-	@echo "make bench-study  a whole study against its ideal and a shell loop (about half an hour, idle machine)"
-	@echo "make clean        remove the environment and the caches; runs stay"
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-quickstart: .venv/ready
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+quickstart: .venv/ready  ## a small real study on the embedded data: verdicts and a report in minutes
 	$(BIN)/python sweep.py experiment=quickstart
 
-test: .venv/ready
+test: .venv/ready  ## lint, types, layers, tests (about 10 minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-test-slow: .venv/ready
+test-slow: .venv/ready  ## the longer tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+
+docs: .venv/docs  ## the pages of docs/ as a site in site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # What is measured and how: docs/speed.md. THREADS=1 measures CPU time, for a machine that has other work.
 THREADS ?= $(shell nproc)
 BENCHMARKS := limits step parts loss loop window decode replicas compiling
 
-bench: .venv/ready
+bench: .venv/ready  ## the benchmarks, side by side with their peers (the better part of an hour)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --threads $(THREADS) || exit 1; done
 	$(BIN)/python benchmarks/slots.py
 	$(BIN)/python benchmarks/report.py
 
-bench-study: .venv/ready
+bench-study: .venv/ready  ## a whole study against its ideal and a shell loop (half an hour, idle machine)
 	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/report.py
 
-clean:
-	rm -rf .venv cache
+clean:  ## remove the environment, the caches and the site; runs stay
+	rm -rf .venv cache site

@@ -1,6 +1,8 @@
 """The smallest decoder in which every shape differs from its neighbours."""
 
 import signal
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -51,10 +53,16 @@ def tokens() -> torch.Tensor:
 
 
 @pytest.fixture
-def own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the test registers is gone after it: other tests walk the registries."""
+def own_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the test registers is gone after it, for other tests walk the registries; its files are loaded
+    anew."""
     for registry in registries.values():
         monkeypatch.setattr(registry, "_entries", {name: registry[name] for name in registry})
+    before = {*sys.modules}
+    yield
+    for name in {*sys.modules} - before:
+        if name.startswith("ablate_parts_"):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """A part of one's own, in a file of one's own: a learned logarithmic decay of the scores with distance.
 
-python train.py parts=[docs/examples/kerple.py] model/position=none model.position.name=kerple
+python train.py parts=[docs/examples/kerple.py] model/position=kerple
 """
 
 from typing import Annotated

@@ -67,3 +67,9 @@ def test_a_finding_has_its_form(script):
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
     assert f"({script.name})" in (ROOT / "findings/README.md").read_text(), "not in the list"
+
+
+def test_the_files_that_a_workflow_names_exist():
+    for workflow in (ROOT / ".github/workflows").glob("*.yml"):
+        for path in re.findall(r"\b(?:tests|benchmarks|docs)/[\w/]+\.\w+", workflow.read_text()):
+            assert (ROOT / path).is_file(), f"{workflow.name}: {path}"

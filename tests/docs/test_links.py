@@ -15,6 +15,15 @@ PAGES = [
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
+CODE = re.compile(r"`(?:python )?((?:ablate|tests|benchmarks|findings|hydra_plugins)/[\w./-]+\w)[` ]")
+WRITTEN = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
 def anchors(page: Path) -> set[str]:
     """The names that GitHub gives to a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
@@ -47,3 +56,8 @@ def test_a_wrong_link_is_found(tmp_path):
         "# A title\n[here](#a-title) [gone](none.md) [lost](#nothing) [web](https://example.org)\n"
     )
     assert broken(page) == ["none.md", "#nothing"]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    assert [path for path in CODE.findall(page.read_text()) if not (ROOT / path).exists()] == []

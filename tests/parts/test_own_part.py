@@ -42,7 +42,7 @@ def test_the_example_of_the_docs_builds_trains_and_decodes(tokens, own_parts):
         small(position={"name": "kerple", "start": -1})
     (line,) = [line for line in (ROOT / "docs/interfaces.md").read_text().splitlines() if "=kerple" in line]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        typed = compose("train", [*shlex.split(line)[2:], "+model.position.start=0.5"])
+        typed = compose("train", [*shlex.split(line)[2:], "model.position.start=0.5"])
     chosen = registries["position"].parse(OmegaConf.to_container(typed.model.position))
     assert chosen == m.spec.position
 

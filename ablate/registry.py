@@ -241,7 +241,7 @@ def _where(error: Exception) -> str:
 
 
 def _schema(kind: str, name: str, make: Callable[..., Any]) -> type[Options]:
-    init = make.__init__ if inspect.isclass(make) else make  # type: ignore[misc]
+    init = make.__init__ if inspect.isclass(make) else make
     hints = get_type_hints(init, include_extras=True)
     fields: dict[str, Any] = {}
     for p in inspect.signature(init).parameters.values():

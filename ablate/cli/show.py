@@ -78,7 +78,7 @@ def description(spec: RunSpec) -> list[tuple[str, str]]:
 def layer_parts(layer: LayerSpec) -> str:
     """`rmsnorm pre serial | rope | softmax window=64 | glu`: the options that are not at their default."""
 
-    def one(options) -> str:
+    def one(options: Any) -> str:
         chosen = options.model_dump(exclude_defaults=True)
         del chosen["name"]
         shown = [

@@ -1,6 +1,6 @@
 """The place in which a study runs: its texts, its sources, its finished runs, the slots of the machine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -39,7 +39,7 @@ class Workspace:
         return self._checker(spec)
 
     @cached_property
-    def _checker(self) -> Any:
+    def _checker(self) -> Callable[[dict[str, Any]], Facts]:
         from ablate.cli.check import checker
 
         return checker(self.options.cache, self.device)

@@ -258,4 +258,5 @@ def mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele et al. 2014), which wraps at 64 bits as intended."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(ODD[0])
     x = (x ^ (x >> np.uint64(27))) * np.uint64(ODD[1])
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed

@@ -157,7 +157,7 @@ def _make(file: Path, claim: dict[str, Any]) -> bool:
             os.link(name, file)
         except FileExistsError:
             # A file server that repeats a request answers "exists" about our own success.
-            return _read(file)[0].get("token") == claim["token"]
+            return bool(_read(file)[0].get("token") == claim["token"])
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                 raise

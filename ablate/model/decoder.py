@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -136,9 +136,10 @@ class Decoder(nn.Module):
             )
         x = self.final_norm(x[:, -1:] if call.last else x)
         if targets is None:
-            return self.head(x, self.embedding.weight)
-        loss = self.head.sums if summed else self.head.loss
-        return loss(x, self.embedding.weight, targets)
+            logits: Tensor = self.head(x, self.embedding.weight)
+            return logits
+        of_tokens: Callable[..., TokenLoss | Sums] = self.head.sums if summed else self.head.loss
+        return of_tokens(x, self.embedding.weight, targets)
 
     def views(self, call: ForwardContext, dtype: torch.dtype) -> list[LayerContext]:
         """What each group of layers shares in this call."""
@@ -197,4 +198,5 @@ class Decoder(nn.Module):
 
 
 def _through(layer: nn.Module, *given: Any) -> Tensor:
-    return layer(*given)
+    y: Tensor = layer(*given)
+    return y

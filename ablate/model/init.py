@@ -72,7 +72,8 @@ class Xavier:
 
     def std(self, module: str, role: str, shape: tuple[int, ...]) -> float:
         if role in TABLES:
-            return self.width**-0.5
+            std: float = self.width**-0.5
+            return std
         return self.gain(role) * math.sqrt(2 / (shape[-1] + shape[-2]))
 
     def gain(self, role: str) -> float:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from ablate.model.residual import Placement, Residual
 from ablate.parts.base import Kernel, LayerContext, LayerPosition
+from ablate.registry import Options, topology
 from ablate.registry import placement as placements
-from ablate.registry import topology
 from ablate.spec import LayerSpec, ModelSpec
 
 Frame = Callable[[Placement], Residual]  # norms and dropout for a placement
@@ -26,7 +26,8 @@ class Serial(nn.Module):
         self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
     ) -> Tensor:
         x = self.attention_residual(x, lambda u: self.attention(u, view, n, position, kernel))
-        return self.ffn_residual(x, lambda u: self.ffn(u, view.aux[n]))
+        y: Tensor = self.ffn_residual(x, lambda u: self.ffn(u, view.aux[n]))
+        return y
 
 
 @topology("parallel", paper="arXiv:2204.02311")
@@ -41,9 +42,10 @@ class Parallel(nn.Module):
     def forward(
         self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
     ) -> Tensor:
-        return self.attention_residual(
+        y: Tensor = self.attention_residual(
             x, lambda u: self.attention(u, view, n, position, kernel) + self.ffn(u, view.aux[n])
         )
+        return y
 
 
 @topology("parallel_two_norms", paper="arXiv:2204.06745")
@@ -64,7 +66,7 @@ class ParallelTwoNorms(nn.Module):
         return self.attention_residual.add(x, a + f)
 
     @classmethod
-    def check(cls, options, layer: LayerSpec, model: ModelSpec) -> list[str]:
+    def check(cls, options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:
         built: Placement = placements.build(layer.placement, model.depth)
         if not (built.input_norm or built.output_norm):
             return [f"has a norm for each branch, but placement {layer.placement.name} has none on a branch"]

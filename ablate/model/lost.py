@@ -63,7 +63,7 @@ class Watched(TorchFunctionMode):
     ) -> None:
         """What `tensor` holds after `name` has written it."""
         place = wish()
-        number = next((x for x in (*reversed(args), *kwargs.values()) if isinstance(x, Number)), None)
+        number: Any = next((x for x in (*reversed(args), *kwargs.values()) if isinstance(x, Number)), None)
         if name in KEEPS or name in EMPTY or place is None:
             held = before
         elif name in ZERO or (name in FILLS and number == 0):

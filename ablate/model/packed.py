@@ -44,7 +44,8 @@ def packed(decoder: Decoder) -> Decoder:
     """The same decoder for decoding, beside it. What is no matrix of a linear layer is shared; the matrices
     do not follow later changes, nor do constants made from weights. Ask `packable` first."""
     twin = _twin(decoder)
-    return _place(twin, {"head": PackedHead(decoder.head, decoder.embedding.weight)})
+    beside: Decoder = _place(twin, {"head": PackedHead(decoder.head, decoder.embedding.weight)})
+    return beside
 
 
 def _twin(module: Any) -> Any:
@@ -149,8 +150,9 @@ class Joined(Packed):
         self.last: list[Any] = [None, ()]  # the input and all outputs of the last call
 
     def forward(self, x: Tensor) -> Tensor:
-        self.last[:] = x, self.all(x)
-        return self.last[1][0]
+        outputs = self.all(x)
+        self.last[:] = x, outputs
+        return outputs[0]
 
     def all(self, x: Tensor) -> tuple[Tensor, ...]:
         """What each of the layers gives."""
@@ -167,7 +169,8 @@ class Slice(Reader):
     def forward(self, x: Tensor) -> Tensor:
         if x is not self.last[0]:
             raise RuntimeError("joined layers are called in order, with the same input")
-        return self.last[1][self.n]
+        y: Tensor = self.last[1][self.n]
+        return y
 
 
 class PackedHead(Reader):
@@ -201,8 +204,9 @@ class LeanSoftmax(Softmax):
         both, v = self.by_head(x).split_with_sizes((H + K, K), 1)
         q, k = position.rotate(both, where.query).split_with_sizes((H, K), 1)
         k, v = view.memory.extend(n, k, v, _turned, where)
-        y = kernel(q, k, v, view.prepared, self.scores, 0.0)
-        return self.out(y.transpose(1, 2).flatten(2))
+        heads = kernel(q, k, v, view.prepared, self.scores, 0.0)
+        y: Tensor = self.out(heads.transpose(1, 2).flatten(2))
+        return y
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width
@@ -213,7 +217,8 @@ class LeanSoftmax(Softmax):
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, H + 2 K, T, D)."""
-        return self.q.product(x).view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
+        product: Tensor = self.q.product(x)
+        return product.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
 
     @cached_property
     def bare(self) -> bool:
@@ -250,7 +255,8 @@ class LeanGLU(GLU):
         if not isinstance(self.gate, Joined):
             return super().forward(x, aux)
         gate, up = self.gate.all(x)
-        return self.down(self.activation(gate) * up)
+        y: Tensor = self.down(self.activation(gate) * up)
+        return y
 
 
 class LeanRMSNorm(RMSNorm):
@@ -272,7 +278,8 @@ class LeanRMSNorm(RMSNorm):
 
     @cached_property
     def least(self) -> float:
-        return (self.width * self.eps) ** 0.5
+        length: float = (self.width * self.eps) ** 0.5
+        return length
 
     @cached_property
     def least_of_rows(self) -> Tensor:
@@ -285,7 +292,8 @@ class LeanRMSNorm(RMSNorm):
     @cached_property
     def scaled(self) -> Tensor:
         weight = 1 + self.weight if self.offset else self.weight
-        return weight.detach() * self.width**0.5
+        scaled: Tensor = weight.detach() * self.width**0.5
+        return scaled
 
 
 class LeanRope(Rope):
@@ -302,7 +310,7 @@ class LeanRope(Rope):
     def rotate(self, x: Tensor, where: Any) -> Tensor:
         if not isinstance(where, Tensor):
             return super().rotate(x, where)
-        turn = where if where.dtype == x.dtype else where.to(x.dtype)
+        turn: Tensor = where if where.dtype == x.dtype else where.to(x.dtype)
         return x @ turn if turn.ndim == 2 else (x.transpose(1, 2) @ turn).transpose(1, 2)
 
     @cached_property

@@ -73,10 +73,12 @@ class Residual(nn.Module):
         return self.add(x, self.delta(x, f))
 
     def delta(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.dropout(self.output_norm(f(narrowed(self.input_norm(x)))))
+        delta: Tensor = self.dropout(self.output_norm(f(narrowed(self.input_norm(x)))))
+        return delta
 
     def add(self, x: Tensor, delta: Tensor) -> Tensor:
-        return self.residual_norm(self.skip(x) + delta)
+        y: Tensor = self.residual_norm(self.skip(x) + delta)
+        return y
 
 
 def narrowed(x: Tensor) -> Tensor:

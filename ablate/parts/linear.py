@@ -51,7 +51,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if serves(x, weight):
         if not torch.is_grad_enabled():
             return onednn(x, weight, bias)
-        return _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        y: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return y
     return F.linear(x, weight, bias)
 
 
@@ -76,7 +77,8 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return y
 
 
 # The compiler takes oneDNN's operator for one with constant weights and makes it slower than MKL: it must not
@@ -91,7 +93,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def reorder(weight: Tensor) -> Tensor:
     """The matrix laid out as oneDNN reads it fastest, for products with few rows."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+    return laid_out
 
 
 class _Product(torch.autograd.Function):
@@ -103,7 +106,7 @@ class _Product(torch.autograd.Function):
         return onednn(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         dy = dy.contiguous()

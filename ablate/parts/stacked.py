@@ -19,14 +19,15 @@ def stacked(*tensors: Tensor | None) -> bool:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> Tensor:
     """`scaled_dot_product_attention` of several models. q (B,H,T,D), k (B,K,S,D), v (B,K,S,D), mask
     (1|B,1|H,T,S) -> (B,H,T,D), each of them with or without a dimension of models that vmap hides."""
-    return _Attend.apply(q, k, v, mask, options)  # type: ignore[no-untyped-call, no-any-return]
+    y: Tensor = _Attend.apply(q, k, v, mask, options)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Attend(torch.autograd.Function):
     """Only `vmap` is ever called; what it calls brings its own gradients."""
 
     @staticmethod
-    def forward(*given: Any) -> Tensor:  # type: ignore[override]
+    def forward(*given: Any) -> Tensor:
         raise NotImplementedError("attention of several models outside of vmap")
 
     @staticmethod
@@ -34,7 +35,7 @@ class _Attend(torch.autograd.Function):
         raise NotImplementedError
 
     @staticmethod
-    def vmap(  # type: ignore[override]
+    def vmap(
         info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: dict[str, Any]
     ) -> tuple[Tensor, int]:
         N = info.batch_size

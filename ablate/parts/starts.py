@@ -27,5 +27,5 @@ def orthogonal(shape: Sizes, generator: torch.Generator) -> Tensor:
     *others, rows, columns = shape
     tall = torch.randn(*others, max(rows, columns), min(rows, columns), generator=generator)
     q, r = torch.linalg.qr(tall)
-    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
-    return q if rows >= columns else q.transpose(-1, -2)
+    signed: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return signed if rows >= columns else signed.transpose(-1, -2)

@@ -40,7 +40,7 @@ def spread(run: "Run", stop: Interrupt) -> RunRecord:
 
     Raises RuntimeError where the run crashed.
     """
-    from ablate.train.trainer import devices
+    from ablate.train.settings import devices
 
     with tempfile.TemporaryDirectory(prefix="ablate-ranks-") as temporary:
         folder = Path(temporary)

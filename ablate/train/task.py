@@ -272,7 +272,7 @@ class Task(LightningModule):
     def after_step(self, loads: list[Tensor]) -> None:
         """Let each layer with experts move its bias against the load."""
         for n, load in zip(self.loaded, loads, strict=True):
-            self.decoder.layers[n].ffn.after_step(load)  # type: ignore[union-attr, operator]
+            self.decoder.layers[n].ffn.after_step(load)
 
     # ---------------------------------------------------------------------------------- the rest
 

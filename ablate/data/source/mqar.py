@@ -71,5 +71,6 @@ class Mqar(Generated):
 @lru_cache(maxsize=64)
 def gap_chances(places: int, power_a: float) -> np.ndarray:
     """(places,) p(g) ~ (g + 1)^(power_a - 1)."""
-    p = np.arange(1, places + 1) ** (power_a - 1.0)
-    return p / p.sum()
+    weight = np.arange(1, places + 1) ** (power_a - 1.0)
+    p: np.ndarray = weight / weight.sum()
+    return p

@@ -182,7 +182,8 @@ def read_scale(width: Any) -> float:
         raise CheckpointFormatError(
             f"query_pre_attn_scalar is {shown(width)}, and should be a number above 0"
         )
-    return float(width) ** -0.5
+    scale: float = float(width) ** -0.5
+    return scale
 
 
 LLAMA = Family(

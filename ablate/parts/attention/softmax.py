@@ -63,8 +63,9 @@ class Softmax(nn.Module):
         q = position.query(q, view.where.query)
         k, v = view.memory.extend(n, k, v, position.key, view.where)
         scores = Scores(self.scale, self.softcap, self.sink)
-        y = kernel(q, k, v, view.prepared, scores, self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).flatten(2))
+        heads = kernel(q, k, v, view.prepared, scores, self.dropout if self.training else 0.0)
+        y: Tensor = self.out(heads.transpose(1, 2).flatten(2))
+        return y
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B,H,T,D), k and v (B,K,T,D)."""

@@ -36,7 +36,8 @@ class GLU(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        y: Tensor = self.down(self.activation(self.gate(x)) * self.up(x))
+        return y
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class MLP(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
-        return self.down(self.activation(self.up(x)))
+        y: Tensor = self.down(self.activation(self.up(x)))
+        return y
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:

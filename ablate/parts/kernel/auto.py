@@ -18,7 +18,8 @@ class Auto(Kernel):
         refusals = []
         for name in preference(needs):
             try:
-                return kernel.build(name).settle(needs)
+                settled: Kernel = kernel.build(name).settle(needs)
+                return settled
             except IncompatibleParts as refusal:
                 refusals.append(str(refusal))
         raise IncompatibleParts("; ".join(refusals))

@@ -137,8 +137,8 @@ class Flash(Kernel):
         if dropout:
             given["dropout_p"] = dropout
         y = attend(*(x.to(v.dtype).transpose(1, 2) for x in (q, k, v)), **given)
-        y = y[0] if isinstance(y, tuple) else y  # some versions return the logsumexp too
-        return y.transpose(1, 2)
+        heads: Tensor = y[0] if isinstance(y, tuple) else y  # some versions return the logsumexp too
+        return heads.transpose(1, 2)
 
 
 HINT = "pip install flash-attn --no-build-isolation (it needs nvcc), or kernel=flex"

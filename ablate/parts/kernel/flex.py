@@ -1,6 +1,6 @@
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ class Flex(Kernel):
             return score
 
         attend = compiled() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
-        out = attend(
+        out: Any = attend(
             q.to(v.dtype),
             k.to(v.dtype),
             v,
@@ -104,8 +104,8 @@ class Flex(Kernel):
             return_aux=None if scores.sink is None else AuxRequest(lse=True),
         )
         if scores.sink is None:
-            return out
-        y, lse = out[0], out[1].lse
+            return cast(Tensor, out)
+        y, lse = cast(Tensor, out[0]), out[1].lse
         return y * torch.sigmoid(lse - scores.sink.to(lse.dtype)[:, None])[..., None].to(y.dtype)
 
 

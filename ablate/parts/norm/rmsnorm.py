@@ -25,7 +25,8 @@ class RMSNorm(nn.Module):
             return F.rms_norm(x, weight.shape, weight, self.eps)
         if not torch.is_grad_enabled():
             return _Normalised.forward(x, weight, self.eps)[0]
-        return _Normalised.apply(x, weight, self.eps)[0]  # type: ignore[no-untyped-call]
+        y: Tensor = _Normalised.apply(x, weight, self.eps)[0]  # type: ignore[no-untyped-call]
+        return y
 
 
 def by_hand(x: Tensor) -> bool:
@@ -44,7 +45,7 @@ class _Normalised(torch.autograd.Function):
     generate_vmap_rule = True  # for several models at once
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         r = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         return (x * r).mul_(weight), r
 
@@ -54,7 +55,7 @@ class _Normalised(torch.autograd.Function):
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, r = ctx.saved_tensors
         unit, g = x * r, dy * weight
         mean = (g * unit).mean(-1, keepdim=True)

@@ -18,4 +18,5 @@ class Learned(Position):
         self.table = nn.Embedding(shape.context, shape.width)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x + self.table(positions.clamp(min=0))  # padding stands before 0
+        placed: Tensor = x + self.table(positions.clamp(min=0))  # padding stands before 0
+        return placed

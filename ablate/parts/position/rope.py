@@ -47,7 +47,8 @@ class Rope(Position):
 
     def scaled(self, device: torch.device) -> tuple[Tensor, float]:
         """What a position turns each pair by, and the gain of the turned, after the scaling."""
-        return self.scaling(self.frequencies(device))
+        scaled: tuple[Tensor, float] = self.scaling(self.frequencies(device))
+        return scaled
 
     def frequencies(self, device: torch.device) -> Tensor:
         return self.base ** (
@@ -65,7 +66,8 @@ class Rope(Position):
     def swap(self, x: Tensor) -> Tensor:
         """The other channel of each pair."""
         if self.interleaved:
-            return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+            pairs: Tensor = x.unflatten(-1, (-1, 2))
+            return pairs.flip(-1).flatten(-2)
         u, v = x.chunk(2, -1)
         return torch.cat((v, u), -1)  # the compiler makes slow code of `roll`
 

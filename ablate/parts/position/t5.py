@@ -69,7 +69,7 @@ class _LookedUp(torch.autograd.Function):
     generate_vmap_rule = True  # for several models at once
 
     @staticmethod
-    def forward(weight: Tensor, bucket: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(weight: Tensor, bucket: Tensor) -> Tensor:
         return weight.T[:, bucket]
 
     @staticmethod
@@ -79,7 +79,7 @@ class _LookedUp(torch.autograd.Function):
         ctx.num_buckets = len(weight)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         (bucket,) = ctx.saved_tensors
         every = torch.arange(ctx.num_buckets, device=dy.device)[:, None]
         total = dy.new_zeros(ctx.num_buckets, len(dy))
@@ -89,4 +89,4 @@ class _LookedUp(torch.autograd.Function):
 
 
 # (buckets, H), (...) -> (H, ...)
-looked_up: Callable[[Tensor, Tensor], Tensor] = _LookedUp.apply  # type: ignore[assignment]
+looked_up: Callable[[Tensor, Tensor], Tensor] = _LookedUp.apply

@@ -22,4 +22,5 @@ class GatedTanh(nn.Module):
         self.down = Linear(width, shape.width, bias=False)
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
-        return self.down(torch.tanh(self.gate(x)) * self.up(x))
+        y: Tensor = self.down(torch.tanh(self.gate(x)) * self.up(x))
+        return y

@@ -22,7 +22,8 @@ def table_alpha(study: Study, judged_before: int = 0) -> float:
     """
     slopes = len({block.corpus for block in study.blocks}) if study.sizes else 0
     tables = len(study.blocks) * (1 + has_effects(study)) + slopes
-    return study.alpha / tables / 2**judged_before
+    alpha: float = study.alpha / tables / 2**judged_before
+    return alpha
 
 
 def other_families(study: Study, baseline: str) -> list[str]:

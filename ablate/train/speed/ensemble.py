@@ -205,7 +205,8 @@ def stacked(batches: Sequence[Batch], most: int) -> Batch:
 
     def of_all(field: str) -> Tensor:
         whole = torch.cat([getattr(each, field) for each in batches])
-        return whole.unflatten(0, (len(batches) * parts, rows // parts))
+        split: Tensor = whole.unflatten(0, (len(batches) * parts, rows // parts))
+        return split
 
     return Batch(
         of_all("tokens"),

@@ -89,8 +89,8 @@ class TrainJob:
 
     @cached_property
     def design(self) -> RunDesign:
-        """The costs and the kernel, counted once, when first asked. Raises IncompatibleParts where the parts cannot
-        work together."""
+        """The costs and the kernel, counted once, when first asked. Raises IncompatibleParts where the parts
+        cannot work together."""
         return design_run(self.spec, torch_device(self.settings))
 
     def request(self, outbox: Path | None = None) -> RunRequest:
@@ -122,8 +122,8 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 
 
 def job(config: DictConfig | dict[str, Any]) -> TrainJob:
-    """Validate a configuration, prepare its data, and check that both fit together. Raises ConfigError with all
-    mistakes."""
+    """Validate a configuration, prepare its data, and check that both fit together. Raises ConfigError with
+    all mistakes."""
     node = plain_config(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
     chosen = node.pop("trainer", {})

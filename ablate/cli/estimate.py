@@ -29,8 +29,8 @@ class RunEstimate:
 
 
 def design_run(spec: RunSpec, device: str = "cpu") -> RunDesign:
-    """Build the model without storage and count. Raises IncompatibleParts where the parts cannot work together or the
-    named kernel cannot serve."""
+    """Build the model without storage and count. Raises IncompatibleParts where the parts cannot work
+    together or the named kernel cannot serve."""
     decoder = of_run(spec, device)
     return RunDesign(costs_of_run(spec, decoder), decoder.kernel.name)
 

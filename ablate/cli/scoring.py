@@ -39,7 +39,8 @@ def requested_measures(study: Study, options: SweepOptions) -> list[str]:
 
 
 def check_measures(study: Study, options: SweepOptions) -> None:
-    """Raise ConfigError where a metric of the study is given neither by training nor by a registered measure."""
+    """Raise ConfigError where a metric of the study is given neither by training nor by a registered
+    measure."""
     from ablate.measure import beyond, metrics_of
     from ablate.registry import measure
 
@@ -55,8 +56,8 @@ def check_measures(study: Study, options: SweepOptions) -> None:
 
 
 def check_heldout(planned: Plan, workspace: Workspace) -> None:
-    """Raise ConfigError where a measure that reads held-out text would find no window of it, or an example that
-    is too long."""
+    """Raise ConfigError where a measure that reads held-out text would find no window of it, or an example
+    that is too long."""
     from ablate.measure import reads_heldout
 
     measures = requested_measures(planned.study, workspace.options)

@@ -3,8 +3,8 @@
 A measure is supplied with nothing and called with a trained run and its prepared text; it returns what it
 found, under names of its own. A user's own measure is a file named in `parts`. Its class may say more:
 
-`opens`   the sealed splits that it reads, such as `("heldout",)`: each use is counted as a look
-`gives`   the names of its metrics, without its own before them, `*` for what varies: a study that asks for
+`reads_splits`   the sealed splits that it reads, such as `("heldout",)`: each use is counted as a look
+`metrics`        the names of its metrics, without its own before them, `*` for what varies: a study that asks for
           another is refused before its runs
 """
 

@@ -33,8 +33,8 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     """Add what is missing of the named measures. The record's code stays that of the sources that trained it.
 
     Raises MeasureError for a name that is no measure's, for a run that is not finished, where the text is no
-    longer that of the run, and for numbers that the measure does not say it gives; RunNotLoadable where no weights
-    were kept.
+    longer that of the run, and for numbers that the measure does not say it gives; RunNotLoadable where no
+    weights were kept.
     """
     unknown = [name for name in names if name not in measure]
     if unknown:

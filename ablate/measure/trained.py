@@ -31,8 +31,8 @@ class Trained(NamedTuple):
 def open_run(folder: Path, device: str = "cpu") -> Trained:
     """The model of `runs/<id>` with its weights and its tokenizer. The kernel is chosen anew, for the device
     and for reading only: it is the same mathematics. A Hugging Face folder and an imported one are opened
-    too; their record says no more than whose they are. Raises RunNotLoadable (for a run that is not finished, too,
-    though older weights may lie there), IncompatibleParts."""
+    too; their record says no more than whose they are. Raises RunNotLoadable (for a run that is not
+    finished, too, though older weights may lie there), IncompatibleParts."""
     if is_foreign(folder):
         return _open_foreign(folder, device)
     try:

@@ -36,8 +36,8 @@ def generate(
     remembers (StreamingLLM), so that they never grow beyond it; every layer must have a window, and no
     position may act on the embedding.
 
-    Raises ValueError for wrong arguments, and IncompatibleParts where positions would leave what the model can name;
-    both at once, before the first step.
+    Raises ValueError for wrong arguments, and IncompatibleParts where positions would leave what the model
+    can name; both at once, before the first step.
     """
     _check(decoder, prompts, max_tokens)
     sampler = Sampler(temperature, top_k, top_p, _seeds(seed, len(prompts)))

@@ -153,7 +153,8 @@ def made(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
 @torch.no_grad()
 def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
     """Set every parameter and buffer in place; a sharded parameter takes its shard. Names that match a
-    pattern of `redraw` get other draws than the seed alone gives. Raises IncompatibleParts for one that matches none,
+    pattern of `redraw` get other draws than the seed alone gives. Raises IncompatibleParts for one that
+    matches none,
     where all that match start from constants, and for a vector or a buffer whose start is not said."""
     told = said(model)
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]

@@ -80,8 +80,8 @@ class Watched(TorchFunctionMode):
         return self.given.get(storage(tensor), NOTHING)
 
     def refuse(self, model: nn.Module) -> None:
-        """Raises IncompatibleParts for a matrix that was given values, and for a bias that was given others than 0,
-        where no part says how it starts."""
+        """Raises IncompatibleParts for a matrix that was given values, and for a bias that was given others
+        than 0, where no part says how it starts."""
         told = said(model)
         for name, tensor in model.named_parameters():
             is_bias = name.rpartition(".")[2] == "bias"

@@ -127,7 +127,8 @@ class Kernel:
         raise NotImplementedError
 
     def settle(self, needs: list[KernelRequirements]) -> "Kernel":
-        """The kernel that will run, for all of the needs. Raises IncompatibleParts: nothing is replaced in silence."""
+        """The kernel that will run, for all of the needs. Raises IncompatibleParts: nothing is replaced in
+        silence."""
         reasons = sorted({r for need in needs if (r := self.refuses(need))})
         if reasons:
             raise IncompatibleParts(

@@ -253,7 +253,8 @@ class Task(LightningModule):
 
     def add_loads(self, aux_outputs: list[AuxOutputs]) -> list[Tensor] | None:
         """The load of each layer that reports one, added up over passes and ranks. In whole numbers, or the
-        order of addition would say which of two equal experts had more. Raises IncompatibleParts for others."""
+        order of addition would say which of two equal experts had more. Raises IncompatibleParts for
+        others."""
         first = aux_outputs[0]
         self.loaded = [n for n, report in enumerate(first) if "load" in report]
         if not self.loaded:

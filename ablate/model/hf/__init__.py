@@ -53,7 +53,8 @@ class Chosen(NamedTuple):
 def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The model of a folder and its state, in the dtype of the files, on the CPU.
 
-    `ignore` names keys of config.json that change nothing. Raises CheckpointFormatError for a family or an option that
+    `ignore` names keys of config.json that change nothing. Raises CheckpointFormatError for a family or an
+    option that
     is not among ours, for a tensor that is missing, unknown, quantised, not finite or of another shape, for a
     damaged file and for pickled weights; FileNotFoundError without a config.json.
     """

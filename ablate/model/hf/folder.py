@@ -47,7 +47,8 @@ class Header(NamedTuple):
 
 
 def headers(folder: Path) -> dict[str, Header]:
-    """Every tensor of the folder's *.safetensors. Raises CheckpointFormatError: no tensor may stand in two files."""
+    """Every tensor of the folder's *.safetensors. Raises CheckpointFormatError: no tensor may stand in two
+    files."""
     found: dict[str, Header] = {}
     files, where = _files(folder)
     for file in files:

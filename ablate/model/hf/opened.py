@@ -55,7 +55,8 @@ def model_of(folder: Path, ignore: Collection[str] = ()) -> ModelSpec:
 
 
 def open_foreign(folder: Path, ignore: Collection[str] = ()) -> Foreign:
-    """Raises FileNotFoundError, and CheckpointFormatError, also for an imported folder that has changed since."""
+    """Raises FileNotFoundError, and CheckpointFormatError, also for an imported folder that has changed
+    since."""
     if not (folder / MODEL).exists():
         spec, state = import_folder(folder, ignore)
         config = read_json(folder / "config.json")

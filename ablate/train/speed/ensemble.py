@@ -155,8 +155,8 @@ class Stack:
         return found
 
     def prove(self) -> None:
-        """Raises IncompatibleParts where some part cannot be computed for several models at once, or gives other
-        gradients then, on the batch of the first step."""
+        """Raises IncompatibleParts where some part cannot be computed for several models at once, or gives
+        other gradients then, on the batch of the first step."""
         task = self.tasks[0]
         passes = task.passes(0)
         count = task.count(passes)

@@ -14,9 +14,11 @@ from ablate.train.state.weights import FILE, WeightsMismatch, fitting
 
 
 def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
-    """The specification with its parent. Raises FileNotFoundError, or WeightsMismatch where the run in `start` cannot
+    """The specification with its parent. Raises FileNotFoundError, or WeightsMismatch where the run in
+    `start` cannot
     be gone on from: it is not finished, spoke in other tokens, or left weights that are damaged or do not fit
-    this model. `start` may also be a Hugging Face folder or an imported one (raises CheckpointFormatError)."""
+    this model. `start` may also be a Hugging Face folder or an imported one (raises
+    CheckpointFormatError)."""
     parent, tokenizer = _foreign(start) if is_foreign(start) else _run(start)
     if spec.parent not in (None, parent):
         raise WeightsMismatch(f"{start} holds {parent}, but parent is {spec.parent}")
@@ -44,7 +46,8 @@ def started_model(start: Path, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_another_model(model: ModelSpec, start: Path) -> None:
-    """Weights that others trained mean nothing under other options of the same shapes. Raises WeightsMismatch."""
+    """Weights that others trained mean nothing under other options of the same shapes. Raises
+    WeightsMismatch."""
     if not is_foreign(start):
         return
     lost = differences(canonical(model), canonical(model_of(start)))

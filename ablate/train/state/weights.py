@@ -38,7 +38,8 @@ def save(state: dict[str, Tensor], file: Path) -> None:
 
 @contextmanager
 def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
-    """The open file, of whose tensors only the shapes were read. Raises WeightsMismatch, FileNotFoundError."""
+    """The open file, of whose tensors only the shapes were read. Raises WeightsMismatch,
+    FileNotFoundError."""
     from safetensors import SafetensorError, safe_open
 
     from ablate.model.hf.opened import is_foreign
@@ -102,7 +103,8 @@ class _Shape:
 
 @torch.no_grad()
 def load(decoder: Decoder, file: Path) -> None:
-    """Copy the file's tensors into the decoder, which may be sharded. Raises WeightsMismatch, FileNotFoundError."""
+    """Copy the file's tensors into the decoder, which may be sharded. Raises WeightsMismatch,
+    FileNotFoundError."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     ours = decoder.state_dict()

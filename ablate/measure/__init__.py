@@ -3,9 +3,9 @@
 A measure is supplied with nothing and called with a trained run and its prepared text; it returns what it
 found, under names of its own. A user's own measure is a file named in `parts`. Its class may say more:
 
-`reads_splits`   the sealed splits that it reads, such as `("heldout",)`: each use is counted as a look
-`metrics`        the names of its metrics, without its own before them, `*` for what varies: a study that asks for
-          another is refused before its runs
+`reads_splits`  the sealed splits that it reads, such as `("heldout",)`: each use is counted
+`metrics`       the names of its metrics, without its own before them, `*` for what varies: a study that
+                asks for another is refused before its runs
 """
 
 from collections.abc import Iterable

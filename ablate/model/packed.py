@@ -278,8 +278,8 @@ class LeanRMSNorm(RMSNorm):
 
     @cached_property
     def least(self) -> float:
-        length: float = (self.width * self.eps) ** 0.5
-        return length
+        least: float = (self.width * self.eps) ** 0.5
+        return least
 
     @cached_property
     def least_of_rows(self) -> Tensor:

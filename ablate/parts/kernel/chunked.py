@@ -61,15 +61,15 @@ class Chunked(SDPA):
             scores,
             dropout,
         )
-        blocks: Tensor = y.unflatten(1, (n, -1))
-        return blocks.transpose(1, 2).flatten(2, 3)[:, :, : q.shape[2]]
+        by_block: Tensor = y.unflatten(1, (n, -1))
+        return by_block.transpose(1, 2).flatten(2, 3)[:, :, : q.shape[2]]
 
 
 def of_queries(x: Tensor, n: int, w: int) -> Tensor:
     """The blocks of (B,H,T,D): (B, n H, w, D)."""
     x = F.pad(x, (0, 0, 0, n * w - x.shape[2]))
-    blocks: Tensor = x.unflatten(2, (n, w))
-    return blocks.transpose(1, 2).flatten(1, 2)
+    by_block: Tensor = x.unflatten(2, (n, w))
+    return by_block.transpose(1, 2).flatten(1, 2)
 
 
 def of_keys(x: Tensor, kept: Tensor | None, n: int, w: int, empty: int = 0) -> Tensor:
@@ -126,8 +126,8 @@ def queries_facts(x: Tensor, n: int, w: int) -> Tensor:
     The queries that fill the last block up repeat the last one, for a row that sees nothing has no softmax.
     """
     filled = torch.cat((x, x[:, -1:].expand(-1, n * w - x.shape[1])), 1)
-    blocks: Tensor = filled.unflatten(1, (n, w))
-    return blocks[:, :, None, :, None]
+    by_block: Tensor = filled.unflatten(1, (n, w))
+    return by_block[:, :, None, :, None]
 
 
 def keys_facts(x: Tensor, kept: Tensor | None, n: int, w: int, empty: int) -> Tensor:

@@ -217,7 +217,7 @@ def test_safetensors_round_trip(case, tokens, tmp_path: Path):
 @every
 def test_recomputed_activations_give_the_same_gradients(case, tokens):
     plain, saving = model(case).train(), model(case).train()
-    saving.activation_checkpointing()
+    saving.recompute()
     loss_of(plain, tokens).backward()
     loss_of(saving, tokens).backward()
     for (name, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):

@@ -47,6 +47,7 @@ class RunRecord(BaseModel):
     counts: dict[str, float] = {}  # parameters, FLOPs, KV bytes
     speed: dict[str, float] = {}  # tokens_per_second, seconds
     memory: dict[str, float] = {}  # peak bytes
+    weights_hash: str = ""  # SHA-256 of weights/model.safetensors; empty where none were kept
     kernel: str = ""
     heldout_reads: int = 0  # times held-out was looked at
     provenance: dict[str, Any] = {}  # versions, hardware, command, device kind, git commit, time

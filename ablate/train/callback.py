@@ -47,6 +47,7 @@ class Outcome:
     finished: bool = False
     metrics: dict[str, float | None] = field(default_factory=dict)
     kernel: str = ""
+    weights_hash: str = ""  # on the first rank, where weights are kept
 
 
 class Watch(Callback):
@@ -153,7 +154,7 @@ class Watch(Callback):
         if self.settings.keep != "none":
             state = collect(task.decoder)
             if trainer.is_global_zero:
-                save(state, self.folder / FILE)
+                self.outcome.weights_hash = save(state, self.folder / FILE)
         if self.settings.keep == "all":
             self.save(trainer, self.spec.steps)
         self.outcome.finished = True

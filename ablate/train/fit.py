@@ -213,6 +213,7 @@ class Run:
             speed=speed if rate is None else {"tokens_per_second": rate, **speed},
             memory=memory.peak(),
             kernel=watch.outcome.kernel,
+            weights_hash=watch.outcome.weights_hash,
         )
 
     def stream(self) -> Stream:

@@ -39,7 +39,7 @@ from ablate.train.monitor.progress import Lines, Progress
 from ablate.train.settings import LoggerSpec
 from ablate.train.state.source_hash import hashed, source_hash
 from ablate.train.state.warm_start import started
-from ablate.train.state.weights import FILE, WeightsMismatch
+from ablate.train.state.weights import FILE, WeightsMismatch, file_hash
 from ablate.train.task import Task
 
 
@@ -70,7 +70,8 @@ def test_the_record_says_what_was_done(plain, text):
     assert RunSpec.model_validate(record.spec) == spec
     assert record.counts == {"parameters": 7.0}
     assert record.source_hash == source_hash(spec)
-    assert record.looks == 0
+    assert record.weights_hash == file_hash(runs / record.id / FILE)
+    assert record.heldout_reads == 0
     assert record.kernel
     assert record.speed["tokens_per_second"] > 0
     assert record.memory["peak_resident_bytes"] > 1e7
@@ -390,10 +391,12 @@ def test_shapes_that_differ_are_named_before_a_run_begins(plain, text, tmp_path)
     assert sorted(runs.iterdir()) == there
     parent.save(tmp_path)
     (tmp_path / FILE).parent.mkdir()
-    (tmp_path / FILE).write_bytes((runs / parent.id / FILE).read_bytes()[:-100])
+    whole = (runs / parent.id / FILE).read_bytes()
     spec = run_spec(text, {"context": 48, "position": {"name": "rope", "scaling": "none"}})
-    with pytest.raises(WeightsMismatch, match=r"model\.safetensors is damaged"):
-        started(spec, prepared_for(spec, text.parent), tmp_path)
+    for damaged in (whole[:-100], whole[:-1001] + bytes([whole[-1001] ^ 64]) + whole[-1000:]):
+        (tmp_path / FILE).write_bytes(damaged)
+        with pytest.raises(WeightsMismatch, match=r"model\.safetensors is damaged.*rerun=true"):
+            started(spec, prepared_for(spec, text.parent), tmp_path)
 
 
 def test_a_parent_that_is_not_finished_or_of_other_tokens_is_refused(plain, text, tmp_path):

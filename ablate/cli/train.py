@@ -40,7 +40,10 @@ def train(config: DictConfig) -> float | None:
     with writing(), stopping(), refusals():
         todo = job(config)
         design = todo.design  # Raises Refused before anything is written
-        folder, record = todo.runs / todo.id, Store(todo.runs).find(todo.id)
+        folder, store = todo.runs / todo.id, Store(todo.runs)
+        record = store.find(todo.id)
+        if record is not None and record.status not in MISSING:
+            record = store.outcome(todo.id, record.source_hash)
         if record is not None and record.source_hash != source_hash(todo.spec):
             console.print(
                 f"{folder} is out of date: it is {record.status}, with an earlier version of the code."

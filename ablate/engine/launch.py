@@ -155,8 +155,8 @@ class Engine:
         self.queue = todo
 
     def skipped(self, job: Job) -> bool:
-        record = self.store.find(job.id)
-        if record is None or record.source_hash != job.source_hash or record.status in MISSING:
+        record = self.store.outcome(job.id, job.source_hash)
+        if record is None:
             return False
         self.on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
         return True

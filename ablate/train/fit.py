@@ -13,6 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
+from ablate.engine.store import identity
 from ablate.model.measure import costs_of_run, of_run
 from ablate.parts.base import IncompatibleParts
 from ablate.provenance import provenance
@@ -141,7 +142,12 @@ class Run:
         except ValueError as error:
             log.warning("%s cannot be read (%s); training again", self.folder / "record.json", error)
             return None
-        return record if record.status in TRAINED and record.source_hash == self.source_hash else None
+        if record.status not in TRAINED or record.source_hash != self.source_hash:
+            return None
+        if identity(record) != self.id:
+            log.warning("%s is the record of another run; training again", self.folder / "record.json")
+            return None
+        return record
 
     def attempt(self, stop: Interrupt, anew: bool) -> RunRecord:
         """Train in this process, and save the record of how it ended."""

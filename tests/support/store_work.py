@@ -81,8 +81,8 @@ def together(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> No
 def after(folder: Path, payload: dict[str, Any]) -> None:
     """A note beside the record, which is stored; or a failure as `payload` asks for."""
     assert RunRecord.load(folder).status == "finished"
-    note(payload["log"], "selected", payload["id"])
-    if payload.get("selected") == "raise":
+    note(payload["log"], "after", payload["id"])
+    if payload.get("after") == "raise":
         raise ArithmeticError("as asked")
-    if payload.get("selected") == "kill":
+    if payload.get("after") == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

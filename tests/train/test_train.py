@@ -175,7 +175,7 @@ def test_a_finished_run_is_not_repeated(plain, text, monkeypatch):
 def test_other_sources_make_it_stale(text, tmp_path, monkeypatch):
     spec = run_spec(text, steps=2)
     train(spec, tmp_path, text)
-    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "0" * 12)
+    monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "0" * 12)
     assert train(spec, tmp_path, text).source_hash == "0" * 12
 
 
@@ -204,10 +204,10 @@ def test_what_is_kept(keep, text, tmp_path):
 def test_what_other_sources_left_does_not_stay(text, tmp_path, monkeypatch):
     spec = run_spec(text, steps=2)
     folder = tmp_path / train(spec, tmp_path, text).id
-    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "other")
+    monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "other")
     train(spec, tmp_path, text, {"keep": "none"})
     assert {path.name for path in folder.iterdir()} == {"record.json", "curve.parquet"}
-    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "others still")
+    monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "others still")
     monkeypatch.setattr("ablate.train.callback.FAR", 0.0)
     monkeypatch.setattr("ablate.train.callback.LONG", (1, 0.0))
     assert train(spec, tmp_path, text).status == "diverged"

@@ -309,7 +309,11 @@ class Engine:
         for job in waiting:
             if self.skipped(job):
                 continue
-            if taken(self.store.folder(job.id)):
+            try:
+                held = taken(self.store.folder(job.id))
+            except OSError:  # of one run, perhaps for a moment
+                held = True
+            if held:
                 self.waiting.append(job)
             else:
                 self.queue.append(job)

@@ -311,8 +311,8 @@ class Engine:
                 continue
             try:
                 held = taken(self.store.folder(job.id))
-            except OSError:  # of one run, perhaps for a moment
-                held = True
+            except OSError:
+                held = False  # whoever takes it will say why not
             if held:
                 self.waiting.append(job)
             else:

@@ -1,6 +1,8 @@
 """What `python train.py` does with a composed configuration."""
 
 import math
+import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +83,7 @@ def run(todo: TrainJob, console: Console) -> RunRecord:
         fingerprint=todo.prepared.fingerprint,
     )
     reports: list[worker.Report] = []
-    with worker.held(store, [leased], reports.append) as (payloads, _):
+    with worker.held(store, [leased], reports.append, lost=stop_training) as (payloads, _):
         for payload in payloads:
             perform(todo.request(Path(payload["outbox"])), todo.prepared)
     (report,) = reports
@@ -96,6 +98,12 @@ def run(todo: TrainJob, console: Console) -> RunRecord:
     show_sample(console, folder, todo.rest.sample)
     console.print(f"\n{folder}")
     return record
+
+
+def stop_training() -> None:
+    """Ask the training in this process to stop; where none listens, what it would write is refused."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_beside(todo: TrainJob) -> RunRecord:

@@ -40,5 +40,5 @@ def test_a_damaged_record_is_left_out_with_a_line(tmp_path: Path, damage: str) -
 
 def test_where_all_are_damaged_there_is_nothing_to_compare(tmp_path: Path) -> None:
     (save(tmp_path, 0.25, 0) / "record.json").write_text("{")
-    with pytest.raises(ConfigError, match="no folder of .* holds a record that can be read"):
+    with pytest.raises(ConfigError, match=r"no folder of .* holds a record that can be read"):
         compare_runs(f"{tmp_path}/*", Console(file=io.StringIO()))

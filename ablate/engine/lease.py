@@ -138,6 +138,19 @@ def taken(folder: Path, limit: float = LIMIT) -> bool:
     return last > 0 and _alive(folder / "lease" / str(last), limit)
 
 
+def holder(folder: Path) -> str:
+    """Who holds the run in `folder`, in words for a person who waits: host, process and the claim's file."""
+    file = folder / "lease" / str(newest(folder))
+    try:
+        claim = _read(file)[0]
+    except FileNotFoundError:
+        return "nobody any more"
+    where, process = claim.get("where"), _process(claim)
+    host = where[0] if isinstance(where, list) and where else None
+    host = host if isinstance(host, str) and host.isprintable() else "an unknown host"
+    return f"{host}, process {process[0] if process else 'unknown'} ({file})"
+
+
 def newest(folder: Path) -> int:
     """The highest claim on the run in `folder`; 0 where there is none."""
     try:

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate.engine.lease import BEAT, Lease, LeaseLost, beating, take
+from ablate.engine.lease import BEAT, Lease, LeaseLost, beating, holder, take
 from ablate.engine.store import Store
 from ablate.record import RunRecord, Status
 
@@ -159,7 +159,7 @@ def held(
     for job in jobs:
         lease = take(store.folder(job.id))
         if lease is None:
-            ended(Report(job.id, "elsewhere"))
+            ended(Report(job.id, "elsewhere", f"waiting for {holder(store.folder(job.id))}"))
         elif store.finished(job.id, job.source_hash):
             lease.release()
             ended(Report(job.id, "done"))

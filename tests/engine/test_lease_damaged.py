@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_store_lease import record, rewrite, win
 
-from ablate.engine.lease import LIMIT, LeaseLost, beating, newest, take, taken
+from ablate.engine.lease import LIMIT, LeaseLost, beating, holder, newest, take, taken
 from ablate.engine.store import Store
 from ablate.engine.worker import Job, perform
 
@@ -115,3 +115,15 @@ def test_a_lost_holder_keeps_nobody_elses_heartbeat(place: Path) -> None:
         assert lost.wait(20)
         time.sleep(0.05)
     assert second.file.stat().st_mtime == 1
+
+
+def test_the_holder_is_named(place: Path) -> None:
+    lease = win(place / "run")
+    rewrite(lease, where=["a.host", "boot", "pid:[1]"], pid=12)
+    assert holder(place / "run") == f"a.host, process 12 ({lease.file})"
+    reports = perform(Store(place), Job("run", {}), lambda payload: None)
+    assert reports.status == "elsewhere" and reports.reason == f"waiting for {holder(place / 'run')}"
+    rewrite(lease, where=["\x1b[2J"], pid="x")
+    assert holder(place / "run") == f"an unknown host, process unknown ({lease.file})"
+    shutil.rmtree(place / "run")
+    assert holder(place / "run") == "nobody any more"

@@ -5,9 +5,11 @@
     runs/<id>/weights/        model.safetensors, if kept
     runs/<id>/checkpoint/     to resume from; removed when the run is finished
 
-Append-only and atomic, with no server: a record is there whole or not at all.
+Append-only and atomic, with no server: a record is there whole or not at all. Its file ends with a hash over
+the rest, so that a damaged or edited one is no record.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -33,7 +35,7 @@ class RunRecord(BaseModel):
     and `interrupted` are missing data, run again; `refused` belongs to the plan.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     id: str
     status: Status
@@ -47,20 +49,35 @@ class RunRecord(BaseModel):
     counts: dict[str, float] = {}  # parameters, FLOPs, KV bytes
     speed: dict[str, float] = {}  # tokens_per_second, seconds
     memory: dict[str, float] = {}  # peak bytes
+    weights_hash: str = ""  # SHA-256 of weights/model.safetensors; empty where none were kept
     kernel: str = ""
     heldout_reads: int = 0  # times held-out was looked at
     provenance: dict[str, Any] = {}  # versions, hardware, command, device kind, git commit, time
 
     @classmethod
     def load(cls, folder: Path) -> "RunRecord":
-        """Raises FileNotFoundError, or ValueError for a record that is not one."""
-        file = folder / "record.json"
+        """Raises FileNotFoundError, or ValueError for a record that is not one, or was damaged or edited."""
+        return cls.read(folder / "record.json")
+
+    @classmethod
+    def read(cls, file: Path) -> "RunRecord":
+        """The record in a file of any name. Raises as `load`."""
         try:
-            return cls.model_validate_json(file.read_bytes())
+            content = json.loads(file.read_bytes().decode(), parse_constant=_refuse)
+            if not isinstance(content, dict):
+                raise ValueError("no object")
+            if content.pop("hash", None) != _hash(content):
+                raise ValueError(
+                    "hash: it is not that of the rest: the file was damaged or edited; restore a copy of it, "
+                    "or train that run again: rerun=true"
+                )
+            return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "whole file"
             raise ValueError(f"{file} is not a record: {place}: {first['msg']}") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} is not a record: {error}") from None
 
     def columns(self) -> dict[str, Any]:
         """A row of a frame: status, reason, code and kernel, the metrics under their names, and `counts/...`,
@@ -71,10 +88,25 @@ class RunRecord(BaseModel):
         return row | self.metrics
 
     def save(self, folder: Path) -> None:
+        """Write record.json with its hash. Raises ValueError for a number that is not finite."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
+        try:
+            content = json.loads(json.dumps(self.model_dump(mode="json")), parse_constant=_refuse)
+        except ValueError as error:
+            raise ValueError(f"the record of {self.id} cannot be saved: {error}") from None
+        text = json.dumps({**content, "hash": _hash(content)}, indent=1)
         with atomic(folder / "record.json") as f:
             f.write(text.encode())
+
+
+def _hash(content: dict[str, Any]) -> str:
+    """The SHA-256 of canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no finite number")
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:

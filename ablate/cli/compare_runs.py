@@ -17,9 +17,14 @@ def compare_runs(pattern: str, console: Console) -> None:
     """Compare the finished runs whose folders match a glob, by the options in which they differ. Raises
     ConfigError where there are none, ValueError where nothing but the seed differs."""
     folders = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "record.json").is_file())
-    records = [RunRecord.load(folder) for folder in folders]
+    records = []
+    for folder in folders:
+        try:
+            records.append(RunRecord.load(folder))
+        except (ValueError, OSError) as error:  # as a run that is missing
+            console.print(Text(f"Left out: {error}", style="yellow"), soft_wrap=True)
     if not records:
-        raise ConfigError([f"compare: no folder of {pattern} holds a record.json"])
+        raise ConfigError([f"compare: no folder of {pattern} holds a record that can be read"])
     gathered = adhoc.gather(records)
     for warning in gathered.mixed:
         console.print(Text(f"Mixed: {warning}", style="yellow"))

@@ -94,7 +94,7 @@ class TrainJob:
         return design_run(self.spec, torch_device(self.settings))
 
     def request(self, outbox: Path | None = None) -> RunRequest:
-        """The request to train this run; its record goes to `outbox` (null: runs/<id>)."""
+        """The request to train this run; its record goes to `outbox` of its lease (null: runs/<id>)."""
         return RunRequest(
             spec=self.spec,
             settings=self.settings,
@@ -105,6 +105,7 @@ class TrainJob:
             counts=asdict(self.design.costs),
             rerun=self.rest.rerun,
             outbox=outbox,
+            claim=outbox,
         )
 
 

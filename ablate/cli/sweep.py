@@ -210,6 +210,14 @@ class Sweep:
             log = self.workspace.store.folder(missing[0].id) / "log"
             remedy = f"run this again to resume (one has its log in {log})"
             fail(f"{len(missing)} runs are missing; {remedy}", FAILED)
+        tune = planned.study.tune
+        tuned = results.runs[(results.runs["role"] == "tuning") & (results.runs["status"] == "finished")]
+        if tune and len(tuned) and (tune.metric not in tuned or tuned[tune.metric].isna().any()):
+            fail(
+                f"tuning runs have finished without {tune.metric}, so no rate can be chosen; "
+                "name a metric in tune.metric that they have",
+                FAILED,
+            )
         metric = planned.study.metric
         ended = results.runs[(results.runs["role"] == "test") & (results.runs["status"] == "finished")]
         if metric not in OF_SEVERAL and (metric not in ended or ended[metric].isna().any()):

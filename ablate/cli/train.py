@@ -1,6 +1,8 @@
 """What `python train.py` does with a composed configuration."""
 
 import math
+import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,10 @@ def train(config: DictConfig) -> float | None:
     with writing(), stopping(), refusals():
         todo = job(config)
         design = todo.design  # Raises IncompatibleParts before anything is written
-        folder, record = todo.runs / todo.id, Store(todo.runs).find(todo.id)
+        folder, store = todo.runs / todo.id, Store(todo.runs)
+        record = store.find(todo.id)
+        if record is not None and record.status not in MISSING:
+            record = store.outcome(todo.id, record.source_hash)
         if record is not None and record.source_hash != source_hash(todo.spec):
             console.print(
                 f"{folder} is out of date: it is {record.status}, with an earlier version of the code."
@@ -78,7 +83,7 @@ def run(todo: TrainJob, console: Console) -> RunRecord:
         fingerprint=todo.prepared.fingerprint,
     )
     reports: list[worker.Report] = []
-    with worker.held(store, [leased], reports.append) as (payloads, _):
+    with worker.held(store, [leased], reports.append, lost=stop_training) as (payloads, _):
         for payload in payloads:
             perform(todo.request(Path(payload["outbox"])), todo.prepared)
     (report,) = reports
@@ -93,6 +98,12 @@ def run(todo: TrainJob, console: Console) -> RunRecord:
     show_sample(console, folder, todo.rest.sample)
     console.print(f"\n{folder}")
     return record
+
+
+def stop_training() -> None:
+    """Ask the training in this process to stop; where none listens, what it would write is refused."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_beside(todo: TrainJob) -> RunRecord:

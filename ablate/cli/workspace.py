@@ -9,7 +9,7 @@ from ablate.cli.isolated import in_subprocess
 from ablate.cli.options import SweepOptions
 from ablate.data.prepare import Prepared, prepare
 from ablate.engine import slots
-from ablate.engine.store import MISSING, Store
+from ablate.engine.store import Store
 from ablate.record import RunRecord
 from ablate.spec import DataSpec, RunSpec, digest
 from ablate.study.design import runs
@@ -72,12 +72,7 @@ class Workspace:
 
     def has_outcome(self, run: runs.PlannedRun) -> bool:
         """Whether a run has an outcome, from the sources of today."""
-        record = self.record(run)
-        return (
-            record is not None
-            and record.status not in MISSING
-            and record.source_hash == self.source_hash(run)
-        )
+        return self.store.finished(run.id, self.source_hash(run))
 
     def probe(self, spec: RunSpec) -> float:
         from ablate.cli.check import probe

@@ -155,8 +155,8 @@ class Engine:
         self.queue = todo
 
     def skipped(self, job: Job) -> bool:
-        record = self.store.find(job.id)
-        if record is None or record.source_hash != job.source_hash or record.status in MISSING:
+        record = self.store.outcome(job.id, job.source_hash)
+        if record is None:
             return False
         self.on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
         return True
@@ -309,7 +309,11 @@ class Engine:
         for job in waiting:
             if self.skipped(job):
                 continue
-            if taken(self.store.folder(job.id)):
+            try:
+                held = taken(self.store.folder(job.id))
+            except OSError:
+                held = False  # whoever takes it will say why not
+            if held:
                 self.waiting.append(job)
             else:
                 self.queue.append(job)

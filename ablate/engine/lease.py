@@ -2,7 +2,8 @@
 
     runs/<id>/lease/1                    the first claim,
     runs/<id>/lease/2                    the one that took over from it: the highest number counts;
-    runs/<id>/lease/2.out/record.json    the record of claim 2, before `Store.commit` moves it into place
+    runs/<id>/lease/2-<token>.out/       the outbox of claim 2: its record.json is there before
+                                         `Store.commit` moves it into place
 
 **One winner.** A claim is a file that link(2) makes, whole and only if its name is free; the file system
 grants a name once, over NFS too. To take over from a dead claim n is to make claim n + 1. All
@@ -12,8 +13,14 @@ marked as released.
 
 **Who is dead.** On the same host: the process is gone, or its number now belongs to a process with another
 start time. That is known at once; a process that is merely suspended there is alive. From elsewhere (another
-host, or another container): the heartbeat, the file's time of change, is older than `limit`; both times
-compared are the file server's.
+host, or another container): the heartbeat, the file's time of change, is older than `limit`, or further in
+the future than that, which no clock of theirs has written; both times compared are the file server's.
+
+**What is damaged.** A claim that cannot be read is an empty one, judged by its heartbeat. A name that is no
+number says nothing.
+
+**Who holds it.** Each claim has a token drawn by chance. Where a run's folder was deleted and begun anew, the
+numbers begin anew too; the holder from before sees another's token under its number, and has lost.
 
 **No overwriting.** A holder may be suspended, be declared dead by another host, and wake up. It does
 
@@ -31,6 +38,7 @@ So no holder replaces the record of a later one, whenever it wakes up.
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -47,6 +55,9 @@ from ablate.record import UMASK, atomic
 
 BEAT = 5.0  # seconds between heartbeats
 DEAD = -1
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # of a claim: its name
+MOST_BYTES = 1 << 16  # of a claim that is read; one of ours has 200
+MOST_PID = 2**31 - 1
 LIMIT = (
     120.0  # seconds without one after which a holder on another host is dead; NFS may show times 60 s late
 )
@@ -58,10 +69,11 @@ class LeaseLost(AblateError):
 
 @dataclass(frozen=True)
 class Lease:
-    """A claim that was won. `folder` is the run's."""
+    """A claim that was won. `folder` is the run's, `token` the claim's own."""
 
     folder: Path
     number: int
+    token: str
 
     @property
     def file(self) -> Path:
@@ -70,10 +82,17 @@ class Lease:
     @property
     def outbox(self) -> Path:
         """Where the record is saved; `Store.commit` moves it from here."""
-        return self.folder / "lease" / f"{self.number}.out"
+        return self.folder / "lease" / f"{self.number}-{self.token}.out"
 
     def held(self) -> bool:
-        return newest(self.folder) == self.number
+        return newest(self.folder) == self.number and self._mine()
+
+    def _mine(self) -> bool:
+        """Whether the claim of this number is still this one."""
+        try:
+            return _read(self.file)[0].get("token") == self.token
+        except FileNotFoundError:
+            return False
 
     def beat(self) -> None:
         os.utime(self.file)
@@ -81,7 +100,9 @@ class Lease:
     def release(self) -> None:
         """Give the run back. Harmless where the lease is lost: a lower claim counts for nothing."""
         shutil.rmtree(self.outbox, ignore_errors=True)
-        with suppress(FileNotFoundError), atomic(self.file) as f:  # unless the run's folder was deleted
+        if not self._mine():  # the run's folder was deleted
+            return
+        with suppress(FileNotFoundError), atomic(self.file) as f:
             f.write(json.dumps({"released": True}).encode())
 
 
@@ -92,14 +113,23 @@ def take(folder: Path, limit: float = LIMIT) -> Lease | None:
     last = newest(folder)
     if last and _alive(home / str(last), limit):
         return None
-    lease = Lease(folder, last + 1)
-    if not _make(lease.file, _myself()):
+    claim = _myself()
+    lease = Lease(folder, last + 1, claim["token"])
+    if not _make(lease.file, claim):
         return None
-    for number in range(1, lease.number):
-        (home / f"{number}.out" / "record.json").unlink(missing_ok=True)
-        shutil.rmtree(home / f"{number}.out", ignore_errors=True)
+    for outbox in home.glob("*.out"):
+        number = NUMBER.match(outbox.name)
+        if number and int(number[0]) <= lease.number:
+            _clear(outbox)
     lease.outbox.mkdir()
     return lease
+
+
+def _clear(outbox: Path) -> None:
+    """Remove a lost outbox, its record before the rest."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        (outbox / "record.json").unlink()
+    shutil.rmtree(outbox, ignore_errors=True)
 
 
 def taken(folder: Path, limit: float = LIMIT) -> bool:
@@ -108,13 +138,26 @@ def taken(folder: Path, limit: float = LIMIT) -> bool:
     return last > 0 and _alive(folder / "lease" / str(last), limit)
 
 
+def holder(folder: Path) -> str:
+    """Who holds the run in `folder`, in words for a person who waits: host, process and the claim's file."""
+    file = folder / "lease" / str(newest(folder))
+    try:
+        claim = _read(file)[0]
+    except FileNotFoundError:
+        return "nobody any more"
+    where, process = claim.get("where"), _process(claim)
+    host = where[0] if isinstance(where, list) and where else None
+    host = host if isinstance(host, str) and host.isprintable() else "an unknown host"
+    return f"{host}, process {process[0] if process else 'unknown'} ({file})"
+
+
 def newest(folder: Path) -> int:
     """The highest claim on the run in `folder`; 0 where there is none."""
     try:
         names = os.listdir(folder / "lease")
     except FileNotFoundError:
         return 0
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max((int(name) for name in names if NUMBER.fullmatch(name)), default=0)
 
 
 @contextmanager
@@ -125,8 +168,9 @@ def beating(lease: Lease, lost: Callable[[], None], every: float = BEAT) -> Iter
     def beat() -> None:
         while not ended.wait(every):
             try:
-                lease.beat()
                 mine = lease.held()
+                if mine:
+                    lease.beat()
             except FileNotFoundError:  # the run's folder was deleted
                 mine = False
             except OSError:
@@ -179,12 +223,18 @@ def _make_without_links(file: Path, claim: dict[str, Any]) -> bool:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], float]:
-    """A claim and the time of its last heartbeat; an unreadable claim is an empty one."""
-    with open(file) as f:  # opening makes an NFS client ask the server for the file's present state
-        text, time = f.read(), os.fstat(f.fileno()).st_mtime
+    """A claim and the time of its last heartbeat; a claim that cannot be read is an empty one.
+
+    Raises FileNotFoundError.
+    """
+    try:
+        with open(file, "rb") as f:  # opening makes an NFS client ask the server for the present state
+            text, time = f.read(MOST_BYTES), os.fstat(f.fileno()).st_mtime
+    except (IsADirectoryError, PermissionError):
+        return {}, os.stat(file).st_mtime
     try:
         claim = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         claim = {}
     return (claim if isinstance(claim, dict) else {}), time
 
@@ -196,12 +246,20 @@ def _alive(file: Path, limit: float) -> bool:
         return False
     if claim.get("released"):
         return False
-    here = _here()
-    if here is not None and claim.get("where") == here:
-        living = _living(claim["pid"], claim["started"])
+    here, process = _here(), _process(claim)
+    if here is not None and claim.get("where") == here and process is not None:
+        living = _living(*process)
         if living is not None:
             return living
-    return _server_time(file.parent) - heartbeat <= limit
+    return abs(_server_time(file.parent) - heartbeat) <= limit
+
+
+def _process(claim: dict[str, Any]) -> tuple[int, int | None] | None:
+    """The number and the start of the process that made a claim; None where it does not say them."""
+    pid, started = claim.get("pid"), claim.get("started")
+    if type(pid) is not int or not 0 < pid <= MOST_PID:
+        return None
+    return (pid, started) if started is None or type(started) is int else None
 
 
 def _server_time(folder: Path) -> float:

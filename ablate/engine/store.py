@@ -1,6 +1,6 @@
 """The store: a folder of runs, `runs/<id>/record.json`, and nothing else. No server, no index.
 
-Ten thousand records are read and validated in about a second, so there is no cache that could be
+Ten thousand records are read and checked in a few seconds, so there is no cache that could be
 out of date. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) counts the same.
 """
 
@@ -9,8 +9,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ablate.engine.lease import Lease, LeaseLost
 from ablate.record import TRAINED, RunRecord, atomic
+from ablate.spec import RunSpec, digest
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +54,19 @@ class Store:
 
         Outcomes are finished, diverged, out_of_memory and refused; crashed and interrupted are missing data.
         """
+        return self.outcome(id, source_hash) is not None
+
+    def outcome(self, id: str, source_hash: str) -> RunRecord | None:
+        """The record of a run that is finished in this sense. One whose specification has another id is
+        reported and counts as none."""
         record = self.find(id)
-        return record is not None and record.source_hash == source_hash and record.status not in MISSING
+        if record is None or record.source_hash != source_hash or record.status in MISSING:
+            return None
+        other = identity_of(record)
+        if other in (None, id):
+            return record
+        self._report(id, ValueError(f"{self.folder(id) / 'record.json'} has the specification of {other}"))
+        return None
 
     def records(self) -> Iterator[RunRecord]:
         """Every record, in the order of their ids. Broken ones are left out and reported in `broken`."""
@@ -97,6 +111,21 @@ class Store:
         if self.broken.get(id) != reason:
             log.warning("%s; it counts as missing", reason)
         self.broken[id] = reason
+
+
+def identity_of(record: RunRecord) -> str | None:
+    """The id of the record's specification and fingerprint; None for one that is not understood, as where
+    own parts are not loaded."""
+    key = digest([record.spec, record.fingerprint])
+    if key not in _identities:
+        try:
+            _identities[key] = RunSpec.model_validate(record.spec).id(record.fingerprint)
+        except ValidationError:
+            return None
+    return _identities[key]
+
+
+_identities: dict[str, str] = {}  # by the hash of what they follow from: a study asks often
 
 
 def _keep(place: Path, aside: Path) -> None:

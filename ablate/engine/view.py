@@ -18,7 +18,8 @@ from rich.text import Text
 from ablate.amounts import duration
 from ablate.engine.launch import Event
 
-COLOURS = {"finished": "green", "interrupted": "yellow", "out_of_memory": "magenta"}  # else red
+YELLOW = dict.fromkeys(("interrupted", "elsewhere"), "yellow")
+COLOURS = {"finished": "green", "out_of_memory": "magenta", **YELLOW}  # else red
 Ranking = Callable[[], list[tuple[str, str]]]
 
 
@@ -82,11 +83,11 @@ class View:
 
     def line(self, event: Event) -> Text | None:
         """One line for an event that a person wants to see; None for the others."""
-        if event.kind in ("begun", "skipped", "elsewhere"):
+        if event.kind in ("begun", "skipped"):
             return None
         text = Text.assemble(
             f"{len(self.done)}/{self.total}  ",
-            (event.status or event.kind, COLOURS.get(event.status, "red")),
+            (event.status or event.kind, COLOURS.get(event.status or event.kind, "red")),
             f"  {self.name(event.id)}  {event.seconds:.1f} s",
         )
         if event.reason:

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate.engine.lease import BEAT, Lease, LeaseLost, beating, take
+from ablate.engine.lease import BEAT, Lease, LeaseLost, beating, holder, take
 from ablate.engine.store import Store
 from ablate.record import RunRecord, Status
 
@@ -44,9 +44,10 @@ STOPPED = "told to stop, or the engine is gone"
 class Job:
     """One run to be done: plain JSON throughout.
 
-    `payload` goes to the work function, with `outbox` added: the folder in which it must save its record
-    (`RunRecord.save(Path(payload["outbox"]))`). Everything else it writes goes to `runs/<id>`. `code`, `spec`
-    and `fingerprint` are what the record will say; they make the record of a run that could not write one.
+    `payload` goes to the work function, with two folders added: `outbox`, in which it must save its record
+    (`RunRecord.save(Path(payload["outbox"]))`), and `claim`, which is gone when the lease is. Everything else
+    it writes goes to `runs/<id>`. `source_hash`, `spec` and `fingerprint` are what the record will say; they
+    make the record of a run that could not write one.
     """
 
     id: str
@@ -158,7 +159,7 @@ def held(
     for job in jobs:
         lease = take(store.folder(job.id))
         if lease is None:
-            ended(Report(job.id, "elsewhere"))
+            ended(Report(job.id, "elsewhere", f"waiting for {holder(store.folder(job.id))}"))
         elif store.finished(job.id, job.source_hash):
             lease.release()
             ended(Report(job.id, "done"))
@@ -191,7 +192,10 @@ def held(
         for id, (_, lease, beats) in leases.items():
             beats.enter_context(beating(lease, lost, every))
             begun(id)
-        payloads = [{**job.payload, "outbox": str(lease.outbox)} for job, lease, _ in leases.values()]
+        places = {"outbox", "claim"}  # a successor removes the outbox: while it is there, the lease is held
+        payloads = [
+            {**job.payload, **dict.fromkeys(places, str(lease.outbox))} for job, lease, _ in leases.values()
+        ]
     except (KeyboardInterrupt, SystemExit, Exception) as error:
         status, reason = _outcome(error)
     try:

@@ -1,12 +1,15 @@
 """Scoring: measures on the stored weights of a finished run, added to its record."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from ablate.data.prepare import prepare
+from ablate.engine.lease import LeaseLost, take, taken
+from ablate.engine.store import Store
 from ablate.errors import AblateError
 from ablate.measure import beyond, metrics_of, reads_heldout
 from ablate.measure.trained import open_run
@@ -18,6 +21,8 @@ from ablate.train.request import RunRequest
 from ablate.train.state.source_hash import measure_hash
 
 Value = TypeVar("Value")
+
+LEASE_PATIENCE = 5.0  # seconds that others may take to store their numbers
 
 
 class MeasureError(AblateError, ValueError):
@@ -32,9 +37,9 @@ def missing(record: RunRecord, names: Sequence[str]) -> list[str]:
 def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     """Add what is missing of the named measures. The record's code stays that of the sources that trained it.
 
-    Raises MeasureError for a name that is no measure's, for a run that is not finished, where the text is no
-    longer that of the run, and for numbers that the measure does not say it gives; RunNotLoadable where no
-    weights were kept.
+    The record is written under the run's lease. Raises MeasureError for a name that is no measure's, for a
+    run that is not finished or that another process holds, where the text is no longer that of the run, and
+    for numbers that the measure does not say it gives; RunNotLoadable where no weights were kept.
     """
     unknown = [name for name in names if name not in measure]
     if unknown:
@@ -49,6 +54,7 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     wanted = missing(record, names)
     if not wanted:
         return record
+    _wait(folder)
     prepared = prepare(DataSpec.model_validate(record.spec["data"]), cache)
     if prepared.fingerprint != record.fingerprint:
         raise MeasureError(f"{folder}: the text or the tokenizer is no longer that of the run")
@@ -68,17 +74,46 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
         vectors |= found.vectors
         heldout_reads += reads_heldout(name)
         measured[name] = measure_hash(name)
-    now = RunRecord.load(folder)  # another process may have scored it meanwhile
-    record = now.model_copy(
-        update={
-            "metrics": {**others(now.metrics, wanted), **metrics},
-            "vectors": {**others(now.vectors, wanted), **vectors},
-            "measures": {**now.measures, **measured},
-            "heldout_reads": now.heldout_reads + heldout_reads,
-        }
-    )
-    record.save(folder)
-    return record
+
+    def scored(now: RunRecord) -> RunRecord:
+        """With the numbers; another process may have added its own meanwhile."""
+        if (now.status, now.weights_hash) != (record.status, record.weights_hash):
+            raise MeasureError(f"{folder}: was trained again while it was scored; score it again")
+        return now.model_copy(
+            update={
+                "metrics": {**others(now.metrics, wanted), **metrics},
+                "vectors": {**others(now.vectors, wanted), **vectors},
+                "measures": {**now.measures, **measured},
+                "heldout_reads": now.heldout_reads + heldout_reads,
+            }
+        )
+
+    return _stored(folder.resolve(), scored)
+
+
+def _stored(folder: Path, change: Callable[[RunRecord], RunRecord]) -> RunRecord:
+    """Change the record under the run's lease. Raises MeasureError where another process holds it."""
+    deadline = time.monotonic() + LEASE_PATIENCE
+    while (lease := take(folder)) is None:
+        _wait(folder, deadline)
+    try:
+        change(RunRecord.load(folder)).save(lease.outbox)
+        return Store(folder.parent).commit(lease)
+    except LeaseLost:
+        raise MeasureError(f"{folder}: another process has taken the run over; score it again") from None
+    finally:
+        lease.release()
+
+
+def _wait(folder: Path, deadline: float | None = None) -> None:
+    """Until nobody holds the run: another scoring process does for a moment. Raises MeasureError."""
+    deadline = time.monotonic() + LEASE_PATIENCE if deadline is None else deadline
+    while taken(folder):
+        if time.monotonic() > deadline:
+            raise MeasureError(
+                f"{folder}: another process holds the run, perhaps to train it again; score it when that ends"
+            )
+        time.sleep(0.05)
 
 
 def others(numbers: Mapping[str, Value], measures: Sequence[str]) -> dict[str, Value]:

@@ -47,6 +47,7 @@ class Outcome:
     finished: bool = False
     metrics: dict[str, float | None] = field(default_factory=dict)
     kernel: str = ""
+    weights_hash: str = ""  # on the first rank, where weights are kept
 
 
 class Watch(Callback):
@@ -63,7 +64,10 @@ class Watch(Callback):
         stop: Interrupt,
         display: Display,
         on_progress: Callable[[Progress], None] | None,
+        check: Callable[[], None] = lambda: None,
     ):
+        """`check` raises where nothing may be written any more, since another process does this run."""
+        self.check = check
         self.spec, self.settings, self.id, self.folder = spec, settings, id, folder
         self.validation, self.checkpoints, self.stop = validation, checkpoints, stop
         self.display, self.on_progress = display, on_progress
@@ -152,8 +156,9 @@ class Watch(Callback):
             self.mirror.add({"step": self.spec.steps, "validation_loss": end.loss})
         if self.settings.keep != "none":
             state = collect(task.decoder)
+            self.check()
             if trainer.is_global_zero:
-                save(state, self.folder / FILE)
+                self.outcome.weights_hash = save(state, self.folder / FILE)
         if self.settings.keep == "all":
             self.save(trainer, self.spec.steps)
         self.outcome.finished = True
@@ -246,6 +251,7 @@ class Watch(Callback):
         return bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
 
     def save(self, trainer: Trainer, step: int) -> None:
+        self.check()
         if self.curve is not None:
             self.curve.sync()
         self.checkpoints.save(trainer, step)

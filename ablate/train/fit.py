@@ -13,6 +13,8 @@ from torch._dynamo.exc import TorchDynamoException
 
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
+from ablate.engine.lease import LeaseLost
+from ablate.engine.store import identity_of
 from ablate.model.measure import costs_of_run, of_run
 from ablate.parts.base import IncompatibleParts
 from ablate.provenance import provenance
@@ -80,6 +82,7 @@ def perform(
 
     The record's status says how it ended; it is returned for `finished`, `diverged`, `out_of_memory`,
     `interrupted` and `refused`. Any other exception leaves a record of `crashed` and is raised again.
+    Raises LeaseLost, and writes nothing more, where `request.claim` is gone.
     """
     prepared = prepared or prepare(request.spec.data, request.cache)
     spec, settings, start = request.spec, request.settings, request.start
@@ -141,12 +144,19 @@ class Run:
         except ValueError as error:
             log.warning("%s cannot be read (%s); training again", self.folder / "record.json", error)
             return None
-        return record if record.status in TRAINED and record.source_hash == self.source_hash else None
+        if record.status not in TRAINED or record.source_hash != self.source_hash:
+            return None
+        if identity_of(record) != self.id:
+            log.warning("%s is the record of another run; training again", self.folder / "record.json")
+            return None
+        return record
 
     def attempt(self, stop: Interrupt, anew: bool) -> RunRecord:
         """Train in this process, and save the record of how it ended."""
         try:
             record = self.train(stop, anew)
+        except LeaseLost:  # no outcome: the other process leaves one
+            raise
         except Diverged as error:
             record = self.record("diverged", str(error))
         except IncompatibleParts as error:
@@ -162,13 +172,14 @@ class Run:
                 self.save(self.record("crashed", f"{type(error).__name__}: {first_line(error)}"))
                 raise
         self.save(record)
-        if record.status in TRAINED and self.settings.keep != "all" and ranks.main():
+        if record.status in TRAINED and not self.lost() and self.settings.keep != "all" and ranks.main():
             self.checkpoints.drop()
         return record
 
     def train(self, stop: Interrupt, anew: bool) -> RunRecord:
         """`anew`: from the first step, whatever checkpoints the first rank has yet to drop."""
         settings, spec = self.settings, self.spec
+        self.check()
         _ = self.origin
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.device == "cpu":
@@ -213,6 +224,7 @@ class Run:
             speed=speed if rate is None else {"tokens_per_second": rate, **speed},
             memory=memory.peak(),
             kernel=watch.outcome.kernel,
+            weights_hash=watch.outcome.weights_hash,
         )
 
     def stream(self) -> Stream:
@@ -236,7 +248,17 @@ class Run:
             stop,
             shown,
             self.on_progress,
+            self.check,
         )
+
+    def lost(self) -> bool:
+        """Whether another process has taken the run over, so that what lies in its folder is the other's."""
+        return self.request.claim is not None and not self.request.claim.is_dir()
+
+    def check(self) -> None:
+        """Raise LeaseLost where another process has taken the run over."""
+        if self.lost():
+            raise LeaseLost(f"another process has taken {self.id} over")
 
     def open(self, watch: Watch, done: int = 0) -> None:
         """Begin the curve, of which `done` steps are made, and its mirror."""
@@ -246,7 +268,9 @@ class Run:
         watch.mirror.go_on(watch.curve.rows)
 
     def keep(self, watch: Watch) -> None:
-        """What a finished run leaves beside its weights. Those of other sources must not pass for its own."""
+        """What a finished run leaves beside its weights. Those of other sources must not pass for its own.
+        Raises LeaseLost."""
+        self.check()
         if watch.curve is not None:
             watch.curve.finish()
         words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
@@ -260,7 +284,7 @@ class Run:
     def close(self, watch: Watch, status: Status) -> None:
         if watch.curve is not None:
             watch.curve.close()
-            if status == "diverged":
+            if status == "diverged" and not self.lost():
                 (self.folder / "curve.parquet").unlink(missing_ok=True)  # of other sources
         if watch.mirror is not None:
             pace = {"tokens_per_second": watch.speed.median()}

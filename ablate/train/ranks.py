@@ -44,7 +44,7 @@ def spread(run: "Run", stop: Interrupt) -> RunRecord:
 
     with tempfile.TemporaryDirectory(prefix="ablate-ranks-") as temporary:
         folder = Path(temporary)
-        request = run.request.model_copy(update={"counts": run.counts})
+        request = run.request.model_copy(update={"counts": run.counts})  # `claim` stays the run's
         port = free_port()
         world = devices(run.settings)
         requests = [request.model_copy(update={"outbox": folder / str(n)}) for n in range(world)]

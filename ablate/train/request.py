@@ -24,6 +24,7 @@ class RunRequest(Strict):
     counts: dict[str, float] | None = None  # parameters and FLOPs for the record; null: counted again
     rerun: bool = False  # train again what is finished
     outbox: Path | None = None  # the folder for the record; null: runs/<id>
+    claim: Path | None = None  # a folder that is there as long as the lease is held; null: no lease
 
     @classmethod
     def read(cls, payload: dict[str, Any]) -> "RunRequest":

@@ -84,7 +84,7 @@ def records(number: int) -> None:
         store = Store(Path(folder))
         for n in range(number):
             id = f"{n:012x}"
-            text = RunRecord(
+            RunRecord(
                 id=id,
                 status="finished",
                 source_hash="c",
@@ -93,9 +93,7 @@ def records(number: int) -> None:
                 metrics={f"measure/{m}": draw.random() for m in range(20)},
                 vectors={"heldout/by_document": [draw.random() for _ in range(300)]},
                 provenance={"versions": {f"library{m}": "1.0" for m in range(20)}},
-            ).model_dump_json()
-            store.folder(id).mkdir()
-            (store.folder(id) / "record.json").write_text(text)
+            ).save(store.folder(id))
         begin = time.perf_counter()
         read = sum(1 for _ in store.records())
         print(f"{read} records: read and validated in {time.perf_counter() - begin:.2f} s")

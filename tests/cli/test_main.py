@@ -1,6 +1,5 @@
 """`python -m ablate` from the outside: what it prints and how it exits."""
 
-import json
 import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
@@ -16,6 +15,7 @@ from ablate.__main__ import main
 from ablate.cli.compose import Sample
 from ablate.cli.train import show_sample
 from ablate.measure.trained import continue_texts, open_run
+from ablate.record import RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def test_a_device_that_torch_does_not_know(run, capsys):
 def test_weights_go_out_and_come_back(run, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "theirs")]) == 2  # a gate of sigmoids is no LLaMA's
     assert "activation" in capsys.readouterr().err
-    record = json.loads((run / "record.json").read_text())
-    record["spec"]["model"]["ffn"]["activation"] = {"name": "silu"}
     swiglu = a_run(tmp_path / "swiglu")
-    (swiglu / "record.json").write_text(json.dumps(record))
+    record = RunRecord.load(swiglu)
+    record.spec["model"]["ffn"]["activation"] = {"name": "silu"}
+    record.save(swiglu)
     assert main(["export", str(swiglu), str(tmp_path / "theirs")]) == 0
     assert main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
     assert "parameters" in capsys.readouterr().out

@@ -68,3 +68,9 @@ def test_a_study_that_is_done_says_so() -> None:
 
 def test_durations_in_words() -> None:
     assert [duration(s) for s in (5.4, 720, 12240)] == ["5 s", "12 min", "3.4 h"]
+
+
+def test_who_is_waited_for_is_said() -> None:
+    with View(2, 1, console=console(False)) as view:
+        view(Event("elsewhere", "b", reason="waiting for a.host, process 12 (runs/b/lease/1)"))
+    assert said(view) == "0/2  elsewhere  b  0.0 s  waiting for a.host, process 12 (runs/b/lease/1)\n"

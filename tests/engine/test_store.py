@@ -122,7 +122,7 @@ def test_a_stale_outcome_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     commit(store, record("a", source_hash="old", heldout_reads=1))
     commit(store, record("a", source_hash="new", heldout_reads=2))
     assert store.load("a").heldout_reads == 2
-    kept = RunRecord.model_validate_json((tmp_path / "a" / "record.old.json").read_bytes())
+    kept = RunRecord.read(tmp_path / "a" / "record.old.json")
     assert kept.heldout_reads == 1
     assert [r.source_hash for r in store.records()] == ["new"]
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from training import QUIET, prepared_for, run_spec, write_text
 
+from ablate.engine.lease import take
 from ablate.measure import Measured
 from ablate.measure.score import MeasureError, after, missing, score, work
 from ablate.record import RunRecord
@@ -124,3 +125,43 @@ def test_the_worker_that_trained_a_run_scores_it_if_the_job_says_so(run):
     assert RunRecord.load(folder) == known
     after(folder, payload(folder, cache, ["heldout"]))
     assert RunRecord.load(folder) == score(folder, cache, ["heldout"]) != known
+
+
+def test_a_run_that_another_process_holds_is_not_scored(run, monkeypatch):
+    folder, cache = run
+    known = RunRecord.load(folder)
+    monkeypatch.setattr("ablate.measure.score.LEASE_PATIENCE", 0.0)
+    monkeypatch.setattr("ablate.measure.score.missing", lambda record, names: names)
+    lease = take(folder)
+    with pytest.raises(MeasureError, match="another process holds the run"):
+        score(folder, cache, ["cost"])
+    lease.release()
+
+    class Slow:
+        def __call__(self, *given) -> Measured:
+            self.lease = take(folder)  # a training that begins meanwhile
+            return Measured({"cost/kv_bytes_per_token": 2.0}, {})
+
+    slow = Slow()
+    monkeypatch.setattr(measure, "build", lambda name: slow)
+    with pytest.raises(MeasureError, match="another process holds the run"):
+        score(folder, cache, ["cost"])
+    slow.lease.release()
+    assert RunRecord.load(folder) == known
+
+
+def test_numbers_of_weights_that_were_replaced_meanwhile_are_not_recorded(run, monkeypatch):
+    folder, cache = run
+    known = RunRecord.load(folder)
+
+    class Slow:
+        def __call__(self, *given) -> Measured:
+            known.model_copy(update={"weights_hash": "other"}).save(folder)
+            return Measured({"cost/kv_bytes_per_token": 2.0}, {})
+
+    monkeypatch.setattr("ablate.measure.score.missing", lambda record, names: names)
+    monkeypatch.setattr(measure, "build", lambda name: Slow())
+    with pytest.raises(MeasureError, match="was trained again while it was scored"):
+        score(folder, cache, ["cost"])
+    assert RunRecord.load(folder).metrics == known.metrics
+    known.save(folder)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 from training import run_spec
 
 from ablate.measure import trained as module
@@ -13,22 +12,22 @@ from ablate.measure.trained import RunNotLoadable, Trained, continue_texts, open
 from ablate.model.decoder import Decoder
 from ablate.record import RunRecord
 from ablate.registry import tokenizer
+from ablate.train.state.weights import FILE, file_hash, save
 
 
 def a_run(folder: Path, **model: int) -> Path:
     """What training leaves behind, of a small model of bytes."""
     spec = run_spec(folder / "text", model)
     bytes_ = tokenizer.build("bytes")
+    decoder = Decoder(spec.model).init_parameters(0)
     RunRecord(
         id="abc",
         status="finished",
         source_hash="0",
         spec=spec.model_dump(mode="json"),
         fingerprint={"source": "", "tokenizer": bytes_.hash()},
+        weights_hash=save(decoder.state_dict(), folder / FILE),
     ).save(folder)
-    (folder / "weights").mkdir()
-    decoder = Decoder(spec.model).init_parameters(0)
-    save_file(decoder.state_dict(), folder / "weights" / "model.safetensors")
     return folder
 
 
@@ -109,22 +108,44 @@ def test_a_run_that_cannot_be_opened_says_why(tmp_path):
     weights.unlink()
     with pytest.raises(RunNotLoadable, match=r"no weights were kept.*keep=weights"):
         open_run(folder)
-    record = json.loads((folder / "record.json").read_text())
+    record = RunRecord.load(folder)
     weights.write_bytes(whole)
-    (folder / "record.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    record.model_copy(update={"status": "interrupted"}).save(folder)
     with pytest.raises(RunNotLoadable, match="the run is interrupted, not finished"):
         open_run(folder)
-    (folder / "record.json").write_text(json.dumps({**record, "fingerprint": {"tokenizer": "other"}}))
+    record.model_copy(update={"fingerprint": {"tokenizer": "other"}}).save(folder)
     with pytest.raises(RunNotLoadable, match="not the tokenizer"):
         open_run(folder)
-    record["spec"]["model"]["depth"] = 2
-    (folder / "record.json").write_text(json.dumps(record))
+    record.spec["model"]["depth"] = 2
+    record.save(folder)
     with pytest.raises(RunNotLoadable, match="does not fit the model"):
         open_run(folder)
-    record["spec"]["model"]["norm"] = "mine"
-    (folder / "record.json").write_text(json.dumps(record))
+    record.spec["model"]["norm"] = "mine"
+    record.save(folder)
     with pytest.raises(RunNotLoadable, match="no norm is called 'mine'"):
         open_run(folder)
     (folder / "record.json").write_text("{")
     with pytest.raises(RunNotLoadable, match="not a record"):
+        open_run(folder)
+
+
+def flip(file: Path, place: int, bit: int) -> None:
+    """One bit of a file, as a disk may lose it."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def test_one_flipped_bit_of_the_weights_is_refused(tmp_path):
+    folder = a_run(tmp_path / "abc")
+    assert RunRecord.load(folder).weights_hash == file_hash(folder / FILE)
+    flip(folder / FILE, -1001, 6)
+    with pytest.raises(RunNotLoadable, match=r"model\.safetensors is damaged.*rerun=true"):
+        open_run(folder)
+
+
+def test_weights_without_a_hash_are_refused(tmp_path):
+    folder = a_run(tmp_path / "abc")
+    RunRecord.load(folder).model_copy(update={"weights_hash": ""}).save(folder)
+    with pytest.raises(RunNotLoadable, match=r"model\.safetensors cannot be checked.*rerun=true"):
         open_run(folder)

@@ -39,7 +39,7 @@ from ablate.train.monitor.progress import Lines, Progress
 from ablate.train.settings import LoggerSpec
 from ablate.train.state.source_hash import hashed, source_hash
 from ablate.train.state.warm_start import started
-from ablate.train.state.weights import FILE, WeightsMismatch
+from ablate.train.state.weights import FILE, WeightsMismatch, file_hash
 from ablate.train.task import Task
 
 
@@ -70,7 +70,8 @@ def test_the_record_says_what_was_done(plain, text):
     assert RunSpec.model_validate(record.spec) == spec
     assert record.counts == {"parameters": 7.0}
     assert record.source_hash == source_hash(spec)
-    assert record.looks == 0
+    assert record.weights_hash == file_hash(runs / record.id / FILE)
+    assert record.heldout_reads == 0
     assert record.kernel
     assert record.speed["tokens_per_second"] > 0
     assert record.memory["peak_resident_bytes"] > 1e7
@@ -174,7 +175,7 @@ def test_a_finished_run_is_not_repeated(plain, text, monkeypatch):
 def test_other_sources_make_it_stale(text, tmp_path, monkeypatch):
     spec = run_spec(text, steps=2)
     train(spec, tmp_path, text)
-    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "0" * 12)
+    monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "0" * 12)
     assert train(spec, tmp_path, text).source_hash == "0" * 12
 
 
@@ -203,10 +204,10 @@ def test_what_is_kept(keep, text, tmp_path):
 def test_what_other_sources_left_does_not_stay(text, tmp_path, monkeypatch):
     spec = run_spec(text, steps=2)
     folder = tmp_path / train(spec, tmp_path, text).id
-    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "other")
+    monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "other")
     train(spec, tmp_path, text, {"keep": "none"})
     assert {path.name for path in folder.iterdir()} == {"record.json", "curve.parquet"}
-    monkeypatch.setattr("ablate.train.fit.code", lambda spec: "others still")
+    monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "others still")
     monkeypatch.setattr("ablate.train.callback.FAR", 0.0)
     monkeypatch.setattr("ablate.train.callback.LONG", (1, 0.0))
     assert train(spec, tmp_path, text).status == "diverged"
@@ -390,10 +391,12 @@ def test_shapes_that_differ_are_named_before_a_run_begins(plain, text, tmp_path)
     assert sorted(runs.iterdir()) == there
     parent.save(tmp_path)
     (tmp_path / FILE).parent.mkdir()
-    (tmp_path / FILE).write_bytes((runs / parent.id / FILE).read_bytes()[:-100])
+    whole = (runs / parent.id / FILE).read_bytes()
     spec = run_spec(text, {"context": 48, "position": {"name": "rope", "scaling": "none"}})
-    with pytest.raises(WeightsMismatch, match=r"model\.safetensors is damaged"):
-        started(spec, prepared_for(spec, text.parent), tmp_path)
+    for damaged in (whole[:-100], whole[:-1001] + bytes([whole[-1001] ^ 64]) + whole[-1000:]):
+        (tmp_path / FILE).write_bytes(damaged)
+        with pytest.raises(WeightsMismatch, match=r"model\.safetensors is damaged.*rerun=true"):
+            started(spec, prepared_for(spec, text.parent), tmp_path)
 
 
 def test_a_parent_that_is_not_finished_or_of_other_tokens_is_refused(plain, text, tmp_path):

@@ -1,5 +1,6 @@
 """A decoder's weights as one safetensors file, whole and unsharded, under the decoder's own names."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ablate.errors import AblateError
 from ablate.model.decoder import Decoder
-from ablate.record import atomic
+from ablate.record import RunRecord, atomic
 
 FILE = Path("weights") / "model.safetensors"
 NAMED = 8  # tensors in one message
@@ -28,18 +29,42 @@ def collect(decoder: Decoder) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in whole.items() if isinstance(tensor, Tensor)}
 
 
-def save(state: dict[str, Tensor], file: Path) -> None:
+def save(state: dict[str, Tensor], file: Path) -> str:
+    """Write the file. Returns its SHA-256, for the record."""
     from safetensors.torch import save as to_bytes
 
     file.parent.mkdir(parents=True, exist_ok=True)
+    content = to_bytes({name: tensor.contiguous() for name, tensor in state.items()})
     with atomic(file) as f:
-        f.write(to_bytes({name: tensor.contiguous() for name, tensor in state.items()}))
+        f.write(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def verify(file: Path) -> None:
+    """Compare a run's weights with the hash in its record. Raises WeightsMismatch; FileNotFoundError or
+    ValueError where the record is missing or damaged."""
+    said = RunRecord.load(file.parents[1]).weights_hash
+    if file_hash(file) != said:
+        why = (
+            "is damaged or was replaced: its hash is not the one in the run's record"
+            if said
+            else "cannot be checked: the run's record has no hash of it"
+        )
+        raise WeightsMismatch(
+            f"{file} {why}; restore it from a copy, or train that run again with rerun=true"
+        )
 
 
 @contextmanager
 def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
-    """The open file, of whose tensors only the shapes were read. Raises WeightsMismatch,
-    FileNotFoundError."""
+    """The open file, of whose tensors only the shapes were read, once its hash was found to be the one in
+    the run's record. Raises WeightsMismatch, FileNotFoundError."""
     from safetensors import SafetensorError, safe_open
 
     from ablate.model.hf.opened import is_foreign
@@ -51,6 +76,7 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
         raise FileNotFoundError(
             f"{file} is missing: no weights were kept; train that run again with keep=weights rerun=true"
         )
+    verify(file)
     try:
         opened = safe_open(file, framework="pt")
     except SafetensorError as error:

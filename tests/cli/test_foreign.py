@@ -111,7 +111,7 @@ def test_it_is_continued(foreign, folders, tmp_path):
     todo = composed(foreign, tmp_path, "model=started", "+model.context=12", "optim.lr=1e-9")
     assert canonical(todo.spec.model) == canonical(open_foreign(foreign).spec) | {"context": 12}
     settings = todo.settings.model_copy(update={"progress": False})
-    record = fit(todo.spec, todo.prepared, settings, tmp_path / "runs", start=todo.start)
+    record = fit(todo.spec, todo.prepared, settings, tmp_path / "runs", start=todo.rest.init_from)
     assert record.status == "finished"
     assert record.spec["parent"] == open_foreign(foreign).id
     kept = load_file(tmp_path / "runs" / record.id / FILE)
@@ -128,8 +128,8 @@ def test_another_model_or_tokenizer_does_not_continue_it(foreign, tmp_path):
         composed(foreign, tmp_path, "model=llama", "model/size=tiny", "model.context=24")
     with pytest.raises(ConfigError, match="tokens of another tokenizer"):
         composed(foreign, tmp_path, "model=started", "data.tokenizer.end=a")
-    with pytest.raises(ConfigError, match=r"model=started: .* give start="):
-        composed(foreign, tmp_path, "model=started", "start=null")
+    with pytest.raises(ConfigError, match=r"model=started: .* give init_from="):
+        composed(foreign, tmp_path, "model=started", "init_from=null")
 
 
 def test_a_change_to_a_started_model_reaches_every_layer(tmp_path):

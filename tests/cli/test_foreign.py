@@ -26,7 +26,7 @@ from ablate.registry import tokenizer
 from ablate.spec import RunSpec
 from ablate.train.evaluate import evaluate
 from ablate.train.fit import fit
-from ablate.train.state.weights import FILE
+from ablate.train.state.weights import FILE, fitting
 
 SILU = {"ffn": {"name": "glu", "width": 40, "activation": "silu"}}
 
@@ -147,6 +147,17 @@ def test_an_imported_folder_that_changed_is_refused(folders, tmp_path):
     save_file(state, folder / FILE)
     with pytest.raises(RunNotLoadable, match="no longer those that were imported"):
         open_run(folder)
+    with (
+        pytest.raises(CheckpointFormatError, match="no longer those that were imported"),
+        fitting(state, folder / FILE),
+    ):
+        pass
+
+
+def test_an_imported_folder_has_weights_to_begin_with(folders):
+    state = load_file(folders["imported"] / FILE)
+    with fitting(state, folders["imported"] / FILE) as theirs:
+        assert set(theirs.keys()) == set(state)
 
 
 def test_without_a_tokenizer_it_has_no_words_but_can_be_exported(folders, tmp_path, capsys):

@@ -69,10 +69,10 @@ def fitting(ours: Mapping[str, Tensor], file: Path) -> Iterator[Any]:
 
     from ablate.model.hf.opened import is_foreign
 
+    if is_foreign(file.parents[1]):
+        yield _fitting(ours, _Imported(file.parents[1]), file.parents[1])
+        return
     if not file.is_file():
-        if is_foreign(file.parents[1]):
-            yield _fitting(ours, _Imported(file.parents[1]), file.parents[1])
-            return
         raise FileNotFoundError(
             f"{file} is missing: no weights were kept; train that run again with keep=weights rerun=true"
         )
@@ -102,12 +102,13 @@ def _fitting(ours: Mapping[str, Tensor], theirs: Any, file: Path) -> Any:
 
 
 class _Imported:
-    """The tensors of a Hugging Face folder under our names, asked for as in an open safetensors file."""
+    """The tensors of a Hugging Face folder or an imported one under our names, asked for as in an open
+    safetensors file. Raises CheckpointFormatError, also for an imported folder that has changed since."""
 
     def __init__(self, folder: Path):
-        from ablate.model.hf import import_folder
+        from ablate.model.hf.opened import open_foreign
 
-        self._state = import_folder(folder)[1]
+        self._state = open_foreign(folder).state
 
     def keys(self) -> Iterator[str]:
         return iter(self._state)

@@ -9,7 +9,6 @@ from record import Cell, load
 
 HERE = Path(__file__).parent
 FILE = HERE / "RESULTS.md"
-EARLIER = HERE / "EARLIER.md"
 HEAD = """# Measured
 
 Made by `python benchmarks/report.py` from the raw numbers in [results/](results); how and what:
@@ -70,8 +69,7 @@ def figures() -> dict[str, str]:
 
 
 def report() -> str:
-    earlier = [EARLIER.read_text()] if EARLIER.exists() else []
-    return "\n".join([HEAD, *map(section, load()), *earlier])
+    return "\n".join([HEAD, *map(section, load())])
 
 
 if __name__ == "__main__":

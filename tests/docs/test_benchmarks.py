@@ -12,7 +12,6 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "engine")]
 
 import compiling  # noqa: E402
 import decode  # noqa: E402
-import gpu  # noqa: E402
 import loss  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
@@ -21,6 +20,7 @@ import schedule  # noqa: E402
 import step  # noqa: E402
 import study  # noqa: E402
 from clock import arguments  # noqa: E402
+from gpu import peers, processes  # noqa: E402
 
 
 def test_results_are_made_of_the_stored_numbers():
@@ -57,10 +57,10 @@ def test_a_cell_of_rounds_shows_their_median_and_range(tmp_path, monkeypatch):
 
 def test_a_command_is_said_as_it_is_to_be_typed(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu.py", "--profile", "t5, sdpa"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks/gpu", "--profile", "t5, sdpa"])
     record.save("speed", [])
     (found,) = record.load()
-    assert found["command"] == "python benchmarks/gpu.py --profile 't5, sdpa'"
+    assert found["command"] == "python benchmarks/gpu --profile 't5, sdpa'"
 
 
 def test_a_row_of_another_length_is_refused():
@@ -127,18 +127,18 @@ def test_a_rival_that_fails_takes_no_results_of_others(error, monkeypatch):
         def end(self):
             assert self.case.rival == "ablate"
 
-    monkeypatch.setattr(gpu, "Rival", Rival)
-    cases = [gpu.Case(rival, "125M", 1024) for rival in ("litgpt", "ablate")]
-    assert gpu.compete(cases, 2, "") == {cases[1]: [(0.25, 2**30)] * 2}
+    monkeypatch.setattr(processes, "Rival", Rival)
+    cases = [processes.Case(rival, "125M", 1024) for rival in ("litgpt", "ablate")]
+    assert processes.compete(cases, 2, "") == {cases[1]: [(0.25, 2**30)] * 2}
 
 
 def test_peers_alone_are_measured_beside_ablate(monkeypatch):
-    monkeypatch.setattr(gpu, "installed", lambda name: True)
+    monkeypatch.setattr(peers, "installed", lambda name: True)
     monkeypatch.setattr(
-        gpu, "compete", lambda cases, rounds, profile: {case: [(0.25, 2**30)] for case in cases}
+        peers, "compete", lambda cases, rounds, profile: {case: [(0.25, 2**30)] for case in cases}
     )
     given = Namespace(sizes=["125M"], contexts=[1024, 4096], rivals=["litgpt"], rounds=1, profile="")
-    ((_, (best, every)),) = gpu.peers(given, 1e12)
+    ((_, (best, every)),) = peers.peers(given, 1e12)
     assert [row[:2] for row in best.rows] == [["125M, 1024", "litgpt"], ["125M, 4096", "litgpt"]]
     assert len(every.rows) == 4
 

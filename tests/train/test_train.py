@@ -475,6 +475,15 @@ def test_wandb_without_a_key_is_offline(text, tmp_path, monkeypatch):
     assert b"validation/loss" in content
 
 
+def test_what_wandb_mode_asks_for_is_done(tmp_path, monkeypatch):
+    spec = LoggerSpec(name="wandb", project="test")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert loggers.make(spec, "0" * 12, tmp_path) is None
+    monkeypatch.setattr(loggers.Unreachable, "noticed", False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert loggers.offline(spec)
+
+
 def test_a_mirror_that_breaks_costs_nothing(text, tmp_path, monkeypatch, caplog):
     class Broken(loggers.CSVLogger):
         def log_metrics(self, metrics, step=None):

@@ -2,6 +2,7 @@
 its record is whole."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def make(spec: LoggerSpec, id: str, folder: Path) -> Logger | None:
             return CSVLogger(folder, name="csv", version="")
         case "tensorboard":
             return TensorBoardLogger(folder, name="tensorboard", version="")
+        case "wandb" if os.environ.get("WANDB_MODE") == "disabled":
+            return None
         case "wandb":
             return WandbLogger(experiment=wandb_run(spec, id, folder))
         case _:
@@ -112,11 +115,13 @@ class Unreachable:
 
 
 def offline(spec: LoggerSpec) -> bool:
-    """As the settings say, or else where there is no key, or no server."""
+    """As the settings say, or else WANDB_MODE, or else where there is no key, or no server."""
     import wandb
 
     if Unreachable.noticed or spec.offline is not None:
         return Unreachable.noticed or bool(spec.offline)
+    if os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
+        return True
     wandb.setup(wandb.Settings(silent=True))
     try:
         return not wandb.login(prompt=False, verify=False)

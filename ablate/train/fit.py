@@ -204,9 +204,11 @@ class Run:
             try:
                 lightning = trainer(spec, settings, [watch])
                 lightning.fit(task, ckpt_path=resume and resume / "state", weights_only=True)
-                status = watch.ended()
-                if main and status == "finished":
+                ended = watch.ended()
+                if main and ended == "finished":
                     self.keep(watch)
+                record = self.outcome(watch, ended, stop, memory)
+                status = ended
             except Diverged:
                 status = "diverged"
                 raise
@@ -215,6 +217,10 @@ class Run:
                 raise
             finally:
                 self.close(watch, status)
+        return record
+
+    def outcome(self, watch: Watch, status: Status, stop: Interrupt, memory: Memory) -> RunRecord:
+        """The record of a run that came to its end or was told to stop."""
         speed = {"seconds": watch.seconds}
         rate = watch.speed.median()
         return self.record(

@@ -32,7 +32,7 @@ from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train import callback
 from ablate.train.evaluate import evaluate
-from ablate.train.fit import fit, work
+from ablate.train.fit import Run, fit, work
 from ablate.train.monitor import loggers
 from ablate.train.monitor.meters import Speed
 from ablate.train.monitor.progress import Lines, Progress
@@ -482,6 +482,16 @@ def test_what_wandb_mode_asks_for_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers.Unreachable, "noticed", False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert loggers.offline(spec)
+
+
+def test_the_mirror_closes_after_the_record(text, tmp_path, monkeypatch):
+    """A run whose record cannot be made is no finished run of the mirror."""
+    seen: list[str] = []
+    monkeypatch.setattr(loggers.Mirror, "close", lambda self, status, metrics: seen.append(status))
+    monkeypatch.setattr(Run, "outcome", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(run_spec(text, steps=4), tmp_path, text, {"logger": LoggerSpec(name="csv")})
+    assert seen == ["crashed"]
 
 
 def test_a_mirror_that_breaks_costs_nothing(text, tmp_path, monkeypatch, caplog):

@@ -129,7 +129,7 @@ def test_a_window_for_no_layer_is_written_where_transformers_wants_one(tmp_path)
         {"name": "linear", "factor": 4.0},
         {"name": "llama3", "factor": 8.0, "trained": 12},
         {"name": "yarn", "factor": 4.0, "trained": 8},
-        {"name": "yarn", "factor": 4.0, "trained": 8, "gain": 1.3},
+        {"name": "yarn", "factor": 4.0, "trained": 8, "attention_factor": 1.3},
         {"name": "yarn", "factor": 4.0, "trained": 1},
     ],
 )

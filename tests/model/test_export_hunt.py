@@ -47,7 +47,7 @@ CHANGES: dict[str, list[Any]] = {
     "position.scaling": [
         *({"name": "linear", "factor": 3.0}, {"name": "llama3", "trained": 9}, {"name": "yarn"}, "ntk"),
         *({"name": "yarn", "factor": 3.0, "trained": 7, "fast": 4.0, "slow": 0.5},),
-        *({"name": "yarn", "factor": 1.5, "trained": 16, "gain": 0.7},),
+        *({"name": "yarn", "factor": 1.5, "trained": 16, "attention_factor": 0.7},),
     ],
     "width": [32, 36, 40, 48],
     "head_width": [4, 6, 8, 16],

@@ -142,7 +142,7 @@ def test_true_is_no_number():
         "optim.lr: needs a number, not true or false (got True)"
     ]
     assert said(clip=False) == ["clip: needs a number, not true or false (got False)"]
-    assert Settings(cuda_graph=True).capture is True
+    assert Settings(cuda_graph=True).cuda_graph is True
 
 
 @pytest.mark.parametrize(

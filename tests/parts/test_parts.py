@@ -21,11 +21,13 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def moved(part: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter off its start, in double precision."""
+    """Every parameter off its start, in double precision. Matrices are drawn by the decoder, so here they hold
+    nothing yet."""
     part = part.double()
     with torch.no_grad():
         for n, p in enumerate(part.parameters()):
-            p += 0.3 * numbers(*p.shape, seed=n + 1)
+            drawn = 0.3 * numbers(*p.shape, seed=n + 1)
+            p.copy_(drawn if p.dim() > 1 else p + drawn)
     return part
 
 

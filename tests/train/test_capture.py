@@ -106,7 +106,7 @@ def test_where_steps_must_be_captured_that_is_an_error(text):
     for how in (Deaf, Waiting):
         (mine,) = begun(text, 1)
         captured(mine, how, must=True)
-        with pytest.raises(ValueError, match=r"trainer\.capture=true: "):
+        with pytest.raises(ValueError, match=r"trainer\.cuda_graph=true: "):
             train(mine)
 
 

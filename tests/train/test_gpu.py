@@ -213,9 +213,9 @@ def test_captured_steps_are_the_steps(documents, precision, compiled, text, tmp_
     spec = run_spec(text, steps=12, precision=precision)
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"documents": documents})})
     found = []
-    for capture in (False, True):
-        settings = ON_GPU.model_copy(update={"cuda_graph": capture, "compile": compiled})
-        runs = tmp_path / str(capture)
+    for cuda_graph in (False, True):
+        settings = ON_GPU.model_copy(update={"cuda_graph": cuda_graph, "compile": compiled})
+        runs = tmp_path / str(cuda_graph)
         record = fit(spec, prepared_for(spec, text.parent), settings, runs)
         assert record.status == "finished"
         found.append(curve_of(record, runs))
@@ -225,13 +225,13 @@ def test_captured_steps_are_the_steps(documents, precision, compiled, text, tmp_
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_stacked_runs_on_a_gpu_are_lone_runs(capture, compiled, text, tmp_path):
+def test_stacked_runs_on_a_gpu_are_lone_runs(cuda_graph, compiled, text, tmp_path):
     specs = [
         run_spec(text, steps=12, seed=seed, optim={"name": "adamw", "lr": lr})
         for seed, lr in enumerate((1e-3, 2e-3, 4e-3))
     ]
     prepared = prepared_for(specs[0], text.parent)
-    settings = ON_GPU.model_copy(update={"cuda_graph": capture, "compile": compiled})
+    settings = ON_GPU.model_copy(update={"cuda_graph": cuda_graph, "compile": compiled})
     runs = [run_of(s, prepared, tmp_path / "stack", settings) for s in specs]
     ensemble_runs.train_together(runs)
     alone = [

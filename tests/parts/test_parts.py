@@ -21,8 +21,8 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def moved(part: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter off its start, in double precision. Matrices are drawn by the decoder, so here they hold
-    nothing yet."""
+    """Every parameter off its start, in double precision. Matrices are drawn by the decoder, so here they
+    hold nothing yet."""
     part = part.double()
     with torch.no_grad():
         for n, p in enumerate(part.parameters()):

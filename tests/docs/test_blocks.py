@@ -106,7 +106,8 @@ def check_command(words: list[str], folder: Path) -> Path:
     elif words[0] == "python" and (folder / words[1]).is_file():
         subprocess.run([sys.executable, words[1]], cwd=folder, env=ENVIRONMENT, check=True)
     elif words[0] == "python":
-        assert (ROOT / words[1]).is_file()
+        script = ROOT / words[1]
+        assert script.is_file() or (script / "__main__.py").is_file()
     else:
         assert words[0] in OTHERS, "neither a command of this project nor one that these tests know"
     return folder

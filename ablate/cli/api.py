@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ablate.cli.compose import ConfigError, validated
-from ablate.cli.options import SweepOptions
-from ablate.cli.sweep import NOT_OPTIONS, Sweep
+from ablate.cli.sweep import Sweep, options_of
 from ablate.engine.launch import EngineError
 from ablate.paths import CONF
 from ablate.study.design.plan import Plan
@@ -42,12 +40,7 @@ def run_study(folder: Path | str, **options: Any) -> StudyJudgement:
 
 def _sweep(folder: Path | str, options: dict[str, Any]) -> Sweep:
     place = Path(folder)
-    defaults = OmegaConf.to_container(OmegaConf.load(CONF / "sweep.yaml"), resolve=False)
-    assert isinstance(defaults, dict)
-    node = {str(key): value for key, value in defaults.items() if key not in NOT_OPTIONS}
-    node |= {**options, "experiments": place.parent, "experiment": place.name}
-    mistakes: list[str] = []
-    validated_options = validated(SweepOptions, node, mistakes)
-    if not isinstance(validated_options, SweepOptions):
-        raise ConfigError(mistakes)
-    return Sweep(validated_options, Console(quiet=True))
+    defaults = OmegaConf.load(CONF / "sweep.yaml")
+    assert isinstance(defaults, DictConfig)
+    options |= {"experiments": place.parent, "experiment": place.name}
+    return Sweep(options_of(defaults, **options), Console(quiet=True))

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -48,9 +49,9 @@ def sweep(config: DictConfig) -> None:
         fail(str(error), FAILED)
 
 
-def options_of(config: DictConfig) -> SweepOptions:
-    """Validate the options. Raises ConfigError with all mistakes."""
-    node = {key: value for key, value in plain_config(config).items() if key not in NOT_OPTIONS}
+def options_of(config: DictConfig, **changes: Any) -> SweepOptions:
+    """Validate the options, with `changes` in their place. Raises ConfigError with all mistakes."""
+    node = {key: value for key, value in plain_config(config).items() if key not in NOT_OPTIONS} | changes
     mistakes: list[str] = []
     options = validated(SweepOptions, node, mistakes)
     if not isinstance(options, SweepOptions):

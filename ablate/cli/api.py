@@ -6,13 +6,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from ablate.cli.compose import ConfigError
 from ablate.cli.sweep import Sweep, options_of
 from ablate.engine.launch import EngineError
 from ablate.paths import CONF
 from ablate.study.design.plan import Plan
 from ablate.study.design.study import load
-from ablate.study.judge.study_judgement import StudyJudgement, judge_study
-from ablate.study.results import read
+from ablate.study.judge.study_judgement import StudyJudgement
 
 
 def plan_study(folder: Path | str, **options: Any) -> Plan:
@@ -32,10 +32,12 @@ def run_study(folder: Path | str, **options: Any) -> StudyJudgement:
     """
     sweep = _sweep(folder, options)
     try:
-        sweep.go()
+        judgement = sweep.go()
     except SystemExit:
         raise EngineError(f"{folder}: runs are missing at the end; run the study again to go on") from None
-    return judge_study(read(sweep.folder))
+    if judgement is None:
+        raise ConfigError(["plan, freeze: train nothing, so there are no verdicts; use plan_study"])
+    return judgement
 
 
 def _sweep(folder: Path | str, options: dict[str, Any]) -> Sweep:

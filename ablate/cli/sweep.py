@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -25,6 +25,9 @@ from ablate.study.design.claim import OF_SEVERAL
 from ablate.study.design.freeze import amendments, freeze, frozen
 from ablate.study.design.plan import Plan, plan
 from ablate.study.design.study import Study, StudyError, load
+
+if TYPE_CHECKING:
+    from ablate.study.judge.study_judgement import StudyJudgement
 
 NOT_OPTIONS = ("defaults", "hydra")  # keys of conf/sweep.yaml
 
@@ -72,26 +75,27 @@ class Sweep:
         self.workspace = Workspace(options)
         self.notes: list[str] = []
 
-    def go(self) -> None:
+    def go(self) -> "StudyJudgement | None":
+        """Do what the options say; return the verdicts where a report was made."""
         options = self.options
         if options.report or options.timing:
             self.check_results()
         if options.report:
-            self.report()
-            return
+            return self.report()
         frozen(self.folder)  # raises where it was edited by hand, before anything is run
         planned = self.planned(load(self.file))
         if options.plan:
             self.show_plan(planned)
         elif options.timing:
             self.time(planned)
-            self.report()
+            return self.report()
         elif options.freeze:
             freeze(self.file, planned, self.tested(planned))
             self.console.print(f"The plan is frozen in {self.folder / 'plan.json'}.")
         else:
             called = self.run(planned)
-            self.finish(planned, called)
+            return self.finish(planned, called)
+        return None
 
     def check_results(self) -> None:
         """Raise ConfigError where the study has no results to report or to add timings to."""
@@ -189,7 +193,7 @@ class Sweep:
 
     # ----------------------------------------------------------------------------------- report
 
-    def finish(self, planned: Plan, called: list[runs.PlannedRun]) -> None:
+    def finish(self, planned: Plan, called: list[runs.PlannedRun]) -> "StudyJudgement":
         """Write the results and the report. Exits with 1 where runs are missing, or lack the metric."""
         from ablate.study.results import collect, write
 
@@ -205,7 +209,7 @@ class Sweep:
             source_hash=self.workspace.source_hash,
         )
         write(results, self.folder)
-        self.report()
+        judgement = self.report()
         missing = [run for run in called if not self.workspace.has_outcome(run)]
         if missing:
             log = self.workspace.store.folder(missing[0].id) / "log"
@@ -223,8 +227,9 @@ class Sweep:
         ended = results.runs[(results.runs["role"] == "test") & (results.runs["status"] == "finished")]
         if metric not in OF_SEVERAL and (metric not in ended or ended[metric].isna().any()):
             fail(f"runs have finished without {metric}: see above, or name a metric that they have", FAILED)
+        return judgement
 
-    def report(self) -> None:
+    def report(self) -> "StudyJudgement":
         """Rebuild and show the report, from the results alone."""
         from ablate.study.report.render import report
         from ablate.study.report.terminal import show
@@ -239,3 +244,4 @@ class Sweep:
             published = publish(self.folder, judgement, wandb.project, wandb.entity, Path(self.options.runs))
             for line in published.said:
                 self.console.print(Text(line), soft_wrap=True)  # an address stays whole
+        return judgement

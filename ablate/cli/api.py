@@ -10,7 +10,7 @@ from ablate.cli.compose import ConfigError
 from ablate.cli.sweep import Sweep, options_of
 from ablate.engine.launch import EngineError
 from ablate.paths import CONF
-from ablate.study.design.plan import Plan
+from ablate.study.design.planned import Plan
 from ablate.study.design.study import load
 from ablate.study.judge.study_judgement import StudyJudgement
 

@@ -19,7 +19,7 @@ from ablate.parts.base import ForwardContext, IncompatibleParts
 from ablate.parts.kernel.auto import CUDA, ELSEWHERE
 from ablate.registry import kernel
 from ablate.spec import RunSpec
-from ablate.study.design.plan import Facts
+from ablate.study.design.planned import Facts
 from ablate.train.settings import threads
 
 ROWS = 1  # of the forward pass that proves that an arm acts: of a whole context, for windows to act

@@ -11,7 +11,7 @@ from ablate.cli.workspace import NO_LOGGER, Workspace
 from ablate.engine import launch, view, worker
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Compiling
-from ablate.study.design.plan import Plan
+from ablate.study.design.planned import Plan
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec
 

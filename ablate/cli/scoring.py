@@ -15,7 +15,7 @@ from ablate.data.stream import Stream
 from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.claim import of_runs
-from ablate.study.design.plan import LOSSES, Plan
+from ablate.study.design.planned import LOSSES, Plan
 from ablate.study.design.study import Study
 
 # The metrics that training itself gives.

@@ -23,7 +23,8 @@ from ablate.spec import RunSpec
 from ablate.study.design import forecast, runs
 from ablate.study.design.claim import OF_SEVERAL
 from ablate.study.design.freeze import amendments, freeze, frozen
-from ablate.study.design.plan import Plan, plan
+from ablate.study.design.plan import plan
+from ablate.study.design.planned import Plan
 from ablate.study.design.study import Study, StudyError, load
 
 if TYPE_CHECKING:

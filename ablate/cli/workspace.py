@@ -14,7 +14,7 @@ from ablate.record import RunRecord
 from ablate.spec import DataSpec, RunSpec, digest
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Gain
-from ablate.study.design.plan import Facts
+from ablate.study.design.planned import Facts
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
 

@@ -20,7 +20,8 @@ from ablate.model.decoder import Decoder
 from ablate.record import RunRecord
 from ablate.study.design import compile_policy
 from ablate.study.design.compile_policy import Compiling
-from ablate.study.design.plan import Plan, plan
+from ablate.study.design.plan import plan
+from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import read
 from ablate.train.fit import Run, work

@@ -6,7 +6,8 @@ import pytest
 from study_fakes import GROUPS, RATES, Fake, study
 
 from ablate.study.design.differences import differences, fetch, flatten, put
-from ablate.study.design.plan import Facts, Plan, plan
+from ablate.study.design.plan import plan
+from ablate.study.design.planned import Facts, Plan
 from ablate.study.design.study import StudyError
 
 

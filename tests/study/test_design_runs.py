@@ -14,7 +14,8 @@ from ablate.record import RunRecord
 from ablate.spec import RunSpec, digest
 from ablate.study.design.forecast import count, outlook, seen_noise
 from ablate.study.design.freeze import amendments, freeze, frozen
-from ablate.study.design.plan import Plan, plan, seeded
+from ablate.study.design.plan import plan
+from ablate.study.design.planned import Plan, seeded
 from ablate.study.design.runs import PlannedRun, Stage, stages, tidy, tuning_runs, typed
 from ablate.study.design.study import StudyError
 from ablate.study.judge.compare import compare

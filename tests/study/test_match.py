@@ -7,7 +7,8 @@ from study_fakes import Fake, study
 
 from ablate.study.design.differences import fetch
 from ablate.study.design.match import OutOfReach, candidates, solve, turned
-from ablate.study.design.plan import Plan, held, plan
+from ablate.study.design.plan import plan
+from ablate.study.design.planned import Plan, held
 from ablate.study.design.study import StudyError
 
 FFN: dict[str, Any] = {

@@ -11,7 +11,8 @@ from study_fakes import RATES, Fake, identify, study
 
 from ablate.engine.store import Store
 from ablate.record import RunRecord
-from ablate.study.design.plan import Plan, plan
+from ablate.study.design.plan import plan
+from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun, judged_runs, stages, tidy
 from ablate.study.results import Results, collect, write
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from ablate.spec import digest
-from ablate.study.design.plan import Facts
+from ablate.study.design.planned import Facts
 from ablate.study.design.study import Study, read
 
 WIDTH = 32

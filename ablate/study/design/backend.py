@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ablate.study.design.compile_policy import Gain
-    from ablate.study.design.plan import Facts
+    from ablate.study.design.planned import Facts
     from ablate.study.design.runs import PlannedRun
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ablate.spec import RunSpec
 from ablate.study.design.backend import Backend
-from ablate.study.design.plan import Plan, PlannedArm
+from ablate.study.design.planned import Plan, PlannedArm
 from ablate.study.design.runs import PlannedRun
 
 ENOUGH = 600.0  # seconds of a block's runs in a slot: the measurement takes the better part of a minute of it

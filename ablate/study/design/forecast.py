@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.study.design.claim import SCALE, Claim, declared, extra
 from ablate.study.design.level import table_alpha
-from ablate.study.design.plan import Plan
+from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import Study
 from ablate.study.stats.fisher import fewest_seeds

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ablate.record import atomic
 from ablate.spec import Strict, digest
 from ablate.study.design.differences import ABSENT, walk
-from ablate.study.design.plan import Plan
+from ablate.study.design.planned import Plan
 from ablate.study.design.study import StudyError, plain
 
 NAME = "plan.json"

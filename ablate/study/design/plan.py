@@ -10,28 +10,10 @@ from ablate.study.design.arms import expand
 from ablate.study.design.backend import Backend
 from ablate.study.design.gates import Planning
 from ablate.study.design.planned import (
-    LOSSES,
-    TARGETS,
-    Facts,
     Plan,
     PlannedArm,
-    Spec,
-    held,
-    seeded,
 )
 from ablate.study.design.study import Study, StudyError
-
-__all__ = [
-    "LOSSES",
-    "TARGETS",
-    "Facts",
-    "Plan",
-    "PlannedArm",
-    "Spec",
-    "held",
-    "plan",
-    "seeded",
-]
 
 
 def plan(study: Study, backend: Backend) -> Plan:

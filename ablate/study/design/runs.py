@@ -12,7 +12,7 @@ from ablate.record import RunRecord
 from ablate.spec import digest
 from ablate.study.design.backend import Backend
 from ablate.study.design.differences import put
-from ablate.study.design.plan import Plan, PlannedArm, Spec, seeded
+from ablate.study.design.planned import Plan, PlannedArm, Spec, seeded
 from ablate.study.design.study import StudyError
 from ablate.study.stats.outcomes import Role
 from ablate.study.stats.plateau import plateau_level

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ablate.record import RunRecord
 from ablate.study.design.differences import flatten
-from ablate.study.design.plan import TARGETS
+from ablate.study.design.planned import TARGETS
 
 if TYPE_CHECKING:
     import pandas

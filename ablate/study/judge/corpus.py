@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, declared, of_quality, of_runs
 from ablate.study.design.level import table_alpha
-from ablate.study.design.plan import PlannedArm
+from ablate.study.design.planned import PlannedArm
 from ablate.study.design.study import Block, Study, under
 from ablate.study.judge.claims import Judgement, headline, judge
 from ablate.study.judge.compare import Comparison, compare

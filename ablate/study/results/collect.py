@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.engine.store import Store
 from ablate.record import RunRecord
 from ablate.study.design.freeze import Amendment, Frozen
-from ablate.study.design.plan import Plan
+from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun, typed
 from ablate.study.results.curves import collect_curves, curve_rows
 from ablate.study.results.files import DOCUMENT_COLUMNS, RUN_COLUMNS, Results

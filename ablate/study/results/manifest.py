@@ -7,7 +7,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from ablate.spec import Strict
 from ablate.study.design.freeze import Amendment
-from ablate.study.design.plan import PlannedArm
+from ablate.study.design.planned import PlannedArm
 from ablate.study.design.study import Study
 from ablate.study.design.study import read as read_study
 

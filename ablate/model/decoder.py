@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,30 +10,18 @@ from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
 from ablate.model.lost import Watched
-from ablate.model.memory import Cache, RollingCache
 from ablate.model.residual import Placement, Residual, Scale
 from ablate.parts.base import (
     AuxOutputs,
     ForwardContext,
     IncompatibleParts,
     Kernel,
-    LayerContext,
-    Mask,
-    Memory,
-    NoCache,
     Position,
-    PositionInputs,
     Report,
 )
+from ablate.parts.mixer import CallSetting, Group
 from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
 from ablate.spec import ModelSpec
-
-
-class Group(NamedTuple):
-    """Layers that share a position and a mask share a memory, and what a kernel prepares."""
-
-    position: int
-    mask: Mask
 
 
 class Decoder(nn.Module):
@@ -102,15 +90,16 @@ class Decoder(nn.Module):
     def _group(self, **facts: Any) -> None:
         """Find the layers that share a memory, and the kernel that serves all."""
         distinct = self.spec.distinct_positions()
-        groups = [
-            Group(distinct.index(layer.position), module.attention.mask)
-            for layer, module in zip(self.spec.layers(), self.layers, strict=True)
+        self.position_of = [distinct.index(layer.position) for layer in self.spec.layers()]
+        groups: list[Group] = [
+            layer.attention.group(p) for layer, p in zip(self.layers, self.position_of, strict=True)
         ]
         self.groups = list(dict.fromkeys(groups))
         self.group_of = [self.groups.index(group) for group in groups]
         needs = [
-            module.attention.need(self.positions[group.position], **facts)
-            for module, group in zip(self.layers, groups, strict=True)
+            need
+            for layer, p in zip(self.layers, self.position_of, strict=True)
+            for need in layer.attention.needs(self.positions[p], **facts)
         ]
         self.kernel: Kernel = kernel.build(self.spec.kernel).settle(needs)
 
@@ -130,10 +119,7 @@ class Decoder(nn.Module):
         x = self.embedding_norm(x)
         views = self.views(call, x.dtype)
         for n, layer in enumerate(self.layers):
-            g = self.group_of[n]
-            x = self.through(
-                layer, x, views[g], n, self.positions[self.groups[g].position].layer(n), self.kernel
-            )
+            x = self.through(layer, x, views[self.group_of[n]], n)
         x = self.final_norm(x[:, -1:] if call.last else x)
         if targets is None:
             logits: Tensor = self.head(x, self.embedding.weight)
@@ -141,38 +127,20 @@ class Decoder(nn.Module):
         of_tokens: Callable[..., TokenLoss | Sums] = self.head.sums if summed else self.head.loss
         return of_tokens(x, self.embedding.weight, targets)
 
-    def views(self, call: ForwardContext, dtype: torch.dtype) -> list[LayerContext]:
+    def views(self, call: ForwardContext, dtype: torch.dtype) -> list[Any]:
         """What each group of layers shares in this call."""
-        memories: list[Memory] = call.memories or [NoCache()] * len(self.groups)
+        memories = call.memories or [group.nothing() for group in self.groups]
         aux = call.aux or self.aux()
         for report in aux:
             report.real = call.real
+        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux)
         return [
-            self._view(g, memory, call, aux, dtype) for g, memory in zip(self.groups, memories, strict=True)
+            group.view(call, memory, setting) for group, memory in zip(self.groups, memories, strict=True)
         ]
 
-    def _view(
-        self, group: Group, memory: Memory, call: ForwardContext, aux: AuxOutputs, dtype: torch.dtype
-    ) -> LayerContext:
-        scheme: Position = self.positions[group.position]
-        sight, new, seen = memory.look(call)
-        query = scheme.locate(sight.i)
-        where = PositionInputs(
-            query,
-            query if new is sight.i else scheme.locate(new),
-            None if seen is None else scheme.locate(seen),
-        )
-        prepared = self.kernel.prepare(group.mask, sight, scheme.bias, self.shape.heads, dtype)
-        return LayerContext(where, memory, prepared, aux)
-
-    def memories(self, capacity: int) -> list[Memory]:
-        """Memories for rows of up to `capacity` tokens: a window remembers no more than it sees."""
-        return [
-            Cache(capacity)
-            if g.mask.window is None or g.mask.prefix
-            else RollingCache(min(g.mask.window, capacity), g.mask.sink_tokens)
-            for g in self.groups
-        ]
+    def memories(self, capacity: int) -> list[Any]:
+        """An empty memory for each group, for rows of up to `capacity` tokens."""
+        return [group.memory(capacity) for group in self.groups]
 
     def aux(self) -> AuxOutputs:
         return [Report() for _ in self.layers]

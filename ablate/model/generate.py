@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.memory import RollingCache
+from ablate.parts.memory import RollingCache
 from ablate.model.packed import packable, packed
-from ablate.parts.base import ForwardContext, IncompatibleParts, Memory
+from ablate.parts.base import ForwardContext, IncompatibleParts
 
 PACKING_TOKENS = 16  # laying out the weights (ablate.model.packed) costs as much as some ten steps
 
@@ -140,7 +140,7 @@ def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     return list(seed)
 
 
-def _restarting(memory: Memory) -> Memory:
+def _restarting(memory: Any) -> RollingCache:
     if not isinstance(memory, RollingCache):
         raise IncompatibleParts(
             "restart counts positions inside a window, and a layer of this model has none"
@@ -155,7 +155,7 @@ def _steps(
     max_tokens: int,
     sampler: Sampler,
     stop: frozenset[int],
-    memories: list[Memory],
+    memories: list[Any],
 ) -> Iterator[list[int | None]]:
     training = decoder.training
     if training:
@@ -193,7 +193,7 @@ def _steps(
             decoder.train()
 
 
-def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Memory]) -> ForwardContext:
+def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Any]) -> ForwardContext:
     """How the prompts are read: padded on the left where they differ in length."""
     even = bool((lengths == longest).all())
     call = (
@@ -201,12 +201,12 @@ def _reading(decoder: Decoder, lengths: Tensor, longest: int, memories: list[Mem
         if even
         else ForwardContext.ragged(lengths, longest)
     )
-    call.prefix = lengths if any(group.mask.prefix for group in decoder.groups) else None
+    call.prefix = lengths if any(group.prefix for group in decoder.groups) else None
     call.memories = memories
     return call
 
 
-def _pieces(longest: int, memories: list[Memory]) -> list[tuple[int, int]]:
+def _pieces(longest: int, memories: list[Any]) -> list[tuple[int, int]]:
     """A restarting memory takes what it has room for at once, and the rest token by token."""
     room = [m.size for m in memories if isinstance(m, RollingCache) and m.restart]
     first = min([longest, *room])

@@ -1,11 +1,11 @@
 """In which order a layer calls its two children, `attention` and `ffn`."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from ablate.model.residual import Placement, Residual
-from ablate.parts.base import Kernel, LayerContext, LayerPosition
 from ablate.registry import Options, topology
 from ablate.registry import placement as placements
 from ablate.spec import LayerSpec, ModelSpec
@@ -22,10 +22,8 @@ class Serial(nn.Module):
         self.attention, self.ffn = attention, ffn
         self.attention_residual, self.ffn_residual = frame(placement), frame(placement)
 
-    def forward(
-        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
-    ) -> Tensor:
-        x = self.attention_residual(x, lambda u: self.attention(u, view, n, position, kernel))
+    def forward(self, x: Tensor, view: Any, n: int) -> Tensor:
+        x = self.attention_residual(x, lambda u: self.attention(u, view, n))
         y: Tensor = self.ffn_residual(x, lambda u: self.ffn(u, view.aux[n]))
         return y
 
@@ -39,11 +37,9 @@ class Parallel(nn.Module):
         self.attention, self.ffn = attention, ffn
         self.attention_residual = frame(placement)
 
-    def forward(
-        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
-    ) -> Tensor:
+    def forward(self, x: Tensor, view: Any, n: int) -> Tensor:
         y: Tensor = self.attention_residual(
-            x, lambda u: self.attention(u, view, n, position, kernel) + self.ffn(u, view.aux[n])
+            x, lambda u: self.attention(u, view, n) + self.ffn(u, view.aux[n])
         )
         return y
 
@@ -58,10 +54,8 @@ class ParallelTwoNorms(nn.Module):
         self.attention_residual = frame(placement)
         self.ffn_residual = frame(placement._replace(residual_norm=False))
 
-    def forward(
-        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
-    ) -> Tensor:
-        a = self.attention_residual.delta(x, lambda u: self.attention(u, view, n, position, kernel))
+    def forward(self, x: Tensor, view: Any, n: int) -> Tensor:
+        a = self.attention_residual.delta(x, lambda u: self.attention(u, view, n))
         f = self.ffn_residual.delta(x, lambda u: self.ffn(u, view.aux[n]))
         return self.attention_residual.add(x, a + f)
 

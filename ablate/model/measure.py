@@ -2,15 +2,14 @@
 
 One convention for FLOPs. A multiply and an add are two FLOPs; only matrix products count (norms, softmax,
 activations, rotations and lookups are left out). A score, and its part of the weighted sum, counts for
-each key that a token sees: half of the square in causal attention, less with a window. That is the
-work that a kernel must do; `*_unmasked` counts the whole square, which is what the kernel `reference` does
+each key that a token sees: half of the square in causal attention, less with a window. A recurrent layer
+counts what its state takes token by token. That is the work that must be done; `*_unmasked` counts the whole square, which is what the kernel `reference` does
 and what torch's FlopCounterMode reports of it (of `sdpa` on a CPU that counter reports no attention).
 Training is three times the forward pass (the gradients of input and weight cost a forward each); recomputed
 activations are not counted. Of routed experts, those count that a token meets: k of E.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, Protocol, TypeGuard
 
 import torch
@@ -18,8 +17,7 @@ from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.model.loss import slice_bytes
-from ablate.model.memory import Cache, RollingCache
-from ablate.parts.base import DTYPES, KernelRequirements, Mask, Memory
+from ablate.parts.base import DTYPES
 from ablate.spec import ModelSpec, RunSpec
 
 
@@ -38,8 +36,8 @@ class Costs:
     training_flops_unmasked: float
     decoding_flops: float  # one more token, the last of a full context
 
-    kv_bytes: int  # what all layers store of one token
-    cache_bytes: int  # what one row of a full context takes: a window keeps no more than it sees
+    kv_bytes: int  # what all layers store of each token
+    cache_bytes: int  # what one row of a full context takes, states of recurrent layers included
     state_bytes: int  # training: weights, gradients and Adam's two moments, all in fp32
     activation_bytes: int  # training, for each token: an estimate for fused attention, nothing recomputed
     logit_bytes: int  # training, for each token whose logits are in memory: they and their softmax, in fp32
@@ -103,18 +101,16 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
     if decoder.spec.vocab is None:
         raise ValueError("model.vocab is null: give the tokenizer's number of tokens before counting")
     T = context or decoder.spec.context
-    needs = _needs(decoder)
-    seen = [_seen(need.mask, T) for need in needs]
-    scores = [need.heads * (need.key_width + need.value_width) for need in needs]
-    stored = [need.kv_heads * (need.key_width + need.value_width) for need in needs]
-    room = [_room(memory) for memory in decoder.memories(T)]
-
+    mixers = [
+        layer.attention.costs(decoder.positions[p], T, value_bytes)
+        for layer, p in zip(decoder.layers, decoder.position_of, strict=True)
+    ]
     tables = _tables(decoder)
     parameters = {name: p.numel() for name, p in decoder.named_parameters()}
     active = {name: n * _share(decoder, name) for name, n in parameters.items()}
     products = _products(decoder, active)
-    forward = 2 * products + sum(2 * s * sum(k) / T for s, k in zip(scores, seen, strict=True))
-    whole = 2 * products + sum(2 * s * T for s in scores)
+    forward = 2 * products + sum(2 * mixer.products for mixer in mixers)
+    whole = 2 * products + sum(2 * mixer.products_unmasked for mixer in mixers)
     return Costs(
         parameters=sum(parameters.values()),
         non_embedding=sum(n for name, n in parameters.items() if name not in tables),
@@ -124,33 +120,13 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         training_flops=3 * forward,
         forward_flops_unmasked=whole,
         training_flops_unmasked=3 * whole,
-        decoding_flops=2 * products + sum(2 * s * k[-1] for s, k in zip(scores, seen, strict=True)),
-        kv_bytes=sum(stored) * value_bytes,
-        cache_bytes=sum(s * room[g] for s, g in zip(stored, decoder.group_of, strict=True)) * value_bytes,
+        decoding_flops=2 * products + sum(2 * mixer.last_products for mixer in mixers),
+        kv_bytes=sum(mixer.token_bytes for mixer in mixers),
+        cache_bytes=sum(mixer.row_bytes for mixer in mixers),
         state_bytes=16 * sum(parameters.values()),
         activation_bytes=round(_activations(decoder) * value_bytes),
         logit_bytes=8 * decoder.shape.vocab,
     )
-
-
-def _needs(decoder: Decoder) -> list[KernelRequirements]:
-    positions = [decoder.positions[decoder.groups[g].position] for g in decoder.group_of]
-    return [layer.attention.need(position) for layer, position in zip(decoder.layers, positions, strict=True)]
-
-
-def _room(memory: Memory) -> int:
-    """The tokens that a memory holds of each row."""
-    assert isinstance(memory, Cache | RollingCache)
-    return memory.size if isinstance(memory, RollingCache) else memory.capacity
-
-
-@lru_cache
-def _seen(mask: Mask, T: int) -> tuple[int, ...]:
-    """How many keys each of T tokens sees. A prefix is data, so it counts as causal."""
-    if mask.window is None:
-        return tuple(range(1, T + 1))
-    w, first = mask.window, mask.sink_tokens
-    return tuple(min(n, w) + min(first, max(0, n - w)) for n in range(1, T + 1))
 
 
 def _tables(decoder: Decoder) -> set[str]:

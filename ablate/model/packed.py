@@ -22,7 +22,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.head import Head
 from ablate.model.residual import Residual
 from ablate.parts.attention.softmax import Softmax
-from ablate.parts.base import Kernel, LayerContext, LayerPosition, Scores
+from ablate.parts.base import LayerContext, Scores
 from ablate.parts.ffn.glu import GLU
 from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, reorder
 from ablate.parts.norm.none import NoNorm
@@ -194,17 +194,15 @@ class LeanSoftmax(Softmax):
 
     q: Any  # Joined
 
-    def forward(
-        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
-    ) -> Tensor:
-        where = view.where
+    def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
+        where, position = view.where, view.position
         if not (self.bare and isinstance(position, LeanRope) and where.new is where.query):
-            return super().forward(x, view, n, position, kernel)
+            return super().forward(x, view, n)
         H, K = self.heads, self.kv_heads
         both, v = self.by_head(x).split_with_sizes((H + K, K), 1)
         q, k = position.rotate(both, where.query).split_with_sizes((H, K), 1)
         k, v = view.memory.extend(n, k, v, _turned, where)
-        heads = kernel(q, k, v, view.prepared, self.scores, 0.0)
+        heads = view.kernel(q, k, v, view.prepared, self.scores, 0.0)
         y: Tensor = self.out(heads.transpose(1, 2).flatten(2))
         return y
 

@@ -300,9 +300,11 @@ class ForwardContext:
 
 
 class LayerContext(NamedTuple):
-    """What the layers of one group share in one call."""
+    """What layers that attend to keys share in one call."""
 
     where: PositionInputs
     memory: Any
     prepared: Any
     aux: AuxOutputs
+    position: Position
+    kernel: Kernel

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import Sampler, complete, generate
-from ablate.model.memory import RollingCache
+from ablate.parts.memory import RollingCache
 from ablate.parts.base import ForwardContext, IncompatibleParts
 from ablate.registry import registries
 

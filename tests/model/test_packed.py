@@ -8,7 +8,7 @@ from ablate.model import generate as generating
 from ablate.model import packed as packing
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.model.memory import RollingCache
+from ablate.parts.memory import RollingCache
 from ablate.model.packed import Joined, Packed, packable, packed
 from ablate.parts.base import ForwardContext
 from ablate.parts.linear import Linear

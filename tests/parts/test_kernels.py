@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.model.memory import Cache, RollingCache
+from ablate.parts.memory import Cache, RollingCache
 from ablate.parts.base import (
     AttentionPositions,
     ForwardContext,

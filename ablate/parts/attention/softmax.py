@@ -4,8 +4,9 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from ablate.parts.base import Kernel, KernelRequirements, LayerContext, LayerPosition, Mask, Position, Scores
+from ablate.parts.base import LayerContext, Mask, Scores
 from ablate.parts.linear import Linear
+from ablate.parts.mixer import KeyValueMixer
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -13,7 +14,7 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 @attention("softmax", paper="arXiv:1706.03762")
-class Softmax(nn.Module):
+class Softmax(KeyValueMixer):
     """softmax(q k' scale) v over `heads` query heads and `kv_heads` key-value heads.
 
     Multi-head (kv_heads null: as many as heads; Vaswani et al. 2017), multi-query (1; Shazeer 2019) and
@@ -43,6 +44,7 @@ class Softmax(nn.Module):
         C, D, H = shape.width, shape.head_width, shape.heads
         K = kv_heads or H
         self.heads, self.kv_heads, self.head_width = H, K, D
+        self.key_width = self.value_width = D
         self.q = Linear(C, H * D, bias="q" in bias)
         self.k = Linear(C, K * D, bias="k" in bias)
         self.v = Linear(C, K * D, bias="v" in bias)
@@ -50,21 +52,16 @@ class Softmax(nn.Module):
         over = {"head": (D, D), "width": (H * D, K * D)}[qk_norm_over]
         self.q_norm, self.k_norm = qk_norm(over[0]), qk_norm(over[1])
         self.normed = over
-        self.sink = nn.Parameter(torch.zeros(H)) if sink_logit else None
+        if sink_logit:
+            self.sink = nn.Parameter(torch.zeros(H))
         self.constants = {"sink": 0.0}
         self.softcap, self.scale, self.dropout = softcap, scale or D**-0.5, dropout
         self.mask = Mask(window, sink_tokens, prefix=mask == "prefix")
 
-    def forward(
-        self, x: Tensor, view: LayerContext, n: int, position: LayerPosition, kernel: Kernel
-    ) -> Tensor:
+    def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
-        q, k, v = self.project(x)
-        q = position.query(q, view.where.query)
-        k, v = view.memory.extend(n, k, v, position.key, view.where)
         scores = Scores(self.scale, self.softcap, self.sink)
-        heads = kernel(q, k, v, view.prepared, scores, self.dropout if self.training else 0.0)
-        y: Tensor = self.out(heads.transpose(1, 2).flatten(2))
+        y: Tensor = self.out(self.attend(*self.project(x), view, n, scores))
         return y
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,23 +71,6 @@ class Softmax(nn.Module):
         k = self.k_norm(self.k(x).view(B, T, -1, self.normed[1]))
         q, k, v = (y.reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
         return q, k, v
-
-    def need(self, position: Position, **facts: Any) -> KernelRequirements:
-        """What this layer asks of a kernel."""
-        return KernelRequirements(
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            key_width=self.head_width + position.extra_key_dim,
-            value_width=self.head_width,
-            mask=self.mask,
-            bias=position.bias is not None,
-            learned_bias=position.bias is not None and any(True for _ in position.parameters()),
-            slopes=position.slopes is not None,
-            softcap=self.softcap is not None,
-            sink=self.sink is not None,
-            dropout=self.dropout,
-            **facts,
-        )
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:

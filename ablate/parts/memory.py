@@ -1,6 +1,6 @@
-"""What layers remember between calls: everything (`Cache`), or a window (`RollingCache`).
+"""What layers that attend remember between calls: everything (`Cache`), or a window (`RollingCache`).
 
-In training nothing is remembered (`ablate.parts.base.Fresh`). One memory serves a group of layers that
+In training nothing is remembered (`ablate.parts.base.NoCache`). One memory serves a group of layers that
 share mask and position. Storage is preallocated, written in place and read through views.
 """
 
@@ -19,7 +19,7 @@ class Cache:
     """All keys and values, in the order of the calls. Room for `capacity` tokens a row."""
 
     def __init__(self, capacity: int):
-        self.capacity, self.start, self.filled = capacity, 0, 0
+        self.size, self.start, self.filled = capacity, 0, 0
         self.positions: Tensor | None = None  # (1|B, capacity)
         self.document: Tensor | None = None  # (B, capacity)
         self.stored: dict[int, tuple[Tensor, Tensor]] = {}
@@ -27,12 +27,12 @@ class Cache:
     def look(self, call: ForwardContext) -> MemoryView:
         T = call.positions.shape[1]
         self.start, self.filled = self.filled, self.filled + T
-        if self.filled > self.capacity:
-            raise ValueError(f"the cache has room for {self.capacity} tokens; {self.filled} were given")
-        now = _document(call, self.document, self.start)
+        if self.filled > self.size:
+            raise ValueError(f"the cache has room for {self.size} tokens; {self.filled} were given")
+        now = documents_of(call, self.document is not None, self.start)
         if self.positions is None:
-            self.positions = call.positions.new_empty(call.positions.shape[0], self.capacity)
-            self.document = None if now is None else now.new_empty(now.shape[0], self.capacity)
+            self.positions = call.positions.new_empty(call.positions.shape[0], self.size)
+            self.document = None if now is None else now.new_empty(now.shape[0], self.size)
         self.positions[:, self.start : self.filled] = call.positions
         documents = None
         if now is not None and self.document is not None:
@@ -51,7 +51,7 @@ class Cache:
     ) -> tuple[Tensor, Tensor]:
         k = turn(k, where.new)
         if n not in self.stored:
-            self.stored[n] = _room(k, self.capacity), _room(v, self.capacity)
+            self.stored[n] = _room(k, self.size), _room(v, self.size)
         keys, values = self.stored[n]
         keys.narrow(2, self.start, k.shape[2]).copy_(k)  # narrow is quicker than a slice, token by token
         values.narrow(2, self.start, v.shape[2]).copy_(v)
@@ -80,7 +80,7 @@ class RollingCache:
 
     def look(self, call: ForwardContext) -> MemoryView:
         T, first = call.positions.shape[1], self.column == 0
-        now = _document(call, self.document, self.column)
+        now = documents_of(call, self.document is not None, self.column)
         positions = call.positions if now is None else call.positions.expand(now.shape[0], T)
         if self.positions is None:
             self.positions = positions.new_full((positions.shape[0], self.size), NOWHERE)
@@ -172,10 +172,11 @@ class RollingCache:
         return positions - shift, torch.where(seen < self.sink_tokens, seen, seen - shift)
 
 
-def _document(call: ForwardContext, known: Tensor | None, seen: int) -> Tensor | None:
-    """The document of each token of this call: as the call says, or that of the row's last token."""
-    if call.document is not None or known is None:
-        if known is None and call.document is not None and seen:
+def documents_of(call: ForwardContext, known: bool, seen: int) -> Tensor | None:
+    """The document of each token of this call, (B,T); None where calls name none. Raises ValueError where
+    some calls do and others do not."""
+    if call.document is not None or not known:
+        if not known and call.document is not None and seen:
             raise ValueError("documents were named after tokens without any; name them from the first call")
         return call.document
     raise ValueError("the first call named documents, so each call must (generation repeats the last one)")

@@ -26,6 +26,9 @@ def _inside(kind: str, name: str) -> dict[str, Any]:
 def parts() -> dict[str, dict[str, Any]]:
     """One model for each registered part, at its defaults."""
     found = {f"{kind}={name}": {kind: name} for kind in (*LAYERED, *SHARED) for name in registries[kind]}
+    for name in registries["attention"]:
+        if not registries["attention"][name].make.takes_position:
+            found[f"attention={name}"]["position"] = "none"
     for name in GPU_ONLY:
         del found[f"kernel={name}"]
     found |= {

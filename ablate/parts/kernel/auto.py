@@ -29,7 +29,7 @@ class Auto(Kernel):
 
 
 def preference(needs: list[KernelRequirements]) -> list[str]:
-    if not needs[0].device.startswith("cuda"):
+    if not any(need.device.startswith("cuda") for need in needs):
         return ELSEWHERE
     if any(need.learned_bias for need in needs):
         return LEARNED_ON_CUDA

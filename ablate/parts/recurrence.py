@@ -1,0 +1,152 @@
+"""Mixers that read a row in order and remember a state of fixed size.
+
+A state never crosses the border of a document: it is empty before the first token of each. Padding on the left
+is a document of its own, so ragged rows need nothing more.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ablate.parts.base import AuxOutputs, ForwardContext
+from ablate.parts.memory import documents_of
+from ablate.parts.mixer import CallSetting, Mixer, MixerCosts
+from ablate.spec import LayerSpec, ModelSpec
+
+
+class StateStore(Protocol):
+    """Where the layers of a group find and leave their states."""
+
+    def look(self, call: ForwardContext) -> Tensor | None: ...
+    def read(self, n: int, name: str, empty: Tensor) -> Tensor: ...
+    def write(self, n: int, name: str, state: Tensor) -> None: ...
+
+
+class NoStates:
+    """Nothing is remembered: every row begins with an empty state."""
+
+    def look(self, call: ForwardContext) -> Tensor | None:
+        """(B,T): the number of borders of documents up to each token; None without documents."""
+        return None if call.document is None else borders(call.document, call.document[:, :1])
+
+    def read(self, n: int, name: str, empty: Tensor) -> Tensor:
+        return empty
+
+    def write(self, n: int, name: str, state: Tensor) -> None:
+        pass
+
+
+class States:
+    """The states of all layers after the last token, of the document that it belongs to."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.document: Tensor | None = None  # (B, 1)
+        self.stored: dict[tuple[int, str], Tensor] = {}
+
+    def look(self, call: ForwardContext) -> Tensor | None:
+        """As of `NoStates`; 0 is what goes on with the document of the tokens before."""
+        document = documents_of(call, self.document is not None, self.tokens)
+        self.tokens += call.positions.shape[1]
+        if document is None:
+            return None
+        before = document[:, :1] if self.document is None else self.document
+        self.document = document[:, -1:]
+        return borders(document, before)
+
+    def read(self, n: int, name: str, empty: Tensor) -> Tensor:
+        return self.stored.get((n, name), empty)
+
+    def write(self, n: int, name: str, state: Tensor) -> None:
+        self.stored[n, name] = state
+
+
+def borders(document: Tensor, before: Tensor) -> Tensor:
+    """document (B,T), that of the token before the first (B,1) -> (B,T), how often it has changed."""
+    return (document != torch.cat((before, document[:, :-1]), 1)).cumsum(1)
+
+
+class RecurrentContext(NamedTuple):
+    """What recurrent layers share in one call."""
+
+    memory: StateStore
+    segment: Tensor | None  # (B,T): tokens of equal numbers may know of each other; None: all may
+    aux: AuxOutputs
+
+
+class RecurrentGroup(NamedTuple):
+    """All recurrent layers of a model."""
+
+    prefix: bool = False
+
+    def nothing(self) -> NoStates:
+        return NoStates()
+
+    def memory(self, capacity: int) -> States:
+        return States()
+
+    def view(self, call: ForwardContext, memory: StateStore, setting: CallSetting) -> RecurrentContext:
+        return RecurrentContext(memory, memory.look(call), setting.aux)
+
+
+class RecurrentMixer(Mixer):
+    """A mixer whose memory of a row has a fixed size: `state_sizes` says how many numbers each state has, and
+    `state_products` how many multiply-adds a token costs beside the matrices."""
+
+    takes_position = False
+    state_sizes: Sequence[int]
+    state_products: int
+
+    def group(self, position: int) -> RecurrentGroup:
+        return RecurrentGroup()
+
+    def costs(self, position: Any, tokens: int, value_bytes: int) -> MixerCosts:
+        """States are kept in fp32 at least."""
+        products = float(self.state_products)
+        row_bytes = sum(self.state_sizes) * max(value_bytes, 4)
+        return MixerCosts(products, products, products, 0, row_bytes)
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        wrong = super().check(options, layer, model)
+        if any(getattr(other.attention, "mask", "causal") == "prefix" for other in model.layers()):
+            wrong.append("reads in order, so it cannot see a prefix whole; say attention.mask=causal")
+        return wrong
+
+
+class ShortConvolution(nn.Module):
+    """y_t = sum_{j<K} w_j x_{t-K+1+j}, for each channel apart, inside of a document (Gated DeltaNet, Mamba).
+
+    The weights start as torch's convolutions do, uniformly within 1/sqrt(K).
+    """
+
+    def __init__(self, width: int, kernel_size: int, bias: bool = False):
+        super().__init__()
+        self.width, self.kernel_size = width, kernel_size
+        self.weight = nn.Parameter(torch.empty(width, 1, kernel_size))
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+        self.starts = {"weight": uniform(kernel_size**-0.5)}
+
+    def forward(self, x: Tensor, view: RecurrentContext, n: int, name: str) -> Tensor:
+        """x (B,T,width) -> (B,T,width); the last inputs are remembered under `name`."""
+        B, T, past = x.shape[0], x.shape[1], self.kernel_size - 1
+        read = torch.cat((view.memory.read(n, name, x.new_zeros(B, past, self.width)), x), 1)
+        taps = self.weight[:, 0].unbind(-1)
+        if view.segment is None:
+            view.memory.write(n, name, read[:, T:])
+            y = sum(tap * read[:, j : j + T] for j, tap in enumerate(taps))
+        else:
+            segment = torch.cat((view.segment.new_zeros(B, past), view.segment), 1)
+            known = (segment[:, T:] == segment[:, -1:])[..., None]
+            view.memory.write(n, name, read[:, T:].where(known, 0))
+            near = [(segment[:, j : j + T] == view.segment)[..., None] for j in range(self.kernel_size)]
+            y = sum(tap * read[:, j : j + T].where(near[j], 0) for j, tap in enumerate(taps))
+        assert isinstance(y, Tensor)
+        return y if self.bias is None else y + self.bias
+
+
+def uniform(bound: float) -> Any:
+    """A start: uniform within the bound on both sides of 0."""
+    return lambda shape, generator: (2 * torch.rand(shape, generator=generator) - 1) * bound

@@ -1,0 +1,127 @@
+"""State recurrences with decay: token by token, and in chunks that are matrix products.
+
+Letters: B rows, H heads, T tokens, D width of a key, V width of a value. All functions read q, k (B,H,T,D),
+v (B,H,T,V), log_decay (B,H,T,1) or (B,H,T,D), a state (B,H,D,V), and segment (B,T) or None; they give
+(B,H,T,V) and the state after the last token. A state is empty before the first token of each segment; segment
+0 goes on with the given state.
+
+    linear    S_t = a_t S_{t-1} + k_t v_t'                                 o_t = S_t' q_t
+    delta     S_t = (I - b_t k_t k_t') a_t S_{t-1} + b_t k_t v_t'          o_t = S_t' q_t
+
+a_t = exp(log_decay_t), one number for each head or for each channel of its key. The chunked forms are those of
+Mamba-2 (arXiv:2405.21060, section 6) and of Gated DeltaNet (arXiv:2412.06464, section 3.3), with segments.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK, CHUNK_BY_CHANNEL = 64, 16  # a decay for each channel is compared pair by pair: c^2 D numbers a chunk
+
+
+def recurrent(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: Tensor,
+    segment: Tensor | None = None,
+    beta: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Token by token, as the equations say; `beta` (B,H,T,1) makes it the delta rule."""
+    outputs = []
+    for t in range(q.shape[2]):
+        decay = log_decay[:, :, t].exp()
+        if segment is not None:
+            same = segment[:, t] == (segment[:, t - 1] if t else 0)
+            decay = decay * same[:, None, None]
+        state = decay[..., None] * state
+        key, value = k[:, :, t], v[:, :, t]
+        if beta is not None:
+            value = beta[:, :, t] * (value - (key[..., None] * state).sum(-2))
+        state = state + key[..., None] * value[..., None, :]
+        outputs.append((q[:, :, t, :, None] * state).sum(-2))
+    return torch.stack(outputs, 2), state
+
+
+def chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: Tensor,
+    segment: Tensor | None = None,
+    beta: Tensor | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same in chunks: between chunks goes a state, inside of one all is products."""
+    T = q.shape[2]
+    chunk = chunk or (CHUNK if log_decay.shape[-1] == 1 else CHUNK_BY_CHANNEL)
+    chunk = min(chunk, T)
+    q, k, v, log_decay = (_chunks(x, chunk) for x in (q, k, v, log_decay))  # (B,H,N,c,*)
+    total = log_decay.cumsum(-2)
+    last = total[..., -1:, :]
+    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+    into, onward, whole = total.exp(), (last - total).exp(), last.exp()
+    if segment is not None:
+        spans = _segments(segment, chunk)  # (B,1,N,c)
+        before = F.pad(spans[..., :-1, -1:], (0, 0, 1, 0))  # of the token before each chunk
+        end = spans[..., -1:]
+        causal = causal & (spans[..., :, None] == spans[..., None, :])
+        into = into * (spans == before)[..., None]
+        onward = onward * (spans == end)[..., None]
+        whole = whole * (before == end)[..., None]
+    scores = _similar(q, k, total).masked_fill(~causal, 0)
+    reads, writes = q * into, (k * onward).transpose(-1, -2)
+    whole = whole.transpose(-1, -2)
+    erased = torch.zeros((), device=q.device)
+    if beta is not None:
+        beta = _chunks(beta, chunk)
+        mixing = beta * _similar(k, k, total).masked_fill(~causal, 0).tril(-1)
+        both = torch.cat((beta * v, beta * k * into), -1)
+        solved = torch.linalg.solve_triangular(mixing, both, upper=False, unitriangular=True)
+        v, erased = solved.split((v.shape[-1], k.shape[-1]), -1)
+    outputs = []
+    for n in range(q.shape[2]):
+        value = v[:, :, n] if beta is None else v[:, :, n] - erased[:, :, n] @ state
+        outputs.append(reads[:, :, n] @ state + scores[:, :, n] @ value)
+        state = whole[:, :, n] * state + writes[:, :, n] @ value
+    return torch.cat(outputs, 2)[:, :, :T], state
+
+
+def scanned(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: Tensor,
+    segment: Tensor | None = None,
+    beta: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The form that is faster: a step for one token, chunks for more."""
+    form = recurrent if q.shape[2] == 1 else chunked
+    return form(q, k, v, log_decay, state, segment, beta)
+
+
+def _chunks(x: Tensor, chunk: int) -> Tensor:
+    """(B,H,T,*) -> (B,H,N,c,*), filled up with zeros: such a token keeps and adds nothing."""
+    return F.pad(x, (0, 0, 0, -x.shape[2] % chunk)).unflatten(2, (-1, chunk))
+
+
+def _segments(segment: Tensor, chunk: int) -> Tensor:
+    """(B,T) -> (B,1,N,c); what fills up belongs to the last segment."""
+    filling = segment[:, -1:].expand(-1, -segment.shape[1] % chunk)
+    return torch.cat((segment, filling), 1).unflatten(1, (-1, chunk))[:, None]
+
+
+def _similar(x: Tensor, y: Tensor, total: Tensor) -> Tensor:
+    """x_i . y_j times the decay from j to i, (..., c, c); where j > i it means nothing, but is finite."""
+    apart = (total[..., :, None, :] - total[..., None, :, :]).clamp(max=0).exp()  # (..., c, c, 1 | D)
+    if total.shape[-1] == 1:
+        return x @ y.transpose(-1, -2) * apart[..., 0]
+    return (x[..., :, None, :] * y[..., None, :, :] * apart).sum(-1)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In fp32 at least: a state adds up many small numbers."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from ablate.pattern import mixers_named
 from ablate.registry import Numbers, Options, Part
 
 T = TypeVar("T")
@@ -85,11 +86,13 @@ class ModelSpec(LayerSpec):
     @model_validator(mode="before")
     @classmethod
     def _spell_out(cls, node: Any) -> Any:
-        """Each variant becomes a whole layer, so errors read `variants.local.attention.window`."""
-        if not isinstance(node, Mapping) or not isinstance(node.get("variants"), Mapping):
+        """Each variant becomes a whole layer, so errors read `variants.local.attention.window`. A name of the
+        pattern that is no variant, but a token mixer, is the common layer with that mixer."""
+        if not isinstance(node, Mapping) or not isinstance(node.get("variants", {}), Mapping):
             return node
         common = {f: node[f] for f in LayerSpec.model_fields if f in node}
-        whole = {name: override(common, patch or {}) for name, patch in node["variants"].items()}
+        patches = {**mixers_named(node), **node.get("variants", {})}
+        whole = {name: override(common, patch or {}) for name, patch in patches.items()}
         return {**node, "variants": whole}
 
     @model_validator(mode="after")

@@ -149,9 +149,7 @@ class KeyValueMixer(Mixer):
         super().__init__()
         self.register_parameter("sink", None)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext, n: int, scores: Scores
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext, n: int, scores: Scores) -> Tensor:
         """q (B,H,T,D), k and v (B,K,T,D) of layer n's new tokens -> (B,T,H D): positions, memory, kernel."""
         position = view.position.layer(n)
         q = position.query(q, view.where.query)

@@ -1,7 +1,7 @@
 """Mixers that read a row in order and remember a state of fixed size.
 
-A state never crosses the border of a document: it is empty before the first token of each. Padding on the left
-is a document of its own, so ragged rows need nothing more.
+A state never crosses the border of a document: it is empty before the first token of each. Padding on the
+left is a document of its own, so ragged rows need nothing more.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ablate.parts.base import AuxOutputs, ForwardContext
 from ablate.parts.memory import documents_of
 from ablate.parts.mixer import CallSetting, Mixer, MixerCosts
+from ablate.parts.scan import scanned
 from ablate.spec import LayerSpec, ModelSpec
 
 
@@ -73,7 +74,18 @@ class RecurrentContext(NamedTuple):
 
     memory: StateStore
     segment: Tensor | None  # (B,T): tokens of equal numbers may know of each other; None: all may
+    positions: Tensor  # (1|B, T)
     aux: AuxOutputs
+
+    def scan(
+        self, n: int, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None
+    ) -> Tensor:
+        """`ablate.parts.scan` from layer n's remembered state on, whose successor is remembered. q, k
+        (B,H,T,D), v (B,H,T,V), log_decay (B,H,T,1|D), beta (B,H,T,1) -> (B,H,T,V)."""
+        empty = v.new_zeros(v.shape[0], v.shape[1], k.shape[-1], v.shape[-1])
+        o, state = scanned(q, k, v, log_decay, self.memory.read(n, "state", empty), self.segment, beta)
+        self.memory.write(n, "state", state)
+        return o
 
 
 class RecurrentGroup(NamedTuple):
@@ -88,7 +100,7 @@ class RecurrentGroup(NamedTuple):
         return States()
 
     def view(self, call: ForwardContext, memory: StateStore, setting: CallSetting) -> RecurrentContext:
-        return RecurrentContext(memory, memory.look(call), setting.aux)
+        return RecurrentContext(memory, memory.look(call), call.positions, setting.aux)
 
 
 class RecurrentMixer(Mixer):

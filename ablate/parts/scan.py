@@ -8,8 +8,8 @@ v (B,H,T,V), log_decay (B,H,T,1) or (B,H,T,D), a state (B,H,D,V), and segment (B
     linear    S_t = a_t S_{t-1} + k_t v_t'                                 o_t = S_t' q_t
     delta     S_t = (I - b_t k_t k_t') a_t S_{t-1} + b_t k_t v_t'          o_t = S_t' q_t
 
-a_t = exp(log_decay_t), one number for each head or for each channel of its key. The chunked forms are those of
-Mamba-2 (arXiv:2405.21060, section 6) and of Gated DeltaNet (arXiv:2412.06464, section 3.3), with segments.
+a_t = exp(log_decay_t), one number for each head or for each channel of its key. The chunked forms are those
+of Mamba-2 (arXiv:2405.21060, section 6) and Gated DeltaNet (arXiv:2412.06464, section 3.3), with segments.
 """
 
 import torch
@@ -125,3 +125,13 @@ def _similar(x: Tensor, y: Tensor, total: Tensor) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """In fp32 at least: a state adds up many small numbers."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def by_head(x: Tensor, width: int) -> Tensor:
+    """(B,T,H width) -> (B,H,T,width), in fp32 at least."""
+    return wide(x).unflatten(-1, (-1, width)).transpose(1, 2)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| over the last dimension, with 1e-6 under the root."""
+    return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()

@@ -15,7 +15,7 @@ def decay_rates(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def time_scales(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """The number whose softplus is a step, log-uniform in [1e-3, 1e-1] (Mamba, arXiv:2312.00752, section 3.6)."""
+    """The number whose softplus is a step, log-uniform in [1e-3, 1e-1] (Mamba, section 3.6)."""
     low, high = math.log(SHORTEST), math.log(LONGEST)
     step = torch.empty(shape).uniform_(low, high, generator=generator).exp()
     return step + (-torch.expm1(-step)).log()

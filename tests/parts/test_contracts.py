@@ -272,7 +272,7 @@ def test_shared_names_start_equal(case):
         Decoder(small(**case)).init_parameters(7).state_dict(),
     )
     shared = [n for n in a if n in b and a[n].shape == b[n].shape]
-    assert "embedding.weight" in shared and "layers.2.attention.q.weight" in shared
+    assert "embedding.weight" in shared and ("layers.2.attention.q.weight" in shared or "attention" in case)
     for n in shared:
         if not (n.endswith((".out.weight", ".down.weight")) and "depth" in case):  # scaled by the depth
             assert torch.equal(a[n], b[n]), n

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ablate.parts.linear import Linear
 from ablate.parts.recurrence import RecurrentContext, RecurrentMixer, ShortConvolution
-from ablate.parts.scan import scanned, wide
+from ablate.parts.scan import by_head, unit, wide
 from ablate.parts.time_scale import decay_rates, time_scales
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
@@ -21,7 +21,7 @@ class GatedDeltaNet(RecurrentMixer):
     q, k, v = silu(conv(W x)); queries and keys have length 1, queries are then scaled by 1/sqrt(D);
     a = exp(-exp(A) softplus(W_a x + c)), b = sigmoid(W_b x). `key_heads` share their queries and keys among
     `value_heads` (Qwen3-Next). With `negative_eigenvalues` b reaches 2 (Grazzi et al. 2024; OLMo Hybrid).
-   
+
     """
 
     def __init__(
@@ -62,29 +62,16 @@ class GatedDeltaNet(RecurrentMixer):
 
     def forward(self, x: Tensor, view: RecurrentContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C)."""
-        q = self.by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.key_width)
-        k = self.by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.key_width)
-        v = self.by_head(F.silu(self.v_conv(self.v(x), view, n, "v")), self.value_width)
+        q = by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.key_width)
+        k = by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.key_width)
+        v = by_head(F.silu(self.v_conv(self.v(x), view, n, "v")), self.value_width)
         q, k = (unit(y).repeat_interleave(self.shared, 1) for y in (q, k))
-        log_decay = -self.log_rate.exp() * F.softplus(wide(self.a(x)) + self.time_bias)
-        beta = self.reach * wide(self.b(x)).sigmoid()
-        o, state = scanned(
-            q * self.key_width**-0.5,
-            k,
-            v,
-            log_decay.transpose(1, 2)[..., None],
-            view.memory.read(n, "state", v.new_zeros(*v.shape[:2], self.key_width, self.value_width)),
-            view.segment,
-            beta.transpose(1, 2)[..., None],
-        )
-        view.memory.write(n, "state", state)
+        log_decay = by_head(-self.log_rate.exp() * F.softplus(wide(self.a(x)) + self.time_bias), 1)
+        beta = by_head(self.reach * wide(self.b(x)).sigmoid(), 1)
+        o = view.scan(n, q * self.key_width**-0.5, k, v, log_decay, beta)
         o = self.norm(o.transpose(1, 2).to(x.dtype)).flatten(2)
         y: Tensor = self.out(o * F.silu(self.gate(x)))
         return y
-
-    def by_head(self, x: Tensor, width: int) -> Tensor:
-        """(B,T,H width) -> (B,H,T,width), in fp32 at least."""
-        return wide(x).unflatten(-1, (-1, width)).transpose(1, 2)
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
@@ -104,8 +91,3 @@ class GatedDeltaNet(RecurrentMixer):
         if (options.value_heads or keys) % keys:
             wrong.append(f"value_heads {options.value_heads} is not a multiple of key_heads {keys}")
         return wrong
-
-
-def unit(x: Tensor) -> Tensor:
-    """x / |x| over the last dimension, with 1e-6 under the root."""
-    return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()

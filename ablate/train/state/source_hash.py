@@ -15,7 +15,7 @@ from ablate.registry import Options, registries
 from ablate.spec import RunSpec
 
 # All Python files of these folders and these files count, but for those below.
-COUNTED = ("data", "model", "parts", "train", "registry.py", "spec.py")
+COUNTED = ("data", "model", "parts", "train", "pattern.py", "registry.py", "spec.py")
 # What a run may import although it decides no number of it, and why.
 NOT_DECIDING = {
     "__init__.py": "names the public interface",

@@ -1,0 +1,63 @@
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from ablate.parts.linear import Linear
+from ablate.parts.recurrence import RecurrentContext, RecurrentMixer, ShortConvolution
+from ablate.parts.scan import by_head, unit, wide
+from ablate.parts.time_scale import decay_rates, time_scales
+from ablate.registry import Factory, Part, attention, use
+from ablate.spec import Shape
+
+
+@attention("kda", paper="arXiv:2510.26692")
+class KimiDeltaAttention(RecurrentMixer):
+    """S_t = (I - b_t k_t k_t') Diag(a_t) S_{t-1} + b_t k_t v_t', o_t = S_t' q_t,
+    y = out(norm(o) * sigmoid(G x)) (Kimi Linear, eq. 1 and 10).
+
+    As Gated DeltaNet, with a decay for each channel of a key: a = exp(-exp(A) softplus(F x + c)), A for each
+    head. F and G have the rank `gate_rank` (null: the width of a head).
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        head_width: Annotated[int, Gt(0)] | None = None,
+        gate_rank: Annotated[int, Gt(0)] | None = None,
+        convolution: Annotated[int, Ge(1)] = 4,
+        norm: Annotated[Factory, Part("norm")] = use("rmsnorm"),
+    ):
+        super().__init__()
+        C, H = shape.width, shape.heads
+        D = head_width or shape.head_width
+        R = gate_rank or D
+        self.head_width = D
+        self.q, self.k, self.v = (Linear(C, H * D, bias=False) for _ in range(3))
+        self.q_conv, self.k_conv, self.v_conv = (ShortConvolution(H * D, convolution) for _ in range(3))
+        self.forget_down, self.forget_up = Linear(C, R, bias=False), Linear(R, H * D, bias=False)
+        self.gate_down, self.gate_up = Linear(C, R, bias=False), Linear(R, H * D, bias=False)
+        self.b = Linear(C, H, bias=False)
+        self.log_rate = nn.Parameter(torch.empty(H))
+        self.time_bias = nn.Parameter(torch.empty(H * D))
+        self.starts = {"log_rate": decay_rates, "time_bias": time_scales}
+        self.norm = norm(D)
+        self.out = Linear(H * D, C, bias=False)
+        self.state_sizes = (H * D * D, (convolution - 1) * 3 * H * D)
+        self.state_products = 3 * H * D * D + convolution * 3 * H * D
+
+    def forward(self, x: Tensor, view: RecurrentContext, n: int) -> Tensor:
+        """x (B,T,C) -> (B,T,C)."""
+        q = unit(by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.head_width))
+        k = unit(by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.head_width))
+        v = by_head(F.silu(self.v_conv(self.v(x), view, n, "v")), self.head_width)
+        step = F.softplus(wide(self.forget_up(self.forget_down(x))) + self.time_bias)
+        log_decay = -self.log_rate.exp()[:, None, None] * by_head(step, self.head_width)
+        beta = by_head(wide(self.b(x)).sigmoid(), 1)
+        o = view.scan(n, q * self.head_width**-0.5, k, v, log_decay, beta)
+        o = self.norm(o.transpose(1, 2).to(x.dtype)).flatten(2)
+        y: Tensor = self.out(o * self.gate_up(self.gate_down(x)).sigmoid())
+        return y

@@ -1,0 +1,28 @@
+"""What the pattern of a model's layers says, before its parts are parsed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ablate.registry import registries
+
+
+def mixers_named(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The variants that a pattern means by the names of token mixers: a mixer that takes no position gets
+    none, unless all layers share one at the input."""
+    pattern, said = node.get("pattern", ()), node.get("variants", {})
+    names = [name for name in pattern if isinstance(name, str)] if isinstance(pattern, list | tuple) else []
+    found: dict[str, Any] = {}
+    for name in names:
+        if name in said or name not in registries["attention"]:
+            continue
+        found[name] = {"attention": {"name": name}}
+        if not getattr(registries["attention"][name].make, "takes_position", True) and not _at_input(node):
+            found[name]["position"] = {"name": "none"}
+    return found
+
+
+def _at_input(node: Mapping[str, Any]) -> bool:
+    """Whether the common position acts on the embedding."""
+    scheme = node.get("position")
+    name = scheme.get("name") if isinstance(scheme, Mapping) else getattr(scheme, "name", scheme)
+    return name in registries["position"] and registries["position"][name].make.acts_on_embedding

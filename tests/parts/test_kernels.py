@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.parts.memory import Cache, RollingCache
 from ablate.parts.base import (
     AttentionPositions,
     ForwardContext,
@@ -23,6 +22,7 @@ from ablate.parts.base import (
     NoCache,
     Scores,
 )
+from ablate.parts.memory import Cache, RollingCache
 from ablate.registry import kernel, position
 from ablate.spec import Shape
 

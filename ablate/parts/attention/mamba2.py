@@ -51,7 +51,7 @@ class Mamba2(RecurrentMixer):
         self.skip = nn.Parameter(torch.empty(H))
         self.starts = {"log_rate": decay_rates, "time_bias": time_scales}
         self.constants = {"skip": 1.0}
-        self.norm = norm(inner // G)
+        self.norms = nn.ModuleList(norm(inner // G) for _ in range(G))
         self.out = Linear(inner, C, bias=bias)
         widths = inner + 2 * G * N
         self.state_sizes = (H * N * P, (convolution - 1) * widths)
@@ -67,7 +67,8 @@ class Mamba2(RecurrentMixer):
         log_decay = -step * self.log_rate.exp()[:, None, None]
         o = view.scan(n, q, k, step * u, log_decay) + self.skip[:, None, None] * u
         gated = o.transpose(1, 2).flatten(2).to(x.dtype) * F.silu(self.gate(x))
-        y: Tensor = self.out(self.norm(gated.unflatten(-1, (self.groups, -1))).flatten(2))
+        normed = [norm(part) for norm, part in zip(self.norms, gated.chunk(self.groups, -1), strict=True)]
+        y: Tensor = self.out(torch.cat(normed, -1))
         return y
 
     @classmethod

@@ -16,7 +16,6 @@ from ablate.parts.base import (
     ForwardContext,
     IncompatibleParts,
     Kernel,
-    Position,
     Report,
 )
 from ablate.parts.mixer import CallSetting, Group

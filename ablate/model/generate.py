@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.parts.memory import RollingCache
 from ablate.model.packed import packable, packed
 from ablate.parts.base import ForwardContext, IncompatibleParts
+from ablate.parts.memory import RollingCache
 
 PACKING_TOKENS = 16  # laying out the weights (ablate.model.packed) costs as much as some ten steps
 

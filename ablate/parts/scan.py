@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK, CHUNK_BY_CHANNEL = 64, 16  # a decay for each channel is compared pair by pair: c^2 D numbers a chunk
+CHUNK = 64  # tokens; a power of two
 
 
 def recurrent(
@@ -52,12 +52,12 @@ def chunked(
     state: Tensor,
     segment: Tensor | None = None,
     beta: Tensor | None = None,
-    chunk: int | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """The same in chunks: between chunks goes a state, inside of one all is products."""
     T = q.shape[2]
-    chunk = chunk or (CHUNK if log_decay.shape[-1] == 1 else CHUNK_BY_CHANNEL)
-    chunk = min(chunk, T)
+    while chunk >= 2 * T:
+        chunk //= 2
     q, k, v, log_decay = (_chunks(x, chunk) for x in (q, k, v, log_decay))  # (B,H,N,c,*)
     total = log_decay.cumsum(-2)
     last = total[..., -1:, :]
@@ -74,18 +74,19 @@ def chunked(
     scores = _similar(q, k, total).masked_fill(~causal, 0)
     reads, writes = q * into, (k * onward).transpose(-1, -2)
     whole = whole.transpose(-1, -2)
-    erased = torch.zeros((), device=q.device)
+    values, erased = v.unbind(2), None
     if beta is not None:
         beta = _chunks(beta, chunk)
         mixing = beta * _similar(k, k, total).masked_fill(~causal, 0).tril(-1)
         both = torch.cat((beta * v, beta * k * into), -1)
         solved = torch.linalg.solve_triangular(mixing, both, upper=False, unitriangular=True)
-        v, erased = solved.split((v.shape[-1], k.shape[-1]), -1)
+        values, erased = (x.unbind(2) for x in solved.split((v.shape[-1], k.shape[-1]), -1))
     outputs = []
-    for n in range(q.shape[2]):
-        value = v[:, :, n] if beta is None else v[:, :, n] - erased[:, :, n] @ state
-        outputs.append(reads[:, :, n] @ state + scores[:, :, n] @ value)
-        state = whole[:, :, n] * state + writes[:, :, n] @ value
+    each = zip(values, *(x.unbind(2) for x in (reads, scores, writes, whole)), strict=True)
+    for n, (value, read, score, write, kept) in enumerate(each):
+        value = value if erased is None else value - erased[n] @ state
+        outputs.append(read @ state + score @ value)
+        state = kept * state + write @ value
     return torch.cat(outputs, 2)[:, :, :T], state
 
 
@@ -116,10 +117,25 @@ def _segments(segment: Tensor, chunk: int) -> Tensor:
 
 def _similar(x: Tensor, y: Tensor, total: Tensor) -> Tensor:
     """x_i . y_j times the decay from j to i, (..., c, c); where j > i it means nothing, but is finite."""
-    apart = (total[..., :, None, :] - total[..., None, :, :]).clamp(max=0).exp()  # (..., c, c, 1 | D)
     if total.shape[-1] == 1:
-        return x @ y.transpose(-1, -2) * apart[..., 0]
-    return (x[..., :, None, :] * y[..., None, :, :] * apart).sum(-1)
+        return x @ y.transpose(-1, -2) * (total - total.transpose(-1, -2)).clamp(max=0).exp()
+    return _similar_by_channel(x, y, total)
+
+
+def _similar_by_channel(x: Tensor, y: Tensor, total: Tensor) -> Tensor:
+    """As `_similar`, 0 where j > i. Halves of halves: from the last token of the left half, which is between
+    j and i, the decay goes to both, so no factor is above 1."""
+    blocks = (x * y).sum(-1)[..., None, None]  # (..., c, 1, 1): of each token with itself
+    while blocks.shape[-3] > 1:
+        half = blocks.shape[-1]
+        left, right = blocks.unflatten(-3, (-1, 2)).unbind(-3)
+        (_, i), (j, _), (to_j, to_i) = (z.unflatten(-2, (-1, 2, half)).unbind(-3) for z in (x, y, total))
+        middle = to_j[..., -1:, :]
+        cross = (i * (to_i - middle).exp()) @ (j * (middle - to_j).exp()).transpose(-1, -2)
+        blocks = torch.cat(
+            (torch.cat((left, torch.zeros_like(cross)), -1), torch.cat((cross, right), -1)), -2
+        )
+    return blocks[..., 0, :, :]
 
 
 def wide(x: Tensor) -> Tensor:

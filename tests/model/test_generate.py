@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.model.decoder import Decoder
 from ablate.model.generate import Sampler, complete, generate
-from ablate.parts.memory import RollingCache
 from ablate.parts.base import ForwardContext, IncompatibleParts
+from ablate.parts.memory import RollingCache
 from ablate.registry import registries
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1], [42]]

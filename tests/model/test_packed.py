@@ -8,10 +8,10 @@ from ablate.model import generate as generating
 from ablate.model import packed as packing
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.parts.memory import RollingCache
 from ablate.model.packed import Joined, Packed, packable, packed
 from ablate.parts.base import ForwardContext
 from ablate.parts.linear import Linear
+from ablate.parts.memory import RollingCache
 
 PROMPT = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")

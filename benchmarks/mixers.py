@@ -2,8 +2,8 @@
 
     python benchmarks/mixers.py            ratios, side by side in one run, one thread
 
-A step is forward and backward of a model of one layer (width 256, four heads, one row). All figures are ratios
-of medians taken in turn.
+A step is forward and backward of a model of one layer (width 256, four heads, one row). All figures are
+ratios of medians taken in turn.
 """
 
 import argparse

@@ -3,8 +3,9 @@
 One convention for FLOPs. A multiply and an add are two FLOPs; only matrix products count (norms, softmax,
 activations, rotations and lookups are left out). A score, and its part of the weighted sum, counts for
 each key that a token sees: half of the square in causal attention, less with a window. A recurrent layer
-counts what its state takes token by token. That is the work that must be done; `*_unmasked` counts the whole square, which is what the kernel `reference` does
-and what torch's FlopCounterMode reports of it (of `sdpa` on a CPU that counter reports no attention).
+counts what its state takes token by token. That is the work that must be done; `*_unmasked` counts the whole
+square, which is what the kernel `reference` does and what torch's FlopCounterMode reports of it (of `sdpa` on
+a CPU that counter reports no attention).
 Training is three times the forward pass (the gradients of input and weight cost a forward each); recomputed
 activations are not counted. Of routed experts, those count that a token meets: k of E.
 """

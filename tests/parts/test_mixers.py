@@ -55,7 +55,8 @@ def test_gated_deltanet_is_that_of_olmo_hybrid(negative):
     config = transformers.OlmoHybridConfig(
         hidden_size=C, num_hidden_layers=2, num_attention_heads=4, linear_num_key_heads=2,
         linear_num_value_heads=4, linear_key_head_dim=6, linear_value_head_dim=10,
-        linear_conv_kernel_dim=4, linear_allow_neg_eigval=negative, layer_types=["full_attention", "linear_attention"],
+        linear_conv_kernel_dim=4, linear_allow_neg_eigval=negative,
+        layer_types=["full_attention", "linear_attention"],
     )  # fmt: skip
     theirs = randomised(OlmoHybridGatedDeltaNet(config, 1))
     w = theirs.state_dict()

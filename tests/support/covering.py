@@ -32,6 +32,11 @@ def by_name(kind: str) -> dict[str, dict[str, Any]]:
     return {name: {kind: {"name": name}} for name in registries[kind]}
 
 
+def recurrent() -> list[str]:
+    """Token mixers that take no position."""
+    return [n for n in registries["attention"] if not registries["attention"][n].make.takes_position]
+
+
 def factors() -> dict[str, dict[str, dict[str, Any]]]:
     """For each factor its choices."""
     scalings = {
@@ -128,6 +133,7 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
                 "variants": {"near": {}, "far": {"position": {"name": "none"}}},
                 "pattern": ["near", "far"],
             },
+            **{f"{name} and softmax": {"pattern": [name, "softmax"]} for name in recurrent()},
         },
     }
 

@@ -19,7 +19,7 @@ class Mamba2(RecurrentMixer):
     (Dao & Gu 2024, section 7 and figure 6).
 
     u, B, C = silu(conv(W x)); d = softplus(W_d x + c). `expand` times the width are the channels of u, in
-    heads of `head_width`; `groups` have a B and a C of their own, which their heads share, and their own norm.
+    heads of `head_width`; `groups` have a B and a C, shared by their heads, and a norm.
     There are as many heads as that makes, whatever `model.heads` is.
     """
 

@@ -24,6 +24,9 @@ T = TypeVar("T")
 MOST_WIDE, MOST_LAYERS, MOST_TOKENS = 2**20, 10_000, 2**28
 
 
+PLAIN: Any = {"name": "plain"}  # the stream of records that name none
+
+
 class Strict(Numbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,6 +79,7 @@ class ModelSpec(LayerSpec):
     context: int = Field(gt=0, le=MOST_TOKENS)
     vocab: int | None = Field(None, gt=0, le=MOST_TOKENS)  # null: as many as the tokenizer has
     embedding: EmbeddingSpec
+    stream: Annotated[Options, Part("stream")] = Field(PLAIN, validate_default=True)
     head: HeadSpec
     init: Annotated[Options, Part("init")]
     kernel: Annotated[Options, Part("kernel")]
@@ -115,7 +119,7 @@ class ModelSpec(LayerSpec):
             yield f"variants: {', '.join(unused)} never stands in the pattern"
         if len(self.pattern) > self.depth:
             yield f"pattern: {len(self.pattern)} entries for a depth of {self.depth}"
-        whole = [self.init, self.kernel, self.embedding.norm]
+        whole = [self.init, self.kernel, self.embedding.norm, self.stream]
         said: set[str] = set()
         for layer in self.distinct_layers():
             for part in [*layer.parts(), *whole]:
@@ -128,7 +132,8 @@ class ModelSpec(LayerSpec):
         """The same model as it is written when nothing is said that needs no saying."""
         common = LayerSpec.model_construct(**{f: getattr(self, f) for f in LayerSpec.model_fields})
         update: dict[str, Any] = {
-            f: canonical(getattr(self, f), common, self) for f in (*LayerSpec.model_fields, "init", "kernel")
+            f: canonical(getattr(self, f), common, self)
+            for f in (*LayerSpec.model_fields, "init", "kernel", "stream")
         }
         update["variants"] = {
             name: layer.model_copy(
@@ -311,6 +316,8 @@ class RunSpec(Strict):
             mode="json", exclude_defaults=True
         )
         model = spec["model"]
+        if model["stream"] == PLAIN:
+            del model["stream"]
         if model.pop("pattern", None):
             del model["variants"]
             model["layers"] = [

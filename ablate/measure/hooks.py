@@ -14,14 +14,14 @@ from ablate.parts.kernel.reference import Reference
 @contextmanager
 def streams(decoder: Decoder) -> Iterator[list[Tensor]]:
     """Fills the list with L+1 tensors (B,T,C) at each forward pass: what enters the first layer, and what
-    each layer hands on."""
+    each layer hands on; of a wider stream what its exit makes of it."""
     heard: list[Tensor] = []
 
     def enter(module: Any, given: tuple[Any, ...]) -> None:
-        heard[:] = [given[0].detach()]
+        heard[:] = [decoder.exit(given[0]).detach()]
 
-    def leave(module: Any, given: tuple[Any, ...], out: Tensor) -> None:
-        heard.append(out.detach())
+    def leave(module: Any, given: tuple[Any, ...], out: Any) -> None:
+        heard.append(decoder.exit(out).detach())
 
     hooks = [decoder.layers[0].register_forward_pre_hook(enter)]
     hooks += [layer.register_forward_hook(leave) for layer in decoder.layers]

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
 from ablate.model.lost import Watched
-from ablate.model.residual import Placement, Residual, Scale
+from ablate.model.residual import Frame, Placement, Scale
 from ablate.parts.base import (
     AuxOutputs,
     ForwardContext,
@@ -18,8 +19,9 @@ from ablate.parts.base import (
     Kernel,
     Report,
 )
+from ablate.parts.connection import Connection, State
 from ablate.parts.mixer import CallSetting, Group
-from ablate.registry import attention, ffn, init, kernel, norm, placement, position, topology
+from ablate.registry import attention, ffn, init, kernel, norm, placement, position, stream, topology
 from ablate.spec import ModelSpec
 
 
@@ -73,13 +75,20 @@ class Decoder(nn.Module):
         )
         distinct = spec.distinct_positions()
         self.positions = nn.ModuleList(position.build(options, self.shape) for options in distinct)
+        made, branches = stream.build(spec.stream, self.shape), count()
+        self.entrance, self.exit = made.entrance(), made.exit()
+
+        def connection(first: bool) -> Connection:
+            made_connection: Connection = made.connection(next(branches), first)
+            return made_connection
+
         self.layers = nn.ModuleList(
             topology.build(
                 layer.topology,
                 attention.build(layer.attention, self.shape),
                 ffn.build(layer.ffn, self.shape),
                 place,
-                lambda p, options=layer.norm: Residual(p, lambda: norm.build(options, C), spec.dropout),
+                Frame(partial(norm.build, layer.norm, C), spec.dropout, connection),
             )
             for layer, place in zip(layers, placements, strict=True)
         )
@@ -116,9 +125,11 @@ class Decoder(nn.Module):
         for scheme in self.positions:
             x = scheme.embed(x, call.positions)
         x = self.embedding_norm(x)
+        state = self.entrance(x)
         views = self.views(call, x.dtype)
         for n, layer in enumerate(self.layers):
-            x = self.through(layer, x, views[self.group_of[n]], n)
+            state = self.through(layer, state, views[self.group_of[n]], n)
+        x = self.exit(state)
         x = self.final_norm(x[:, -1:] if call.last else x)
         if targets is None:
             logits: Tensor = self.head(x, self.embedding.weight)
@@ -164,6 +175,5 @@ class Decoder(nn.Module):
         return self
 
 
-def _through(layer: nn.Module, *given: Any) -> Tensor:
-    y: Tensor = layer(*given)
-    return y
+def _through(layer: nn.Module, *given: Any) -> State:
+    return layer(*given)

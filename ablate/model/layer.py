@@ -1,16 +1,14 @@
 """In which order a layer calls its two children, `attention` and `ffn`."""
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ablate.model.residual import Placement, Residual
+from ablate.model.residual import Frame, Placement
+from ablate.parts.connection import State
 from ablate.registry import Options, topology
 from ablate.registry import placement as placements
 from ablate.spec import LayerSpec, ModelSpec
-
-Frame = Callable[[Placement], Residual]  # norms and dropout for a placement
 
 
 @topology("serial", paper="arXiv:1706.03762")
@@ -20,12 +18,12 @@ class Serial(nn.Module):
     def __init__(self, attention: nn.Module, ffn: nn.Module, placement: Placement, frame: Frame):
         super().__init__()
         self.attention, self.ffn = attention, ffn
-        self.attention_residual, self.ffn_residual = frame(placement), frame(placement)
+        self.attention_residual = frame.residual(placement)
+        self.ffn_residual = frame.residual(placement, first=False)
 
-    def forward(self, x: Tensor, view: Any, n: int) -> Tensor:
+    def forward(self, x: State, view: Any, n: int) -> State:
         x = self.attention_residual(x, lambda u: self.attention(u, view, n))
-        y: Tensor = self.ffn_residual(x, lambda u: self.ffn(u, view.aux[n]))
-        return y
+        return self.ffn_residual(x, lambda u: self.ffn(u, view.aux[n]))
 
 
 @topology("parallel", paper="arXiv:2204.02311")
@@ -35,13 +33,10 @@ class Parallel(nn.Module):
     def __init__(self, attention: nn.Module, ffn: nn.Module, placement: Placement, frame: Frame):
         super().__init__()
         self.attention, self.ffn = attention, ffn
-        self.attention_residual = frame(placement)
+        self.attention_residual = frame.residual(placement)
 
-    def forward(self, x: Tensor, view: Any, n: int) -> Tensor:
-        y: Tensor = self.attention_residual(
-            x, lambda u: self.attention(u, view, n) + self.ffn(u, view.aux[n])
-        )
-        return y
+    def forward(self, x: State, view: Any, n: int) -> State:
+        return self.attention_residual(x, lambda u: self.attention(u, view, n) + self.ffn(u, view.aux[n]))
 
 
 @topology("parallel_two_norms", paper="arXiv:2204.06745")
@@ -51,13 +46,14 @@ class ParallelTwoNorms(nn.Module):
     def __init__(self, attention: nn.Module, ffn: nn.Module, placement: Placement, frame: Frame):
         super().__init__()
         self.attention, self.ffn = attention, ffn
-        self.attention_residual = frame(placement)
-        self.ffn_residual = frame(placement._replace(residual_norm=False))
+        self.attention_residual = frame.residual(placement)
+        self.ffn_residual = frame.branch(placement)
 
-    def forward(self, x: Tensor, view: Any, n: int) -> Tensor:
-        a = self.attention_residual.delta(x, lambda u: self.attention(u, view, n))
-        f = self.ffn_residual.delta(x, lambda u: self.ffn(u, view.aux[n]))
-        return self.attention_residual.add(x, a + f)
+    def forward(self, x: State, view: Any, n: int) -> State:
+        u, kept = self.attention_residual.connection.read(x)
+        a = self.attention_residual.delta(u, lambda u: self.attention(u, view, n))
+        f = self.ffn_residual.delta(u, lambda u: self.ffn(u, view.aux[n]))
+        return self.attention_residual.connection.write(kept, a + f, self.attention_residual.close)
 
     @classmethod
     def check(cls, options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:

@@ -23,6 +23,7 @@ from ablate.model.head import Head
 from ablate.model.residual import Residual
 from ablate.parts.attention.softmax import Softmax
 from ablate.parts.base import LayerContext, Scores
+from ablate.parts.connection import Connection
 from ablate.parts.ffn.glu import GLU
 from ablate.parts.linear import INTEL, ONEDNN, Linear, onednn, reorder
 from ablate.parts.norm.none import NoNorm
@@ -241,7 +242,9 @@ class LeanResidual(Residual):
     @cached_property
     def bare(self) -> bool:
         others = (self.skip, self.output_norm, self.residual_norm, self.dropout)
-        return all(other is IDENTITY for other in others)
+        kind = type(self.connection)
+        plain = kind.read is Connection.read and kind.write is Connection.write
+        return plain and all(other is IDENTITY for other in others)
 
 
 class LeanGLU(GLU):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ablate.parts.connection import Connection, State
 from ablate.registry import placement
 
 
@@ -58,27 +59,52 @@ def deepnorm(depth: int) -> Placement:
     return Placement(residual_norm=True, residual_scale=(2 * depth) ** 0.25)
 
 
-class Residual(nn.Module):
-    """A branch and its norms: x <- stream(gain x + branch(f(inside(x)))). An absent norm is the identity."""
+class Branch(nn.Module):
+    """f and the norms on its branch: output_norm(f(input_norm(x))). An absent norm is the identity."""
 
     def __init__(self, placement: Placement, norm: Callable[[], nn.Module], dropout: float):
         super().__init__()
-        self.skip = nn.Identity() if placement.residual_scale == 1.0 else Scale(placement.residual_scale)
-        self.input_norm, self.output_norm, self.residual_norm = (
-            norm() if there else nn.Identity() for there in placement[:3]
-        )
+        self.input_norm, self.output_norm = (norm() if there else nn.Identity() for there in placement[:2])
         self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.add(x, self.delta(x, f))
 
     def delta(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         delta: Tensor = self.dropout(self.output_norm(f(narrowed(self.input_norm(x)))))
         return delta
 
-    def add(self, x: Tensor, delta: Tensor) -> Tensor:
+
+class Residual(Branch):
+    """A branch and the stream: x <- residual_norm(gain x + delta(x)), as the stream's connection reads x and
+    writes the sum."""
+
+    def __init__(
+        self, placement: Placement, norm: Callable[[], nn.Module], dropout: float, connection: Connection
+    ):
+        super().__init__(placement, norm, dropout)
+        self.skip = nn.Identity() if placement.residual_scale == 1.0 else Scale(placement.residual_scale)
+        self.residual_norm = norm() if placement.residual_norm else nn.Identity()
+        self.connection = connection
+
+    def forward(self, state: State, f: Callable[[Tensor], Tensor]) -> State:
+        x, kept = self.connection.read(state)
+        return self.connection.write(kept, self.delta(x, f), self.close)
+
+    def close(self, x: Tensor, delta: Tensor) -> Tensor:
         y: Tensor = self.residual_norm(self.skip(x) + delta)
         return y
+
+
+class Frame(NamedTuple):
+    """Makes what stands around the branches of one layer."""
+
+    norm: Callable[[], nn.Module]
+    dropout: float
+    connection: Callable[[bool], Connection]  # whether it is the first of its layer
+
+    def residual(self, placement: Placement, first: bool = True) -> Residual:
+        return Residual(placement, self.norm, self.dropout, self.connection(first))
+
+    def branch(self, placement: Placement) -> Branch:
+        return Branch(placement, self.norm, self.dropout)
 
 
 def narrowed(x: Tensor) -> Tensor:

@@ -55,9 +55,7 @@ def test_norms_are_those_of_a_pass_written_out(placement):
         view = decoder.views(ForwardContext.of(tokens), x.dtype)[0]
         for n, layer in enumerate(decoder.layers):
             attend, feed = layer.attention_residual, layer.ffn_residual
-            x = attend.residual_norm(
-                x + layer.attention(attend.input_norm(x), view, n, decoder.positions[0], decoder.kernel)
-            )
+            x = attend.residual_norm(x + layer.attention(attend.input_norm(x), view, n))
             total = x + layer.ffn(feed.input_norm(x), {})
             x = feed.residual_norm(total)
             expected.append(float(total.square().sum(-1).mean()) / model.width)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.residual import Placement, Residual
+from ablate.parts.connection import Connection
 from ablate.parts.ffn.width import hidden_width
 from ablate.registry import activation, ffn, norm, position, scaling
 from ablate.spec import Shape
@@ -81,7 +82,7 @@ def test_rmsnorm_is_torchs_bit_for_bit_and_keeps_fp32_under_autocast():
 
 def test_under_autocast_a_branch_is_given_what_its_products_take():
     residual, x = (
-        Residual(Placement(input_norm=True), lambda: norm.build("rmsnorm", 32), 0.0),
+        Residual(Placement(input_norm=True), lambda: norm.build("rmsnorm", 32), 0.0, Connection()),
         numbers(2, 32).float(),
     )
     seen = []

@@ -53,6 +53,12 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
         },
         "placement": by_name("placement"),
         "topology": by_name("topology"),
+        "stream": {
+            **by_name("stream"),
+            "hyper dynamic": {"stream": {"name": "hyper", "dynamic": True}},
+            "mhc identity": {"stream": {"name": "mhc", "mixing": "identity"}},
+            "attention_residual block": {"stream": {"name": "attention_residual", "block": 2}},
+        },
         "position": {
             **by_name("position"),
             **scalings,
@@ -144,6 +150,7 @@ BASELINE: Row = {factor: next(iter(choices)) for factor, choices in FACTORS.item
     "norm": "rmsnorm",
     "placement": "pre",
     "topology": "serial",
+    "stream": "plain",
     "position": "rope",
     "ffn": "glu",
     "activation": "silu",

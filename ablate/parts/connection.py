@@ -1,0 +1,58 @@
+"""The contract of residual streams: what goes from layer to layer, and how a branch reads and writes it.
+
+A stream may be wider than one vector a token: `State` is whatever its modules agree upon. Letters: B rows,
+T tokens, C width, N streams.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ablate.registry import placement
+from ablate.spec import LayerSpec, ModelSpec, Shape
+
+State = Any
+Close = Callable[[Tensor, Tensor], Tensor]  # (x, delta) -> what the placement makes of their sum
+
+
+class Connection(nn.Module):
+    """One branch and the stream. This one is the plain sum: x + delta."""
+
+    def read(self, state: State) -> tuple[Tensor, Any]:
+        """What the branch reads, (B,T,C), and what `write` needs."""
+        return state, state
+
+    def write(self, kept: Any, delta: Tensor, close: Close) -> State:
+        """The stream with what the branch gives, (B,T,C)."""
+        return close(kept, delta)
+
+
+class Stream:
+    """Makes the modules of a residual stream; one for a model."""
+
+    closes: ClassVar[bool] = True  # norms and gains of a placement may stand on it
+
+    def __init__(self, shape: Shape):
+        self.shape = shape
+
+    def entrance(self) -> nn.Module:
+        """Called with the embedding (B,T,C); gives the state before the first layer."""
+        return nn.Identity()
+
+    def connection(self, branch: int, first: bool) -> Connection:
+        """For the branch of this number, counted over the layers; `first` is the first of its layer."""
+        return Connection()
+
+    def exit(self) -> nn.Module:
+        """Called with the state after the last layer; gives (B,T,C)."""
+        return nn.Identity()
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        built = placement.build(layer.placement, model.depth)
+        if cls.closes or not (built.residual_norm or built.residual_scale != 1.0):
+            return []
+        return [
+            f"is no single sum, so placement {layer.placement.name} has nowhere to stand; say placement=pre"
+        ]

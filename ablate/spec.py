@@ -68,6 +68,15 @@ class HeadSpec(Strict):
     z_loss: FiniteFloat = Field(0.0, ge=0)
 
 
+class LoopSpec(Strict):
+    """Layers that run several times, one pass after the other, with the same weights: `first` to `last`, both
+    counted from 0 (null: the last layer). 1 is once."""
+
+    times: int = Field(1, ge=1, le=64)
+    first: int = Field(0, ge=0)
+    last: int | None = Field(None, ge=0)
+
+
 class ModelSpec(LayerSpec):
     """A decoder. The parts named here make the common layer; `variants` are small overrides of it
     and `pattern` is cycled over the depth (an empty pattern is the common layer everywhere)."""
@@ -80,6 +89,7 @@ class ModelSpec(LayerSpec):
     vocab: int | None = Field(None, gt=0, le=MOST_TOKENS)  # null: as many as the tokenizer has
     embedding: EmbeddingSpec
     stream: Annotated[Options, Part("stream")] = Field(PLAIN, validate_default=True)
+    loop: LoopSpec = LoopSpec()
     head: HeadSpec
     init: Annotated[Options, Part("init")]
     kernel: Annotated[Options, Part("kernel")]
@@ -119,6 +129,11 @@ class ModelSpec(LayerSpec):
             yield f"variants: {', '.join(unused)} never stands in the pattern"
         if len(self.pattern) > self.depth:
             yield f"pattern: {len(self.pattern)} entries for a depth of {self.depth}"
+        last = self.depth - 1 if self.loop.last is None else self.loop.last
+        if not self.loop.first <= last < self.depth:
+            yield f"loop: there are no layers {self.loop.first} to {last} in a depth of {self.depth}"
+        if self.loop.times == 1 and self.loop != LoopSpec():
+            yield "loop: times is 1, so first and last do nothing"
         whole = [self.init, self.kernel, self.embedding.norm, self.stream]
         said: set[str] = set()
         for layer in self.distinct_layers():
@@ -160,6 +175,17 @@ class ModelSpec(LayerSpec):
         if not self.pattern:
             return [common] * self.depth
         return [self.variants[self.pattern[n % len(self.pattern)]] for n in range(self.depth)]
+
+    def path(self) -> list[tuple[int, int]]:
+        """The way through the layers: (layer, which pass of the loop; 0 outside)."""
+        first, times = self.loop.first, self.loop.times
+        last = self.depth - 1 if self.loop.last is None else self.loop.last
+        looped = [(n, again) for again in range(times) for n in range(first, last + 1)]
+        return [
+            *((n, 0) for n in range(first)),
+            *looped,
+            *((n, 0) for n in range(last + 1, self.depth)),
+        ]
 
     def distinct_positions(self) -> list[Options]:
         return _distinct(layer.position for layer in self.layers())

@@ -102,6 +102,8 @@ class Decoder(nn.Module):
         groups: list[Group] = [
             layer.attention.group(p) for layer, p in zip(self.layers, self.position_of, strict=True)
         ]
+        self.path = self.spec.path()
+        self._check_loop()
         self.groups = list(dict.fromkeys(groups))
         self.group_of = [self.groups.index(group) for group in groups]
         needs = [
@@ -110,6 +112,17 @@ class Decoder(nn.Module):
             for need in layer.attention.needs(self.positions[p], **facts)
         ]
         self.kernel: Kernel = kernel.build(self.spec.kernel).settle(needs)
+
+    def _check_loop(self) -> None:
+        """What a part reports of a call it reports once. Raises IncompatibleParts."""
+        again = {n for n, later in self.path if later}
+        reporting = sorted(n for n in again if hasattr(self.layers[n].ffn, "auxiliary"))
+        if reporting:
+            name = self.spec.layers()[reporting[0]].ffn.name
+            raise IncompatibleParts(
+                f"loop: ffn {name} of layer {reporting[0]} counts its choices, once for a pass; set loop.first "
+                "and loop.last to layers without experts"
+            )
 
     def forward(
         self,
@@ -127,8 +140,9 @@ class Decoder(nn.Module):
         x = self.embedding_norm(x)
         state = self.entrance(x)
         views = self.views(call, x.dtype)
-        for n, layer in enumerate(self.layers):
-            state = self.through(layer, state, views[self.group_of[n]], n)
+        for n, again in self.path:
+            view = views[again * len(self.groups) + self.group_of[n]]
+            state = self.through(self.layers[n], state, view, n)
         x = self.exit(state)
         x = self.final_norm(x[:, -1:] if call.last else x)
         if targets is None:
@@ -138,19 +152,18 @@ class Decoder(nn.Module):
         return of_tokens(x, self.embedding.weight, targets)
 
     def views(self, call: ForwardContext, dtype: torch.dtype) -> list[Any]:
-        """What each group of layers shares in this call."""
-        memories = call.memories or [group.nothing() for group in self.groups]
+        """What each group of layers shares in this call, for one pass of the loop after the other."""
+        groups = self.groups * self.spec.loop.times
+        memories = call.memories or [group.nothing() for group in groups]
         aux = call.aux or self.aux()
         for report in aux:
             report.real = call.real
         setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux)
-        return [
-            group.view(call, memory, setting) for group, memory in zip(self.groups, memories, strict=True)
-        ]
+        return [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
 
     def memories(self, capacity: int) -> list[Any]:
-        """An empty memory for each group, for rows of up to `capacity` tokens."""
-        return [group.memory(capacity) for group in self.groups]
+        """An empty memory for each group and pass, for rows of up to `capacity` tokens."""
+        return [group.memory(capacity) for group in self.groups * self.spec.loop.times]
 
     def aux(self) -> AuxOutputs:
         return [Report() for _ in self.layers]

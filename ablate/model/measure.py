@@ -103,8 +103,8 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         raise ValueError("model.vocab is null: give the tokenizer's number of tokens before counting")
     T = context or decoder.spec.context
     mixers = [
-        layer.attention.costs(decoder.positions[p], T, value_bytes)
-        for layer, p in zip(decoder.layers, decoder.position_of, strict=True)
+        decoder.layers[n].attention.costs(decoder.positions[decoder.position_of[n]], T, value_bytes)
+        for n, _ in decoder.path
     ]
     tables = _tables(decoder)
     parameters = {name: p.numel() for name, p in decoder.named_parameters()}
@@ -159,7 +159,13 @@ def _products(decoder: Decoder, active: dict[str, float]) -> float:
     looked_up = {f"{path}.weight" for path, m in decoder.named_modules() if isinstance(m, nn.Embedding)}
     matrices = {name for name, p in decoder.named_parameters() if name not in looked_up and is_matrix(p)}
     tied = decoder.embedding.weight.numel() if decoder.spec.head.tied else 0
-    return tied + sum(active[name] for name in matrices)
+    return tied + sum(active[name] * _uses(decoder, name) for name in matrices)
+
+
+def _uses(decoder: Decoder, name: str) -> int:
+    """How often a call passes through a parameter."""
+    kind, _, rest = name.partition(".")
+    return sum(n == int(rest.partition(".")[0]) for n, _ in decoder.path) if kind == "layers" else 1
 
 
 def _activations(decoder: Decoder) -> float:
@@ -167,6 +173,7 @@ def _activations(decoder: Decoder) -> float:
     total = 0.0
     for path, module in decoder.layers.named_modules():
         if isinstance(module, nn.Linear):
-            share = _share(decoder, f"layers.{path}.weight")
+            name = f"layers.{path}.weight"
+            share = _share(decoder, name) * _uses(decoder, name)
             total += share * (module.in_features + module.out_features)
     return total

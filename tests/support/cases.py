@@ -73,6 +73,8 @@ HARD: dict[str, dict[str, Any]] = {
     },
     "sink_logit": {"attention": {"name": "softmax", "kv_heads": 2, "sink_logit": True}},
     "sink_tokens": {"attention": {"name": "softmax", "kv_heads": 2, "window": 5, "sink_tokens": 2}},
+    "looped": {"loop": {"times": 3, "first": 1, "last": 1}},
+    "looped_hybrid": {"depth": 2, "loop": {"times": 2}, "pattern": ["gated_deltanet", "softmax"]},
     "qk_norm_softcap": {
         "attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}
     },

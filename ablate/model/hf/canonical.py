@@ -28,6 +28,8 @@ def canonical(spec: ModelSpec) -> dict[str, Any]:
             "scale": shape.width**0.5 if scale == "sqrt_width" else scale,
             "norm": whole["embedding"]["norm"],
         },
+        "stream": whole["stream"],
+        "loop": whole["loop"],
         "final_norm": whole["norm"],
         "head": {key: value for key, value in whole["head"].items() if key != "z_loss"},
         "layers": [_layer(layer.model_dump(mode="json"), shape) for layer in spec.layers()],

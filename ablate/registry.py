@@ -241,19 +241,35 @@ def _where(error: Exception) -> str:
 
 
 def _schema(kind: str, name: str, make: Callable[..., Any]) -> type[Options]:
-    init = make.__init__ if inspect.isclass(make) else make
-    hints = get_type_hints(init, include_extras=True)
     fields: dict[str, Any] = {}
-    for p in inspect.signature(init).parameters.values():
-        if p.kind is p.KEYWORD_ONLY:
-            if p.name not in hints:
-                raise ValueError(f"{kind} {name!r}: option {p.name!r} has no annotation")
-            if p.name in OURS:
-                raise ValueError(f"{kind} {name!r}: no option can be called {p.name!r}; give it another name")
-            fields[p.name] = (hints[p.name], ... if p.default is p.empty else p.default)
+    for init in _signatures(make):
+        hints = get_type_hints(init, include_extras=True)
+        for p in inspect.signature(init).parameters.values():
+            if p.kind is p.KEYWORD_ONLY:
+                if p.name not in hints:
+                    raise ValueError(f"{kind} {name!r}: option {p.name!r} has no annotation")
+                if p.name in OURS:
+                    raise ValueError(
+                        f"{kind} {name!r}: no option can be called {p.name!r}; give it another name"
+                    )
+                fields.setdefault(p.name, (hints[p.name], ... if p.default is p.empty else p.default))
     options = create_model(f"{name}_options", __base__=Options, **fields)
     options.kind = kind
     return options
+
+
+def _signatures(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """The part's own, and those of the parts that it extends as long as `**options` are handed on to them."""
+    if not inspect.isclass(make):
+        yield make
+        return
+    for base in inspect.getmro(make):
+        init = vars(base).get("__init__")
+        if init is None:
+            continue
+        yield init
+        if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(init).parameters.values()):
+            return
 
 
 def _factory(value: Any) -> Any:

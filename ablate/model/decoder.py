@@ -120,8 +120,8 @@ class Decoder(nn.Module):
         if reporting:
             name = self.spec.layers()[reporting[0]].ffn.name
             raise IncompatibleParts(
-                f"loop: ffn {name} of layer {reporting[0]} counts its choices, once for a pass; set loop.first "
-                "and loop.last to layers without experts"
+                f"loop: ffn {name} of layer {reporting[0]} counts its choices, once for a pass; set "
+                "loop.first and loop.last to layers without experts"
             )
 
     def forward(
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
         aux = call.aux or self.aux()
         for report in aux:
             report.real = call.real
-        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux)
+        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux, {})
         return [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
 
     def memories(self, capacity: int) -> list[Any]:
@@ -175,9 +175,10 @@ class Decoder(nn.Module):
     def auxiliary(self, aux: AuxOutputs) -> Tensor:
         """The sum of what parts add to the loss, from their reports of a call."""
         losses = [
-            layer.ffn.auxiliary(report)
+            part.auxiliary(report)
             for layer, report in zip(self.layers, aux, strict=True)
-            if report  # a part that reports nothing adds nothing
+            for part in (layer.attention, layer.ffn)
+            if report and hasattr(part, "auxiliary")  # a part that reports nothing adds nothing
         ]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=self.embedding.weight.device)
 

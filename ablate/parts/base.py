@@ -308,3 +308,4 @@ class LayerContext(NamedTuple):
     aux: AuxOutputs
     position: Position
     kernel: Kernel
+    shared: dict[Any, Any]  # what layers leave for later layers of this call

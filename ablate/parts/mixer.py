@@ -37,6 +37,7 @@ class CallSetting(NamedTuple):
     heads: int
     dtype: torch.dtype  # of the stream
     aux: AuxOutputs
+    shared: dict[Any, Any]  # what layers leave for later layers
 
 
 class Group(Hashable, Protocol):
@@ -129,7 +130,7 @@ class KeyValueGroup:
             None if seen is None else scheme.locate(seen),
         )
         prepared = kernel.prepare(self.mask, sight, scheme.bias, setting.heads, setting.dtype)
-        return LayerContext(where, memory, prepared, setting.aux, scheme, kernel)
+        return LayerContext(where, memory, prepared, setting.aux, scheme, kernel, setting.shared)
 
 
 class KeyValueMixer(Mixer):
@@ -151,9 +152,13 @@ class KeyValueMixer(Mixer):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext, n: int, scores: Scores) -> Tensor:
         """q (B,H,T,D), k and v (B,K,T,D) of layer n's new tokens -> (B,T,H D): positions, memory, kernel."""
-        position = view.position.layer(n)
-        q = position.query(q, view.where.query)
-        k, v = view.memory.extend(n, k, v, position.key, view.where)
+        k, v = view.memory.extend(n, k, v, view.position.layer(n).key, view.where)
+        view.shared["keys", n] = k, v
+        return self.read(q, k, v, view, n, scores)
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext, n: int, scores: Scores) -> Tensor:
+        """As `attend`, of keys and values (B,K,S,D) as a memory gives them."""
+        q = view.position.layer(n).query(q, view.where.query)
         heads = view.kernel(q, k, v, view.prepared, scores, self.dropout if self.training else 0.0)
         return heads.transpose(1, 2).flatten(2)
 

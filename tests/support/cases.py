@@ -26,6 +26,12 @@ def _inside(kind: str, name: str) -> dict[str, Any]:
 def parts() -> dict[str, dict[str, Any]]:
     """One model for each registered part, at its defaults."""
     found = {f"{kind}={name}": {kind: name} for kind in (*LAYERED, *SHARED) for name in registries[kind]}
+    kv = {"kv_heads": 2}
+    found["attention=shared_keys"] = {
+        "attention": {"name": "softmax", **kv},
+        "variants": {"own": {}, "shared": {"attention": {"name": "shared_keys", "source": 1, **kv}}},
+        "pattern": ["own", "own", "shared"],
+    }
     for name in registries["attention"]:
         if not registries["attention"][name].make.takes_position:
             found[f"attention={name}"]["position"] = "none"

@@ -1,9 +1,23 @@
 """What the pattern of a model's layers says, before its parts are parsed."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ablate.registry import registries
+
+REPEATED = re.compile(r"\s*(\S+)\s+x\s?([1-9]\d{0,4})\s*")
+
+
+def repeated(pattern: Any) -> Any:
+    """`[dense x1, sparse x47]` with each name as often as it says; what is no list of names is left."""
+    if not isinstance(pattern, list | tuple):
+        return pattern
+    names: list[Any] = []
+    for name in pattern:
+        found = REPEATED.fullmatch(name) if isinstance(name, str) else None
+        names += [found[1]] * int(found[2]) if found else [name]
+    return names
 
 
 def mixers_named(node: Mapping[str, Any]) -> dict[str, Any]:

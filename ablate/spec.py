@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ablate.pattern import mixers_named
+from ablate.pattern import mixers_named, repeated
 from ablate.registry import Numbers, Options, Part
 
 T = TypeVar("T")
@@ -64,6 +64,7 @@ class EmbeddingSpec(Strict):
 class HeadSpec(Strict):
     tied: bool = True
     bias: bool = False
+    multiplier: FiniteFloat = Field(1.0, gt=0)
     softcap: FiniteFloat | None = Field(None, gt=0)
     z_loss: FiniteFloat = Field(0.0, ge=0)
 
@@ -104,6 +105,7 @@ class ModelSpec(LayerSpec):
         pattern that is no variant, but a token mixer, is the common layer with that mixer."""
         if not isinstance(node, Mapping) or not isinstance(node.get("variants", {}), Mapping):
             return node
+        node = {**node, "pattern": repeated(node.get("pattern", ()))}
         common = {f: node[f] for f in LayerSpec.model_fields if f in node}
         patches = {**mixers_named(node), **node.get("variants", {})}
         whole = {name: override(common, patch or {}) for name, patch in patches.items()}

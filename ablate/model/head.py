@@ -17,16 +17,20 @@ class TokenLoss(NamedTuple):
 
 
 class Head(nn.Module):
-    """logits = cap tanh(x W' / cap), W the embedding's own where tied (Press & Wolf 2017)."""
+    """logits = cap tanh((m x W' + b) / cap), W the embedding's own where tied (Press & Wolf 2017), m the
+    multiplier (Cohere's `logit_scale`, one over Granite's `logits_scaling`)."""
 
     def __init__(self, spec: HeadSpec, width: int, vocab: int):
         super().__init__()
         self.weight = None if spec.tied else nn.Parameter(torch.empty(vocab, width))
         self.bias = nn.Parameter(torch.zeros(vocab)) if spec.bias else None
-        self.softcap, self.z_loss = spec.softcap, spec.z_loss
+        self.multiplier, self.softcap, self.z_loss = spec.multiplier, spec.softcap, spec.z_loss
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.cap(product(x, embedding if self.weight is None else self.weight, self.bias))
+        return self.cap(product(self.scaled(x), embedding if self.weight is None else self.weight, self.bias))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x if self.multiplier == 1.0 else self.multiplier * x
 
     def cap(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -53,7 +57,9 @@ class Head(nn.Module):
         pays = x.is_cpu and len(rows) > rows.shape[1]
         if (large or pays) and torch.is_grad_enabled():
             weight = embedding if self.weight is None else self.weight
-            return in_slices(rows, weight, self.bias, targets.flatten(), self.softcap, self.z_loss)
+            return in_slices(
+                self.scaled(rows), weight, self.bias, targets.flatten(), self.softcap, self.z_loss
+            )
         each = self.loss(x, embedding, targets)
         nll = each.nll.sum()
         return Sums(nll if each.z is None else nll + self.z_loss * each.z.sum(), nll.detach())

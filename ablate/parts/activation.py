@@ -1,9 +1,11 @@
 """The nonlinearities of the feed-forward. Each is supplied with nothing and maps x to x's shape."""
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from ablate.registry import activation
@@ -68,6 +70,38 @@ class Sigmoid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
+
+
+@activation(
+    "softplus", paper="https://papers.nips.cc/paper/2000/hash/44968aece94f667e4095002d140b5896-Abstract.html"
+)
+class Softplus(nn.Module):
+    """ln(1 + exp(x)) (Dugas et al. 2000, eq. 4): the gate of Laguna's attention."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(x)
+
+
+@activation("xielu", paper="arXiv:2411.13010")
+class XIELU(nn.Module):
+    """a x^2 + beta x above 0, b (expm1(x) - x) + beta x below, with a = softplus(p) and
+    b = beta + softplus(n) (Huang & Schlag 2024; Apertus). p and n are learned, one of each for a layer, and
+    start so that a and b are `positive` and `negative`; beta is 0.5."""
+
+    def __init__(self, *, positive: Annotated[float, Gt(0)] = 0.8, negative: Annotated[float, Gt(0.5)] = 0.8):
+        super().__init__()
+        self.beta, self.eps = 0.5, -1e-6
+        self.constants = {
+            "positive": math.log(math.expm1(positive)),
+            "negative": math.log(math.expm1(negative - self.beta)),
+        }
+        self.positive = nn.Parameter(torch.full((1,), self.constants["positive"]))
+        self.negative = nn.Parameter(torch.full((1,), self.constants["negative"]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.softplus(self.positive), self.beta + F.softplus(self.negative)
+        below = x.clamp(max=self.eps)
+        return torch.where(x > 0, a * x * x, b * (torch.expm1(below) - x)) + self.beta * x
 
 
 @activation("identity", paper="arXiv:2002.05202")

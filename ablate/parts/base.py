@@ -53,12 +53,15 @@ class Mask:
     window: int | None = None
     sink_tokens: int = 0  # the first positions of a document stay visible outside of the window
     prefix: bool = False  # positions before the call's prefix length see each other
+    chunk: int | None = None  # keys of other chunks of so many positions are hidden
 
     def visible(self, i: Tensor, j: Tensor, p: Tensor | None) -> Tensor:
         """Elementwise: may a query at i see a key at j, where the prefix ends at p?"""
         seen = j <= i if p is None else (j <= i) | (j < p)
         if self.window is not None:
             seen = seen & ((i - j < self.window) | (j < self.sink_tokens))
+        if self.chunk is not None:
+            seen = seen & (i // self.chunk == j // self.chunk)
         return seen
 
     def dense(self, sight: AttentionPositions) -> Tensor:
@@ -77,7 +80,7 @@ class Mask:
 
     def free(self, sight: AttentionPositions) -> bool:
         """Beyond the order of positions, nothing hides a key."""
-        near = self.window is None or sight.near
+        near = (self.window is None or sight.near) and self.chunk is None
         return near and sight.documents is None and (sight.prefix is None or not self.prefix)
 
 
@@ -308,4 +311,5 @@ class LayerContext(NamedTuple):
     aux: AuxOutputs
     position: Position
     kernel: Kernel
+    at: Tensor  # (1|B, T) positions of the queries
     shared: dict[Any, Any]  # what layers leave for later layers of this call

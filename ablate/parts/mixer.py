@@ -130,7 +130,7 @@ class KeyValueGroup:
             None if seen is None else scheme.locate(seen),
         )
         prepared = kernel.prepare(self.mask, sight, scheme.bias, setting.heads, setting.dtype)
-        return LayerContext(where, memory, prepared, setting.aux, scheme, kernel, setting.shared)
+        return LayerContext(where, memory, prepared, setting.aux, scheme, kernel, sight.i, setting.shared)
 
 
 class KeyValueMixer(Mixer):
@@ -152,15 +152,26 @@ class KeyValueMixer(Mixer):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext, n: int, scores: Scores) -> Tensor:
         """q (B,H,T,D), k and v (B,K,T,D) of layer n's new tokens -> (B,T,H D): positions, memory, kernel."""
-        k, v = view.memory.extend(n, k, v, view.position.layer(n).key, view.where)
+        position = view.position.layer(n)
+        k, v = view.memory.extend(
+            n, k, v, lambda k, where: self.placed_key(position.key(k, where)), view.where
+        )
         view.shared["keys", n] = k, v
         return self.read(q, k, v, view, n, scores)
 
     def read(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext, n: int, scores: Scores) -> Tensor:
         """As `attend`, of keys and values (B,K,S,D) as a memory gives them."""
-        q = view.position.layer(n).query(q, view.where.query)
+        q = self.placed_query(view.position.layer(n).query(q, view.where.query), view)
         heads = view.kernel(q, k, v, view.prepared, scores, self.dropout if self.training else 0.0)
         return heads.transpose(1, 2).flatten(2)
+
+    def placed_query(self, q: Tensor, view: LayerContext) -> Tensor:
+        """What else happens to a query (B,H,T,D) after its position."""
+        return q
+
+    def placed_key(self, k: Tensor) -> Tensor:
+        """What else happens to a key (B,K,T,D) after its position."""
+        return k
 
     def group(self, position: int) -> KeyValueGroup:
         return KeyValueGroup(position, self.mask)
@@ -197,6 +208,8 @@ class KeyValueMixer(Mixer):
 @lru_cache
 def keys_seen(mask: Mask, tokens: int) -> tuple[int, ...]:
     """How many keys each token of a row sees. A prefix is data, so it counts as causal."""
+    if mask.chunk is not None:
+        return tuple(n % mask.chunk + 1 for n in range(tokens))
     if mask.window is None:
         return tuple(range(1, tokens + 1))
     w, first = mask.window, mask.sink_tokens

@@ -84,6 +84,50 @@ HARD: dict[str, dict[str, Any]] = {
     "qk_norm_softcap": {
         "attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}
     },
+    "mla": {"attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "key_width": 6, "value_width": 10}},
+    "chunk": {"attention": {"name": "softmax", "kv_heads": 2, "chunk": 5, "temperature": 0.3}},
+    "after": {
+        "attention": {
+            "name": "softmax",
+            "kv_heads": 2,
+            "qk_norm": "rmsnorm",
+            "qk_norm_at": "after",
+            "clip_qkv": 0.5,
+            "inner_norm": "rmsnorm",
+            "gate": "head",
+            "gate_activation": "softplus",
+            "exclusive": True,
+            "temperature": 0.3,
+            "temperature_floor": 4,
+        },
+        "ffn": {"name": "glu", "width": 40, "limit": 0.3, "up_offset": 1.0, "inner_norm": "rmsnorm"},
+        "head": {"multiplier": 0.3},
+    },
+    "moe_groups": {
+        "ffn": {
+            "name": "moe",
+            "experts": 6,
+            "groups": 3,
+            "top_groups": 2,
+            "normalisation": "sigmoid",
+            "routed_scale": 2.5,
+            "router_bias": True,
+            "shared": 1,
+            "shared_gate": True,
+            "shared_expert": {"name": "glu", "width": 12},
+            "expert": {"name": "glu", "width": 24},
+        }
+    },
+    "moe_input": {
+        "ffn": {
+            "name": "moe",
+            "experts": 4,
+            "top_k": 1,
+            "normalisation": "sigmoid_all",
+            "gate_on": "input",
+            "expert": {"name": "glu", "width": 24},
+        }
+    },
     "everything": {
         "position": "t5",
         "topology": "parallel",

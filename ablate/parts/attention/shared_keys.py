@@ -22,13 +22,14 @@ class SharedKeys(Softmax):
     def __init__(self, shape: Shape, *, source: Annotated[int, Ge(0)] = 0, **options: Any):
         super().__init__(shape, **options)
         self.source = source
-        del self.k, self.v, self.k_norm
+        del self.k, self.v, self.k_norm, self.k_placed
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C)."""
-        q = self.by_head(self.q_norm(self.q(x).unflatten(-1, (-1, self.normed[0]))))
+        q = self.by_head(self.clip(self.q_norm(self.q(x).unflatten(-1, (-1, self.normed[0])))))
         k, v = view.shared["keys", self.source]
-        y: Tensor = self.out(self.read(q, k, v, view, n, Scores(self.scale, self.softcap, self.sink)))
+        heads = self.read(q, k, v, view, n, Scores(self.scale, self.softcap, self.sink))
+        y: Tensor = self.out(self.gated(self.inner_norm(heads), x))
         return y
 
     def by_head(self, x: Tensor) -> Tensor:
@@ -50,9 +51,11 @@ class SharedKeys(Softmax):
             return [*wrong, f"source {options.source} is {source.attention.name}, which has no keys to share"]
         if source.position != layer.position:
             wrong.append(f"source {options.source} has another position")
-        for field in ("kv_heads", "window", "sink_tokens", "mask"):
+        for field in ("kv_heads", "window", "sink_tokens", "mask", "chunk"):
             if getattr(source.attention, field) != getattr(options, field):
                 wrong.append(f"source {options.source} has another {field}")
+        if options.exclusive:
+            wrong.append("exclusive takes out a token's own value, and the values are the source's")
         if "k" in options.bias or "v" in options.bias:
             wrong.append("bias: keys and values are the source's; leave k and v out")
         return wrong

@@ -1,6 +1,7 @@
 from typing import Annotated, Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
@@ -21,7 +22,13 @@ class Softmax(KeyValueMixer):
     grouped-query (between; Ainslie et al. 2023) are one class. `window` counts the keys seen, the token
     included; `sink_tokens` keys stay visible outside of it; `sink_logit` is a learned logit in the
     denominator (gpt-oss); `softcap` is s tanh(x/s) (Gemma 2); `scale` defaults to 1/sqrt(D).
-    `qk_norm` stands over each head or the whole width, before the position.
+    `qk_norm` stands over each head or the whole width, before the position or (`qk_norm_at`) after it
+    (HunYuan). `clip_qkv` clamps q, k and v (MPT, DBRX). `chunk` hides the keys of other chunks of so many
+    positions (Llama 4). A query at i is multiplied by 1 + a ln(1 + floor((i + 1) / f)), with `temperature` a
+    and `temperature_floor` f, the 1 only with `temperature_shift` (Llama 4; without: Ministral 3). Before the
+    output projection, `inner_norm` stands over all heads (BitNet), and `gate` multiplies each channel or each
+    head by sigmoid(G x) or another activation (arXiv:2505.06708; Laguna: softplus). `exclusive` takes a
+    token's own value out of what its heads give: y - (y.v / v.v) v (XSA, arXiv:2603.09078).
     """
 
     def __init__(
@@ -39,6 +46,16 @@ class Softmax(KeyValueMixer):
         bias: tuple[Projection, ...] = (),
         mask: Literal["causal", "prefix"] = "causal",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        qk_norm_at: Literal["before", "after"] = "before",
+        clip_qkv: Annotated[float, Gt(0)] | None = None,
+        chunk: Annotated[int, Gt(0)] | None = None,
+        temperature: Annotated[float, Ge(0)] = 0.0,
+        temperature_floor: Annotated[int, Gt(0)] = 8192,
+        temperature_shift: bool = True,
+        inner_norm: Annotated[Factory, Part("norm")] | None = None,
+        gate: Literal["channel", "head"] | None = None,
+        gate_activation: Annotated[Factory, Part("activation")] | None = None,
+        exclusive: bool = False,
     ):
         super().__init__()
         C, D, H = shape.width, shape.head_width, shape.heads
@@ -50,18 +67,30 @@ class Softmax(KeyValueMixer):
         self.v = Linear(C, K * D, bias="v" in bias)
         self.out = Linear(H * D, C, bias="out" in bias)
         over = {"head": (D, D), "width": (H * D, K * D)}[qk_norm_over]
-        self.q_norm, self.k_norm = qk_norm(over[0]), qk_norm(over[1])
+        after = {"before": [nn.Identity, nn.Identity], "after": [lambda: qk_norm(D)] * 2}[qk_norm_at]
+        before = {"before": qk_norm, "after": lambda width: nn.Identity()}[qk_norm_at]
+        self.q_norm, self.k_norm = before(over[0]), before(over[1])
+        self.q_placed, self.k_placed = (make() for make in after)
         self.normed = over
         if sink_logit:
             self.sink = nn.Parameter(torch.zeros(H))
         self.constants = {"sink": 0.0}
         self.softcap, self.scale, self.dropout = softcap, scale or D**-0.5, dropout
-        self.mask = Mask(window, sink_tokens, prefix=mask == "prefix")
+        self.mask = Mask(window, sink_tokens, prefix=mask == "prefix", chunk=chunk)
+        self.clip = nn.Identity() if clip_qkv is None else nn.Hardtanh(-clip_qkv, clip_qkv)
+        self.temperature, self.temperature_floor = temperature, temperature_floor
+        self.temperature_shift = int(temperature_shift)
+        self.inner_norm = inner_norm(H * D) if inner_norm else nn.Identity()
+        self.gate = Linear(C, {"channel": H * D, "head": H}[gate], bias=False) if gate else None
+        self.gate_activation = gate_activation() if gate_activation else nn.Sigmoid()
+        self.exclusive = exclusive
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
         scores = Scores(self.scale, self.softcap, self.sink)
-        y: Tensor = self.out(self.attend(*self.project(x), view, n, scores))
+        q, k, v = self.project(x)
+        heads = self.without_own(self.attend(q, k, v, view, n, scores), v)
+        y: Tensor = self.out(self.gated(self.inner_norm(heads), x))
         return y
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,8 +98,34 @@ class Softmax(KeyValueMixer):
         B, T, _ = x.shape
         q = self.q_norm(self.q(x).view(B, T, -1, self.normed[0]))
         k = self.k_norm(self.k(x).view(B, T, -1, self.normed[1]))
-        q, k, v = (y.reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
+        q, k, v = (self.clip(y).reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
         return q, k, v
+
+    def placed_query(self, q: Tensor, view: LayerContext) -> Tensor:
+        q = self.q_placed(q)
+        if not self.temperature:
+            return q
+        turns = torch.floor((view.at.clamp(min=0) + self.temperature_shift) / self.temperature_floor)
+        return q * (1 + self.temperature * torch.log1p(turns))[:, None, :, None].to(q.dtype)
+
+    def placed_key(self, k: Tensor) -> Tensor:
+        placed: Tensor = self.k_placed(k)
+        return placed
+
+    def gated(self, heads: Tensor, x: Tensor) -> Tensor:
+        """heads (B,T,H D), times the gate of each channel or head, from x (B,T,C)."""
+        if self.gate is None:
+            return heads
+        gate = self.gate_activation(self.gate(x))
+        return (heads.unflatten(-1, (gate.shape[-1], -1)) * gate[..., None]).flatten(-2)
+
+    def without_own(self, heads: Tensor, v: Tensor) -> Tensor:
+        """heads (B,T,H D) less their part along the token's own value, v (B,K,T,D)."""
+        if not self.exclusive:
+            return heads
+        y = heads.unflatten(-1, (self.heads, -1))
+        own = F.normalize(v.repeat_interleave(self.heads // self.kv_heads, 1).transpose(1, 2), dim=-1)
+        return (y - (y * own).sum(-1, keepdim=True) * own).flatten(-2)
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
@@ -89,4 +144,10 @@ class Softmax(KeyValueMixer):
             wrong.append(f"kv_heads {options.kv_heads} does not divide heads {heads}")
         if options.sink_tokens and options.window is None:
             wrong.append("sink_tokens keeps keys outside of a window, and there is no window")
+        if options.chunk and (options.window or options.mask == "prefix"):
+            wrong.append("chunk is a mask of its own, beside neither a window nor a prefix")
+        if options.qk_norm_at == "after" and options.qk_norm_over == "width":
+            wrong.append("after the position qk_norm stands over each head; say qk_norm_over=head")
+        if options.gate_activation is not None and options.gate is None:
+            wrong.append("gate_activation is of a gate, and gate is null")
         return wrong

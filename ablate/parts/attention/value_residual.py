@@ -27,8 +27,10 @@ class ValueResidual(Softmax):
         """x (B,T,C) -> (B,T,C)."""
         q, k, v = self.project(x)
         first = view.shared.setdefault("values", v)
+        v = v + self.share.to(v.dtype) * first
         scores = Scores(self.scale, self.softcap, self.sink)
-        y: Tensor = self.out(self.attend(q, k, v + self.share.to(v.dtype) * first, view, n, scores))
+        heads = self.without_own(self.attend(q, k, v, view, n, scores), v)
+        y: Tensor = self.out(self.gated(self.inner_norm(heads), x))
         return y
 
     @classmethod

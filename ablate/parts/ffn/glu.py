@@ -15,7 +15,11 @@ Projection = Literal["gate", "up", "down"]
 class GLU(nn.Module):
     """down(activation(gate x) * up x) (Shazeer 2020, eq. 4 to 6): GLU with the sigmoid, and by other
     activations ReGLU, GeGLU, SwiGLU (silu) and Bilinear (identity). Three matrices, so the ratio 8/3
-    costs what 4 costs an MLP."""
+    costs what 4 costs an MLP.
+
+    `limit` L clamps: activation(min(gate x, L)) (clip(up x, -L, L) + `up_offset`) (gpt-oss: L = 7, offset 1,
+    Swish with beta 1.702). `inner_norm` stands before `down` (BitNet, arXiv:2504.12285).
+    """
 
     def __init__(
         self,
@@ -27,6 +31,9 @@ class GLU(nn.Module):
         multiplier: Annotated[float, Gt(0)] = 1.0,
         multiple_of: Annotated[int, Gt(0)] = 1,
         bias: tuple[Projection, ...] = (),
+        limit: Annotated[float, Gt(0)] | None = None,
+        up_offset: float = 0.0,
+        inner_norm: Annotated[Factory, Part("norm")] | None = None,
     ):
         super().__init__()
         hidden = hidden_width(shape.width, width, ratio, multiplier, multiple_of)
@@ -34,10 +41,18 @@ class GLU(nn.Module):
         self.up = Linear(shape.width, hidden, bias="up" in bias)
         self.down = Linear(hidden, shape.width, bias="down" in bias)
         self.activation = activation()
+        self.limit, self.up_offset = limit, up_offset
+        self.inner_norm = inner_norm(hidden) if inner_norm else nn.Identity()
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
-        y: Tensor = self.down(self.activation(self.gate(x)) * self.up(x))
+        gate, up = self.clamped(self.gate(x), self.up(x))
+        y: Tensor = self.down(self.inner_norm(self.activation(gate) * up))
         return y
+
+    def clamped(self, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        if self.limit is not None:
+            gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        return gate, up + self.up_offset if self.up_offset else up
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from math import ceil
@@ -10,9 +11,14 @@ from torch import Tensor, nn
 
 from ablate.parts.base import real_tokens
 from ablate.parts.ffn.width import exact
+from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
+Normalisation = Literal[
+    "selected", "all", "renormalised", "sigmoid", "sigmoid_all", "sqrt_softplus"
+]  # how logits become gates
+AS_SCORED = ("all", "sigmoid_all")  # gates are the scores, not divided by their sum
 MOST = 2**17  # experts of all layers: several times as many as any model has
 
 
@@ -22,7 +28,13 @@ class MoE(nn.Module):
 
     Shazeer et al. 2017. The router works in fp32. `normalisation` says when the softmax is taken: over the
     selected logits (`selected`, Mixtral), over all before the selection, the selected then renormalised
-    (`renormalised`, GShard) or not (`all`, Switch), or sigmoids, renormalised (`sigmoid`, DeepSeek-V3).
+    (`renormalised`, GShard) or not (`all`, Switch); or scores are sigmoids, renormalised (`sigmoid`,
+    DeepSeek-V3) or not (`sigmoid_all`, Llama 4), or sqrt(softplus), renormalised (`sqrt_softplus`,
+    DeepSeek-V4). `routed_scale` multiplies the gates. With `groups`, only experts of the best `top_groups`
+    groups are chosen, a group's score that of its best expert or of its best two (`group_score`;
+    arXiv:2405.04434, section 2.2.2; arXiv:2412.19437). `gate_on` input multiplies what an expert reads, not
+    what it gives (Llama 4). Shared experts may be of another kind (`shared_expert`), and `shared_gate`
+    multiplies them with sigmoid(w x) (Qwen2-MoE). `router_bias` is a learned bias (gpt-oss).
     Dropless, unless `capacity_factor` c is given: an expert takes at most ceil(c k T / E) tokens of T, in
     their order, and what is over is dropped from that expert and counted. Evaluation never drops. (GShard
     and Switch count over a device's group of rows, and GShard admits all first choices before the second;
@@ -46,13 +58,23 @@ class MoE(nn.Module):
         experts: Annotated[int, Gt(0)] = 8,
         top_k: Annotated[int, Gt(0)] = 2,
         shared: Annotated[int, Ge(0)] = 0,
-        normalisation: Literal["selected", "all", "renormalised", "sigmoid"] = "selected",
+        normalisation: Normalisation = "selected",
         capacity_factor: Annotated[float, Gt(0)] | None = None,
         balance_loss_weight: Annotated[float, Ge(0)] = 0.01,
         router_z_loss_weight: Annotated[float, Ge(0)] = 0.0,
         bias_update_rate: Annotated[float, Ge(0)] = 0.0,
+        routed_scale: Annotated[float, Gt(0)] = 1.0,
+        groups: Annotated[int, Gt(0)] = 1,
+        top_groups: Annotated[int, Gt(0)] = 1,
+        group_score: Literal["best_two", "best"] = "best_two",
+        gate_on: Literal["output", "input"] = "output",
+        router_bias: bool = False,
+        shared_expert: Annotated[Factory, Part("ffn")] | None = None,
+        shared_gate: bool = False,
     ):
         super().__init__()
+        self.routed_scale, self.gate_on = routed_scale, gate_on
+        self.groups, self.top_groups, self.group_score = groups, top_groups, group_score
         self.top_k, self.normalisation = top_k, normalisation
         self.capacity_factor = None if capacity_factor is None else exact(capacity_factor)
         self.balance_loss_weight, self.router_z_loss_weight, self.bias_update_rate = (
@@ -60,9 +82,10 @@ class MoE(nn.Module):
             router_z_loss_weight,
             bias_update_rate,
         )
-        self.router = nn.Linear(shape.width, experts, bias=False)
+        self.router = nn.Linear(shape.width, experts, bias=router_bias)
         self.experts = nn.ModuleList(expert(shape) for _ in range(experts))
-        self.shared = nn.ModuleList(expert(shape) for _ in range(shared))
+        self.shared = nn.ModuleList((shared_expert or expert)(shape) for _ in range(shared))
+        self.shared_gate = Linear(shape.width, 1, bias=False) if shared_gate else None
         self.register_buffer("bias", torch.zeros(experts))
         self.constants = {"bias": 0.0}
 
@@ -72,22 +95,28 @@ class MoE(nn.Module):
         y = self.dispatch(x.flatten(0, 1), gate.flatten(0, 1).to(x.dtype), admitted)
         y = y.view_as(x)
         for expert in self.shared:
-            y = y + expert(x, aux)
+            y = y + self.weighed(expert(x, aux), x)
         return y
+
+    def weighed(self, y: Tensor, x: Tensor) -> Tensor:
+        """What a shared expert gives y of x."""
+        return y if self.shared_gate is None else self.shared_gate(x).sigmoid() * y
 
     def route(self, x: Tensor, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,top_k). The
         number E stands for the experts of a token that is not real."""
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.to(wide), self.router.weight.to(wide))
-        probability = logits.sigmoid() if self.normalisation == "sigmoid" else logits.softmax(-1)
-        chosen = (probability + self.bias).topk(self.top_k, -1).indices
+            bias = None if self.router.bias is None else self.router.bias.to(wide)
+            logits = F.linear(x.to(wide), self.router.weight.to(wide), bias)
+        probability = SCORES.get(self.normalisation, softmax)(logits)
+        chosen = self.eligible(probability + self.bias).topk(self.top_k, -1).indices
         gate = probability.gather(-1, chosen)
         if self.normalisation == "selected":
             gate = logits.gather(-1, chosen).softmax(-1)
-        elif self.normalisation != "all":
+        elif self.normalisation not in AS_SCORED:
             gate = gate / gate.sum(-1, keepdim=True)
+        gate = self.routed_scale * gate
         E, real = self.bias.shape[0], real_tokens(aux)
         if real is not None:
             chosen = chosen.masked_fill(~real[..., None], E)
@@ -95,6 +124,16 @@ class MoE(nn.Module):
         aux["probability"] = mean(probability / probability.sum(-1, keepdim=True), real)
         aux["router_z"] = mean(logits.logsumexp(-1).square(), real)
         return gate, chosen
+
+    def eligible(self, score: Tensor) -> Tensor:
+        """The scores (B,T,E), -inf outside of the best groups."""
+        if self.groups == 1:
+            return score
+        by_group: Tensor = score.unflatten(-1, (self.groups, -1))  # (B,T,groups,E/groups)
+        best = by_group.topk(2 if self.group_score == "best_two" else 1, -1).values.sum(-1)
+        kept = torch.zeros_like(best, dtype=torch.bool)
+        kept = kept.scatter(-1, best.topk(self.top_groups, -1).indices, True)
+        return by_group.masked_fill(~kept[..., None], -torch.inf).flatten(-2)
 
     def admit(self, chosen: Tensor, aux: dict[str, Tensor]) -> Tensor:
         """The chosen experts (B,T,top_k), with E in the place of one that is full."""
@@ -125,6 +164,8 @@ class MoE(nn.Module):
         order = choices.argsort(stable=True)[: sum(counts[:E])]
         token, weight = order // self.top_k, gate.flatten().index_select(0, order)[:, None]
         parts = x.index_select(0, token).split(counts[:E])
+        if self.gate_on == "input":
+            parts, weight = (weight * x.index_select(0, token)).split(counts[:E]), torch.ones_like(weight)
         y = torch.cat([expert(part, {}) for expert, part in zip(self.experts, parts, strict=True)])
         return torch.zeros_like(x).index_add(0, token, y * weight)
 
@@ -151,7 +192,22 @@ class MoE(nn.Module):
             )
         if options.top_k > options.experts:
             wrong.append(f"chooses top_k {options.top_k} of experts {options.experts}")
-        if options.top_k == 1 and options.normalisation != "all":
+        if options.groups == 1 and options.top_groups > 1:
+            wrong.append(f"top_groups {options.top_groups} chooses among groups, and there is one")
+        if options.groups > 1:
+            size = options.experts // options.groups
+            if options.experts % options.groups:
+                wrong.append(f"groups {options.groups} does not divide experts {options.experts}")
+            elif options.group_score == "best_two" and size < 2:
+                wrong.append(f"group_score best_two adds up two experts, and a group has {size}")
+            elif options.top_groups > options.groups or options.top_groups * size < options.top_k:
+                wrong.append(
+                    f"top_groups {options.top_groups} of {options.groups} groups of {size} experts does not "
+                    f"leave top_k {options.top_k} to choose from"
+                )
+        if options.shared == 0 and (options.shared_gate or options.shared_expert is not None):
+            wrong.append("shared_gate and shared_expert are of shared experts, and shared is 0")
+        if options.top_k == 1 and options.normalisation not in AS_SCORED:
             wrong.append(
                 f"with top_k 1 and normalisation {options.normalisation} every gate is 1: "
                 "the router learns nothing of the text; normalisation=all gives it the gradient"
@@ -161,6 +217,18 @@ class MoE(nn.Module):
                 f"its expert {options.expert.name} has a loss and a report of its own, which would be lost"
             )
         return wrong
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Over the experts."""
+    return logits.softmax(-1)
+
+
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "sigmoid_all": torch.sigmoid,
+    "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
+}
 
 
 def mean(x: Tensor, real: Tensor | None) -> Tensor:

@@ -86,6 +86,7 @@ class Flash(Kernel):
             (need.sink, "sink logits"),
             (need.mask.sink_tokens > 0, "kept first keys"),
             (need.mask.prefix, "prefixes"),
+            (need.mask.chunk is not None, "chunks"),
             (need.documents, "document borders"),
             (need.key_width != need.value_width, "keys wider than values"),
             (need.key_width % 8 != 0, "head widths that are not a multiple of 8"),

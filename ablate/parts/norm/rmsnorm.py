@@ -6,20 +6,27 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from ablate.registry import norm
+from ablate.spec import LayerSpec, ModelSpec
 
 
 @norm("rmsnorm", paper="arXiv:1910.07467")
 class RMSNorm(nn.Module):
     """y = w x / sqrt(mean(x^2) + eps); with `offset`, (1 + w) in the place of w (Gemma), so that weight
-    decay pulls towards the plain norm. Zhang & Sennrich 2019, eq. 4."""
+    decay pulls towards the plain norm; without `weight`, no w (nanochat). Zhang & Sennrich 2019, eq. 4."""
 
-    def __init__(self, width: int, *, eps: Annotated[float, Gt(0)] = 1e-5, offset: bool = False):
+    weight: Tensor | None
+
+    def __init__(
+        self, width: int, *, eps: Annotated[float, Gt(0)] = 1e-5, offset: bool = False, weight: bool = True
+    ):
         super().__init__()
         self.eps, self.offset = eps, offset
         self.constants = {"weight": 0.0 if offset else 1.0}
-        self.weight = nn.Parameter(torch.full((width,), self.constants["weight"]))
+        self.weight = nn.Parameter(torch.full((width,), self.constants["weight"])) if weight else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return F.rms_norm(x, x.shape[-1:], None, self.eps)
         weight = (1 + self.weight if self.offset else self.weight).to(x.dtype)
         if not by_hand(x):
             return F.rms_norm(x, weight.shape, weight, self.eps)
@@ -27,6 +34,12 @@ class RMSNorm(nn.Module):
             return _Normalised.forward(x, weight, self.eps)[0]
         y: Tensor = _Normalised.apply(x, weight, self.eps)[0]  # type: ignore[no-untyped-call]
         return y
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        if options.offset and not options.weight:
+            return ["offset adds 1 to the weight, and weight=false leaves none"]
+        return []
 
 
 def by_hand(x: Tensor) -> bool:

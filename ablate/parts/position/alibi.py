@@ -15,11 +15,14 @@ class Alibi(Position):
     """Each head fades with distance: b(h,i,j) = -m_h |i - j|, m_h = 2^(-span (h+1)/H).
 
     Press et al. 2022, section 3; the slopes of an H that is no power of two are those of the authors' code.
-    The distance is absolute, which differs from the paper only where a prefix sees ahead.
+    With `scaled`, m_h is divided by sqrt(D), as q.k is (Falcon-RW). The distance is absolute, which differs from the paper only where a prefix sees ahead.
     """
 
-    def __init__(self, shape: Shape, *, max_slope_exponent: Annotated[float, Gt(0)] = 8.0):
+    def __init__(
+        self, shape: Shape, *, max_slope_exponent: Annotated[float, Gt(0)] = 8.0, scaled: bool = False
+    ):
         super().__init__(shape)
+        self.steepness = shape.head_width**-0.5 if scaled else 1.0
         self.heads, self.max_slope_exponent = shape.heads, max_slope_exponent
 
     @property
@@ -31,7 +34,7 @@ class Alibi(Position):
         other slope of the power above (the authors' code, get_slopes)."""
         below = 2 ** math.floor(math.log2(self.heads))
         exponent = torch.where(h < below, (h + 1) / below, (2 * (h - below) + 1) / (2 * below))
-        return torch.exp2(-self.max_slope_exponent * exponent)
+        return self.steepness * torch.exp2(-self.max_slope_exponent * exponent)
 
     def bias(self, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return -self.slope(h) * (i - j).abs()

@@ -1,6 +1,7 @@
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Gt, Le
 from torch import Tensor
 
@@ -17,7 +18,8 @@ class Rope(Position):
     Pair n of width D turns by at * base^(-2n/D) (Su et al. 2021, eq. 15). `fraction` of the head's
     channels turn (GPT-NeoX: 0.25); `interleaved` pairs neighbours (the paper, GPT-J), otherwise a channel
     of the first half with one of the second (GPT-NeoX, LLaMA in transformers): the same up to the order
-    of channels. `scaling` changes the frequencies for longer contexts.
+    of channels. `proportional` turns the same number of pairs, but those of the whole head: each by its
+    angle there (Gemma 4). `scaling` changes the frequencies for longer contexts.
     """
 
     def __init__(
@@ -27,11 +29,13 @@ class Rope(Position):
         base: Annotated[float, Gt(1)] = 10_000.0,
         rotary_fraction: Annotated[float, Gt(0), Le(1)] = 1.0,
         interleaved: bool = False,
+        proportional: bool = False,
         scaling: Annotated[Factory, Part("scaling")] = use("none"),
     ):
         super().__init__(shape)
         self.base, self.interleaved = base, interleaved
         self.width, self.rotary_dim = shape.head_width, int(shape.head_width * rotary_fraction)
+        self.paired = self.width if proportional else self.rotary_dim  # channels that stand in pairs
         self.scaling = scaling(shape, self.rotary_dim, base)
 
     def locate(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,16 +55,15 @@ class Rope(Position):
         return scaled
 
     def frequencies(self, device: torch.device) -> Tensor:
-        return self.base ** (
-            -torch.arange(0, self.rotary_dim, 2, device=device, dtype=torch.float32) / self.rotary_dim
-        )
+        n = torch.arange(0, self.rotary_dim, 2, device=device, dtype=torch.float32)
+        return F.pad(self.base ** (-n / self.paired), (0, (self.paired - self.rotary_dim) // 2))
 
     def rotate(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         """(u, v) -> (u cos - v sin, v cos + u sin)."""
         cos, sin = where[0].to(x.dtype), where[1].to(x.dtype)
-        if self.rotary_dim == x.shape[-1]:
+        if self.paired == x.shape[-1]:
             return x * cos + self.swap(x) * sin
-        x, rest = x.split((self.rotary_dim, x.shape[-1] - self.rotary_dim), -1)
+        x, rest = x.split((self.paired, x.shape[-1] - self.paired), -1)
         return torch.cat((x * cos + self.swap(x) * sin, rest), -1)
 
     def swap(self, x: Tensor) -> Tensor:

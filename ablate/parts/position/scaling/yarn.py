@@ -15,7 +15,8 @@ class YaRN:
     by the factor, and a ramp leads from one to the other; q.k grows by (0.1 ln(factor) + 1)^2.
 
     Peng et al. 2023, definition 2 and eq. 22. As in the authors' code, the ramp is linear in the number
-    of the pair, between those that turn `fast` and `slow` times (the paper's text: in the turns).
+    of the pair, between those that turn `fast` and `slow` times (the paper's text: in the turns), rounded
+    outwards with `truncate` (gpt-oss: without).
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class YaRN:
         fast: Annotated[float, Gt(0)] = 32.0,
         slow: Annotated[float, Gt(0)] = 1.0,
         attention_factor: Annotated[float, Gt(0)] | None = None,
+        truncate: bool = True,
     ):
         context = trained or shape.context / factor
 
@@ -36,8 +38,9 @@ class YaRN:
             """Which pair turns this often within the trained context."""
             return rotary_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-        self.first = max(math.floor(pair(fast)), 0)
-        self.last = max(min(math.ceil(pair(slow)), rotary_dim - 1), self.first)
+        down, up = (math.floor, math.ceil) if truncate else (float, float)
+        self.first = max(down(pair(fast)), 0)
+        self.last = max(min(up(pair(slow)), rotary_dim - 1), self.first)
         self.factor = factor
         self.attention_factor = attention_factor or 0.1 * math.log(factor) + 1
 

@@ -1,0 +1,140 @@
+from dataclasses import replace
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from ablate.parts.base import KernelRequirements, LayerContext, LayerPosition, Mask, Position, Scores
+from ablate.parts.linear import Linear
+from ablate.parts.mixer import KeyValueMixer, MixerCosts, keys_seen
+from ablate.registry import Factory, Part, attention, use
+from ablate.spec import LayerSpec, ModelSpec, Shape
+
+Projection = Literal["q", "kv", "out"]
+
+
+@attention("mla", paper="arXiv:2405.04434")
+class LatentAttention(KeyValueMixer):
+    """c = norm(W_c x), [k_h, v_h] = U_h c, r = turned(W_r x): head h attends with q_h = [q, turned(q')] to the
+    keys [k_h, r] and the values v_h (multi-head latent attention; DeepSeek-AI 2024, section 2.1).
+
+    The position turns the `head_width` channels of q' and r, which all heads share; beside them a key has
+    `key_width` channels and a value `value_width` (null: the width of a head). c has `kv_rank` channels (null:
+    four times the width of a head), and q = W_q norm(D x) goes through `q_rank` (null: q = W_q x). The memory
+    holds c and r alone. A single token attends to them as they are, with U_h moved to the query and the
+    output. `scale` defaults to one over the square root of a key's whole width.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        kv_rank: Annotated[int, Gt(0)] | None = None,
+        q_rank: Annotated[int, Gt(0)] | None = None,
+        key_width: Annotated[int, Gt(0)] | None = None,
+        value_width: Annotated[int, Gt(0)] | None = None,
+        norm: Annotated[Factory, Part("norm")] = use("rmsnorm"),
+        scale: Annotated[float, Gt(0)] | None = None,
+        bias: tuple[Projection, ...] = (),
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+    ):
+        super().__init__()
+        C, H, R = shape.width, shape.heads, shape.head_width
+        N, V, rank = key_width or R, value_width or R, kv_rank or 4 * R
+        self.heads = self.kv_heads = H
+        self.plain_width, self.turned_width, self.rank = N, R, rank
+        self.key_width, self.value_width = N + R, V
+        self.q_down = Linear(C, q_rank, bias="q" in bias) if q_rank else nn.Identity()
+        self.q_norm = norm(q_rank) if q_rank else nn.Identity()
+        self.q = Linear(q_rank or C, H * (N + R), bias=False)
+        self.kv_down = Linear(C, rank, bias="kv" in bias)
+        self.k_turned = Linear(C, R, bias="kv" in bias)
+        self.kv_norm = norm(rank)
+        self.kv_up = Linear(rank, H * (N + V), bias=False)
+        self.out = Linear(H * V, C, bias="out" in bias)
+        self.mask, self.dropout = Mask(), dropout
+        self.scale = scale or (N + R) ** -0.5
+
+    def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
+        """x (B,T,C) -> (B,T,C); n is the layer."""
+        position = view.position.layer(n)
+        q = self.q(self.q_norm(self.q_down(x))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        plain, turned = q.split((self.plain_width, self.turned_width), -1)
+        turned = position.query(turned, view.where.query)
+        latent = self.remembered(x, view, n, position)  # (B,1,S,R + rank)
+        attend = self.to_latent if x.shape[1] == 1 else self.to_keys
+        y: Tensor = self.out(attend(plain, turned, latent, view).transpose(1, 2).flatten(2))
+        return y
+
+    def remembered(self, x: Tensor, view: LayerContext, n: int, position: LayerPosition) -> Tensor:
+        """The turned part and c of all tokens that may be seen."""
+        latent = torch.cat((self.k_turned(x), self.kv_norm(self.kv_down(x))), -1)[:, None]
+
+        def turn(latent: Tensor, where: Any) -> Tensor:
+            r, c = latent.split((self.turned_width, self.rank), -1)
+            return torch.cat((position.key(r, where), c), -1)
+
+        nothing = latent[..., :0]  # values are made of c
+        seen: Tensor = view.memory.extend(n, latent, nothing, turn, view.where)[0]
+        return seen
+
+    def to_keys(self, plain: Tensor, turned: Tensor, latent: Tensor, view: LayerContext) -> Tensor:
+        """plain (B,H,T,N), turned (B,H,T,R) -> (B,H,T,V), by the keys and values of each head."""
+        r, c = latent.split((latent.shape[-1] - self.rank, self.rank), -1)
+        kv = self.kv_up(c[:, 0]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = kv.split((self.plain_width, self.value_width), -1)
+        k = torch.cat((k, r.expand(-1, self.heads, -1, -1)), -1)
+        return self.kernel(torch.cat((plain, turned), -1), k, v, view)
+
+    def to_latent(self, plain: Tensor, turned: Tensor, latent: Tensor, view: LayerContext) -> Tensor:
+        """The same without making keys and values: q'k = (q U_k') c, and sums of values are U_v of sums of c."""
+        up_k, up_v = self.kv_up.weight.view(self.heads, -1, self.rank).split(
+            (self.plain_width, self.value_width), 1
+        )
+        q = torch.cat((turned, plain @ up_k.to(plain.dtype)), -1)
+        sums = self.kernel(q, latent, latent, view)[..., -self.rank :]
+        return sums @ up_v.to(sums.dtype).mT
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return view.kernel(q, k, v, view.prepared, Scores(self.scale), dropout)
+
+    def needs(self, position: Position, **facts: Any) -> list[KernelRequirements]:
+        by_head = super().needs(position, **facts)[0]
+        width = self.rank + self.turned_width + position.extra_key_dim
+        in_latent = replace(by_head, kv_heads=1, key_width=width, value_width=width)
+        return [by_head] if by_head.training else [by_head, in_latent]
+
+    def costs(self, position: Position, tokens: int, value_bytes: int) -> MixerCosts:
+        extra = position.extra_key_dim
+        score = self.heads * (self.key_width + extra + self.value_width)
+        in_latent = self.heads * 2 * (self.rank + self.turned_width + extra)
+        seen = keys_seen(self.mask, tokens)
+        token_bytes = (self.rank + self.turned_width + extra) * value_bytes
+        return MixerCosts(
+            score * sum(seen) / tokens,
+            score * tokens,
+            in_latent * seen[-1],
+            token_bytes,
+            token_bytes * tokens,
+        )
+
+    @classmethod
+    def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
+        R = model.shape().head_width
+        whole = (options.key_width or R) + R
+        return {
+            "bias": tuple(name for name in get_args(Projection) if name in options.bias),
+            "kv_rank": None if options.kv_rank == 4 * R else options.kv_rank,
+            "key_width": None if options.key_width == R else options.key_width,
+            "value_width": None if options.value_width == R else options.value_width,
+            "scale": None if options.scale == whole**-0.5 else options.scale,
+        }
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        wrong = super().check(options, layer, model)
+        if "q" in options.bias and options.q_rank is None:
+            wrong.append("the bias q is of the projection to q_rank, and q_rank is null")
+        return wrong

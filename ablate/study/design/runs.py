@@ -4,7 +4,7 @@ The arms are composed already: seeds and rates are set on their specifications, 
 little. Identity comes from `Backend.identify`, which is asked once for each arm and rate.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -52,17 +52,25 @@ class Stage:
     name: str  # tuning, or the look
     runs: tuple[PlannedRun, ...]
     notes: tuple[str, ...] = ()
+    later: tuple[PlannedRun, ...] = ()  # what the looks after it may add, where no arm stops
 
 
-def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
+# Given the runs of all stages so far: the (corpus, arm) that get the seeds of the next look.
+GoingOn = Callable[[Sequence[PlannedRun]], Collection[tuple[str, str]]]
+
+
+def stages(plan: Plan, backend: Backend, going_on: GoingOn | None = None) -> Iterator[Stage]:
     """Yield what to run, stage by stage. Run (or find finished) the runs of a stage before taking the next.
 
     `Backend.outcomes` gives the tidy frame of runs (`tidy`). A winner at the edge, or beside a rate
     that failed, yields what a wider or finer grid adds, for every arm. Ends early where a tuning run is still
-    missing: the study waits. Raises StudyError where that is still so after `WIDENINGS` wider grids, or
-    the baseline has no rate.
+    missing: the study waits. `going_on` is asked after each look but the last which arms get more seeds; the
+    baseline does as long as any arm of its corpus does. Without it all arms do.
+
+    Raises StudyError where no rate is settled after `WIDENINGS` wider grids, or the baseline has none.
     """
     tunings: dict[str, Tuning] = {}
+    seen: list[PlannedRun] = []
     if plan.study.tune:
         grids: dict[str, list[float]] = {corpus: list(plan.study.tune.rates) for corpus in plan.corpora}
         there: set[str] = set()
@@ -71,6 +79,7 @@ def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
             new = tuple(run for run in runs if run.id not in there)
             there |= {run.id for run in new}
             yield Stage("tuning" if not widened else f"tuning, wider {widened}", new)
+            seen += new
             tunings = _choose(plan, backend.outcomes(runs))
             choices = [choice for tuning in tunings.values() for choice in tuning.choices]
             if any(choice.kind == "waiting" for choice in choices):
@@ -93,9 +102,17 @@ def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
                 ]
             )
     runs, notes = judged_runs(plan, backend.identify, tunings)
-    looks = plan.study.declared_looks or (len(plan.study.seeds),)
-    for look in looks:
-        yield Stage(f"look at {look} seeds", tuple(r for r in runs if r.look == look), notes)
+    for look in plan.study.declared_looks or (len(plan.study.seeds),):
+        called = tuple(run for run in runs if run.look == look)
+        later = tuple(run for run in runs if run.look is not None and run.look > look)
+        if not called:
+            return
+        yield Stage(f"look at {look} seeds", called, notes, later)
+        seen += called
+        if later and going_on is not None:
+            going = set(going_on(seen))
+            going |= {(corpus, plan.baseline) for corpus, _ in going}
+            runs = tuple(run for run in later if (run.corpus, run.arm) in going)
 
 
 def _choose(plan: Plan, frame: "pandas.DataFrame") -> dict[str, Tuning]:
@@ -129,8 +146,8 @@ def tuning_runs(plan: Plan, identify: Identify, grids: Grids | None = None) -> t
 def judged_runs(
     plan: Plan, identify: Identify, tunings: Mapping[str, Tuning] | None = None
 ) -> tuple[tuple[PlannedRun, ...], tuple[str, ...]]:
-    """The test runs, the fixed-rate contrast and the baseline at other budgets, there at the rate of its own;
-    and notes on arms that had none.
+    """The test runs, the fixed-rate contrast where it is asked for, the baseline at other budgets and at its
+    own rate; and notes on arms that had no rate.
 
     In the order of looks, then seeds: arms of one seed stand together, so that pairs are complete early.
     `tunings` (by corpus) must be settled. An arm that failed at every rate is tested at the baseline's,
@@ -145,7 +162,7 @@ def judged_runs(
         for arm in plan.arms:
             tests, fixed = rates[arm.corpus, arm.name]
             runs += [identities.run(arm, "test", seed, rate, look) for rate in tests]
-            if plan.study.tune:
+            if plan.study.tune and plan.study.tune.fixed_rate_table:
                 runs.append(identities.run(arm, "fixed", seed, fixed, look))
             if plan.study.effect_in_tokens and arm.name == plan.baseline:
                 runs += [identities.run(arm, "budget", seed, fixed, look, budget) for budget in BUDGETS]

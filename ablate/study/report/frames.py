@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.judge.compare import Comparison
-from ablate.study.judge.corpus import Judged, JudgedClaims
+from ablate.study.judge.corpus import Judged
+from ablate.study.judge.headlines import JudgedClaims
 from ablate.study.judge.scale import Scale
 from ablate.study.judge.solved import Verdicts
 from ablate.study.judge.study_judgement import StudyJudgement

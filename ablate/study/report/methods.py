@@ -7,7 +7,7 @@ from typing import Any
 from ablate.amounts import MINUS, amount
 from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
-from ablate.study.design.level import other_families, table_alpha, true_level
+from ablate.study.design.level import has_effects, held_to_the_end, other_families, table_alpha, true_level
 from ablate.study.design.study import Study
 from ablate.study.report.phrasing import seed_ranges
 from ablate.study.results import Manifest, PlanRecord, Results
@@ -114,11 +114,12 @@ def _tuning(study: Study) -> str:
         if tune.nested
         else "the vertex of a parabola in log rate, through the best rate and its neighbours, was taken"
     )
+    fixed = " Every arm was also run at the baseline's rate." if tune.fixed_rate_table else ""
     return (
         f"{tune.path} was tuned for every arm over the same grid "
         f"({', '.join(f'{rate:g}' for rate in tune.rates)}), widened for all where the best lay at its edge, "
-        f"on {_counted(len(tune.seeds), 'seed')} that served for nothing else, by {tune.metric}; {how}. "
-        f"Every arm was also run at the baseline's rate.{_sensitive(study)}"
+        f"on {_counted(len(tune.seeds), 'seed')} that served for nothing else, by {tune.metric}; {how}."
+        f"{fixed}{_sensitive(study)}"
     )
 
 
@@ -202,15 +203,21 @@ def _looks(study: Study, plan: PlanRecord | None) -> str:
         )
     if len(looks) < 2:
         return f"The data were judged once, at {_counted(len(study.seeds), 'seed')}."
+    stopped = ""
+    if not held_to_the_end(study, (), ""):
+        stopped = (
+            " An arm whose verdict and claims were decided at a look got no more seeds; its interval is that "
+            "of the look."
+        )
     return (
         f"The data were judged at {', '.join(map(str, looks))} seeds, as declared, with the level split "
-        "evenly over these looks."
+        f"evenly over these looks.{stopped}"
     )
 
 
 def _factors(study: Study) -> str:
     design = study.design
-    if design.kind not in ("factorial", "add_one_in", "leave_one_out") or counts(study.metric):
+    if not has_effects(study):
         return ""
     alone = (
         "each factor was added alone to one end and left out of the other, judged by Student's t on the "

@@ -14,6 +14,7 @@ from ablate.study.design.level import held_to_the_end, table_alpha
 from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import Study
+from ablate.study.design.tune import Tune
 from ablate.study.stats.fisher import fewest_seeds
 from ablate.study.stats.power import Setting, detectable, seeds_for_equivalence, warn_undetectable
 from ablate.study.stats.tokens import BUDGETS
@@ -79,6 +80,13 @@ def protocol(plan: Plan) -> list[str]:
             for reason, arms in held.items()
             if reason
         ]
+    if study.tune and study.tune.search == "rounds":
+        search = study.tune.rounds
+        sentences.append(
+            f"tuned by rounds: the same budget of {search.runs} runs for every arm. The baseline spends "
+            f"{len(search.grid)} of them on the grid; an arm makes {search.fewest} at least, and is refused "
+            "where the budget does not reach its best rate. Tuning runs are counted as if no arm moved far"
+        )
     if study.tune and not study.tune.fixed_rate_table:
         sentences.append("no table at the baseline's rate; ask for it by tune.fixed_rate_table: true")
     return sentences
@@ -95,6 +103,8 @@ def count(plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]) -> 
         seen |= ids
         known = any(run.role == role for run in runs)
         total = len(ids) if known else planned
+        if role == "tuning" and not any(run.role == "test" for run in runs):
+            total = max(total, planned)  # by rounds only the first are known
         done = sum(id in finished for id in ids)
         table[role] = {"planned": total, "finished": done, "missing": total - done}
     table["all"] = {
@@ -112,11 +122,21 @@ def _expected(plan: Plan) -> dict[str, int]:
         return {"test": arms * len(study.seeds), **budgets}
     fixed = (arms - len(plan.corpora)) * len(study.seeds) if study.tune.fixed_rate_table else 0
     return {
-        "tuning": arms * len(study.tune.rates) * len(study.tune.seeds),
+        "tuning": _expected_tuning(plan, study.tune),
         "test": arms * len(study.seeds) * (2 if study.tune.nested else 1),
         **({"fixed": fixed} if fixed else {}),
         **budgets,
     }
+
+
+def _expected_tuning(plan: Plan, tune: Tune) -> int:
+    """The tuning runs of a grid that nothing widens; by rounds, of a best rate that is found at once: the
+    baseline makes the rest of its three rates on top of the grid."""
+    corpora, arms = len(plan.corpora), len(plan.arms)
+    if tune.search == "grid":
+        return arms * len(tune.rates) * len(tune.seeds)
+    fewest = tune.rounds.fewest
+    return (arms - corpora) * fewest + corpora * (len(tune.rates) + fewest - 1)
 
 
 def _hours(

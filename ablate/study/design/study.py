@@ -276,10 +276,10 @@ class Study(Strict):
                 yield f"claims.{claim.id}: {SCALE} needs sizes: {{name: [overrides], ...}}"
             elif measure == SCALE and counts(self.metric):
                 yield f"claims.{claim.id}: {self.metric} counts runs, which have no slope"
-            if measure.startswith("tuning/") and (self.tune is None or not self.tune.of_loss):
+            if measure.startswith("tuning/") and not (self.tune and self.tune.tells_sensitivity):
                 yield (
-                    f"claims.{claim.id}: {measure} is read off rates that are tuned on validation/loss, and "
-                    f"the study has none"
+                    f"claims.{claim.id}: {measure} is read off a whole grid for every arm, tuned on "
+                    "validation/loss, and the study has none"
                 )
             if predicate.kind not in kinds(measure):
                 yield (

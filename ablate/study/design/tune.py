@@ -1,15 +1,19 @@
 """How the rate of every arm is chosen, as study.yaml says it."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ablate.spec import RunSpec, Strict
-from ablate.study.stats.tuning import check_grid
+from ablate.study.stats.rounds import Search, Wanted, tune_by_rounds
+from ablate.study.stats.tuning import Tuning, check_grid, tune
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TUNING_SEEDS = 1000  # the first seed for tuning, far from those for testing
-TUNE_OPTIONS = ("nested", "fixed_rate_table", "seeds", "metric", "better")
+TUNE_OPTIONS = ("search", "nested", "fixed_rate_table", "seeds", "metric", "better")
 
 
 def path_in_run(path: str) -> str:
@@ -33,6 +37,7 @@ class Tune(Strict):
 
     path: Path_
     rates: tuple[float, ...]
+    search: Literal["grid", "rounds"] = "grid"  # the whole grid for every arm, or around the baseline's best
     nested: bool = False  # each test seed trains at the best rate and its better neighbour
     fixed_rate_table: bool = False  # every arm is trained at the baseline's rate, too
     seeds: tuple[int, ...] = (TUNING_SEEDS, TUNING_SEEDS + 1)
@@ -41,8 +46,37 @@ class Tune(Strict):
 
     @property
     def of_loss(self) -> bool:
-        """Whether its runs tell the sensitivity, which is one of a loss."""
+        """Whether its runs are compared by their loss."""
         return self.metric == "validation/loss" and self.better == "lower"
+
+    @property
+    def tells_sensitivity(self) -> bool:
+        """Whether its runs tell the sensitivity: that of a loss, over a grid that every arm has."""
+        return self.of_loss and self.search == "grid"
+
+    @property
+    def rounds(self) -> Search:
+        """What all arms search alike by, where they are tuned by rounds."""
+        return Search(self.rates, self.seeds)
+
+    def choose(
+        self, frame: "pd.DataFrame", arms: Sequence[str], level: float | None = None
+    ) -> tuple[Tuning, tuple[Wanted, ...]]:
+        """Choose the rates of all arms of one corpus, the baseline first, from the tuning runs in `frame`.
+
+        `level` is the loss of single tokens, where it is known. Returns the choices, and for `rounds` all
+        runs that are wanted so far. Raises ValueError as `tune` does.
+        """
+        level = level if self.of_loss else None
+        if self.search == "rounds":
+            return tune_by_rounds(frame, self.rounds, arms, self.metric, self.better, self.nested, level)
+        return tune(frame, self.metric, self.better, self.nested, level), ()
+
+    @model_validator(mode="after")
+    def _seeds_of_rounds(self) -> "Tune":
+        if self.search == "rounds" and len(self.seeds) < 2:
+            raise ValueError("search: rounds needs two tuning seeds or more; say seeds: 2")
+        return self
 
     @model_validator(mode="before")
     @classmethod

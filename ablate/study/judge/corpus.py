@@ -29,7 +29,7 @@ from ablate.study.stats.factorial import Factorial, Ingredient, factorial, one_a
 from ablate.study.stats.outcomes import Role
 from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
-from ablate.study.stats.tuning import Tuning, tune
+from ablate.study.stats.tuning import Tuning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,9 +237,9 @@ class _Corpus:
         tune_by = self.study.tune
         if tune_by is None or not (runs["role"] == "tuning").any():
             return None
-        level = plateau_level(self.reference) if tune_by.of_loss else None
+        arms = [arm.name for arm in self.kept.on(self.corpus)]
         try:
-            tuning = tune(runs, tune_by.metric, tune_by.better, tune_by.nested, level)
+            tuning, _ = tune_by.choose(runs, arms, plateau_level(self.reference))
         except ValueError as error:
             self.problems.append(str(error))
             return None
@@ -249,7 +249,7 @@ class _Corpus:
 
     def sensitive(self) -> Sensitivities | None:
         tune = self.study.tune
-        if tune is None or not tune.of_loss or not (self.frame["role"] == "tuning").any():
+        if tune is None or not tune.tells_sensitivity or not (self.frame["role"] == "tuning").any():
             return None
         try:
             return sensitivities(self.frame, tune.path, tune.rates, tune.seeds, self.alpha)

@@ -68,7 +68,7 @@ def verdict_frame(judged: Judged) -> "pd.DataFrame":
         documents, effect = verdict.documents, judged.tokens(verdict.arm)
         rows.append(
             {
-                **verdict.model_dump(exclude=set(LISTS)),
+                **verdict.model_dump(exclude={*LISTS, *([] if len(comparison.looks) > 1 else ["look"])}),
                 "documents_difference": documents.difference if documents else None,
                 "documents_error": documents.error if documents else None,
                 "tokens_multiple": effect.multiple if effect else None,

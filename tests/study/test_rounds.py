@@ -82,9 +82,9 @@ def test_a_winner_at_the_edge_widens_until_it_has_neighbours_with_every_seed() -
 
 def test_every_arm_has_the_same_budget_and_the_plan_says_so() -> None:
     told = outlook(rounds())
-    assert "the same budget of 14 runs for every arm" in told["protocol"][0]
+    assert "the same budget of 18 runs for every arm" in told["protocol"][0]
     assert told["runs"]["tuning"]["planned"] == 5 + 6 - 1 + 2 * 6
-    with pytest.raises(StudyError, match="alibi on base: no best rate was found within 14 runs"):
+    with pytest.raises(StudyError, match="alibi on base: no best rate was found within 18 runs"):
         walk(rounds(), Trained({"alibi": 1e6}))
 
 
@@ -132,6 +132,8 @@ def test_what_contradicts_is_refused(changes: dict[str, Any], said: str) -> None
 class ByRounds(Simulation):
     """Studies that are tuned by rounds; `tuning_runs` and `regret` are those of the last one, by arm."""
 
+    refused = 0  # studies in which an arm found no best rate within the budget
+
     def study(self) -> pd.DataFrame:
         self.best = 10 ** self.rng.uniform(np.log10(GRID[1]), np.log10(GRID[3]))
         arms, seen = list(self.arms), self.test({}, role="tuning")
@@ -144,6 +146,9 @@ class ByRounds(Simulation):
             names, rates, seeds = zip(*new, strict=True)
             runs = self.runs(list(names), np.array(rates), np.array(seeds), "tuning")
             seen = pd.concat([seen, runs], ignore_index=True) if len(seen) else runs
+        if any(choice.kind == "edge" for choice in tuning.choices):  # a person would give another grid
+            self.refused += 1
+            return self.study()
         self.tuning_runs = seen["arm"].value_counts().to_dict()
         base = tuning.choice("base")
         rates_of = {c.arm: c.rates(False) or base.rates(False) or (GRID[2],) for c in tuning.choices}
@@ -239,14 +244,15 @@ def report(studies: int) -> None:
     for place in places:
         for how, kind in (("grid", ByGrid), ("rounds", ByRounds)):
             few = studies if "off" in place else studies // 3
-            found = measured(kind(**place), few)
+            simulation = kind(**place)
+            found, refused = measured(simulation, few), getattr(simulation, "refused", 0)
             where = ", ".join(f"{name} {value:.4g}" for name, value in place.items())
             error = (found["decided"] * (1 - found["decided"]) / few) ** 0.5
             print(
                 f"{where:12} {how:7} decided {100 * found['decided']:5.2f} % +- {100 * error:.2f}   "
                 f"worse {100 * found['worse']:4.1f} %   regret in sd of a run {found['regret'] / RUN:.3f} "
                 f"{found['regret of others'] / RUN:.3f}   runs {found['runs']:.1f} "
-                f"{found['runs of others']:.1f}   rates {found['rates']:.2f}",
+                f"{found['runs of others']:.1f}   rates {found['rates']:.2f}   refused {refused}",
                 flush=True,
             )
 

@@ -65,6 +65,14 @@ def test_an_arm_that_is_decided_gets_no_more_seeds(tmp_path: Path) -> None:
     assert seeds["placebo"] == seeds["rope"] == 8 > min(seeds.values())
 
 
+def test_the_placebo_stops_with_the_last_of_the_others(tmp_path: Path) -> None:
+    results = sequential(tmp_path, arms={name: ARMS[name] for name in ("rope", "none")})
+    (judged,) = judge_results(results)
+    assert judged.stops["placebo"].seeds == judged.stops["none"].seeds < 8
+    assert judged.stops["placebo"].reason == "every other arm has stopped"
+    assert results.runs["seed"].nunique() == judged.stops["none"].seeds
+
+
 def test_an_arm_that_has_stopped_is_judged_by_its_own_seeds_whatever_else_was_run(tmp_path: Path) -> None:
     (short,) = judge_results(sequential(tmp_path / "short"))
     (whole,) = judge_results(world(tmp_path / "whole", **EARLY))

@@ -1,9 +1,10 @@
 """Which arms need no more seeds: those whose comparisons were decided at a declared look.
 
 At every look but the last an arm stops where its verdict is better, worse or equivalent, and each claim that
-it takes part in is settled. Every look has its share of alpha, so the intervals of all looks hold together:
-whichever look an arm stops at, its interval there holds. What is true of it by seed is not stopped for: an
-effect that was decided early is the larger on average for having been lucky.
+it takes part in is settled. The placebo, of which nothing is asked, stops with the last of the others.
+
+Every look has its share of alpha, so the intervals of all looks hold together: whichever look an arm stops
+at, its interval there holds. Its difference is another matter: what is decided early happened to be large.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ def walk_looks(
     """
     stops: dict[str, Stop] = {}
     going_on: tuple[str, ...] = ()
+    placebo = next((arm.name for arm in arms if arm.redraw), "")
     for look in [look for look in study.declared_looks[:-1] if look <= planned]:
         at_look = judged_at(look, stops)
         if at_look.comparison is None or at_look.comparison.look != look:
@@ -66,8 +68,12 @@ def walk_looks(
             held = held_to_the_end(study, arms, verdict.arm)
             if not held and verdict.word in DECIDED and verdict.arm not in unsettled:
                 stops[verdict.arm] = _stop(verdict, at_look, look)
-        ready = [verdict.arm for verdict in running if verdict.word != "waiting"]
-        going_on = tuple(arm for arm in ready if arm not in stops)
+        others = [each for each in running if each.arm not in stops and each.arm != placebo]
+        if not others and placebo and placebo not in stops:
+            stops[placebo] = Stop(arm=placebo, seeds=look, reason="every other arm has stopped")
+        ready = {verdict.arm for verdict in others if verdict.word != "waiting"}
+        ready |= {each.arm for each in running if ready and each.arm == placebo and each.word != "waiting"}
+        going_on = tuple(each.arm for each in running if each.arm in ready and each.arm not in stops)
     return Stopping(stops=stops, going_on=going_on)
 
 

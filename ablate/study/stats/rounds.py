@@ -58,7 +58,7 @@ class Search:
     @property
     def runs(self) -> int:
         """How many runs every arm may make."""
-        return (len(self.grid) + 2) * len(self.seeds)
+        return (len(self.grid) + 4) * len(self.seeds)
 
     @property
     def fewest(self) -> int:

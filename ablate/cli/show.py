@@ -179,6 +179,8 @@ def print_outlook(console: Console, outlook: dict[str, Any]) -> None:
     for role, row in outlook["runs"].items():
         counts.add_row(role, *(str(row[c]) for c in ("planned", "finished", "missing")))
     console.print(counts)
+    for sentence in outlook["protocol"]:
+        console.print(Text(sentence))
     if outlook["hours"] is not None:
         console.print(f"about {duration(3600 * outlook['hours'])}")
     for power in outlook["power"]:

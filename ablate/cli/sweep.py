@@ -1,7 +1,8 @@
 """What `python sweep.py` does: plans a study, runs what is missing, scores and reports."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from ablate.study.design.study import Study, StudyError, load
 
 if TYPE_CHECKING:
     from ablate.study.judge.study_judgement import StudyJudgement
+    from ablate.study.results import Results
 
 NOT_OPTIONS = ("defaults", "hydra")  # keys of conf/sweep.yaml
 
@@ -122,12 +124,27 @@ class Sweep:
 
     def known_runs(self, planned: Plan) -> list[runs.PlannedRun]:
         """The runs that can be named before anything is run: later stages follow from the tuning."""
-        known: list[runs.PlannedRun] = []
-        for stage in runs.stages(planned, self.workspace):
-            known += stage.runs
-            if any(not self.workspace.has_outcome(run) for run in stage.runs if run.role == "tuning"):
-                break
+        known, _ = self.known_and_later_runs(planned)
         return known
+
+    def known_and_later_runs(self, planned: Plan) -> tuple[list[runs.PlannedRun], list[runs.PlannedRun]]:
+        """Those of `known_runs`, and what later looks may add to them."""
+        known: list[runs.PlannedRun] = []
+        later: tuple[runs.PlannedRun, ...] = ()
+        for stage in runs.stages(planned, self.workspace, partial(self.going_on, planned)):
+            known += stage.runs
+            later = stage.later
+            if any(not self.workspace.has_outcome(run) for run in stage.runs):
+                break
+        else:
+            later = ()
+        return known, list(later)
+
+    def going_on(self, planned: Plan, called: Sequence[runs.PlannedRun]) -> set[tuple[str, str]]:
+        """The (corpus, arm) that are not decided by the runs so far, and get the seeds of the next look."""
+        from ablate.study.judge.corpus import arms_going_on
+
+        return arms_going_on(self.collected(planned, called))
 
     def tested(self, planned: Plan) -> int:
         """The number of test runs that have ended already."""
@@ -136,7 +153,7 @@ class Sweep:
 
     def show_plan(self, planned: Plan) -> None:
         """Print what the study would be, cost and be able to decide."""
-        known = self.known_runs(planned)
+        known, later = self.known_and_later_runs(planned)
         finished = {run.id for run in known if self.workspace.has_outcome(run)}
         seconds = self.seconds_by_arm(known)
         if not seconds and not self.options.gpus:  # a CPU does not tell what a GPU takes
@@ -145,7 +162,7 @@ class Sweep:
             seconds = {(first.corpus, first.name): probed}
         noise = forecast.seen_noise(planned, self.workspace.outcomes(known))
         slots = len(self.workspace.slots)
-        outlook = forecast.outlook(planned, known, finished, seconds, noise, slots)
+        outlook = forecast.outlook(planned, known, finished, seconds, noise, slots, later)
         print_outlook(self.console, {**outlook, "base": planned.study.base})
 
     def seconds_by_arm(self, known: Iterable[runs.PlannedRun]) -> dict[tuple[str, str], float]:
@@ -164,7 +181,7 @@ class Sweep:
         measures = requested_measures(planned.study, self.options)
         jobs = Jobs(self.workspace, planned, measures, self.console)
         called: list[runs.PlannedRun] = []
-        for stage in runs.stages(planned, self.workspace):
+        for stage in runs.stages(planned, self.workspace, partial(self.going_on, planned)):
             for note in stage.notes:
                 self.console.print(Text(note))
             self.notes += stage.notes
@@ -194,12 +211,12 @@ class Sweep:
 
     # ----------------------------------------------------------------------------------- report
 
-    def finish(self, planned: Plan, called: list[runs.PlannedRun]) -> "StudyJudgement":
-        """Write the results and the report. Exits with 1 where runs are missing, or lack the metric."""
-        from ablate.study.results import collect, write
+    def collected(self, planned: Plan, called: Sequence[runs.PlannedRun]) -> "Results":
+        """What the store knows of these runs."""
+        from ablate.study.results import collect
 
         before = frozen(self.folder)
-        results = collect(
+        return collect(
             planned,
             called,
             self.workspace.store,
@@ -209,6 +226,12 @@ class Sweep:
             notes=self.notes,
             source_hash=self.workspace.source_hash,
         )
+
+    def finish(self, planned: Plan, called: list[runs.PlannedRun]) -> "StudyJudgement":
+        """Write the results and the report. Exits with 1 where runs are missing, or lack the metric."""
+        from ablate.study.results import write
+
+        results = self.collected(planned, called)
         write(results, self.folder)
         judgement = self.report()
         missing = [run for run in called if not self.workspace.has_outcome(run)]

@@ -21,7 +21,7 @@ from ablate.study.design.study import StudyError
 from ablate.study.judge.compare import compare
 from ablate.study.stats.tuning import keep_better
 
-TUNE = {"optim.lr": RATES}
+TUNE = {"optim.lr": RATES, "fixed_rate_table": True}
 
 
 def planned(**changes: Any) -> Plan:
@@ -108,7 +108,7 @@ def test_an_edge_extends_the_grid_of_every_arm() -> None:
 
 
 def test_beside_a_failed_rate_the_grid_is_refined_and_every_arm_is_tested_at_the_rates_of_all() -> None:
-    coarse = {"optim.lr": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2], "seeds": 2}
+    coarse = {"optim.lr": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2], "seeds": 2, "fixed_rate_table": True}
     trained = Trained({"rope": 1e-3, "alibi": 4e-3}, {"alibi": 4e-3})
     tuned, finer, tests = walk(planned(tune=coarse), trained)
     added = {run.rate for run in finer.runs} - {run.rate for run in tuned.runs}
@@ -151,6 +151,32 @@ def test_an_arm_that_is_refused_in_training_keeps_no_other_waiting() -> None:
     _, tests = walk(planned(), trained)
     assert {run.arm for run in tests.runs} == {"rope", "alibi", "none"}
     assert compare(trained(tests.runs), "rope", "heldout/loss", 0.02, "paired").refused == ("none",)
+
+
+def test_runs_at_the_baselines_rate_are_made_only_where_they_are_asked_for() -> None:
+    _, tests = walk(planned(tune={"optim.lr": RATES}), Trained({"alibi": 1.5e-3}))
+    assert {run.role for run in tests.runs} == {"test"}
+    told = outlook(planned(tune={"optim.lr": RATES}))
+    assert "fixed" not in told["runs"] and "tune.fixed_rate_table: true" in told["protocol"][-1]
+
+
+def test_arms_that_are_not_named_get_no_more_seeds_and_the_baseline_goes_on_with_any_arm() -> None:
+    answers = [{("base", "alibi"), ("base", "none")}, {("base", "none")}]
+    asked: list[int] = []
+
+    def going_on(runs: Sequence[PlannedRun]) -> set[tuple[str, str]]:
+        asked.append(len(runs))
+        return answers[len(asked) - 1]
+
+    looks = planned(seeds=8, interim_seeds=[3, 5, 8], tune="fixed", placebo=True)
+    found = list(stages(looks, Fake(Trained({})), going_on))
+    assert [{run.arm for run in stage.runs} for stage in found] == [
+        {"rope", "alibi", "none", "placebo"}, {"rope", "alibi", "none"}, {"rope", "none"},
+    ]  # fmt: skip
+    assert asked == [12, 18] and [len(stage.later) for stage in found] == [20, 9, 0]
+    answers[0] = set()
+    asked.clear()
+    assert len(list(stages(looks, Fake(Trained({})), going_on))) == 1
 
 
 def test_looks_come_in_order() -> None:

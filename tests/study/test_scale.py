@@ -13,7 +13,8 @@ from ablate.study.design.forecast import outlook
 from ablate.study.design.freeze import NAME as PLAN
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import HOME, StudyError
-from ablate.study.judge.corpus import headlines, judge_results
+from ablate.study.judge.corpus import judge_results
+from ablate.study.judge.headlines import headlines
 from ablate.study.judge.scale import SCALE, Scale, judge_scale, slope
 from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report import claim_tables, scale_tables, tables

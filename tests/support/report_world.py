@@ -126,4 +126,4 @@ def tests(made: Plan) -> list[PlannedRun]:
     return [run for run in judged_runs(made, identify)[0] if run.role == "test"]
 
 
-TUNED = {"tune": {"optim.lr": RATES}}
+TUNED = {"tune": {"optim.lr": RATES, "fixed_rate_table": True}}

@@ -10,10 +10,11 @@ from statistics import variance
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.design.claim import SCALE, Claim, declared, extra
-from ablate.study.design.level import table_alpha
+from ablate.study.design.level import held_to_the_end, table_alpha
 from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import Study
+from ablate.study.design.tune import Tune
 from ablate.study.stats.fisher import fewest_seeds
 from ablate.study.stats.power import Setting, detectable, seeds_for_equivalence, warn_undetectable
 from ablate.study.stats.tokens import BUDGETS
@@ -31,12 +32,14 @@ def outlook(
     seconds: Mapping[tuple[str, str], float] | None = None,
     noise: float | None = None,
     slots: int = 1,
+    later: Sequence[PlannedRun] = (),
 ) -> dict[str, Any]:
     """Plain data for tables; `arms` are those of the plan.
 
     `runs` are those known so far (test runs are not while rates are being tuned), `finished` the ids with
     an outcome, `seconds` the time of one run by (corpus, arm), `noise` the sd of differences by seed, in the
-    unit of the metric, `slots` the runs at a time.
+    unit of the metric, `slots` the runs at a time. `later` are the runs that looks after those known may add,
+    where no arm stops before: counts and hours are upper bounds by them.
     """
     study = plan.study
     return {
@@ -50,11 +53,43 @@ def outlook(
         "looks": list(study.declared_looks),
         "excluded": dict(study.exclude),
         "arms": plan.arms,
-        "runs": count(plan, runs, finished),
-        "hours": _hours(plan, runs, finished, seconds, slots),
+        "protocol": protocol(plan),
+        "runs": count(plan, [*runs, *later], finished),
+        "hours": _hours(plan, [*runs, *later], finished, seconds, slots),
         "power": _power(plan, noise),
         "warnings": [*plan.warnings, *_warnings(plan, noise)],
     }
+
+
+def protocol(plan: Plan) -> list[str]:
+    """How runs come to be called for, in sentences: what may stop early, what is left out."""
+    study = plan.study
+    sentences = []
+    looks = study.declared_looks
+    if len(looks) > 1:
+        held: dict[str, list[str]] = {}
+        for arm in plan.on(plan.corpora[0])[1:]:
+            held.setdefault(held_to_the_end(study, plan.arms, arm.name), []).append(arm.name)
+        sentences.append(
+            f"judged at {', '.join(map(str, looks))} seeds, at {table_alpha(study) / len(looks):.2g} each: "
+            "an arm whose verdict and claims are decided at a look gets no more seeds, and the baseline goes "
+            "on as long as any arm does; runs are counted as if none stopped"
+        )
+        sentences += [
+            f"{', '.join(arms)}: all {len(study.seeds)} seeds, for {reason}"
+            for reason, arms in held.items()
+            if reason
+        ]
+    if study.tune and study.tune.search == "rounds":
+        search = study.tune.rounds
+        sentences.append(
+            f"tuned by rounds: the same budget of {search.runs} runs for every arm. The baseline spends "
+            f"{len(search.grid)} of them on the grid; an arm makes {search.fewest} at least, and is refused "
+            "where the budget does not reach its best rate. Tuning runs are counted as if no arm moved far"
+        )
+    if study.tune and not study.tune.fixed_rate_table:
+        sentences.append("no table at the baseline's rate; ask for it by tune.fixed_rate_table: true")
+    return sentences
 
 
 def count(plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]) -> dict[str, dict[str, int]]:
@@ -68,6 +103,8 @@ def count(plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]) -> 
         seen |= ids
         known = any(run.role == role for run in runs)
         total = len(ids) if known else planned
+        if role == "tuning" and not any(run.role == "test" for run in runs):
+            total = max(total, planned)  # by rounds only the first are known
         done = sum(id in finished for id in ids)
         table[role] = {"planned": total, "finished": done, "missing": total - done}
     table["all"] = {
@@ -83,13 +120,23 @@ def _expected(plan: Plan) -> dict[str, int]:
     )
     if study.tune is None:
         return {"test": arms * len(study.seeds), **budgets}
-    others = arms - len(plan.corpora)
+    fixed = (arms - len(plan.corpora)) * len(study.seeds) if study.tune.fixed_rate_table else 0
     return {
-        "tuning": arms * len(study.tune.rates) * len(study.tune.seeds),
+        "tuning": _expected_tuning(plan, study.tune),
         "test": arms * len(study.seeds) * (2 if study.tune.nested else 1),
-        "fixed": others * len(study.seeds),
+        **({"fixed": fixed} if fixed else {}),
         **budgets,
     }
+
+
+def _expected_tuning(plan: Plan, tune: Tune) -> int:
+    """The tuning runs of a grid that nothing widens; by rounds, of a best rate that is found at once: the
+    baseline makes the rest of its three rates on top of the grid."""
+    corpora, arms = len(plan.corpora), len(plan.arms)
+    if tune.search == "grid":
+        return arms * len(tune.rates) * len(tune.seeds)
+    fewest = tune.rounds.fewest
+    return (arms - corpora) * fewest + corpora * (len(tune.rates) + fewest - 1)
 
 
 def _hours(

@@ -5,13 +5,31 @@ the effects of the design's factors, on each corpus the slopes over sizes. What 
 of its own, which are said.
 """
 
+from collections.abc import Sequence
+
 from ablate.study.design.claim import SCALE, declared, exact, extra
-from ablate.study.design.study import Study
+from ablate.study.design.planned import PlannedArm
+from ablate.study.design.study import WITH_EFFECTS, Study
 
 
 def has_effects(study: Study) -> bool:
     """Whether effects of the design's factors are judged beside the verdicts."""
-    return study.design.kind in ("factorial", "add_one_in", "leave_one_out") and not declared(study.metric)
+    return study.effects and study.design.kind in WITH_EFFECTS and not declared(study.metric)
+
+
+def held_to_the_end(study: Study, arms: Sequence[PlannedArm], arm: str) -> str:
+    """Why an arm gets all seeds, however early its verdict is decided; empty where it may stop.
+
+    An effect of factors is a contrast of all cells at one seed, a slope one of all sizes, and counts of few
+    runs decide little.
+    """
+    if declared(study.metric):
+        return "runs that solve their task are counted"
+    if study.sizes:
+        return "its slope over sizes takes every size at each seed"
+    if has_effects(study) and any(each.name == arm and each.factors for each in arms):
+        return "the effects of factors take every cell at each seed"
+    return ""
 
 
 def table_alpha(study: Study, judged_before: int = 0) -> float:
@@ -29,7 +47,7 @@ def table_alpha(study: Study, judged_before: int = 0) -> float:
 def other_families(study: Study, baseline: str) -> list[str]:
     """What is decided beside the declared tables, in each corpus and size, each at the level of one table."""
     families = ["stability"]
-    if study.tune is not None:
+    if study.tune is not None and study.tune.fixed_rate_table:
         families.append("the table at the baseline's rate")
     on_metric = [claim.parsed for claim in study.claims if claim.measure in (None, study.metric)]
     if any(extra(predicate, baseline) for predicate in on_metric):

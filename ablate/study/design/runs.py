@@ -4,7 +4,7 @@ The arms are composed already: seeds and rates are set on their specifications, 
 little. Identity comes from `Backend.identify`, which is asked once for each arm and rate.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from ablate.study.design.planned import Plan, PlannedArm, Spec, seeded
 from ablate.study.design.study import StudyError
 from ablate.study.stats.outcomes import Role
 from ablate.study.stats.plateau import plateau_level
+from ablate.study.stats.rounds import Wanted
 from ablate.study.stats.tokens import BUDGETS
-from ablate.study.stats.tuning import Tuning, tune
+from ablate.study.stats.tuning import Tuning
 
 if TYPE_CHECKING:
     import pandas
@@ -52,63 +53,131 @@ class Stage:
     name: str  # tuning, or the look
     runs: tuple[PlannedRun, ...]
     notes: tuple[str, ...] = ()
+    later: tuple[PlannedRun, ...] = ()  # what the looks after it may add, where no arm stops
 
 
-def stages(plan: Plan, backend: Backend) -> Iterator[Stage]:
+# Given the runs of all stages so far: the (corpus, arm) that get the seeds of the next look.
+GoingOn = Callable[[Sequence[PlannedRun]], Collection[tuple[str, str]]]
+
+
+def stages(plan: Plan, backend: Backend, going_on: GoingOn | None = None) -> Iterator[Stage]:
     """Yield what to run, stage by stage. Run (or find finished) the runs of a stage before taking the next.
 
     `Backend.outcomes` gives the tidy frame of runs (`tidy`). A winner at the edge, or beside a rate
     that failed, yields what a wider or finer grid adds, for every arm. Ends early where a tuning run is still
-    missing: the study waits. Raises StudyError where that is still so after `WIDENINGS` wider grids, or
-    the baseline has no rate.
+    missing: the study waits. `going_on` is asked after each look but the last which arms get more seeds; the
+    baseline does as long as any arm of its corpus does. Without it all arms do.
+
+    Raises StudyError where no rate is settled after `WIDENINGS` wider grids, or the baseline has none.
     """
-    tunings: dict[str, Tuning] = {}
+    tunings: Mapping[str, Tuning] | None = {}
+    seen: list[PlannedRun] = []
     if plan.study.tune:
-        grids: dict[str, list[float]] = {corpus: list(plan.study.tune.rates) for corpus in plan.corpora}
-        there: set[str] = set()
-        for widened in range(WIDENINGS + 1):
-            runs = tuning_runs(plan, backend.identify, grids)
-            new = tuple(run for run in runs if run.id not in there)
-            there |= {run.id for run in new}
-            yield Stage("tuning" if not widened else f"tuning, wider {widened}", new)
-            tunings = _choose(plan, backend.outcomes(runs))
-            choices = [choice for tuning in tunings.values() for choice in tuning.choices]
-            if any(choice.kind == "waiting" for choice in choices):
-                return
-            if not any(tuning.extend for tuning in tunings.values()):
-                break
-            for corpus, tuning in tunings.items():
-                grids[corpus] = sorted({*grids[corpus], *tuning.extend})
-        else:
-            edges = ", ".join(
-                f"{choice.arm} on {corpus}"
-                for corpus, tuning in tunings.items()
-                for choice in tuning.choices
-                if choice.extend
-            )
-            raise StudyError(
-                [
-                    f"tune: the best rate of {edges} still lies at the edge, or beside a failed one, after "
-                    f"{WIDENINGS} wider grids; give a grid around it ({plan.study.tune.path})"
-                ]
-            )
+        by = _by_rounds if plan.study.tune.search == "rounds" else _by_grid
+        tunings = yield from by(plan, backend, seen)
+        if tunings is None:
+            return
     runs, notes = judged_runs(plan, backend.identify, tunings)
-    looks = plan.study.declared_looks or (len(plan.study.seeds),)
-    for look in looks:
-        yield Stage(f"look at {look} seeds", tuple(r for r in runs if r.look == look), notes)
+    for look in plan.study.declared_looks or (len(plan.study.seeds),):
+        called = tuple(run for run in runs if run.look == look)
+        later = tuple(run for run in runs if run.look is not None and run.look > look)
+        if not called:
+            return
+        yield Stage(f"look at {look} seeds", called, notes, later)
+        seen += called
+        if later and going_on is not None:
+            going = set(going_on(seen))
+            going |= {(corpus, plan.baseline) for corpus, _ in going}
+            runs = tuple(run for run in later if (run.corpus, run.arm) in going)
 
 
-def _choose(plan: Plan, frame: "pandas.DataFrame") -> dict[str, Tuning]:
+def _by_grid(
+    plan: Plan, backend: Backend, seen: list[PlannedRun]
+) -> Generator[Stage, None, dict[str, Tuning] | None]:
+    """The whole grid for every arm, wider or finer while a choice asks for that.
+
+    Returns the choices by corpus, None while runs are missing; what was yielded is added to `seen`.
+    """
+    tune = plan.study.tune
+    assert tune is not None
+    grids: dict[str, list[float]] = {corpus: list(tune.rates) for corpus in plan.corpora}
+    tunings: dict[str, Tuning] = {}
+    for widened in range(WIDENINGS + 1):
+        runs = tuning_runs(plan, backend.identify, grids)
+        there = {run.id for run in seen}
+        yield Stage(
+            "tuning" if not widened else f"tuning, wider {widened}",
+            new := tuple(run for run in runs if run.id not in there),
+        )
+        seen += new
+        tunings = {corpus: tuning for corpus, (tuning, _) in _choose(plan, backend.outcomes(runs)).items()}
+        if any(choice.kind == "waiting" for tuning in tunings.values() for choice in tuning.choices):
+            return None
+        if not any(tuning.extend for tuning in tunings.values()):
+            return tunings
+        for corpus, tuning in tunings.items():
+            grids[corpus] = sorted({*grids[corpus], *tuning.extend})
+    edges = ", ".join(
+        f"{choice.arm} on {corpus}"
+        for corpus, tuning in tunings.items()
+        for choice in tuning.choices
+        if choice.extend
+    )
+    raise StudyError(
+        [
+            f"tune: the best rate of {edges} still lies at the edge, or beside a failed one, after "
+            f"{WIDENINGS} wider grids; give a grid around it ({tune.path})"
+        ]
+    )
+
+
+def _by_rounds(
+    plan: Plan, backend: Backend, seen: list[PlannedRun]
+) -> Generator[Stage, None, dict[str, Tuning] | None]:
+    """What every arm wants next, round by round. Returns as `_by_grid` does."""
+    tune = plan.study.tune
+    assert tune is not None
+    identities, round_number = _Identities(plan, backend.identify), 0
+    while True:
+        chosen = _choose(plan, backend.outcomes(seen))
+        there = {(run.corpus, run.arm, run.rate, run.seed) for run in seen}
+        new = tuple(
+            identities.run(plan.arm(corpus, run.arm), "tuning", run.seed, run.rate, None)
+            for corpus, (_, wanted) in chosen.items()
+            for run in wanted
+            if (corpus, *run) not in there
+        )
+        if not new:
+            break
+        round_number += 1
+        yield Stage(f"tuning, round {round_number}", new)
+        seen += new
+    lost = [
+        f"{choice.arm} on {corpus}: {choice.reason}"
+        for corpus, (tuning, _) in chosen.items()
+        for choice in tuning.choices
+        if choice.kind == "edge"
+    ]
+    if lost:
+        raise StudyError([f"tune: {line}; give a grid around it ({tune.path})" for line in lost])
+    if any(choice.kind == "waiting" for tuning, _ in chosen.values() for choice in tuning.choices):
+        return None
+    return {corpus: tuning for corpus, (tuning, _) in chosen.items()}
+
+
+def _choose(plan: Plan, frame: "pandas.DataFrame") -> dict[str, tuple[Tuning, tuple[Wanted, ...]]]:
+    """By corpus: the choices so far, and the runs that are wanted by rounds."""
     by = plan.study.tune
     assert by is not None
     if by.metric not in frame.columns:  # nothing has finished yet
         frame = frame.assign(**{by.metric: float("nan")})
-    levels = {corpus: plateau_level(plan.on(corpus)[0].facts.reference) for corpus in plan.corpora}
     return {
-        corpus: tune(
-            frame[frame["corpus"] == corpus], by.metric, by.better, by.nested, level if by.of_loss else None
+        corpus: by.choose(
+            frame[frame["corpus"] == corpus],
+            [arm.name for arm in plan.on(corpus)],
+            plateau_level(plan.on(corpus)[0].facts.reference),
         )
-        for corpus, level in levels.items()
+        for corpus in plan.corpora
     }
 
 
@@ -129,8 +198,8 @@ def tuning_runs(plan: Plan, identify: Identify, grids: Grids | None = None) -> t
 def judged_runs(
     plan: Plan, identify: Identify, tunings: Mapping[str, Tuning] | None = None
 ) -> tuple[tuple[PlannedRun, ...], tuple[str, ...]]:
-    """The test runs, the fixed-rate contrast and the baseline at other budgets, there at the rate of its own;
-    and notes on arms that had none.
+    """The test runs, the fixed-rate contrast where it is asked for, the baseline at other budgets and at its
+    own rate; and notes on arms that had no rate.
 
     In the order of looks, then seeds: arms of one seed stand together, so that pairs are complete early.
     `tunings` (by corpus) must be settled. An arm that failed at every rate is tested at the baseline's,
@@ -145,7 +214,7 @@ def judged_runs(
         for arm in plan.arms:
             tests, fixed = rates[arm.corpus, arm.name]
             runs += [identities.run(arm, "test", seed, rate, look) for rate in tests]
-            if plan.study.tune:
+            if plan.study.tune and plan.study.tune.fixed_rate_table:
                 runs.append(identities.run(arm, "fixed", seed, fixed, look))
             if plan.study.effect_in_tokens and arm.name == plan.baseline:
                 runs += [identities.run(arm, "budget", seed, fixed, look, budget) for budget in BUDGETS]

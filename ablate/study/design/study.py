@@ -19,18 +19,18 @@ from pydantic import (
 )
 
 from ablate.errors import AblateError
-from ablate.spec import RunSpec, Strict, explain
+from ablate.spec import Strict, explain
 from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, counts, declared, kinds
-from ablate.study.stats.tuning import check_grid
+from ablate.study.design.tune import Path_, Tune, count_seeds, path_in_run
 
 PLACEBO = "placebo"  # the name of the arm
 HOME = "base"  # the name of the only corpus, where none is declared
-TUNING_SEEDS = 1000  # the first seed for tuning, far from those for testing
 SHORT = {  # what a person calls the knob, and where it stands
     "ffn.width": "model.ffn.width",
     "depth": "model.depth",
     "kv_heads": "model.attention.kv_heads",
 }
+WITH_EFFECTS = ("factorial", "add_one_in", "leave_one_out")  # designs whose factors have effects to judge
 STEPS = "steps"  # the number of optimizer steps, by way of budget.tokens
 
 Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factorial"]
@@ -60,22 +60,13 @@ def _overrides(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return overrides
 
 
-def _in_a_run(path: str) -> str:
-    """A dotted path into RunSpec; only its first word can be checked before the arms are composed."""
-    first = path.split(".")[0]
-    if first not in RunSpec.model_fields:
-        raise ValueError(f"{path!r} is no part of a run; paths start with {', '.join(RunSpec.model_fields)}")
-    return path
-
-
 def _knob(path: str) -> str:
     path = SHORT.get(path, path)
-    return path if path == STEPS else _in_a_run(path)
+    return path if path == STEPS else path_in_run(path)
 
 
 Name = Annotated[str, Field(min_length=1, pattern=r'^[^"\s][^"\n]*$')]
 Overrides = Annotated[tuple[str, ...], BeforeValidator(_alone), AfterValidator(_overrides)]
-Path_ = Annotated[str, AfterValidator(_in_a_run)]
 Knob = Annotated[str, AfterValidator(_knob)]
 
 
@@ -134,50 +125,6 @@ def _listed() -> Design:
     return Design.model_validate({})
 
 
-class Tune(Strict):
-    """One tuned path with the same grid for every arm: `tune: {optim.lr: [...], seeds: 2, nested: false}`."""
-
-    path: Path_
-    rates: tuple[float, ...]
-    nested: bool = False  # each test seed trains at the best rate and its better neighbour
-    seeds: tuple[int, ...] = (TUNING_SEEDS, TUNING_SEEDS + 1)
-    metric: str = Field("validation/loss", pattern="^validation/")
-    better: Literal["lower", "higher"] = "lower"
-
-    @property
-    def of_loss(self) -> bool:
-        """Whether its runs tell the sensitivity, which is one of a loss."""
-        return self.metric == "validation/loss" and self.better == "lower"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, node: Any) -> Any:
-        if not isinstance(node, Mapping):
-            raise ValueError("say fixed, or give a grid: {optim.lr: [3e-4, 6e-4, 1e-3, 2e-3, 3e-3]}")
-        options = {key: node[key] for key in node if key in ("nested", "seeds", "metric", "better")}
-        paths = [key for key in node if key not in options]
-        if len(paths) != 1 or not isinstance(paths[0], str):
-            raise ValueError(
-                f"exactly one path is tuned, such as optim.lr; beside nested, seeds, metric and better "
-                f"there are {', '.join(map(str, paths)) or 'none'}"
-            )
-        return {"path": paths[0], "rates": node[paths[0]], **options}
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _count(cls, node: Any) -> Any:
-        return _seeds(node, TUNING_SEEDS)
-
-    @field_validator("rates")
-    @classmethod
-    def _grid(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        try:
-            check_grid(rates)
-        except ValueError as error:
-            raise ValueError(str(error).removeprefix("tune: ")) from None
-        return rates
-
-
 class Match(Strict):
     """What every arm has in common with the baseline, and the knob that is turned until it has."""
 
@@ -220,7 +167,7 @@ class Study(Strict):
     )  # arm -> why, though no output changes
     placebo: bool = True
     seeds: tuple[int, ...] = tuple(range(6))
-    interim_seeds: tuple[int, ...] = ()  # numbers of seeds at which the study may be judged; default: all
+    interim_seeds: tuple[int, ...] = ()  # numbers of seeds at which arms are judged, and stop where decided
     tune: Tune | None  # None is `tune: fixed`: every arm at the rate of its configuration
     match: Match | None = None
     metric: str = "heldout/loss"
@@ -228,6 +175,7 @@ class Study(Strict):
     equivalence_margin: FiniteFloat | None = Field(None, gt=0)  # the least difference that matters
     interval: Literal["paired", "pooled"] = "paired"
     alpha: float = Field(0.05, gt=0, lt=1)
+    effects: bool = True  # of a design's factors: judged beside the verdicts
     effect_in_tokens: bool = False  # the baseline at half and at twice its budget, too
     claims: tuple[Claim, ...] = ()
     measures: tuple[str, ...] = ()  # described beside the metric, never decided on
@@ -245,7 +193,7 @@ class Study(Strict):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, node: Any) -> Any:
-        return _seeds(node, 0)
+        return count_seeds(node, 0)
 
     @field_validator("seeds")
     @classmethod
@@ -285,6 +233,10 @@ class Study(Strict):
             yield f"interim_seeds: ascending numbers of seeds, two or more each, not {looks}"
         elif looks and looks[-1] != len(self.seeds):
             yield f"interim_seeds: the last look is at all {len(self.seeds)} seeds, not at {looks[-1]}"
+        if looks and list(self.seeds) != sorted(self.seeds):
+            yield f"interim_seeds: seeds are added in ascending order; list them so, not {list(self.seeds)}"
+        if not self.effects and self.design.kind not in WITH_EFFECTS:
+            yield f"effects: a design of kind {self.design.kind} has none; leave the key out"
         if declared(self.metric) and self.better == "lower":
             yield f"better: {self.metric} counts the runs that solve their task; say better: higher"
         if len(self.sizes) == 1:
@@ -324,10 +276,10 @@ class Study(Strict):
                 yield f"claims.{claim.id}: {SCALE} needs sizes: {{name: [overrides], ...}}"
             elif measure == SCALE and counts(self.metric):
                 yield f"claims.{claim.id}: {self.metric} counts runs, which have no slope"
-            if measure.startswith("tuning/") and (self.tune is None or not self.tune.of_loss):
+            if measure.startswith("tuning/") and not (self.tune and self.tune.tells_sensitivity):
                 yield (
-                    f"claims.{claim.id}: {measure} is read off rates that are tuned on validation/loss, and "
-                    f"the study has none"
+                    f"claims.{claim.id}: {measure} is read off a whole grid for every arm, tuned on "
+                    "validation/loss, and the study has none"
                 )
             if predicate.kind not in kinds(measure):
                 yield (
@@ -363,11 +315,6 @@ class Study(Strict):
 def under(path: str, axis: str) -> bool:
     """Whether the path is the axis or lies below it."""
     return path == axis or path.startswith(f"{axis}.")
-
-
-def _seeds(node: Any, first: int) -> Any:
-    """A number of seeds is that many, from `first` on."""
-    return tuple(range(first, first + node)) if isinstance(node, int) and not isinstance(node, bool) else node
 
 
 def read(node: Any) -> Study:

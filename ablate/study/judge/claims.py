@@ -65,6 +65,7 @@ class Judgement(Strict):
     contrasts: tuple[Contrast, ...]  # for a ratio or a level: that and its interval
     beside: Beside | None
     marks: tuple[str, ...] = ()
+    settled: bool = False  # by its intervals, whatever its marks make of the word
 
     @property
     def marked(self) -> str:
@@ -155,6 +156,7 @@ def judgement(
         reason=_reasons(results),
         contrasts=tuple(contrasts),
         beside=_beside(claim.published, list(contrasts), claim.parsed),
+        settled=not worst.startswith("undecided"),
     )
 
 

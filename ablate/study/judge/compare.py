@@ -8,6 +8,9 @@
 The rules and their reasons stand in docs/statistics.md.
 """
 
+from collections.abc import Mapping
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 
@@ -32,6 +35,8 @@ from ablate.study.stats.intervals import Estimate, Variance
 from ablate.study.stats.outcomes import Outcomes, Role, join, read_outcomes
 from ablate.study.stats.power import Setting, seeds_for_half_width
 
+NONE_STOPPED: Mapping[str, int] = {}
+
 __all__ = ["Comparison", "Contrast", "Verdict", "compare", "document_error", "survivors"]
 
 
@@ -46,6 +51,7 @@ def compare(
     better: Better = "lower",
     role: Role = "test",
     placebo: str | None = None,
+    stopped: Mapping[str, int] = NONE_STOPPED,
 ) -> Comparison:
     """Judge every arm of `frame` against `baseline` on `metric`.
 
@@ -54,6 +60,7 @@ def compare(
     at which a verdict may be given, with alpha split evenly over them; without any there is one look, at
     all the seeds in the frame. Beyond the last look only its first seeds, in ascending order, are read.
     The family is every arm in the frame beside the baseline, also one whose verdict waits.
+    `stopped` maps an arm that was decided at an earlier look to its number of seeds: it is judged at them.
     An optional column `by_document`, arrays (documents, 2) of summed loss and tokens, adds the error over
     documents.
 
@@ -72,28 +79,33 @@ def compare(
 
     seeds = _seeds([runs for arm, runs in declared.items() if arm not in unpaired], looks)
     look, upcoming = _look(len(seeds), looks)
-    seeds = seeds[: look or None]
-    runs = {
-        arm: o.among(_own_seeds(o, look if looks else None) if arm in unpaired else seeds)
-        for arm, o in declared.items()
-    }
-    family = [arm for arm in runs if arm != baseline]
+    family = [arm for arm in declared if arm != baseline]
     spent = alpha / max(1, len(looks))
 
-    judged = _Judge(runs, baseline, unpaired, variance, spent, look, upcoming, bool(looks))
-    estimates = judged.estimates()
-    tied = [arm for arm, estimate in estimates.items() if estimate.error == 0 and not exact(metric)]
-    estimates = {arm: estimate for arm, estimate in estimates.items() if arm not in tied}
-    counts = {arm: _diverged(o, "" if arm == baseline else judged.waits(arm)) for arm, o in runs.items()}
-    stability = judge_stability(counts, baseline, spent)
-    flips = judged.sign_flips()
-    verdicts = tuple(
-        judged.verdict(arm, estimates.get(arm), margin, better, stability[arm], flips.get(arm))
-        for arm in family
-    )
+    def at(n: int | None) -> _Judge:
+        """The judge at the look of n seeds; an arm that stopped before has its own seeds alone."""
+        last = {arm: min(stopped.get(arm, len(seeds)), n or len(seeds)) for arm in declared}
+        runs = {
+            arm: o.among(_own_seeds(o, n if looks else None) if arm in unpaired else seeds[: last[arm]])
+            for arm, o in declared.items()
+        }
+        return _Judge(runs, baseline, unpaired, variance, spent, n, upcoming, bool(looks))
+
+    latest = at(look)
+    looked = {arm: stopped.get(arm, look) for arm in family}
+    judges = {look: latest} | {n: at(n) for n in {*looked.values()} - {look}}
+    verdicts: list[Verdict] = []
+    tied: list[str] = []
+    for arm in family:
+        judged = judges[looked[arm]]
+        estimate = judged.estimates.get(arm)
+        if estimate is not None and estimate.error == 0 and not exact(metric):
+            tied.append(arm)
+            estimate = None
+        verdicts.append(judged.verdict(arm, estimate, margin, better))
     if "by_document" in frame.columns:
         rows = frame[frame["role"] == role]
-        verdicts = tuple(_with_documents(v, rows, baseline, runs, unpaired) for v in verdicts)
+        verdicts = [_with_documents(v, rows, baseline, latest.runs, unpaired) for v in verdicts]
     return Comparison(
         baseline=baseline,
         metric=metric,
@@ -104,14 +116,14 @@ def compare(
         looks=looks,
         look=look,
         alpha_spent=spent,
-        seeds=tuple(seeds),
+        seeds=tuple(seeds[: look or None]),
         refused=refused,
-        runs=tuple(runs.values()),
-        verdicts=verdicts,
+        runs=tuple(latest.runs.values()),
+        verdicts=tuple(verdicts),
         warnings=(
             *(f"{arm}: {TIED.format(metric)}" for arm in tied),
-            *(unequal_noise(judged.noise(), spent) if variance == "pooled" else ()),
-            *doubts(verdicts, placebo),
+            *(unequal_noise(latest.noise(), spent) if variance == "pooled" else ()),
+            *doubts(tuple(verdicts), placebo),
         ),
     )
 
@@ -180,6 +192,7 @@ class _Judge:
             if arm not in self.unpaired and not self.waits(arm) and len(self.pairs(arm)) >= 2
         ]
 
+    @cached_property
     def estimates(self) -> dict[str, Estimate]:
         """The simultaneous interval of every arm that can be judged now.
 
@@ -206,6 +219,13 @@ class _Judge:
                     estimates[arm] = intervals.welch(a, b, each)
         return estimates
 
+    @cached_property
+    def stability(self) -> dict[str, Stability]:
+        waits = {arm: "" if arm == self.base.arm else self.waits(arm) for arm in self.runs}
+        counts = {arm: _diverged(runs, waits[arm]) for arm, runs in self.runs.items()}
+        return judge_stability(counts, self.base.arm, self.alpha)
+
+    @cached_property
     def sign_flips(self) -> dict[str, float]:
         ready = self.ready()
         if not ready:
@@ -218,8 +238,6 @@ class _Judge:
         estimate: Estimate | None,
         margin: float | None,
         better: Better,
-        stability: Stability,
-        p_sign_flip: float | None,
     ) -> Verdict:
         runs = self.runs[arm]
         lost = runs.failed | self.base.failed
@@ -256,10 +274,11 @@ class _Judge:
             correlation=None if arm in self.unpaired else self._correlation(arm),
             seeds_needed=needed,
             p=estimate.p if estimate else None,
-            p_sign_flip=p_sign_flip,
+            p_sign_flip=self.sign_flips.get(arm),
             missing=runs.missing,
             baseline_missing=self.base.missing,
-            stability=stability,
+            stability=self.stability[arm],
+            look=self.look,
         )
 
     def _correlation(self, arm: str) -> float | None:

@@ -1,18 +1,18 @@
 """All that the judge says of a study's results, corpus by corpus: what reports and the terminal show."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, declared, of_quality, of_runs
-from ablate.study.design.level import table_alpha
+from ablate.study.design.level import has_effects, table_alpha
 from ablate.study.design.planned import PlannedArm
-from ablate.study.design.study import Block, Study, under
-from ablate.study.judge.claims import Judgement, headline, judge
+from ablate.study.design.study import Block, Study
+from ablate.study.judge.claims import Judgement, judge
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.judge.counts import failed, judge_counts, solved
+from ablate.study.judge.mixed import mixed_runs
 from ablate.study.judge.rates import above_trigram, mark_plateaus, one_rate, rate_doubts
 from ablate.study.judge.sensitivity_claims import (
     Sensitivities,
@@ -21,6 +21,7 @@ from ablate.study.judge.sensitivity_claims import (
     sensitivities,
 )
 from ablate.study.judge.solved import Verdicts, in_words, judge_solved
+from ablate.study.judge.stopping import Look, Stop, Stopping, by_seed, walk_looks
 from ablate.study.judge.timing import judge_timing
 from ablate.study.results import Results
 from ablate.study.stats.describe import Description, describe
@@ -28,17 +29,10 @@ from ablate.study.stats.factorial import Factorial, Ingredient, factorial, one_a
 from ablate.study.stats.outcomes import Role
 from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.tokens import TokenEffect, TokenSlope, effect_in_tokens, token_slope
-from ablate.study.stats.tuning import Tuning, tune
+from ablate.study.stats.tuning import Tuning
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SAME = {  # what the runs of one comparison must have in common
-    "precision": "precisions",
-    "kernel": "kernels",
-    "device_kind": "kinds of device",
-    "origin/torch": "versions of torch",
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,7 @@ class Judged:
     tuning: Tuning | None
     sensitivities: Sensitivities | None  # where rates were tuned on a loss
     solved: tuple[Verdicts, ...]  # P(solved), where skills are asked for
+    stops: dict[str, Stop]  # arms that were decided before the last look
     claims: tuple[Judgement, ...]
     unjudged: tuple[tuple[Claim, str], ...]  # claims that could not be judged, and why
     descriptions: tuple[Description, ...]
@@ -76,37 +71,17 @@ class Judged:
         return effect_in_tokens(verdict.difference, verdict.low, verdict.high, self.slope)
 
 
+def arms_going_on(results: Results) -> set[tuple[str, str]]:
+    """The (corpus, arm) that get the seeds of the next look; the baseline is not named."""
+    study = results.manifest.study
+    going = {block.name: _Corpus(results, study, block).going_on() for block in study.blocks}
+    return {(corpus, arm) for corpus, arms in going.items() for arm in arms}
+
+
 def judge_results(results: Results) -> tuple[Judged, ...]:
     """Judge every corpus by the rules that the study declares. What cannot be judged says why."""
     study = results.manifest.study
     return tuple(_Corpus(results, study, block).judged() for block in study.blocks)
-
-
-class JudgedClaims(Protocol):
-    """What claims were judged on: one corpus at one size, or all its sizes together."""
-
-    @property
-    def corpus(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def size(self) -> str: ...
-    @property
-    def claims(self) -> tuple[Judgement, ...]: ...
-    @property
-    def unjudged(self) -> tuple[tuple[Claim, str], ...]: ...
-
-
-def headlines(judged: Sequence[JudgedClaims]) -> dict[str, bool]:
-    """Claim -> whether it passes on two corpora, at the same size, with the same sign."""
-    passes: dict[str, bool] = {}
-    for first, second in combinations(judged, 2):
-        if first.text == second.text or first.size != second.size:
-            continue
-        for a, b in product(first.claims, second.claims):
-            if a.claim == b.claim:
-                passes[a.claim] = passes.get(a.claim, False) or headline(a, b)
-    return passes
 
 
 def _of_skill(metric: str) -> bool:
@@ -122,8 +97,10 @@ class _Corpus:
         self.frame = self.complete(frame[frame["role"] != "budget"])
         self.reference = self.kept.reference.get(block.name, {})
         self.problems: list[str] = []
+        self.stopped: dict[str, Stop] = {}
         self.alpha = table_alpha(study, self.kept.plan.judged_before if self.kept.plan else 0)
         self.documents = results.documents
+        self.of_loss = study.tune is not None and study.tune.of_loss
 
     def complete(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         """A column for every metric that is asked for: before the first run has finished there is none."""
@@ -136,12 +113,12 @@ class _Corpus:
     def judged(self) -> Judged:
         runs = self.best_rates()
         tuning = self.tuning(runs)
-        of_loss = self.study.tune is not None and self.study.tune.of_loss
-        runs = mark_plateaus(runs, self.reference, tuning, of_loss)
+        runs = mark_plateaus(runs, self.reference, tuning, self.of_loss)
+        self.stopped = self.stopping(runs).stops
         scored = self.with_documents(runs)
         comparison, reason = self.compared(scored, self.study.metric, self.study.equivalence_margin)
         fixed = None
-        if self.study.tune:
+        if (runs["role"] == "fixed").any():
             fixed, _ = self.compared(runs, self.study.metric, self.study.equivalence_margin, role="fixed")
         self.sensitivities = self.sensitive()
         claims, unjudged = self.claims(runs, comparison, reason)
@@ -161,15 +138,34 @@ class _Corpus:
             reference=self.reference,
             sensitivities=self.sensitivities,
             solved=self.solved(runs),
+            stops=self.stopped,
             claims=claims,
             unjudged=unjudged,
             descriptions=self.descriptions(runs),
             factorial=table,
             ingredients=ingredients,
             slope=self.slope(runs),
-            mixed=(*above_trigram(runs, self.kept.baseline, self.reference), *self.mixed(runs)),
+            mixed=(*above_trigram(runs, self.kept.baseline, self.reference), *mixed_runs(runs, self.study)),
             problems=tuple(self.problems),
         )
+
+    def going_on(self) -> tuple[str, ...]:
+        runs = self.best_rates()
+        runs = mark_plateaus(runs, self.reference, self.tuning(runs), self.of_loss)
+        return self.stopping(runs).going_on
+
+    def stopping(self, runs: "pd.DataFrame") -> Stopping:
+        """The arms that stopped at an early look, and those that get the seeds of the next."""
+
+        def judged_at(look: int, stopped: Mapping[str, Stop]) -> Look:
+            self.stopped = dict(stopped)
+            first = runs[(runs["role"] != "test") | runs["seed"].isin(self.study.seeds[:look])]
+            comparison, reason = self.compared(first, self.study.metric, self.study.equivalence_margin)
+            claims, _ = self.claims(first, comparison, reason, by_seed)
+            return Look(comparison, claims)
+
+        planned = runs["seed"][runs["role"] == "test"].nunique()
+        return walk_looks(self.study, self.kept.on(self.corpus), planned, judged_at)
 
     def best_rates(self) -> "pd.DataFrame":
         try:
@@ -206,9 +202,10 @@ class _Corpus:
             comparison = compare(
                 runs, self.kept.baseline, metric, margin, study.interval, self.alpha,
                 study.declared_looks, study.better, role, placebo,
+                {arm: stop.seeds for arm, stop in self.stopped.items()},
             )  # fmt: skip
             if declared(metric):
-                return in_words(comparison, self.counted(runs, comparison, role), placebo), ""
+                comparison = in_words(comparison, self.counted(runs, comparison, role), placebo)
             return comparison, ""
         except ValueError as error:
             return None, str(error)
@@ -240,9 +237,9 @@ class _Corpus:
         tune_by = self.study.tune
         if tune_by is None or not (runs["role"] == "tuning").any():
             return None
-        level = plateau_level(self.reference) if tune_by.of_loss else None
+        arms = [arm.name for arm in self.kept.on(self.corpus)]
         try:
-            tuning = tune(runs, tune_by.metric, tune_by.better, tune_by.nested, level)
+            tuning, _ = tune_by.choose(runs, arms, plateau_level(self.reference))
         except ValueError as error:
             self.problems.append(str(error))
             return None
@@ -252,7 +249,7 @@ class _Corpus:
 
     def sensitive(self) -> Sensitivities | None:
         tune = self.study.tune
-        if tune is None or not tune.of_loss or not (self.frame["role"] == "tuning").any():
+        if tune is None or not tune.tells_sensitivity or not (self.frame["role"] == "tuning").any():
             return None
         try:
             return sensitivities(self.frame, tune.path, tune.rates, tune.seeds, self.alpha)
@@ -261,13 +258,18 @@ class _Corpus:
             return None
 
     def claims(
-        self, runs: "pd.DataFrame", comparison: Comparison | None, reason: str
+        self,
+        runs: "pd.DataFrame",
+        comparison: Comparison | None,
+        reason: str,
+        of: Callable[[str | None], bool] = lambda measure: measure != SCALE,
     ) -> tuple[tuple[Judgement, ...], tuple[tuple[Claim, str], ...]]:
-        """Claims on the metric are one family; those on each other measure are another."""
+        """Claims on the metric are one family; those on each other measure are another. Claims on the slope
+        are on all sizes together (`ablate.study.judge.scale`)."""
         by_measure: dict[str, list[Claim]] = {}
         for claim in self.study.claims:
-            if claim.measure == SCALE:
-                continue  # it is on all sizes together (ablate.study.judge.scale)
+            if not of(claim.measure):
+                continue
             by_measure.setdefault(claim.measure or self.study.metric, []).append(claim)
         judged: dict[str, Judgement] = {}
         unjudged: list[tuple[Claim, str]] = []
@@ -334,9 +336,7 @@ class _Corpus:
         """What the design's factors do, at the seeds that are judged. Its arms alone: the placebo and listed
         arms are in no cell."""
         design, metric = self.study.design, self.study.metric
-        if comparison is None or comparison.look is None or design.kind in ("arms", "one_at_a_time"):
-            return None, ()
-        if declared(metric):  # the model is one of numbers; of counts it would be wrong
+        if comparison is None or comparison.look is None or not has_effects(self.study):
             return None, ()
         cells = {arm.name: arm.factors for arm in self.kept.on(self.corpus) if arm.factors}
         mine = runs[(runs["role"] == "test") & runs["arm"].isin(cells) & runs["seed"].isin(comparison.seeds)]
@@ -374,26 +374,3 @@ class _Corpus:
         except ValueError as error:
             self.problems.append(str(error))
             return None
-
-    def mixed(self, runs: "pd.DataFrame") -> Iterator[str]:
-        """A comparison should differ in the arms alone."""
-        rows = runs[runs["role"].isin(["test", "fixed"]) & runs["status"].notna()]
-        for column, things in SAME.items():
-            if column not in rows.columns:
-                continue
-            if column == "kernel" and any(under("model.kernel", axis) for axis in self.study.axis):
-                continue  # it is what is asked about
-            if column == "precision" and any(under("precision", axis) for axis in self.study.axis):
-                continue
-            values = rows.loc[rows[column].notna() & (rows[column] != ""), column].value_counts()
-            if len(values) > 1:
-                each = ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
-                yield f"{len(values)} {things} are mixed in this comparison: {each}"
-        codes = rows[rows["source_hash"] != ""].groupby("arm", sort=False)["source_hash"].nunique()
-        for arm in codes.index[codes > 1]:
-            each = ", ".join(sorted(rows["source_hash"][rows["arm"] == arm].unique()))
-            yield f"{arm}: its runs come from {codes[arm]} versions of the code ({each})"
-        stale = rows[rows["stale"].astype(bool)]
-        if len(stale):
-            arms = ", ".join(dict.fromkeys(stale["arm"]))
-            yield f"{len(stale)} runs are stale, made by code that has changed since: {arms}"

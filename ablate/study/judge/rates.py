@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ablate.study.design.study import Tune
+from ablate.study.design.tune import Tune
 from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.tuning import Tuning, keep_better
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from ablate.study.design.study import Study
-from ablate.study.judge.corpus import Judged, JudgedClaims, judge_results
+from ablate.study.judge.corpus import Judged, judge_results
+from ablate.study.judge.headlines import JudgedClaims
 from ablate.study.judge.scale import Scale, judge_scale
 from ablate.study.results import Manifest, Results
 

@@ -37,6 +37,7 @@ class Verdict(Strict):
     low: float | None = None  # of the simultaneous interval
     high: float | None = None
     n: int = 0  # pairs of finished runs; for Welch the runs of the smaller side
+    look: int | None = None  # the number of seeds at which it was judged; None between looks
     mean: float | None = None  # of the arm's finished runs
     sd: float | None = None  # of the differences by seed
     correlation: float | None = None  # of arm and baseline over the seeds
@@ -99,7 +100,7 @@ class Comparison(Strict):
     variance: Variance
     alpha: float  # of the whole study
     looks: tuple[int, ...]  # declared numbers of seeds
-    look: int | None  # the number of seeds at which this was judged; None between looks
+    look: int | None  # the last number of seeds at which this was judged; None between looks
     alpha_spent: float  # at this look, for all arms together
     seeds: tuple[int, ...]
     refused: tuple[str, ...]  # arms that belong to the plan

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ablate.amounts import TIMES, short
 from ablate.study.design.claim import parse
 from ablate.study.judge.claims import Judgement
-from ablate.study.judge.corpus import JudgedClaims, headlines
+from ablate.study.judge.headlines import JudgedClaims, headlines
 from ablate.study.report.table import Table
 
 

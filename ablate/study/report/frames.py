@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.judge.compare import Comparison
-from ablate.study.judge.corpus import Judged, JudgedClaims
+from ablate.study.judge.corpus import Judged
+from ablate.study.judge.headlines import JudgedClaims
 from ablate.study.judge.scale import Scale
 from ablate.study.judge.solved import Verdicts
 from ablate.study.judge.study_judgement import StudyJudgement
@@ -67,7 +68,7 @@ def verdict_frame(judged: Judged) -> "pd.DataFrame":
         documents, effect = verdict.documents, judged.tokens(verdict.arm)
         rows.append(
             {
-                **verdict.model_dump(exclude=set(LISTS)),
+                **verdict.model_dump(exclude={*LISTS, *([] if len(comparison.looks) > 1 else ["look"])}),
                 "documents_difference": documents.difference if documents else None,
                 "documents_error": documents.error if documents else None,
                 "tokens_multiple": effect.multiple if effect else None,

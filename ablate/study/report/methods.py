@@ -7,11 +7,16 @@ from typing import Any
 from ablate.amounts import MINUS, amount
 from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
-from ablate.study.design.level import other_families, table_alpha, true_level
+from ablate.study.design.level import has_effects, held_to_the_end, other_families, table_alpha, true_level
 from ablate.study.design.study import Study
+from ablate.study.design.tune import Tune
 from ablate.study.report.phrasing import seed_ranges
 from ablate.study.results import Manifest, PlanRecord, Results
 
+NESTED = (
+    "each test seed was trained at the best rate and at its better neighbour, and the better on validation "
+    "was kept"
+)
 HELD = {
     "non_embedding_params": "the number of parameters without embeddings",
     "total_params": "the number of parameters",
@@ -109,21 +114,36 @@ def _tuning(study: Study) -> str:
     if tune is None:
         return "No rate was tuned: every arm ran at that of its configuration."
     how = (
-        "each test seed was trained at the best rate and at its better neighbour, and the better on "
-        "validation was kept"
+        NESTED
         if tune.nested
         else "the vertex of a parabola in log rate, through the best rate and its neighbours, was taken"
     )
+    fixed = " Every arm was also run at the baseline's rate." if tune.fixed_rate_table else ""
+    if tune.search == "rounds":
+        return f"{_rounds(tune)}{fixed}"
     return (
         f"{tune.path} was tuned for every arm over the same grid "
         f"({', '.join(f'{rate:g}' for rate in tune.rates)}), widened for all where the best lay at its edge, "
-        f"on {_counted(len(tune.seeds), 'seed')} that served for nothing else, by {tune.metric}; {how}. "
-        f"Every arm was also run at the baseline's rate.{_sensitive(study)}"
+        f"on {_counted(len(tune.seeds), 'seed')} that served for nothing else, by {tune.metric}; {how}."
+        f"{fixed}{_sensitive(study)}"
+    )
+
+
+def _rounds(tune: Tune) -> str:
+    how = NESTED if tune.nested else "the vertex of the least-squares parabola in log rate was taken"
+    grid = ", ".join(f"{rate:g}" for rate in tune.rates)
+    return (
+        f"{tune.path} was tuned by rounds on {_counted(len(tune.seeds), 'seed')} that served for nothing "
+        f"else, by {tune.metric}. The baseline took the grid {grid} with "
+        "the first of them, every other arm the baseline's best rate and half a step of the grid to either "
+        "side with all. From there every arm was run at its best rate so far and its neighbours with all "
+        "seeds until neither changed, with a rate more on either side where the three were flat, in at most "
+        f"{tune.rounds.runs} runs an arm; {how}."
     )
 
 
 def _sensitive(study: Study) -> str:
-    if study.tune is None or not study.tune.of_loss:
+    if study.tune is None or not study.tune.tells_sensitivity:
         return ""
     return (
         f" The same runs give the sensitivity to {study.tune.path} (Wortsman et al. 2023): the mean over the "
@@ -202,15 +222,21 @@ def _looks(study: Study, plan: PlanRecord | None) -> str:
         )
     if len(looks) < 2:
         return f"The data were judged once, at {_counted(len(study.seeds), 'seed')}."
+    stopped = ""
+    if not held_to_the_end(study, (), ""):
+        stopped = (
+            " An arm whose verdict and claims were decided at a look got no more seeds; its interval is that "
+            "of the look."
+        )
     return (
         f"The data were judged at {', '.join(map(str, looks))} seeds, as declared, with the level split "
-        "evenly over these looks."
+        f"evenly over these looks.{stopped}"
     )
 
 
 def _factors(study: Study) -> str:
     design = study.design
-    if design.kind not in ("factorial", "add_one_in", "leave_one_out") or counts(study.metric):
+    if not has_effects(study):
         return ""
     alone = (
         "each factor was added alone to one end and left out of the other, judged by Student's t on the "

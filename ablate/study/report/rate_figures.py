@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ablate.study.design.study import Tune
+from ablate.study.design.tune import Tune
 from ablate.study.judge.corpus import Judged
 from ablate.study.report.drawing import ArmStyles, legend, new_figure
 from ablate.study.report.phrasing import clip

@@ -12,6 +12,7 @@ from ablate.study.judge.solved import Verdicts
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report import frames
 from ablate.study.report.factor_tables import factor_tables
+from ablate.study.report.looks_table import looks_table
 from ablate.study.report.phrasing import decimals, seed_ranges, seeds_needed, verdict_in_words
 from ablate.study.report.summary import COSTS, arm_costs, means, ranked
 from ablate.study.report.table import (
@@ -128,6 +129,7 @@ def corpus_tables(judgement: StudyJudgement, judged: Judged) -> list[Table]:
     """The tables below the leaderboard of a corpus; those without a row are left out."""
     tables = [
         *(_solved(verdicts) for verdicts in judged.solved),
+        *filter(None, [looks_table(judgement.study, judged)]),
         *_stability(judged),
         *_fixed(judged),
         *_rates(judgement, judged),

@@ -69,7 +69,12 @@ class Manifest(Strict):
     @field_validator("study", mode="before")
     @classmethod
     def _read_study(cls, stored: Any) -> Any:
-        return read_study(stored) if isinstance(stored, dict) else stored
+        if not isinstance(stored, dict):
+            return stored
+        tune = stored.get("tune")
+        if isinstance(tune, dict) and "fixed_rate_table" not in tune:
+            stored = {**stored, "tune": {**tune, "fixed_rate_table": True}}  # every tuned study had one
+        return read_study(stored)
 
     @field_serializer("study")
     def _write_study(self, study: Study) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def check_grid(rates: Sequence[float]) -> None:
         if upper / lower > WIDEST_STEP:
             raise ValueError(
                 f"tune: {lower:g} and {upper:g} are more than half a decade apart; "
-                f"add a rate between them, such as {_round(math.sqrt(lower * upper)):g}"
+                f"add a rate between them, such as {round_rate(math.sqrt(lower * upper)):g}"
             )
 
 
@@ -105,17 +105,9 @@ def tune(
     Raises ValueError for a grid that `check_grid` refuses, a held-out metric, a duplicated record, or tuning
     seeds that are test seeds too.
     """
-    check_frame(frame, metric)
-    if metric.startswith("heldout"):
-        raise ValueError(f"metric: rates are chosen on validation, never on {metric!r}")
-    if "rate" not in frame.columns:
-        raise ValueError(f"the frame lacks the column rate; it has {', '.join(frame.columns)}")
-    rows = frame[frame["role"] == "tuning"]
+    rows = tuning_rows(frame, metric)
     if rows.empty:
         raise ValueError("there are no rows of role 'tuning' to choose a rate from")
-    if rows["rate"].isna().any():
-        raise ValueError(f"arm {rows['arm'][rows['rate'].isna()].iloc[0]!r}: a tuning run has no rate")
-    _refuse_duplicates(rows)
     rates = sorted({float(rate) for rate in rows["rate"]})
     check_grid(rates)
     seeds = sorted({int(seed) for seed in rows["seed"]})
@@ -140,16 +132,31 @@ def tune(
     )
     extend = sorted({rate for choice in choices for rate in choice.extend})
     return Tuning(
-        choices=choices if extend else _shared(choices, nested),
+        choices=choices if extend else share_rates(choices, nested),
         extend=tuple(extend),
         seeds=tuple(seeds),
-        warnings=tuple(_warnings(seeds, plateaus.runs)),
+        warnings=tuple(tuning_warnings(seeds, plateaus.runs)),
         plateaus=tuple(run._replace(loss=sign * run.loss) for run in plateaus.runs),
         level=None if plateaus.level is None else sign * plateaus.level,
     )
 
 
-def _warnings(seeds: Sequence[int], plateaus: Sequence[PlateauRun]) -> list[str]:
+def tuning_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of tuning runs. Raises ValueError for a frame or a metric by which no rate can be chosen."""
+    check_frame(frame, metric)
+    if metric.startswith("heldout"):
+        raise ValueError(f"metric: rates are chosen on validation, never on {metric!r}")
+    if "rate" not in frame.columns:
+        raise ValueError(f"the frame lacks the column rate; it has {', '.join(frame.columns)}")
+    rows = frame[frame["role"] == "tuning"]
+    if rows["rate"].isna().any():
+        raise ValueError(f"arm {rows['arm'][rows['rate'].isna()].iloc[0]!r}: a tuning run has no rate")
+    _refuse_duplicates(rows)
+    return rows
+
+
+def tuning_warnings(seeds: Sequence[int], plateaus: Sequence[PlateauRun]) -> list[str]:
+    """What a reader must know of the tuning runs."""
     warnings = []
     if len(seeds) < 2:
         warnings.append(
@@ -215,7 +222,7 @@ def _choose(
         extend = _beyond(rates, at)
         return choice(
             "edge",
-            f"the best rate {best:g} is at the edge: extend the grid of every arm by {_listed(extend)}",
+            f"the best rate {best:g} is at the edge: extend the grid of every arm by {listed(extend)}",
             extend=extend,
         )
     beside = (rates[at - 1], rates[at + 1])
@@ -225,17 +232,17 @@ def _choose(
         rate = vertex([(r, means[r]) for r in (rates[at - 1], best, rates[at + 1])])
         return choice("vertex", f"vertex of a parabola in log rate around {best:g}", rate=rate, nested=nested)
     gone = [rate for rate in beside if rate not in means]
-    stands = f"the best rate {best:g} stands beside {_listed(gone)}, where a tuning run failed"
+    stands = f"the best rate {best:g} stands beside {listed(gone)}, where a tuning run failed"
     if between := tuple(
-        _round(math.sqrt(rate * best)) for rate in gone if max(rate / best, best / rate) > FINEST_STEP
+        round_rate(math.sqrt(rate * best)) for rate in gone if max(rate / best, best / rate) > FINEST_STEP
     ):
         return choice(
-            "refine", f"{stands}: extend the grid of every arm by {_listed(between)}", extend=between
+            "refine", f"{stands}: extend the grid of every arm by {listed(between)}", extend=between
         )
     return choice("boundary", stands, rate=best, nested=nested)
 
 
-def _shared(choices: tuple[Choice, ...], nested: bool) -> tuple[Choice, ...]:
+def share_rates(choices: tuple[Choice, ...], nested: bool) -> tuple[Choice, ...]:
     """The choices where one stands beside a failed rate: which of two rates an arm came to may be chance, so
     every test seed trains every arm at the best rates of all arms."""
     if any(choice.kind == "waiting" for choice in choices):
@@ -245,7 +252,7 @@ def _shared(choices: tuple[Choice, ...], nested: bool) -> tuple[Choice, ...]:
     able = [choice for choice in choices if choice.nested]
     rates = sorted({rate for choice in able for rate in (choice.nested if nested else choice.nested[:1])})
     how = "an arm's best rate stands beside one that failed, so every arm is tested at "
-    how += f"{_listed(rates)}, the better kept at each test seed" if len(rates) > 1 else _listed(rates)
+    how += f"{listed(rates)}, the better kept at each test seed" if len(rates) > 1 else listed(rates)
     return tuple(
         choice.model_copy(
             update={
@@ -260,7 +267,8 @@ def _shared(choices: tuple[Choice, ...], nested: bool) -> tuple[Choice, ...]:
     )
 
 
-def _listed(rates: Sequence[float]) -> str:
+def listed(rates: Sequence[float]) -> str:
+    """Rates in a sentence."""
     return ", ".join(f"{rate:g}" for rate in rates)
 
 
@@ -272,7 +280,7 @@ def vertex(points: Sequence[tuple[float, float]]) -> float:
     curve, slope, _ = np.polyfit(x - middle, [loss for _, loss in points], 2)
     if curve <= 0:  # three equal losses: nothing to prefer
         return float(points[1][0])
-    return _round(float(np.exp(middle - slope / (2 * curve))))
+    return round_rate(float(np.exp(middle - slope / (2 * curve))))
 
 
 def keep_better(frame: pd.DataFrame, metric: str = "validation/loss") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -309,13 +317,13 @@ def _refuse_duplicates(rows: pd.DataFrame) -> None:
 def _beyond(rates: list[float], at: int) -> tuple[float, ...]:
     """Two more rates outside the edge, as far apart as the last two."""
     step = rates[at] / rates[1] if at == 0 else rates[at] / rates[at - 1]
-    return tuple(sorted(_round(rates[at] * step**k) for k in (1, 2)))
+    return tuple(sorted(round_rate(rates[at] * step**k) for k in (1, 2)))
 
 
 def _finite(value: object) -> bool:
     return isinstance(value, float | int) and math.isfinite(value)
 
 
-def _round(rate: float) -> float:
+def round_rate(rate: float) -> float:
     """Three significant digits: a rate that a person can type again."""
     return float(f"{rate:.3g}")

@@ -9,6 +9,8 @@ from rich.console import Console
 from ablate.cli.isolated import in_subprocess
 from ablate.cli.workspace import NO_LOGGER, Workspace
 from ablate.engine import launch, view, worker
+from ablate.engine.roster import Roster, RosterRun
+from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Compiling
 from ablate.study.design.planned import Plan
@@ -30,6 +32,29 @@ class Jobs:
         wish = self.options.compile
         wish = False if wish == "auto" and self.options.together > 1 else wish
         self.compiling = Compiling(wish, planned, len(workspace.slots), workspace, console.print)
+
+    def list_runs(self, known: Sequence[runs.PlannedRun]) -> None:
+        """Write down which runs the study needs, for `ablate status`."""
+        steps: dict[tuple[str, str, float], int] = {}  # by corpus, arm and budget
+        for run in known:
+            if (run.corpus, run.arm, run.budget) not in steps:
+                steps[run.corpus, run.arm, run.budget] = RunSpec.model_validate(run.spec).steps
+        listed = tuple(
+            RosterRun(
+                id=run.id,
+                label=label(run),
+                arm=run.arm,
+                role=run.role,
+                source_hash=self.workspace.source_hash(run),
+                steps=steps[run.corpus, run.arm, run.budget],
+            )
+            for run in known
+        )
+        complete = any(run.role != "tuning" for run in known)
+        slots = max(1, len(self.workspace.slots) // self.options.devices)
+        study = self.options.folder.name
+        roster = Roster(study=study, runs=listed, slots=slots, complete=complete)
+        roster.save(self.workspace.store.root)
 
     def launch(self, stage: runs.Stage) -> None:
         """Train what is missing of a stage, in all slots at once."""

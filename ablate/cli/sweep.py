@@ -169,6 +169,7 @@ class Sweep:
                 self.console.print(Text(note))
             self.notes += stage.notes
             called += stage.runs
+            jobs.list_runs(self.known_runs(planned))
             jobs.launch(stage)
             judged = [run for run in stage.runs if run.role != "tuning"]
             score_missing(measures, judged, self.workspace, self.console)

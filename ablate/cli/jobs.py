@@ -7,7 +7,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from ablate.cli.isolated import in_subprocess
-from ablate.cli.workspace import NO_LOGGER, Workspace
+from ablate.cli.mirrors import label, run_logger
+from ablate.cli.workspace import Workspace
 from ablate.engine import launch, view, worker
 from ablate.engine.roster import Roster, RosterRun
 from ablate.spec import RunSpec
@@ -15,7 +16,6 @@ from ablate.study.design import runs
 from ablate.study.design.compile_policy import Compiling
 from ablate.study.design.planned import Plan
 from ablate.train.request import RunRequest
-from ablate.train.settings import LoggerSpec
 
 WORTH = 1.1  # times as fast as its runs one after the other: what an ensemble must be
 
@@ -85,7 +85,7 @@ class Jobs:
     def job(self, run: runs.PlannedRun) -> worker.Job:
         """The job of one run. Tuning runs are not measured."""
         measures = () if run.role == "tuning" else self.measures
-        request = self.workspace.request(run.spec, measures, self.logger(run))
+        request = self.workspace.request(run.spec, measures, run_logger(self.options, run))
         return worker.Job(
             run.id,
             request.with_settings(compile=self.compiling(run)).payload(),
@@ -93,27 +93,6 @@ class Jobs:
             source_hash=self.workspace.source_hash(run),
             spec=run.spec,
             fingerprint=self.workspace.text(request.spec.data).fingerprint,
-        )
-
-    def logger(self, run: runs.PlannedRun) -> LoggerSpec:
-        """The mirror of a run at W&B: the study is its group. Arm and seed are in its configuration and its
-        tags; W&B refuses a tag of more than 64 letters."""
-        wandb, study = self.options.wandb, self.options.folder.name
-        if not wandb.mirror:
-            return NO_LOGGER
-        return LoggerSpec(
-            name="wandb",
-            project=wandb.project,
-            entity=wandb.entity,
-            group=study,
-            tags=(f"arm:{run.arm}"[:64], f"seed:{run.seed}", f"role:{run.role}"),
-            config={
-                "study": study,
-                "corpus": run.corpus,
-                "arm": run.arm,
-                "seed": run.seed,
-                "role": run.role,
-            },
         )
 
     def grouped(self, jobs: list[worker.Job]) -> tuple[list[worker.Job], int]:
@@ -163,10 +142,3 @@ class Jobs:
             return [(str(arm), f"{value:.4f}") for arm, value in means.items()]
 
         return ranked
-
-
-def label(run: runs.PlannedRun) -> str:
-    """The name of a run for a person, with its rate and budget where the study chose them."""
-    rate = "" if run.rate is None else f" rate {run.rate:g}"
-    budget = "" if run.budget == 1 else f" budget x{run.budget:g}"
-    return f"{run.corpus} {run.arm} seed {run.seed}{rate}{budget}"

@@ -10,6 +10,7 @@ from ablate.spec import Strict
 from ablate.train.settings import Keep, Strategy
 
 TOGETHER = 8  # runs of an ensemble at most, where `ensemble=auto`
+Tracker = Literal["none", "csv", "tensorboard", "wandb", "trackio"]
 INSTEAD = ("plan", "freeze", "report", "timing")  # what sweep.py does instead of running a study
 
 
@@ -44,6 +45,7 @@ class SweepOptions(Strict):
     compile: Literal["auto"] | StrictBool
     retries: int = Field(ge=0)
     ensemble: Literal["auto", "off"] | StrictInt
+    logger: Tracker
     wandb: WandbOptions
 
     @field_validator("compile", mode="before")
@@ -83,8 +85,15 @@ class SweepOptions(Strict):
                 f"experiment: give the name of a folder in {self.experiments}/, "
                 f"or compare='{self.runs}/*' to compare finished runs"
             )
+        if self.wandb.mirror and self.logger not in ("none", "wandb"):
+            yield f"logger: {self.logger} and wandb.mirror=true are two mirrors; give one of them"
         if any(sign in str(self.runs) for sign in "*?["):
             yield f"runs: is the folder of all runs; to compare some of them, use compare='{self.runs}'"
+
+    @property
+    def tracker(self) -> Tracker:
+        """Where the runs are mirrored; `wandb.mirror=true` is another way to say `logger=wandb`."""
+        return "wandb" if self.wandb.mirror else self.logger
 
     @property
     def together(self) -> int:

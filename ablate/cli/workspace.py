@@ -6,6 +6,7 @@ from typing import Any
 
 from ablate.cli.composer import Composer
 from ablate.cli.isolated import in_subprocess
+from ablate.cli.mirrors import NO_LOGGER
 from ablate.cli.options import SweepOptions
 from ablate.data.prepare import Prepared, prepare
 from ablate.engine import slots
@@ -17,8 +18,6 @@ from ablate.study.design.compile_policy import Gain
 from ablate.study.design.planned import Facts
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
-
-NO_LOGGER = LoggerSpec(config={})
 
 
 class Workspace:

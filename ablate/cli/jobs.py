@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from ablate.cli.engines import launch_on_engine
 from ablate.cli.isolated import in_subprocess
 from ablate.cli.mirrors import label, run_logger
 from ablate.cli.workspace import Workspace
-from ablate.engine import launch, view, worker
+from ablate.engine import view, worker
 from ablate.engine.roster import Roster, RosterRun
 from ablate.spec import RunSpec
 from ablate.study.design import runs
@@ -30,7 +31,8 @@ class Jobs:
         self.measures = measures
         # Ensembles are not compiled, so where runs may be joined to some, a run is compiled on request only.
         wish = self.options.compile
-        wish = False if wish == "auto" and self.options.together > 1 else wish
+        elsewhere = self.options.engine != "local"  # what compiling saves there is not measured here
+        wish = False if wish == "auto" and (self.options.together > 1 or elsewhere) else wish
         self.compiling = Compiling(wish, planned, len(workspace.slots), workspace, console.print)
 
     def list_runs(self, known: Sequence[runs.PlannedRun]) -> None:
@@ -51,9 +53,9 @@ class Jobs:
             for run in known
         )
         complete = any(run.role != "tuning" for run in known)
-        slots = max(1, len(self.workspace.slots) // self.options.devices)
+        slots = max(1, self.workspace.parallel // self.options.devices)
         study = self.options.folder.name
-        roster = Roster(study=study, runs=listed, slots=slots, complete=complete)
+        roster = Roster(study=study, runs=listed, slots=slots, complete=complete, engine=self.options.engine)
         roster.save(self.workspace.store.root)
 
     def launch(self, stage: runs.Stage) -> None:
@@ -67,20 +69,10 @@ class Jobs:
         slots = self.workspace.slots
         grouped, most = self.grouped(jobs)
         progress = view.View(
-            len(jobs), len(slots), name=lambda id: names.get(id, id), ranking=self.ranking(stage)
+            len(jobs), self.workspace.parallel, name=lambda id: names.get(id, id), ranking=self.ranking(stage)
         )
         with progress:
-            launch.launch(
-                grouped,
-                slots,
-                "ablate.train.fit:work",
-                progress,
-                store=self.workspace.store,
-                retries=self.options.retries,
-                together="ablate.train.speed.ensemble_runs:work",
-                most=most,
-                after="ablate.measure.score:after",
-            )
+            launch_on_engine(self.options, grouped, slots, most, self.workspace.store, progress)
 
     def job(self, run: runs.PlannedRun) -> worker.Job:
         """The job of one run. Tuning runs are not measured."""

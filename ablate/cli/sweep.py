@@ -144,7 +144,7 @@ class Sweep:
             probed = self.workspace.probe(RunSpec.model_validate(first.spec))
             seconds = {(first.corpus, first.name): probed}
         noise = forecast.seen_noise(planned, self.workspace.outcomes(known))
-        slots = len(self.workspace.slots)
+        slots = self.workspace.parallel
         outlook = forecast.outlook(planned, known, finished, seconds, noise, slots)
         print_outlook(self.console, {**outlook, "base": planned.study.base})
 

@@ -87,10 +87,17 @@ class Workspace:
 
     @cached_property
     def slots(self) -> list[slots.Slot]:
-        """The places for runs side by side."""
-        if self.options.gpus:
+        """The places on this machine for runs side by side; with another engine, for scoring."""
+        if self.options.gpus and self.options.engine == "local":
             return slots.gpu_slots(each=self.options.per_gpu)
         return slots.cpu_slots(self.options.slots)
+
+    @property
+    def parallel(self) -> int:
+        """The runs at a time, as far as that is known beforehand."""
+        if self.options.engine == "slurm":
+            return self.options.slots or self.options.slurm.parallel
+        return len(self.slots)
 
     def request(
         self,

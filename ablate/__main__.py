@@ -12,6 +12,7 @@ HYDRA = {  # the commands whose options are composed by Hydra
     "train": "Train one model: `ablate train --help` lists every choice.",
     "sweep": "Answer a question: plan, run, score and report a study.",
 }
+STATUS = "Say how far a study is and what failed, without starting anything: `ablate status experiment=NAME`."
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -20,6 +21,8 @@ def main(given: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if given is None else list(given)
     if given and given[0] in HYDRA:
         return hydra_command(given)
+    if given and given[0] == "status":
+        return status_command(given[1:])
     options = parser().parse_args(given)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
@@ -52,6 +55,18 @@ def hydra_command(given: list[str]) -> int:
     return 0
 
 
+def status_command(given: list[str]) -> int:
+    """`ablate status ...`, whose words are written as those of `ablate sweep`."""
+    from ablate.cli.status import status
+
+    try:
+        status(given)
+    except (ValueError, OSError) as error:
+        print(f"ablate status: {error}", file=sys.stderr)
+        return WRONG
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser("ablate", description=__doc__.split(": ", 1)[1])
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -77,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, said in HYDRA.items():
         commands.add_parser(name, help=said, add_help=False)
+    commands.add_parser("status", help=STATUS, add_help=False)
     add = command("init", init, "Make a project folder: a study, a part and a config group of your own.")
     add.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where")
 

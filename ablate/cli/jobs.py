@@ -6,14 +6,17 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from ablate.cli.engines import launch_on_engine
 from ablate.cli.isolated import in_subprocess
-from ablate.cli.workspace import NO_LOGGER, Workspace
-from ablate.engine import launch, view, worker
+from ablate.cli.mirrors import label, run_logger
+from ablate.cli.workspace import Workspace
+from ablate.engine import view, worker
+from ablate.engine.roster import Roster, RosterRun
+from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Compiling
 from ablate.study.design.planned import Plan
 from ablate.train.request import RunRequest
-from ablate.train.settings import LoggerSpec
 
 WORTH = 1.1  # times as fast as its runs one after the other: what an ensemble must be
 
@@ -28,8 +31,32 @@ class Jobs:
         self.measures = measures
         # Ensembles are not compiled, so where runs may be joined to some, a run is compiled on request only.
         wish = self.options.compile
-        wish = False if wish == "auto" and self.options.together > 1 else wish
+        elsewhere = self.options.engine != "local"  # what compiling saves there is not measured here
+        wish = False if wish == "auto" and (self.options.together > 1 or elsewhere) else wish
         self.compiling = Compiling(wish, planned, len(workspace.slots), workspace, console.print)
+
+    def list_runs(self, known: Sequence[runs.PlannedRun]) -> None:
+        """Write down which runs the study needs, for `ablate status`."""
+        steps: dict[tuple[str, str, float], int] = {}  # by corpus, arm and budget
+        for run in known:
+            if (run.corpus, run.arm, run.budget) not in steps:
+                steps[run.corpus, run.arm, run.budget] = RunSpec.model_validate(run.spec).steps
+        listed = tuple(
+            RosterRun(
+                id=run.id,
+                label=label(run),
+                arm=run.arm,
+                role=run.role,
+                source_hash=self.workspace.source_hash(run),
+                steps=steps[run.corpus, run.arm, run.budget],
+            )
+            for run in known
+        )
+        complete = any(run.role != "tuning" for run in known)
+        slots = max(1, self.workspace.parallel // self.options.devices)
+        study = self.options.folder.name
+        roster = Roster(study=study, runs=listed, slots=slots, complete=complete, engine=self.options.engine)
+        roster.save(self.workspace.store.root)
 
     def launch(self, stage: runs.Stage) -> None:
         """Train what is missing of a stage, in all slots at once."""
@@ -42,25 +69,15 @@ class Jobs:
         slots = self.workspace.slots
         grouped, most = self.grouped(jobs)
         progress = view.View(
-            len(jobs), len(slots), name=lambda id: names.get(id, id), ranking=self.ranking(stage)
+            len(jobs), self.workspace.parallel, name=lambda id: names.get(id, id), ranking=self.ranking(stage)
         )
         with progress:
-            launch.launch(
-                grouped,
-                slots,
-                "ablate.train.fit:work",
-                progress,
-                store=self.workspace.store,
-                retries=self.options.retries,
-                together="ablate.train.speed.ensemble_runs:work",
-                most=most,
-                after="ablate.measure.score:after",
-            )
+            launch_on_engine(self.options, grouped, slots, most, self.workspace.store, progress)
 
     def job(self, run: runs.PlannedRun) -> worker.Job:
         """The job of one run. Tuning runs are not measured."""
         measures = () if run.role == "tuning" else self.measures
-        request = self.workspace.request(run.spec, measures, self.logger(run))
+        request = self.workspace.request(run.spec, measures, run_logger(self.options, run))
         return worker.Job(
             run.id,
             request.with_settings(compile=self.compiling(run)).payload(),
@@ -68,27 +85,6 @@ class Jobs:
             source_hash=self.workspace.source_hash(run),
             spec=run.spec,
             fingerprint=self.workspace.text(request.spec.data).fingerprint,
-        )
-
-    def logger(self, run: runs.PlannedRun) -> LoggerSpec:
-        """The mirror of a run at W&B: the study is its group. Arm and seed are in its configuration and its
-        tags; W&B refuses a tag of more than 64 letters."""
-        wandb, study = self.options.wandb, self.options.folder.name
-        if not wandb.mirror:
-            return NO_LOGGER
-        return LoggerSpec(
-            name="wandb",
-            project=wandb.project,
-            entity=wandb.entity,
-            group=study,
-            tags=(f"arm:{run.arm}"[:64], f"seed:{run.seed}", f"role:{run.role}"),
-            config={
-                "study": study,
-                "corpus": run.corpus,
-                "arm": run.arm,
-                "seed": run.seed,
-                "role": run.role,
-            },
         )
 
     def grouped(self, jobs: list[worker.Job]) -> tuple[list[worker.Job], int]:
@@ -138,10 +134,3 @@ class Jobs:
             return [(str(arm), f"{value:.4f}") for arm, value in means.items()]
 
         return ranked
-
-
-def label(run: runs.PlannedRun) -> str:
-    """The name of a run for a person, with its rate and budget where the study chose them."""
-    rate = "" if run.rate is None else f" rate {run.rate:g}"
-    budget = "" if run.budget == 1 else f" budget x{run.budget:g}"
-    return f"{run.corpus} {run.arm} seed {run.seed}{rate}{budget}"

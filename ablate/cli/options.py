@@ -1,6 +1,7 @@
 """The options of `python sweep.py`: conf/sweep.yaml, validated before anything runs."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,13 @@ from ablate.spec import Strict
 from ablate.train.settings import Keep, Strategy
 
 TOGETHER = 8  # runs of an ensemble at most, where `ensemble=auto`
+Tracker = Literal["none", "csv", "tensorboard", "wandb", "trackio"]
+LIBRARIES = {  # optional ones, with their extras
+    "slurm": ("submitit", "slurm"),
+    "ray": ("ray", "ray"),
+    "trackio": ("trackio", "trackio"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+}
 INSTEAD = ("plan", "freeze", "report", "timing")  # what sweep.py does instead of running a study
 
 
@@ -20,6 +28,26 @@ class WandbOptions(Strict):
     report: StrictBool
     project: str
     entity: str | None
+
+
+class SlurmOptions(Strict):
+    """Cluster jobs of `engine=slurm`."""
+
+    partition: str | None
+    minutes: int = Field(gt=0)  # the wall clock of a cluster job
+    warning: int = Field(gt=0)  # seconds before it at which runs stop and the job queues itself again
+    cpus: int | None = Field(gt=0)  # of a job; null: one for each device
+    parallel: int = Field(gt=0)  # jobs at a time
+    together: int = Field(gt=0)  # runs that a job does one after another
+    executor: Literal["slurm", "local"]  # local: the same jobs on this machine, to try it
+    parameters: dict[str, str | int | float | bool | None]  # more of submitit's: {slurm_account: me}
+
+
+class RayOptions(Strict):
+    """The cluster of `engine=ray`."""
+
+    address: str | None  # auto, or host:port; null: a local one is started
+    cpus: float | None = Field(gt=0)  # of a run; null: one for each device
 
 
 class SweepOptions(Strict):
@@ -44,6 +72,10 @@ class SweepOptions(Strict):
     compile: Literal["auto"] | StrictBool
     retries: int = Field(ge=0)
     ensemble: Literal["auto", "off"] | StrictInt
+    logger: Tracker
+    engine: Literal["local", "slurm", "ray"]
+    slurm: SlurmOptions
+    ray: RayOptions
     wandb: WandbOptions
 
     @field_validator("compile", mode="before")
@@ -83,8 +115,21 @@ class SweepOptions(Strict):
                 f"experiment: give the name of a folder in {self.experiments}/, "
                 f"or compare='{self.runs}/*' to compare finished runs"
             )
+        if self.engine != "local" and self.ensemble != "off":
+            yield f"ensemble: only the local engine joins runs; engine={self.engine} needs ensemble=off"
+        for option, name in (("engine", self.engine), ("logger", self.tracker)):
+            module, extra = LIBRARIES.get(name, ("", ""))
+            if module and find_spec(module) is None:
+                yield f"{option}: {name} needs {module}: pip install -e '.[{extra}]' (in the repository)"
+        if self.wandb.mirror and self.logger not in ("none", "wandb"):
+            yield f"logger: {self.logger} and wandb.mirror=true are two mirrors; give one of them"
         if any(sign in str(self.runs) for sign in "*?["):
             yield f"runs: is the folder of all runs; to compare some of them, use compare='{self.runs}'"
+
+    @property
+    def tracker(self) -> Tracker:
+        """Where the runs are mirrored; `wandb.mirror=true` is another way to say `logger=wandb`."""
+        return "wandb" if self.wandb.mirror else self.logger
 
     @property
     def together(self) -> int:

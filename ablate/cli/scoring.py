@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ablate.cli.compose import ConfigError
 from ablate.cli.isolated import process_pool
+from ablate.cli.mirrors import run_logger
 from ablate.cli.options import SweepOptions
 from ablate.cli.workspace import Workspace
 from ablate.data.stream import Stream
@@ -86,7 +87,9 @@ def score_missing(
         record = workspace.record(run)
         if record is not None and record.status == "finished" and missing(record, measures):
             folders.append(workspace.store.folder(run.id))
-            payloads.append(workspace.request(run.spec, measures).payload())
+            payloads.append(
+                workspace.request(run.spec, measures, run_logger(workspace.options, run)).payload()
+            )
     if not payloads:
         return
     console.print(f"scoring {len(payloads)} runs: {', '.join(measures)}")

@@ -161,7 +161,7 @@ class Sweep:
             probed = self.workspace.probe(RunSpec.model_validate(first.spec))
             seconds = {(first.corpus, first.name): probed}
         noise = forecast.seen_noise(planned, self.workspace.outcomes(known))
-        slots = len(self.workspace.slots)
+        slots = self.workspace.parallel
         outlook = forecast.outlook(planned, known, finished, seconds, noise, slots, later)
         print_outlook(self.console, {**outlook, "base": planned.study.base})
 
@@ -186,6 +186,7 @@ class Sweep:
                 self.console.print(Text(note))
             self.notes += stage.notes
             called += stage.runs
+            jobs.list_runs(self.known_runs(planned))
             jobs.launch(stage)
             judged = [run for run in stage.runs if run.role != "tuning"]
             score_missing(measures, judged, self.workspace, self.console)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ablate.cli.composer import Composer
 from ablate.cli.isolated import in_subprocess
+from ablate.cli.mirrors import NO_LOGGER
 from ablate.cli.options import SweepOptions
 from ablate.data.prepare import Prepared, prepare
 from ablate.engine import slots
@@ -17,8 +18,6 @@ from ablate.study.design.compile_policy import Gain
 from ablate.study.design.planned import Facts
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
-
-NO_LOGGER = LoggerSpec(config={})
 
 
 class Workspace:
@@ -88,10 +87,17 @@ class Workspace:
 
     @cached_property
     def slots(self) -> list[slots.Slot]:
-        """The places for runs side by side."""
-        if self.options.gpus:
+        """The places on this machine for runs side by side; with another engine, for scoring."""
+        if self.options.gpus and self.options.engine == "local":
             return slots.gpu_slots(each=self.options.per_gpu)
         return slots.cpu_slots(self.options.slots)
+
+    @property
+    def parallel(self) -> int:
+        """The runs at a time, as far as that is known beforehand."""
+        if self.options.engine == "slurm":
+            return self.options.slots or self.options.slurm.parallel
+        return len(self.slots)
 
     def request(
         self,

@@ -1,20 +1,130 @@
 """The same runs under SLURM: submitit starts the processes, leases and records are the store's.
 
-A run that a preempted or killed cluster job leaves behind has a dead lease, and is done by whoever comes
-next. submitit is an optional extra (`pip install -e '.[slurm]'`) and is imported when asked for.
+A cluster job stops before its wall clock, and when it is preempted, at the edge of a training step. It then
+queues itself again with the runs that it has not done. submitit is an optional extra
+(`pip install -e '.[slurm]'`) and is imported when asked for.
 """
 
+import os
+import signal
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
-from ablate.engine.launch import Event
-from ablate.engine.lease import taken
+from ablate.engine.launch import EngineError, Event
+from ablate.engine.remote import TaskEnd, launch_remote
+from ablate.engine.shift import Shift, do_all
 from ablate.engine.store import Store
-from ablate.engine.worker import Job, Report, function, perform, record_missing
+from ablate.engine.worker import Job, Report
+
+REQUEUES = 1000  # of one cluster job: each has made progress, so there is no reason for a bound
+
+
+class ClusterJob:
+    """What a cluster job does: one run after another. submitit pickles it, and calls `checkpoint` where the
+    job is to be queued again."""
+
+    def __init__(self, jobs: list[dict[str, Any]], root: str, work: str, after: str | None, path: list[str]):
+        self.jobs, self.root, self.work, self.after, self.path = jobs, root, work, after, path
+        self.place = os.getcwd()
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """The reports of the runs as plain JSON. A warning of the cluster stops the run under way; submitit's
+        own handler then queues the job again."""
+        shift = Shift(self.root, self.work, self.after, self.path, self.place)
+        warning = _warning()
+        with shift.heeding(warning):
+            reports = [asdict(report) for report in do_all(self.jobs, shift)]
+        if shift.stopping:
+            os.kill(os.getpid(), warning)  # to submitit's handler, which does not return
+        return reports
+
+    def checkpoint(self) -> Any:
+        """The same job again: what is done is skipped there, what was stopped goes on from its checkpoint."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _warning() -> int:
+    """The signal by which submitit has itself warned."""
+    name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+    return int(signal.Signals[f"SIG{name.removeprefix('SIG')}"])
+
+
+class SlurmPool:
+    """Cluster jobs through submitit. `parallel` of them run at a time, `together` runs are done in each.
+
+    `parameters` are submitit's: `slurm_partition`, `timeout_min`, `gpus_per_node`, ... The local executor
+    starts the same jobs on this machine. Raises ImportError, with the fix, where submitit is missing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        work: str,
+        *,
+        after: str | None = None,
+        executor: Literal["slurm", "local"] = "slurm",
+        parallel: int = 8,
+        together: int = 1,
+        parameters: dict[str, Any] | None = None,
+    ):
+        try:
+            import submitit
+        except ImportError as error:
+            raise ImportError(
+                "SLURM needs submitit: pip install -e '.[slurm]' (in the repository)"
+            ) from error
+        self.together, self.parallel, self.executor = together, parallel, executor
+        self.root = str(store.root.absolute())
+        self.work, self.after = work, after
+        limits: dict[str, Any] = {f"{executor}_max_num_timeout": REQUEUES}
+        try:
+            self.starter = submitit.AutoExecutor(
+                folder=store.root.absolute() / ".submitit", cluster=executor, **limits
+            )
+            if executor == "slurm":
+                self.starter.update_parameters(slurm_array_parallelism=parallel)
+            self.starter.update_parameters(**(parameters or {}))
+        except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
+            raise EngineError(f"SLURM: {error}") from error
+
+    def room(self, running: int) -> int:
+        """SLURM limits an array by itself, and its queue is the place to wait; the local executor starts all
+        that it is given."""
+        return 10_000 if self.executor == "slurm" else self.parallel - running
+
+    def submit(self, groups: list[list[Job]]) -> list[Any]:
+        path = [os.path.abspath(place or ".") for place in sys.path]
+        calls = [
+            ClusterJob([asdict(job) for job in group], self.root, self.work, self.after, path)
+            for group in groups
+        ]
+        try:
+            with self.starter.batch():
+                tasks = [self.starter.submit(call) for call in calls]
+        except Exception as error:
+            raise EngineError(f"SLURM takes no jobs: {str(error).strip() or type(error).__name__}") from error
+        return tasks
+
+    def ended(self, task: Any) -> TaskEnd | None:
+        # submitit asks SLURM about a job at most once a minute, unless forced; locally asking costs nothing.
+        if not task.done(force_check=self.executor == "local"):
+            return None
+        error = task.exception()
+        if error is None:
+            return TaskEnd(tuple(Report(**report) for report in task.result()))
+        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        lost = task.state in ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL")
+        return TaskEnd(reason=f"cluster job {task.job_id} ended early: {last}", machine_lost=lost)
+
+    def place(self, task: Any) -> str:
+        return f"job {task.job_id}"
+
+    def cancel(self, task: Any) -> None:
+        task.cancel(check=False)
 
 
 def launch_submitit(
@@ -28,93 +138,21 @@ def launch_submitit(
     together: int = 1,
     parameters: dict[str, Any] | None = None,
     check: float = 10.0,
+    retries: int = 0,
+    after: str | None = None,
 ) -> None:
     """Do all runs that have no outcome yet, `together` in one cluster job, `parallel` of those at a time.
 
-    `store` must be on a file system that all hosts see. `parameters` are submitit's (`slurm_partition`,
-    `timeout_min`, `gpus_per_node`, ...). Failures are not tried again here: launch again for that.
-    Raises ImportError, with the fix, where submitit is missing.
+    `store` must be on a file system that all hosts see. The other arguments are those of `SlurmPool` and
+    `launch_remote`. Raises ImportError where submitit is missing, EngineError where SLURM takes no jobs.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError("SLURM needs submitit: pip install -e '.[slurm]' (in the repository)") from error
-
-    folder = store.root.absolute() / ".submitit"
-    starter = submitit.AutoExecutor(folder=folder, cluster=executor)
-    if executor == "slurm":
-        starter.update_parameters(slurm_array_parallelism=parallel)
-    starter.update_parameters(**(parameters or {}))
-
-    todo: list[Job] = []
-    for job in jobs:
-        if not _skipped(store, job, on_event):
-            todo.append(job)
-    groups = [todo[n : n + together] for n in range(0, len(todo), together)]
-    # SLURM limits an array by itself; the local executor starts all that it is given.
-    wave = len(groups) if executor == "slurm" else parallel
-    waiting: list[Job] = []
-    running: dict[Any, list[Job]] = {}
-    while groups or running:
-        begin, groups = groups[: wave - len(running)], groups[wave - len(running) :]
-        if begin:
-            started = starter.map_array(
-                perform_all,
-                [[asdict(job) for job in group] for group in begin],
-                [str(store.root.absolute())] * len(begin),
-                [work] * len(begin),
-                [sys.path] * len(begin),
-            )
-            running.update(zip(started, begin, strict=True))
-        time.sleep(check if running else 0)
-        # submitit asks SLURM about a job at most once a minute, unless forced; locally asking costs nothing.
-        for task in [task for task in running if task.done(force_check=executor == "local")]:
-            for job in running.pop(task):
-                waiting += _tell(store, job, task, on_event)
-    while waiting:
-        waiting = [job for job in waiting if not _settled(store, job, on_event)]
-        time.sleep(check if waiting else 0)
-
-
-def perform_all(jobs: list[dict[str, Any]], root: str, work: str, path: list[str]) -> list[dict[str, Any]]:
-    """In the cluster job: one run after another. Returns their reports."""
-    sys.path[:] = path
-    store, call = Store(Path(root)), function(work)
-    return [asdict(perform(store, Job(**job), call)) for job in jobs]
-
-
-def _tell(store: Store, job: Job, task: Any, on_event: Callable[[Event], None]) -> list[Job]:
-    """Say how a run ended. Returns it where another process has it."""
-    error = task.exception()
-    if error is None:
-        report = next(r for r in (Report(**r) for r in task.result()) if r.id == job.id)
-    else:
-        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        report = record_missing(store, job, "crashed", f"cluster job {task.job_id} ended early: {last}", 0.0)
-    if report.status in ("elsewhere", "lost"):
-        on_event(Event("elsewhere" if report.status == "elsewhere" else "lost", job.id, slot=task.job_id))
-        return [job]
-    if report.status == "done":
-        _skipped(store, job, on_event)
-    else:
-        told = {k: v for k, v in asdict(report).items() if k != "id"}
-        on_event(Event("ended", job.id, slot=task.job_id, **told))
-    return []
-
-
-def _skipped(store: Store, job: Job, on_event: Callable[[Event], None]) -> bool:
-    if not store.finished(job.id, job.source_hash):
-        return False
-    record = store.load(job.id)
-    on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
-    return True
-
-
-def _settled(store: Store, job: Job, on_event: Callable[[Event], None]) -> bool:
-    """Whether a run that another process had has come to its end there."""
-    if _skipped(store, job, on_event):
-        return True
-    if taken(store.folder(job.id)):
-        return False
-    on_event(Event("ended", job.id, "interrupted", "the process that had it ended without an outcome"))
-    return True
+    pool = SlurmPool(
+        store,
+        work,
+        after=after,
+        executor=executor,
+        parallel=parallel,
+        together=together,
+        parameters=parameters,
+    )
+    launch_remote(jobs, pool, on_event, store=store, retries=retries, check=check)

@@ -287,7 +287,7 @@ class Process:
             with self.stops():
                 work(payload)
 
-        with _log(store.folder(job.id) / "log"):
+        with logged_to(store.folder(job.id) / "log"):
             report = perform(store, job, stoppable, lambda: self.begun(job.id, sent), self.terminate)
             if self.after is not None and report.status == "finished" and not self.stopping:
                 try:
@@ -314,7 +314,7 @@ class Process:
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file, "a") as f:
                 print(f"done together with others: see {first}", file=f)
-        with _log(first):
+        with logged_to(first):
             perform_together(
                 store, jobs, stoppable, self.report, lambda id: self.begun(id, sent), self.terminate
             )
@@ -360,7 +360,7 @@ class Process:
 
 
 @contextmanager
-def _log(file: Path) -> Iterator[None]:
+def logged_to(file: Path) -> Iterator[None]:
     """What the run prints, and a traceback should it crash in C, goes to the end of `file`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "a") as f:

@@ -17,6 +17,7 @@ from ablate.model.hf.opened import is_foreign
 from ablate.record import RunRecord
 from ablate.registry import measure
 from ablate.spec import DataSpec
+from ablate.train.monitor.loggers import mirror_scores
 from ablate.train.request import RunRequest
 from ablate.train.state.source_hash import measure_hash
 
@@ -126,7 +127,8 @@ def after(folder: Path, payload: dict[str, Any]) -> None:
     cannot, the study tries again and says why."""
     request = RunRequest.read(payload)
     if request.measures:
-        score(folder, request.cache, request.measures)
+        scored = score(folder, request.cache, request.measures)
+        mirror_scores(request.settings.logger, scored, folder)
 
 
 def work(folder: Path, payload: dict[str, Any]) -> str:
@@ -135,7 +137,8 @@ def work(folder: Path, payload: dict[str, Any]) -> str:
     torch.set_num_threads(1)
     request = RunRequest.read(payload)
     try:
-        score(folder, request.cache, request.measures)
+        scored = score(folder, request.cache, request.measures)
+        mirror_scores(request.settings.logger, scored, folder)
     except (ValueError, OSError) as error:
         return f"{folder}: {error}"
     except Exception as error:  # of one measure on one run: the others are scored all the same

@@ -93,6 +93,9 @@ class Watch(Callback):
         self.stop.listen()
         self.every = self.settings.log_every or (1 if task.device.type == "cpu" else 10)
         self.outcome.kernel = task.decoder.kernel.name
+        if self.mirror is not None:
+            self.mirror.describe(self.outcome.kernel)
+            self.mirror.go_on([] if self.curve is None else self.curve.rows)
         self.row_at = time.perf_counter() - self.pending
         self.judged = self.row_step
         self.saved_at, self.saved_step = time.monotonic(), task.steps.done
@@ -195,7 +198,7 @@ class Watch(Callback):
         if self.curve is not None:
             self.curve.add(row)
         if self.mirror is not None and self.mirror.logger is not None:
-            self.mirror.add({**row, **task.expert_load()})
+            self.mirror.add({**row, **{f"train/{name}": load for name, load in task.expert_load().items()}})
         step, now = int(row["step"] or 0), time.monotonic()
         if step < self.spec.steps and now - self.shown < OFTEN:
             return

@@ -24,7 +24,7 @@ from ablate.train import ranks
 from ablate.train.callback import Diverged, Watch
 from ablate.train.monitor.curve import Curve
 from ablate.train.monitor.interrupt import Interrupt
-from ablate.train.monitor.loggers import Mirror
+from ablate.train.monitor.loggers import Mirror, run_facts
 from ablate.train.monitor.meters import Memory
 from ablate.train.monitor.progress import Display, Progress, display
 from ablate.train.request import RunRequest
@@ -269,9 +269,8 @@ class Run:
     def open(self, watch: Watch, done: int = 0) -> None:
         """Begin the curve, of which `done` steps are made, and its mirror."""
         watch.curve = Curve(self.folder, done)
-        flops = self.counts.get("training_flops")
-        watch.mirror = Mirror(self.settings.logger, self.id, self.folder, self.spec, flops)
-        watch.mirror.go_on(watch.curve.rows)
+        facts = run_facts(self.source_hash, self.prepared.fingerprint, self.counts, self.origin)
+        watch.mirror = Mirror(self.settings.logger, self.id, self.folder, self.spec, facts)
 
     def keep(self, watch: Watch) -> None:
         """What a finished run leaves beside its weights. Those of other sources must not pass for its own.
@@ -293,7 +292,7 @@ class Run:
             if status == "diverged" and not self.lost():
                 (self.folder / "curve.parquet").unlink(missing_ok=True)  # of other sources
         if watch.mirror is not None:
-            pace = {"tokens_per_second": watch.speed.median()}
+            pace = {"speed/tokens_per_second": watch.speed.median()}
             watch.mirror.close(status, {**watch.outcome.metrics, **pace})
 
     def record(self, status: Status, reason: str, **measured: Any) -> RunRecord:

@@ -22,8 +22,13 @@ Keep = Literal["none", "weights", "all"]
 class LoggerSpec(Strict):
     """A mirror of the curve. The record under `runs/` is the truth, whatever becomes of the mirror."""
 
-    name: Literal["none", "csv", "tensorboard", "wandb"] = "none"
-    project: str = "ablate"  # this and what follows: wandb only
+    name: Literal["none", "csv", "tensorboard", "wandb", "trackio"] = "none"
+    peak_flops: float | None = Field(
+        None, gt=0
+    )  # of one device in a second, for MFU; null: of GPUs in a table
+    run_name: str | None = None  # for people; null: the id. This and what follows: wandb, and trackio in part
+    job_type: str | None = None  # the role of a study's run
+    project: str = "ablate"
     entity: str | None = None
     group: str | None = None
     tags: tuple[str, ...] = ()

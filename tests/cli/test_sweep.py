@@ -19,7 +19,7 @@ from store_work import killed
 
 from ablate.cli.compose import ConfigError
 from ablate.cli.composer import Composer
-from ablate.cli.jobs import Jobs
+from ablate.cli.mirrors import run_logger
 from ablate.cli.options import SweepOptions
 from ablate.cli.scoring import check_heldout, check_measures, score_missing
 from ablate.cli.sweep import Sweep, options_of
@@ -215,9 +215,9 @@ def test_a_frozen_study_may_use_the_earlier_name_of_a_preset(place):
 def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
     asked = asked_of(place, wandb={"mirror": True, "project": "p", "entity": None})
     arm = "+".join(["layernorm_nobias"] * 5)
-    jobs = Jobs(asked.workspace, SimpleNamespace(), [], asked.console)
-    logger = jobs.logger(PlannedRun("", "base", arm, "test", 0, None, 0, {}))
-    assert logger.config["arm"] == arm
+    logger = run_logger(asked.options, PlannedRun("", "base", arm, "test", 0, None, 0, {}))
+    assert (logger.config["arm"], logger.job_type) == (arm, "test")
+    assert logger.run_name == f"small base {arm} seed 0"
     assert logger.tags[0] == f"arm:{arm}"[:64]
 
 

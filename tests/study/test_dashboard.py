@@ -15,6 +15,7 @@ from report_world import world
 from training import CONTEXT, MOE, QUIET, ROWS, curve, prepared_for, run_spec, write_text
 from wandb_stub import ENTITY, Stub, environment, serve
 
+from ablate.measure.score import after
 from ablate.model.measure import measure
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
@@ -23,6 +24,7 @@ from ablate.study.report import dashboard
 from ablate.study.results import read
 from ablate.train.fit import fit
 from ablate.train.monitor import loggers
+from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec
 
 CONFIG = {"study": "position", "corpus": "text", "arm": "alibi", "seed": 3, "role": "test"}
@@ -80,11 +82,11 @@ def same_curve(rows: list[dict], folder: Path) -> None:
     sent = pd.DataFrame(rows)
     ours = curve(folder)
     for column in ("loss", "lr", "grad_norm"):
-        there = sent.dropna(subset=[column])
+        there = sent.dropna(subset=[f"train/{column}"])
         assert there["step"].tolist() == ours["step"].tolist()
-        assert there[column].tolist() == pytest.approx(ours[column].tolist())
+        assert there[f"train/{column}"].tolist() == pytest.approx(ours[column].tolist())
     assert sent["tokens"].tolist() == (sent["step"] * CONTEXT * ROWS).tolist()
-    looks = sent.dropna(subset=["validation_loss"]).set_index("step")["validation_loss"]
+    looks = sent.dropna(subset=["validation/loss"]).set_index("step")["validation/loss"]
     assert looks.to_dict() == pytest.approx(ours.set_index("step")["validation_loss"].dropna().to_dict())
 
 
@@ -104,12 +106,36 @@ def test_a_run_sends_its_curve_and_its_place_in_the_study(stub, enter, text, tmp
     same_curve(rows, tmp_path / "runs" / record.id)
     flops = measure(spec.model).training_flops
     assert [row["flops"] for row in rows] == pytest.approx([row["tokens"] * flops for row in rows])
-    loads = [row[f"expert_load/layer_{n}"] for row in rows[:4] for n in range(spec.model.depth)]
+    loads = [row[f"train/expert_load/layer_{n}"] for row in rows[:4] for n in range(spec.model.depth)]
     assert all(1 <= load <= MOE["experts"] for load in loads)
     summary = stub.summary(record.id)
     assert (summary["status"], summary["diverged"]) == ("finished", 0)
-    assert summary["tokens_per_second"] == pytest.approx(record.speed["tokens_per_second"])
+    assert summary["speed/tokens_per_second"] == pytest.approx(record.speed["tokens_per_second"])
     assert summary["validation/loss"] == pytest.approx(record.metrics["validation/loss"])
+    assert stub.strangers == []
+
+
+def test_heldout_numbers_reach_the_summary_once_scored(stub, enter, text, tmp_path):
+    enter()
+    spec = run_spec(text, steps=4)
+    logger = LOGGER.model_copy(update={"run_name": "position alibi seed 3", "job_type": "test"})
+    settings = QUIET.model_copy(update={"logger": logger})
+    record = fit(spec, prepared_for(spec, text.parent), settings, tmp_path / "runs")
+    run = stub.runs()[record.id]
+    assert (run["displayName"], run["jobType"]) == ("position alibi seed 3", "test")
+    assert run["config"]["source_hash"] == record.source_hash
+    assert run["config"]["counts"] == record.counts and run["config"]["kernel"] == record.kernel
+    assert not any(name.startswith("heldout") for name in stub.summary(record.id))
+    rows = len(stub.history(record.id))
+    request = RunRequest(
+        spec=spec, settings=settings, runs=tmp_path / "runs", cache=text.parent, measures=("heldout",)
+    )
+    after(tmp_path / "runs" / record.id, request.payload())
+    scored = RunRecord.load(tmp_path / "runs" / record.id)
+    summary = stub.summary(record.id)
+    assert summary["heldout/loss"] == pytest.approx(scored.metrics["heldout/loss"])
+    assert summary["validation/loss"] == pytest.approx(record.metrics["validation/loss"])
+    assert summary["status"] == "finished" and len(stub.history(record.id)) == rows
     assert stub.strangers == []
 
 
@@ -223,12 +249,12 @@ def test_a_report_and_a_workspace_go_through(stub, enter, study):
     panels = [panel["config"] for section in sections for panel in section["panels"]]
     drawn = {(panel.get("xAxis"), *panel.get("metrics", [])) for panel in panels}
     for x in ("tokens", "flops"):
-        assert {(x, "loss"), (x, "validation_loss")} <= drawn
-    assert {("step", "lr"), ("step", "grad_norm"), (None, "summary_metrics.diverged")} <= drawn
+        assert {(x, "train/loss"), (x, "validation/loss")} <= drawn
+    assert {("step", "train/lr"), ("step", "train/grad_norm"), (None, "summary_metrics.diverged")} <= drawn
     bands = [panel for panel in panels if panel.get("groupArea") == "stddev"]
     assert {panel["groupBy"] for panel in bands} == {"arm.value"}
-    assert any(panel.get("metricRegex") == "expert_load/.*" for panel in panels)
-    assert ("summary:tokens_per_second", "summary:validation/loss") in {
+    assert any(panel.get("metricRegex") == "train/expert_load/.*" for panel in panels)
+    assert ("summary:speed/tokens_per_second", "summary:validation/loss") in {
         (panel.get("xAxis"), panel.get("yAxis")) for panel in panels
     }
     assert stub.strangers == []

@@ -458,7 +458,7 @@ def test_csv_and_tensorboard_mirror_the_curve(text, tmp_path):
     spec = run_spec(text, steps=4)
     record = train(spec, tmp_path, text, {"logger": LoggerSpec(name="csv")})
     rows = pd.read_csv(tmp_path / record.id / "csv" / "metrics.csv")
-    np.testing.assert_allclose(rows["loss"].dropna(), curve(tmp_path / record.id)["loss"])
+    np.testing.assert_allclose(rows["train/loss"].dropna(), curve(tmp_path / record.id)["loss"])
     train(spec, tmp_path, text, {"logger": LoggerSpec(name="tensorboard")}, rerun=True)
     assert list((tmp_path / record.id / "tensorboard").glob("events*"))
 

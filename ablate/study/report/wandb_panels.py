@@ -25,7 +25,7 @@ def workspace(results: Results, project: str, entity: str) -> "Workspace":
     by: list[Any] = [expr.Config("corpus")] * several_places(results.manifest) + [expr.Config("arm")]
     speed = wr.ScatterPlot(
         title="Speed against loss",
-        x=wr.SummaryMetric("tokens_per_second"),
+        x=wr.SummaryMetric("speed/tokens_per_second"),
         y=wr.SummaryMetric("validation/loss"),
     )
     diverged = wr.BarPlot(
@@ -37,7 +37,7 @@ def workspace(results: Results, project: str, entity: str) -> "Workspace":
     load = wr.LinePlot(
         title="The busiest expert, as a multiple of an even share",
         x="step",
-        metric_regex="expert_load/.*",
+        metric_regex="train/expert_load/.*",
         groupby=wr.Config("arm"),
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
@@ -48,13 +48,19 @@ def workspace(results: Results, project: str, entity: str) -> "Workspace":
         name=title(results.manifest),
         sections=[
             ws.Section(name="Loss", is_open=True, panels=losses()),
-            ws.Section(name="Learning rate", is_open=True, panels=[band("Learning rate", "step", "lr")]),
+            ws.Section(
+                name="Learning rate", is_open=True, panels=[band("Learning rate", "step", "train/lr")]
+            ),
             ws.Section(
                 name="Stability",
                 is_open=True,
-                panels=[band("Gradient norm", "step", "grad_norm", log=True), diverged],
+                panels=[band("Gradient norm", "step", "train/grad_norm", log=True), diverged],
             ),
-            ws.Section(name="Speed", is_open=True, panels=[speed]),
+            ws.Section(
+                name="Speed",
+                is_open=True,
+                panels=[speed, band("Tokens per second", "tokens", "speed/tokens_per_second")],
+            ),
             ws.Section(name="Experts (mixtures only)", panels=[load]),
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=max(10, len(results.runs))),
@@ -84,10 +90,10 @@ def plots(results: Results) -> "PanelGrid":
 def losses() -> list[Any]:
     """Panels of training and validation loss, against tokens and against FLOPs."""
     return [
-        band("Training loss against tokens", "tokens", "loss"),
-        band("Validation loss against tokens", "tokens", "validation_loss"),
-        band("Training loss against FLOPs", "flops", "loss"),
-        band("Validation loss against FLOPs", "flops", "validation_loss"),
+        band("Training loss against tokens", "tokens", "train/loss"),
+        band("Validation loss against tokens", "tokens", "validation/loss"),
+        band("Training loss against FLOPs", "flops", "train/loss"),
+        band("Validation loss against FLOPs", "flops", "validation/loss"),
     ]
 
 

@@ -16,7 +16,8 @@ STATUS = "Say how far a study is and what failed, without starting anything: `ab
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 where what was asked cannot be done, with the reason on stderr."""
+    """The exit code: 0; 1 where a model breaks a contract; 2 where what was asked cannot be done, with the
+    reason on stderr."""
     replace_unprintable()
     given = sys.argv[1:] if given is None else list(given)
     if given and given[0] in HYDRA:
@@ -24,10 +25,10 @@ def main(given: Sequence[str] | None = None) -> int:
     if given and given[0] == "status":
         return status_command(given[1:])
     options = parser().parse_args(given)
-    run: Callable[[argparse.Namespace], None] = options.run
+    run: Callable[[argparse.Namespace], int | None] = options.run
     try:
         load_own(getattr(options, "parts", []))
-        run(options)
+        return run(options) or 0
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         sys.stderr.close()
     except KeyboardInterrupt:
@@ -176,6 +177,19 @@ def parser() -> argparse.ArgumentParser:
     own_parts(add)
 
     add = command(
+        "check",
+        check,
+        "Hold the contracts of a language model against anybody's: look-ahead, cache, gradients, bf16.",
+    )
+    add.add_argument("target", metavar="TARGET", help="FILE.py:NAME, a Hugging Face folder, or a run")
+    add.add_argument("--vocab", type=int, metavar="N", help="its tokens are 0 to N-1; else its embedding's")
+    add.add_argument("--rows", type=int, default=2, metavar="B", help="of the batch")
+    add.add_argument("--length", type=int, default=32, metavar="T", help="tokens in a row")
+    add.add_argument("--seed", type=int, default=0, metavar="S", help="of the tokens and of new weights")
+    add.add_argument("--json", action="store_true", help="print the findings as JSON")
+    own_parts(add)
+
+    add = command(
         "evidence", evidence, "Write experiments/README.md, and README's headline, from the stored results."
     )
     add.add_argument(
@@ -238,6 +252,13 @@ def import_(options: argparse.Namespace) -> None:
     print(f"{options.to}: {sum(tensor.numel() for tensor in found.state.values()):,} parameters")
     if found.tokenizer is None:
         print("no tokenizer.json with a token that ends a document: the model cannot be given text")
+
+
+def check(options: argparse.Namespace) -> int:
+    from ablate.cli.check_model import check
+
+    whole = check(options.target, options.vocab, options.rows, options.length, options.seed, options.json)
+    return 0 if whole else 1
 
 
 def export(options: argparse.Namespace) -> None:

@@ -131,19 +131,16 @@ class Judge:
         if not hasattr(self.subject.module, "generation_config"):
             return Contract(name, "not checked", "the model has no cache of Hugging Face's kind")
         cache: Any = None
-        pieces = []
-        prompt = self.subject.tokens.shape[1] // 2
+        logits, tokens = [], self.subject.tokens
+        prompt = tokens.shape[1] // 2
         with torch.no_grad():
-            for piece in self.subject.tokens.split(
-                [prompt] + [1] * (self.subject.tokens.shape[1] - prompt), 1
-            ):
+            for piece in (tokens[:, :prompt], *tokens[:, prompt:].split(1, 1)):
                 out = self.subject.module(piece, past_key_values=cache, use_cache=True)
                 cache = out.past_key_values
                 logits.append(out.logits)
-        found = self.apart(torch.cat(pieces, 1), self.whole)
-        return verdict(
-            name, found <= max(self.limit, 1e-4), f"differs by {found:.1e}", f"at most {found:.1e}"
-        )
+        found = self.apart(torch.cat(logits, 1), self.whole)
+        kept = found <= max(self.limit, 1e-4)
+        return verdict(name, kept, f"differs by {found:.1e}", f"differs by {found:.1e}")
 
     def gradients(self) -> Contract:
         """Every parameter is reached by the loss of the next token, and no gradient is infinite."""

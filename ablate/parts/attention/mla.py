@@ -21,9 +21,9 @@ class LatentAttention(KeyValueMixer):
 
     The position turns the `head_width` channels of q' and r, which all heads share; beside them a key has
     `key_width` channels and a value `value_width` (null: the width of a head). c has `kv_rank` channels
-    (null: four times the width of a head), and q = W_q norm(D x) goes through `q_rank` (null: q = W_q x). The memory
-    holds c and r alone. A single token attends to them as they are, with U_h moved to the query and the
-    output. `scale` defaults to one over the square root of a key's whole width.
+    (null: four times the width of a head), and q = W_q norm(D x) goes through `q_rank` (null: q = W_q x). The
+    memory holds c and r alone. A single token attends to them as they are, with U_h moved to the query and
+    the output. `scale` defaults to one over the square root of a key's whole width.
     """
 
     def __init__(

@@ -151,3 +151,9 @@ def by_head(x: Tensor, width: int) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """x / |x| over the last dimension, with 1e-6 under the root."""
     return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def softplus(x: Tensor) -> Tensor:
+    """ln(1 + e^x). Torch's own operator fails under `torch.compile(backend="aot_eager")` where its gradient
+    arrives transposed (torch 2.13)."""
+    return torch.logaddexp(x, torch.zeros_like(x))

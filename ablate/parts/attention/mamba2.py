@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ablate.parts.linear import Linear
 from ablate.parts.recurrence import RecurrentContext, RecurrentMixer, ShortConvolution
-from ablate.parts.scan import by_head, wide
+from ablate.parts.scan import by_head, softplus, wide
 from ablate.parts.time_scale import decay_rates, time_scales
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
@@ -63,7 +63,7 @@ class Mamba2(RecurrentMixer):
         k = by_head(F.silu(self.key_conv(self.key(x), view, n, "k")), self.state_width)
         q = by_head(F.silu(self.query_conv(self.query(x), view, n, "q")), self.state_width)
         q, k = (y.repeat_interleave(self.shared, 1) for y in (q, k))
-        step = by_head(F.softplus(wide(self.step(x)) + self.time_bias), 1)
+        step = by_head(softplus(wide(self.step(x)) + self.time_bias), 1)
         log_decay = -step * self.log_rate.exp()[:, None, None]
         o = view.scan(n, q, k, step * u, log_decay) + self.skip[:, None, None] * u
         gated = o.transpose(1, 2).flatten(2).to(x.dtype) * F.silu(self.gate(x))

@@ -6,12 +6,10 @@ their registries, which load the parts (and torch) only when a specification is 
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
 from ablate.pattern import mixers_named, repeated
@@ -25,6 +23,7 @@ MOST_WIDE, MOST_LAYERS, MOST_TOKENS = 2**20, 10_000, 2**28
 
 
 PLAIN: Any = {"name": "plain"}  # the stream of records that name none
+NO_FUTURE: Any = {"name": "none"}
 
 
 class Strict(Numbers, BaseModel):
@@ -90,6 +89,7 @@ class ModelSpec(LayerSpec):
     vocab: int | None = Field(None, gt=0, le=MOST_TOKENS)  # null: as many as the tokenizer has
     embedding: EmbeddingSpec
     stream: Annotated[Options, Part("stream")] = Field(PLAIN, validate_default=True)
+    future: Annotated[Options, Part("future")] = Field(NO_FUTURE, validate_default=True)
     loop: LoopSpec = LoopSpec()
     head: HeadSpec
     init: Annotated[Options, Part("init")]
@@ -136,7 +136,7 @@ class ModelSpec(LayerSpec):
             yield f"loop: there are no layers {self.loop.first} to {last} in a depth of {self.depth}"
         if self.loop.times == 1 and self.loop != LoopSpec():
             yield "loop: times is 1, so first and last do nothing"
-        whole = [self.init, self.kernel, self.embedding.norm, self.stream]
+        whole = [self.init, self.kernel, self.embedding.norm, self.stream, self.future]
         said: set[str] = set()
         for layer in self.distinct_layers():
             for part in [*layer.parts(), *whole]:
@@ -150,7 +150,7 @@ class ModelSpec(LayerSpec):
         common = LayerSpec.model_construct(**{f: getattr(self, f) for f in LayerSpec.model_fields})
         update: dict[str, Any] = {
             f: canonical(getattr(self, f), common, self)
-            for f in (*LayerSpec.model_fields, "init", "kernel", "stream")
+            for f in (*LayerSpec.model_fields, "init", "kernel", "stream", "future")
         }
         update["variants"] = {
             name: layer.model_copy(
@@ -344,8 +344,9 @@ class RunSpec(Strict):
             mode="json", exclude_defaults=True
         )
         model = spec["model"]
-        if model["stream"] == PLAIN:
-            del model["stream"]
+        for field, absent in (("stream", PLAIN), ("future", NO_FUTURE)):
+            if model[field] == absent:
+                del model[field]
         if model.pop("pattern", None):
             del model["variants"]
             model["layers"] = [
@@ -362,65 +363,3 @@ def digest(value: Any) -> str:
     """The first 12 hex digits of the SHA-256 of canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-PLAINLY = {  # what pydantic says in words of Python's
-    "tuple_type": "Input should be a list: [a, b]",
-    "dict_type": "Input should be a mapping: {name: value}",
-    "model_type": "Input should be a mapping: {name: value}",
-}
-# How pydantic marks, at the end of a path, which of several types it has tried.
-TRIED = re.compile(r"(constrained-)?(int|float|str|bool)|(literal|list|tuple|dict)\[.*\]")
-SHOULD = "Input should be "
-
-
-def mistakes(error: ValidationError) -> list[Any]:
-    """As pydantic's `errors()`, but one where a value is none of several types."""
-    found: list[Any] = []
-    for tried, together in groupby(error.errors(), lambda e: _tried(e["loc"])):
-        same = list(together)
-        if tried is None or len(same) == 1:
-            found += same
-            continue
-        wishes = dict.fromkeys(e["msg"].removeprefix(SHOULD) for e in same)
-        value = same[0]["input"]
-        whole = isinstance(value, float) and value.is_integer() and any(e["type"] == "int_type" for e in same)
-        hint = f"; as an integer it is {value:.0f}" if whole else ""
-        found.append(
-            {**same[0], "loc": tried, "type": "value", "msg": f"{SHOULD}{', or '.join(wishes)}{hint}"}
-        )
-    return found
-
-
-def _tried(path: tuple[int | str, ...]) -> tuple[int | str, ...] | None:
-    """The path without the mark of the type that was tried; None where there is none."""
-    return path[:-1] if path and isinstance(path[-1], str) and TRIED.fullmatch(path[-1]) else None
-
-
-def explain(error: ValidationError) -> list[str]:
-    """Every mistake in one line each: `path: what is wrong (value); what is allowed`."""
-    return [line for e in mistakes(error) for line in _lines(e)]
-
-
-def _lines(e: Any) -> list[str]:
-    """The lines of one error: several where one rule has several mistakes, each after the path."""
-    first, *others = _line(e).splitlines()
-    path = ".".join(str(p) for p in e["loc"])
-    return [first, *(f"{path}: {line}" if path else line for line in others)]
-
-
-def _line(e: Any) -> str:
-    path = ".".join(str(p) for p in e["loc"])
-    if e["type"] == "extra_forbidden":
-        return f"{path}: unknown option"
-    if e["type"] == "missing":
-        return f"{path}: missing"
-    value = repr(e["input"])
-    if path.endswith("[key]") and e["type"] == "string_type":
-        return f"{path.removesuffix('.[key]')}: YAML reads this name as {value}; put it in double quotes"
-    if e["type"] == "string_type" and isinstance(e["input"], bool | int | float):
-        return f"{path}: YAML reads this as {value}, and not as text; put it in double quotes"
-    if e["type"] in PLAINLY:
-        return f"{path}: {PLAINLY[e['type']]} (got {value[:60]})"
-    shown = "" if len(value) > 60 or e["type"] in ("value_error", "part") else f" (got {value})"
-    return f"{path + ': ' if path else ''}{e['msg'].removeprefix('Value error, ')}{shown}"

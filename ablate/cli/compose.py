@@ -20,8 +20,9 @@ from ablate.cli.hints import hinted
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import refuse, share
 from ablate.errors import AblateError
+from ablate.explain import explain
 from ablate.registry import load_parts
-from ablate.spec import DataSpec, RunSpec, Strict, explain
+from ablate.spec import DataSpec, RunSpec, Strict
 from ablate.train.request import RunRequest
 from ablate.train.settings import (
     Settings,

@@ -8,12 +8,13 @@ from pydantic import ValidationError
 
 from ablate import registry
 from ablate.errors import AblateError
+from ablate.explain import explain
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete, generate
 from ablate.model.hf import CheckpointFormatError
 from ablate.model.hf.opened import is_foreign, open_foreign
 from ablate.record import RunRecord
-from ablate.spec import RunSpec, explain
+from ablate.spec import RunSpec
 from ablate.train.state.weights import FILE, WeightsMismatch, load
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ablate.model.future import FutureContext
 from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
@@ -21,7 +22,7 @@ from ablate.parts.base import (
 )
 from ablate.parts.connection import Connection, State
 from ablate.parts.mixer import CallSetting, Group
-from ablate.registry import attention, ffn, init, kernel, norm, placement, position, stream, topology
+from ablate.registry import attention, ffn, future, init, kernel, norm, placement, position, stream, topology
 from ablate.spec import ModelSpec
 
 
@@ -75,6 +76,19 @@ class Decoder(nn.Module):
         )
         distinct = spec.distinct_positions()
         self.positions = nn.ModuleList(position.build(options, self.shape) for options in distinct)
+        last = layers[-1]
+        self.future: nn.Module = future.build(
+            spec.future,
+            self.shape,
+            lambda: topology.build(
+                last.topology,
+                attention.build(last.attention, self.shape),
+                ffn.build(last.ffn, self.shape),
+                placements[-1],
+                Frame(partial(norm.build, last.norm, C), spec.dropout, lambda first: Connection()),
+            ),
+            partial(norm.build, spec.norm, C),
+        )
         made, branches = stream.build(spec.stream, self.shape), count()
         self.entrance, self.exit = made.entrance(), made.exit()
 
@@ -116,6 +130,11 @@ class Decoder(nn.Module):
     def _check_loop(self) -> None:
         """What a part reports of a call it reports once. Raises IncompatibleParts."""
         again = {n for n, later in self.path if later}
+        if any(hasattr(module, "auxiliary") for module in self.future.modules()):
+            raise IncompatibleParts(
+                f"future {self.spec.future.name}: its layers are as the last one, whose experts count their "
+                "choices once; end the pattern with a layer without experts"
+            )
         reporting = sorted(n for n in again if hasattr(self.layers[n].ffn, "auxiliary"))
         if reporting:
             name = self.spec.layers()[reporting[0]].ffn.name
@@ -143,13 +162,38 @@ class Decoder(nn.Module):
         for n, again in self.path:
             view = views[again * len(self.groups) + self.group_of[n]]
             state = self.through(self.layers[n], state, view, n)
-        x = self.exit(state)
-        x = self.final_norm(x[:, -1:] if call.last else x)
+        last = self.exit(state)
+        x = self.final_norm(last[:, -1:] if call.last else last)
         if targets is None:
             logits: Tensor = self.head(x, self.embedding.weight)
             return logits
-        of_tokens: Callable[..., TokenLoss | Sums] = self.head.sums if summed else self.head.loss
-        return of_tokens(x, self.embedding.weight, targets)
+        if not summed:
+            each: TokenLoss = self.head.loss(x, self.embedding.weight, targets)
+            return each
+        sums = self.head.sums(x, self.embedding.weight, targets)
+        return self._with_future(sums, last, tokens, targets, call, views) if self.training else sums
+
+    def _with_future(
+        self,
+        sums: Sums,
+        x: Tensor,
+        tokens: Tensor,
+        targets: Tensor,
+        call: ForwardContext,
+        views: list[Any],
+    ) -> Sums:
+        """With the losses of the tokens after the next one, where they are trained."""
+        n = len(self.layers) - 1
+        lent = FutureContext(
+            tokens,
+            targets,
+            call.document,
+            lambda ahead: self.scale(self.embedding(ahead)),
+            lambda layer, u: self.through(layer, u, views[self.group_of[n]], n),
+            lambda u, later: self.head.sums(u, self.embedding.weight, later),
+        )
+        with_future: Sums = self.future(sums, x, lent)
+        return with_future
 
     def views(self, call: ForwardContext, dtype: torch.dtype) -> list[Any]:
         """What each group of layers shares in this call, for one pass of the loop after the other."""

@@ -111,6 +111,11 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
     active = {name: n * _share(decoder, name) for name, n in parameters.items()}
     products = _products(decoder, active)
     forward = 2 * products + sum(2 * mixer.products for mixer in mixers)
+    heads = len(getattr(decoder.future, "layers", ()))  # that predict tokens after the next
+    ahead = 2 * heads * (decoder.shape.vocab * decoder.shape.width + mixers[-1].products)
+    ahead += 2 * sum(
+        p.numel() for name, p in decoder.named_parameters() if name.startswith("future.") and is_matrix(p)
+    )
     whole = 2 * products + sum(2 * mixer.products_unmasked for mixer in mixers)
     return Costs(
         parameters=sum(parameters.values()),
@@ -118,9 +123,9 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         active=round(sum(active.values())),
         active_non_embedding=round(sum(n for name, n in active.items() if name not in tables)),
         forward_flops=forward,
-        training_flops=3 * forward,
+        training_flops=3 * (forward + ahead),
         forward_flops_unmasked=whole,
-        training_flops_unmasked=3 * whole,
+        training_flops_unmasked=3 * (whole + ahead),
         decoding_flops=2 * products + sum(2 * mixer.last_products for mixer in mixers),
         kv_bytes=sum(mixer.token_bytes for mixer in mixers),
         cache_bytes=sum(mixer.row_bytes for mixer in mixers),
@@ -157,7 +162,9 @@ def is_matrix(p: Tensor) -> bool:
 def _products(decoder: Decoder, active: dict[str, float]) -> float:
     """Multiply-adds of one token with the parameters: each number of a matrix once. A tied table, too."""
     looked_up = {f"{path}.weight" for path, m in decoder.named_modules() if isinstance(m, nn.Embedding)}
-    matrices = {name for name, p in decoder.named_parameters() if name not in looked_up and is_matrix(p)}
+    trained_only = {name for name, _ in decoder.named_parameters() if name.startswith("future.")}
+    idle = looked_up | trained_only
+    matrices = {name for name, p in decoder.named_parameters() if name not in idle and is_matrix(p)}
     tied = decoder.embedding.weight.numel() if decoder.spec.head.tied else 0
     return tied + sum(active[name] * _uses(decoder, name) for name in matrices)
 

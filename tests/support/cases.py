@@ -10,7 +10,7 @@ from ablate.registry import registries
 from ablate.spec import ModelSpec
 
 LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn")
-SHARED = ("init", "kernel", "stream")
+SHARED = ("init", "kernel", "stream", "future")
 # IncompatibleParts in training on a CPU; tests/parts/test_kernels.py holds them to the reference.
 GPU_ONLY = ("flex", "flash")
 

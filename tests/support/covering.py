@@ -12,10 +12,11 @@ from typing import Any
 from conftest import SMALL
 from pydantic import ValidationError
 
+from ablate.explain import explain
 from ablate.model.decoder import Decoder
 from ablate.parts.base import IncompatibleParts
 from ablate.registry import registries
-from ablate.spec import ModelSpec, explain, override
+from ablate.spec import ModelSpec, override
 
 Choice = tuple[str, str]  # a factor, and what is chosen
 Row = dict[str, str]  # a choice for each factor

@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ablate.explain import explain
 from ablate.model.hf import rotation
 from ablate.model.hf.canonical import canonical, differences, lookup, place
 from ablate.model.hf.family import REQUIRED, CheckpointFormatError, ExportError, Family, Option, shown
-from ablate.spec import ModelSpec, explain
+from ablate.spec import ModelSpec
 
 # Keys of any config that change nothing in evaluation.
 HARMLESS = {

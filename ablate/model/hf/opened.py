@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ablate import registry
+from ablate.explain import explain
 from ablate.model.hf import import_folder, import_spec
 from ablate.model.hf.canonical import canonical
 from ablate.model.hf.family import CheckpointFormatError
 from ablate.model.hf.folder import new_folder, read_json, write_json
-from ablate.spec import ModelSpec, digest, explain
+from ablate.spec import ModelSpec, digest
 
 MODEL, WEIGHTS, TOKENIZER, IMPORTED = "model.json", "weights/model.safetensors", "tokenizer", "imported.json"
 TOKENIZER_FILES = (

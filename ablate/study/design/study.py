@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from ablate.errors import AblateError
-from ablate.spec import Strict, explain
+from ablate.explain import explain
+from ablate.spec import Strict
 from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, counts, declared, kinds
 from ablate.study.design.tune import Path_, Tune, count_seeds, path_in_run
 

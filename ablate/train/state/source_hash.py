@@ -22,6 +22,7 @@ NOT_DECIDING = {
     "amounts.py": "writes amounts for people",
     "data/__init__.py": "is empty",
     "data/ngrams.py": "counts n-grams, for reports",
+    "explain.py": "says what is wrong with an input",
     "engine": "decides who does a run, and when",
     "errors.py": "names what can go wrong",
     "measure": "acts after training; each measure has a hash of its own (`measure_hash`)",

@@ -28,7 +28,7 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
         found = _without_head(found, family, folder)
     state: dict[str, Tensor] = {}
     for row in _rows(family, model):
-        if not all(name in like for name in row.ours):
+        if not row.ours or not all(name in like for name in row.ours):
             continue
         if row.theirs not in found:
             raise CheckpointFormatError(f"{folder}: {row.theirs} is missing")
@@ -64,7 +64,8 @@ def write_weights(state: Mapping[str, Tensor], model: Decoder, family: Family) -
 
 def _rows(family: Family, model: Decoder) -> list[Row]:
     experts = {int(n) for name in model.state_dict() for n in re.findall(r"\.experts\.(\d+)\.", name)}
-    return list(family.expanded(model.spec.depth, len(experts)))
+    shared = {int(n) for name in model.state_dict() for n in re.findall(r"\.shared\.(\d+)\.", name)}
+    return list(family.expanded(model.spec.depth, len(experts), len(shared)))
 
 
 def _refuse_giants(spec: ModelSpec, found: Mapping[str, Header]) -> None:

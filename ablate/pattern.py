@@ -6,7 +6,6 @@ from typing import Any
 
 from ablate.registry import registries
 
-
 REPEATED = re.compile(r"\s*(\S+)\s+x\s?([1-9]\d{0,4})\s*")
 
 

@@ -57,7 +57,9 @@ class Head(nn.Module):
         pays = x.is_cpu and len(rows) > rows.shape[1]
         if (large or pays) and torch.is_grad_enabled():
             weight = embedding if self.weight is None else self.weight
-            return in_slices(self.scaled(rows), weight, self.bias, targets.flatten(), self.softcap, self.z_loss)
+            return in_slices(
+                self.scaled(rows), weight, self.bias, targets.flatten(), self.softcap, self.z_loss
+            )
         each = self.loss(x, embedding, targets)
         nll = each.nll.sum()
         return Sums(nll if each.z is None else nll + self.z_loss * each.z.sum(), nll.detach())

@@ -72,7 +72,9 @@ class Sigmoid(nn.Module):
         return torch.sigmoid(x)
 
 
-@activation("softplus", paper="https://papers.nips.cc/paper/2000/hash/44968aece94f667e4095002d140b5896-Abstract.html")
+@activation(
+    "softplus", paper="https://papers.nips.cc/paper/2000/hash/44968aece94f667e4095002d140b5896-Abstract.html"
+)
 class Softplus(nn.Module):
     """ln(1 + exp(x)) (Dugas et al. 2000, eq. 4): the gate of Laguna's attention."""
 

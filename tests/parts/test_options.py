@@ -119,7 +119,9 @@ def test_qk_norms_after_the_position(x):
     tokens = torch.randint(50, (2, 20))
     weighed = {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm"}
     before, after = (started(attention={**weighed, "qk_norm_at": at}) for at in ("before", "after"))
-    state = {name.replace("_norm", "_placed"): p for name, p in before.state_dict().items() if ".q_norm" in name}
+    state = {
+        name.replace("_norm", "_placed"): p for name, p in before.state_dict().items() if ".q_norm" in name
+    }
     assert set(state) <= set(after.state_dict())
     with torch.no_grad():
         assert (before(tokens) - after(tokens)).abs().max() > 1e-3
@@ -325,7 +327,9 @@ def test_proportional_rope_turns_pairs_of_the_whole_head():
         for pair in range(4):
             angle = t * 10_000 ** (-2 * pair / 8) if pair < 2 else 0.0
             u, v = x[0, 0, t, pair].item(), x[0, 0, t, pair + 4].item()
-            assert y[0, 0, t, pair].item() == pytest.approx(u * math.cos(angle) - v * math.sin(angle), abs=1e-5)
+            assert y[0, 0, t, pair].item() == pytest.approx(
+                u * math.cos(angle) - v * math.sin(angle), abs=1e-5
+            )
             assert y[0, 0, t, pair + 4].item() == pytest.approx(
                 v * math.cos(angle) + u * math.sin(angle), abs=1e-5
             )

@@ -102,7 +102,6 @@ def test_dyt_starts_at_its_alpha():
 # ------------------------------------------------------------------------------------- activations
 
 
-
 def xielu_below(m: torch.nn.Module, x: Tensor) -> Tensor:
     return (0.5 + m.negative.exp().log1p()) * (x.clamp(max=-1e-6).exp() - 1 - x)
 

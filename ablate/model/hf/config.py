@@ -1,7 +1,6 @@
 """config.json, read and written by a family's table."""
 
 from collections.abc import Collection
-from copy import deepcopy
 from typing import Any
 
 from pydantic import ValidationError
@@ -67,7 +66,7 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
 
     tree: dict[str, Any] = {"embedding": {"norm": "none"}, "head": {}, "init": "gpt2", "kernel": "auto"}
     for path, value in family.always.items():
-        place(tree, path, deepcopy(value))
+        place(tree, path, _copied(value))
     for option in family.options:
         value = given.get(option.theirs, option.default)
         if value is REQUIRED:
@@ -87,6 +86,11 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
         raise CheckpointFormatError(f"{family.name} config: {'; '.join(broken)}")
     rotation.refuse_degenerate(spec)
     return spec
+
+
+def _copied(tree: Any) -> Any:
+    """A copy in which nothing is shared, though tables may name one mapping twice."""
+    return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _without(config: dict[str, Any], ignore: Collection[str], family: Family) -> dict[str, Any]:
@@ -111,7 +115,9 @@ def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
     elif isinstance(option.default, tuple):
         wanted = (list, tuple)
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        said = {bool: "true or false", str: "a text", dict: "an object", list: "a list"}.get(wanted[0], "a number")
+        said = {bool: "true or false", str: "a text", dict: "an object", list: "a list"}.get(
+            wanted[0], "a number"
+        )
         raise CheckpointFormatError(
             f"{family.name} config: {option.theirs} is {shown(value)}, and should be {said}"
         )
@@ -232,7 +238,10 @@ def _or_none(model: dict[str, Any], path: str) -> Any:
 def _broken(model: dict[str, Any], family: Family) -> list[str]:
     """What every model of the family has, and this one does not."""
     wrong = []
+    varied = {part for patch in family.always.get("variants", {}).values() for part in patch}
     for path, value in _leaves(family.always):
+        if path.split(".")[0] in varied:
+            continue  # what layers have in its place is compared when the config is read back
         try:
             found = lookup(model, path)
         except KeyError:

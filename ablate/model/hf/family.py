@@ -115,6 +115,7 @@ class Family:
     always: Mapping[str, Any]  # our options that every model of the family has
     options: list[Option]
     rows: list[Row]
+    constants: Mapping[str, float] = field(default_factory=dict)  # their tensors that hold one number
     prefix: str = ""  # of their tensors; files that leave it out are read too
     must: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # their keys that have one meaning here
     harmless: tuple[str, ...] = ()  # their keys that change nothing in evaluation

@@ -51,7 +51,9 @@ def depth_of(config: dict[str, Any], key: str = "num_hidden_layers") -> int:
     """The number of layers. Raises CheckpointFormatError."""
     depth = config.get(key)
     if isinstance(depth, bool) or not isinstance(depth, int) or not 0 < depth <= MOST_LAYERS:
-        raise CheckpointFormatError(f"{key} is {shown(depth)}, and should be a whole number up to {MOST_LAYERS}")
+        raise CheckpointFormatError(
+            f"{key} is {shown(depth)}, and should be a whole number up to {MOST_LAYERS}"
+        )
     return depth
 
 
@@ -59,13 +61,15 @@ def numbered(config: dict[str, Any], key: str, default: int) -> int:
     """A whole number, 0 or more, that layers are worked out from. Raises CheckpointFormatError."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_LAYERS:
-        raise CheckpointFormatError(f"{key} is {shown(value)}, and should be a whole number up to {MOST_LAYERS}")
+        raise CheckpointFormatError(
+            f"{key} is {shown(value)}, and should be a whole number up to {MOST_LAYERS}"
+        )
     return value
 
 
 def listed(
     key: str,
-    kinds: dict[str, str],
+    kinds: dict[Any, str],
     kind: Callable[[dict[str, Any]], str],
     default: Callable[[int, dict[str, Any]], str] | None = None,
 ) -> Axis:
@@ -76,9 +80,9 @@ def listed(
         words, depth = config.get(key), depth_of(config)
         if words is None and default is not None:
             words = [default(n, config) for n in range(depth)]
-        if not isinstance(words, list) or any(not isinstance(w, str) or w not in kinds for w in words):
+        if not isinstance(words, list) or any(type(w) not in (str, int) or w not in kinds for w in words):
             raise CheckpointFormatError(
-                f"{key} is {shown(words)}, and should be a list of {' and '.join(kinds)}"
+                f"{key} is {shown(words)}, and should be a list of {' and '.join(map(str, kinds))}"
             )
         if len(words) != depth:
             raise CheckpointFormatError(f"{key} names {len(words)} layers, num_hidden_layers {depth}")
@@ -127,9 +131,7 @@ def sparse_steps(config: dict[str, Any]) -> list[str]:
     only, step = config.get("mlp_only_layers") or [], numbered(config, "decoder_sparse_step", 1)
     if not isinstance(only, list) or not all(isinstance(n, int) for n in only) or step < 1:
         raise CheckpointFormatError(f"mlp_only_layers is {shown(only)}, and should be a list of numbers")
-    return [
-        "sparse" if n not in only and (n + 1) % step == 0 else "dense" for n in range(depth_of(config))
-    ]
+    return ["sparse" if n not in only and (n + 1) % step == 0 else "dense" for n in range(depth_of(config))]
 
 
 SPARSE_STEPS = Axis(
@@ -189,7 +191,10 @@ def ropes_by_type(
         if unknown := sorted(set(both) - set(thetas)):
             raise CheckpointFormatError(f"rope_parameters names {', '.join(unknown)}")
         for word, theta in thetas.items():
-            said = {"rope_parameters": both.get(word), "max_position_embeddings": config.get("max_position_embeddings")}
+            said = {
+                "rope_parameters": both.get(word),
+                "max_position_embeddings": config.get("max_position_embeddings"),
+            }
             config[f"rope_parameters.{word}"] = gather(said, theta, fraction)["rope_parameters"]
         return config
 

@@ -33,6 +33,12 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
         if row.theirs not in found:
             raise CheckpointFormatError(f"{folder}: {row.theirs} is missing")
         _take(row, found.pop(row.theirs), like, model, state)
+    for name, value in _constants(family, spec.depth):
+        if name in found and not torch.allclose(found[name].read().float(), torch.tensor(value), rtol=1e-2):
+            raise CheckpointFormatError(
+                f"{folder}: {name} is not {value:g}, which no option of ours can change"
+            )
+        found.pop(name, None)
     left = [name for name in found if not CONSTANTS.search(name)]
     if left:
         raise CheckpointFormatError(f"{folder}: the model has no place for {', '.join(sorted(left)[:8])}")
@@ -55,11 +61,17 @@ def write_weights(state: Mapping[str, Tensor], model: Decoder, family: Family) -
             continue
         ours = [left.pop(name) for name in row.ours]
         written[row.theirs] = row.change.write(ours, model.shape).contiguous()
+    written |= {name: torch.tensor(value) for name, value in _constants(family, model.spec.depth)}
     buffers = {name for name, _ in model.named_buffers()}
     unnamed = [name for name, tensor in left.items() if name not in buffers or tensor.any()]
     if unnamed:
         raise ExportError(f"{family.name} has no tensor for {', '.join(sorted(unnamed)[:8])}")
     return written
+
+
+def _constants(family: Family, depth: int) -> list[tuple[str, float]]:
+    """Their tensors that hold one number, in each layer."""
+    return [(name.format(n=n), value) for name, value in family.constants.items() for n in range(depth)]
 
 
 def _rows(family: Family, model: Decoder) -> list[Row]:

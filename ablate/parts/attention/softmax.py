@@ -98,9 +98,7 @@ class Softmax(KeyValueMixer):
         B, T, _ = x.shape
         q = self.q_norm(self.q(x).view(B, T, -1, self.normed[0]))
         k = self.k_norm(self.k(x).view(B, T, -1, self.normed[1]))
-        q, k, v = (
-            self.clip(y).reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x))
-        )
+        q, k, v = (self.clip(y).reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
         return q, k, v
 
     def placed_query(self, q: Tensor, view: LayerContext) -> Tensor:

@@ -32,7 +32,9 @@ class LongRoPE:
     ):
         context = trained or shape.context / factor
         self.divisors = (long if shape.context > context else short) or (1.0,) * (rotary_dim // 2)
-        self.attention_factor = attention_factor or math.sqrt(1 + math.log(factor) / math.log(max(context, 2)))
+        self.attention_factor = attention_factor or math.sqrt(
+            1 + math.log(factor) / math.log(max(context, 2))
+        )
 
     def __call__(self, frequency: Tensor) -> tuple[Tensor, float]:
         divisors = torch.tensor(self.divisors, device=frequency.device, dtype=frequency.dtype)

@@ -24,6 +24,8 @@ from ablate.model.hf.folder import new_folder, read_json, write_json, write_tens
 from ablate.model.hf.gpt2 import GPT2
 from ablate.model.hf.gpt_neox import GPT_NEOX
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
+from ablate.model.hf.llama_kin import FAMILIES as LLAMA_KIN
+from ablate.model.hf.mixtures import FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
 from ablate.model.hf.weights import read_weights, write_weights
@@ -37,6 +39,8 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, OLMO, OLMO2, MIXTRAL),
         *(GPT2, GPT_NEOX, FALCON, MPT, PHI),
+        *LLAMA_KIN,
+        *MIXTURES,
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

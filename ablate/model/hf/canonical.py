@@ -73,8 +73,11 @@ def _position(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
     scaling = dict(part.get("scaling", {}))
     if "trained" in scaling:
         scaling["trained"] = scaling["trained"] or shape.context / scaling["factor"]
-    if "attention_factor" in scaling:
+    if scaling.get("name") == "yarn":
         scaling["attention_factor"] = scaling["attention_factor"] or 0.1 * math.log(scaling["factor"]) + 1
+    if scaling.get("name") == "longrope":
+        usual = math.sqrt(1 + math.log(scaling["factor"]) / math.log(max(scaling["trained"], 2)))
+        scaling["attention_factor"] = scaling["attention_factor"] or usual
     return {**part, "scaling": scaling} if scaling else part
 
 

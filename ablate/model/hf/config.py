@@ -1,7 +1,6 @@
 """config.json, read and written by a family's table."""
 
 from collections.abc import Collection
-from copy import deepcopy
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,7 +9,7 @@ from ablate.explain import explain
 from ablate.model.hf import rotation
 from ablate.model.hf.canonical import canonical, differences, lookup, place
 from ablate.model.hf.family import REQUIRED, CheckpointFormatError, ExportError, Family, Option, shown
-from ablate.spec import ModelSpec
+from ablate.spec import ModelSpec, override
 
 # Keys of any config that change nothing in evaluation.
 HARMLESS = {
@@ -68,7 +67,7 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
 
     tree: dict[str, Any] = {"embedding": {"norm": "none"}, "head": {}, "init": "gpt2", "kernel": "auto"}
     for path, value in family.always.items():
-        place(tree, path, deepcopy(value))
+        place(tree, path, _copied(value))
     for option in family.options:
         value = given.get(option.theirs, option.default)
         if value is REQUIRED:
@@ -77,6 +76,8 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
         place(tree, option.ours, option.read(value))
     if family.windows:
         _place_windows(tree, family.windows(given))
+    if family.axes:
+        tree = _layered(tree, [axis.read(given) for axis in family.axes])
     try:
         spec = ModelSpec.model_validate(tree)
     except ValidationError as error:
@@ -86,6 +87,11 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
         raise CheckpointFormatError(f"{family.name} config: {'; '.join(broken)}")
     rotation.refuse_degenerate(spec)
     return spec
+
+
+def _copied(tree: Any) -> Any:
+    """A copy in which nothing is shared, though tables may name one mapping twice."""
+    return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _without(config: dict[str, Any], ignore: Collection[str], family: Family) -> dict[str, Any]:
@@ -105,10 +111,14 @@ def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
     wanted: tuple[type, ...] = (int, float, type(None))
     if isinstance(option.default, bool | str):
         wanted = (type(option.default),)
-    elif option.theirs == "rope_parameters":
+    elif option.theirs.startswith("rope_parameters"):
         wanted = (dict,)
+    elif isinstance(option.default, tuple):
+        wanted = (list, tuple)
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        said = {bool: "true or false", str: "a text", dict: "an object"}.get(wanted[0], "a number")
+        said = {bool: "true or false", str: "a text", dict: "an object", list: "a list"}.get(
+            wanted[0], "a number"
+        )
         raise CheckpointFormatError(
             f"{family.name} config: {option.theirs} is {shown(value)}, and should be {said}"
         )
@@ -134,7 +144,7 @@ def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]
     unsaid = []
     for option in family.options:
         try:
-            config[option.theirs] = option.write(lookup(model, option.ours))
+            config[option.theirs] = option.write(_found(model, option.ours, family))
         except ExportError as error:
             unsaid.append(str(error))
         except KeyError:  # a part of another name: its absence is found when the config is read back
@@ -144,6 +154,8 @@ def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]
         windows = [layer["attention"].get("window") for layer in model["layers"]]
         kinds = ["sliding_attention" if window else "full_attention" for window in windows]
         config |= {"sliding_window": max((w for w in windows if w), default=None), "layer_types": kinds}
+    for number, axis in enumerate(family.axes):
+        config |= axis.write(_kinds(model, family)[number])
     if "rope_parameters" in config:
         config |= rotation.for_older_readers(
             config["rope_parameters"], family.rotary_fraction, family.old_rope
@@ -177,6 +189,46 @@ def blockers(spec: ModelSpec, family: Family) -> list[str]:
     ] + unsaid
 
 
+def _kinds(model: dict[str, Any], family: Family) -> list[list[str]]:
+    """For each axis, the kind of each layer."""
+    return [[axis.kind(layer) for layer in model["layers"]] for axis in family.axes]
+
+
+def _found(model: dict[str, Any], path: str, family: Family) -> Any:
+    """As `lookup`; what stands in a variant is found in the first layer of that kind."""
+    if not path.startswith("variants."):
+        return lookup(model, path)
+    _, kind, inside = path.split(".", 2)
+    for layers in _kinds(model, family):
+        if kind in layers:
+            return lookup({**model, "layers": [model["layers"][layers.index(kind)]]}, inside)
+    raise KeyError(path)
+
+
+def _layered(tree: dict[str, Any], kinds: list[list[str]]) -> dict[str, Any]:
+    """The tree with its layers: one common layer where they are alike, or the shortest pattern of variants."""
+    patches = tree.pop("variants", {})
+    of_layers = list(zip(*kinds, strict=True))
+    variants: dict[str, Any] = {}
+    for layer in of_layers:
+        patch: Any = {}
+        for kind in layer:
+            patch = override(patch, patches.get(kind, {}))
+        variants["_".join(layer)] = patch
+    if len(variants) == 1:
+        whole: dict[str, Any] = override(tree, next(iter(variants.values())))
+        return whole
+    names = ["_".join(layer) for layer in of_layers]
+    return {**tree, "variants": variants, "pattern": names[: _period(names)]}
+
+
+def _period(items: list[Any]) -> int:
+    """The length of the shortest beginning that is repeated to the end."""
+    return next(
+        p for p in range(1, len(items) + 1) if all(item == items[n % p] for n, item in enumerate(items))
+    )
+
+
 def _or_none(model: dict[str, Any], path: str) -> Any:
     try:
         return lookup(model, path)
@@ -187,7 +239,10 @@ def _or_none(model: dict[str, Any], path: str) -> Any:
 def _broken(model: dict[str, Any], family: Family) -> list[str]:
     """What every model of the family has, and this one does not."""
     wrong = []
+    varied = {part for patch in family.always.get("variants", {}).values() for part in patch}
     for path, value in _leaves(family.always):
+        if path.split(".")[0] in varied:
+            continue  # what layers have in its place is compared when the config is read back
         try:
             found = lookup(model, path)
         except KeyError:
@@ -211,16 +266,14 @@ def _place_windows(tree: dict[str, Any], windows: list[int | None]) -> None:
     if len(set(windows)) == 1:
         place(tree, "attention", {"window": windows[0]})
         return
-    period = next(
-        p for p in range(1, len(windows) + 1) if all(w == windows[n % p] for n, w in enumerate(windows))
-    )
     tree["variants"] = {"local": {"attention": {"window": max(w for w in windows if w)}}, "global": {}}
-    tree["pattern"] = ["local" if window else "global" for window in windows[:period]]
+    tree["pattern"] = ["local" if window else "global" for window in windows[: _period(windows)]]
 
 
 def _known(family: Family) -> set[str]:
     """The keys that decide what the family computes."""
     known = {*family.must, *(option.theirs for option in family.options)}
+    known |= {key for axis in family.axes for key in axis.keys}
     return known | {"layer_types", "sliding_window"} if family.windows else known
 
 

@@ -97,6 +97,15 @@ def linear(ours: str | tuple[str, ...], theirs: str, change: Change = SAME) -> l
     ]
 
 
+class Axis(NamedTuple):
+    """One way in which the layers of a model differ; its kinds are names of `Family.always["variants"]`."""
+
+    keys: tuple[str, ...]  # of their config, which say it
+    read: Callable[[dict[str, Any]], list[str]]  # the kind of each layer, of their config
+    write: Callable[[list[str]], dict[str, Any]]  # and back
+    kind: Callable[[dict[str, Any]], str]  # that of a canonical layer
+
+
 @dataclass(frozen=True)
 class Family:
     """A `model_type` of transformers, of which `architecture` is the class."""
@@ -106,6 +115,7 @@ class Family:
     always: Mapping[str, Any]  # our options that every model of the family has
     options: list[Option]
     rows: list[Row]
+    constants: Mapping[str, float] = field(default_factory=dict)  # their tensors that hold one number
     prefix: str = ""  # of their tensors; files that leave it out are read too
     must: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # their keys that have one meaning here
     harmless: tuple[str, ...] = ()  # their keys that change nothing in evaluation
@@ -115,15 +125,28 @@ class Family:
     rotary_fraction: float = 1.0  # likewise
     old_rope: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # their names before transformers 5
     windows: Callable[[dict[str, Any]], list[int | None]] | None = None  # by layer, where layers differ
+    axes: tuple[Axis, ...] = ()  # other ways in which they differ
     nested: tuple[str, ...] = ()  # their objects that `unpack` makes flat
     whole_heads: bool = False  # transformers wants a width that is a multiple of the heads
     grain: int = 1  # transformers' kernels take only widths that are multiples of it
 
-    def expanded(self, depth: int, experts: int) -> Iterator[Row]:
+    def expanded(self, depth: int, experts: int, shared: int = 0) -> Iterator[Row]:
+        """The rows of a model. Where ours alone names an expert, the tensor holds those of all."""
         for row in self.rows:
             layers = range(depth) if "{n}" in row.theirs else [0]
             numbers = range(experts) if "{e}" in row.theirs else [0]
             for n in layers:
                 for e in numbers:
-                    ours = tuple(name.format(n=n, e=e) for name in row.ours)
+                    ours = tuple(
+                        name.format(n=n, e=e if "{e}" in row.theirs else held, s=held)
+                        for name in row.ours
+                        for held in range(_held(name, row.theirs, experts, shared))
+                    )
                     yield Row(ours, row.theirs.format(n=n, e=e), row.change)
+
+
+def _held(ours: str, theirs: str, experts: int, shared: int) -> int:
+    """Of how many experts one tensor of theirs holds this one of ours."""
+    if "{s}" in ours:
+        return shared
+    return experts if "{e}" in ours and "{e}" not in theirs else 1

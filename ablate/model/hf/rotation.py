@@ -22,9 +22,22 @@ SCALINGS: dict[str, dict[str, str]] = {
         "fast": "beta_fast",
         "slow": "beta_slow",
         "attention_factor": "attention_factor",
+        "truncate": "truncate",
+    },
+    "longrope": {
+        "factor": "factor",
+        "trained": "original_max_position_embeddings",
+        "short": "short_factor",
+        "long": "long_factor",
+        "attention_factor": "attention_factor",
     },
 }
-OPTIONAL = ("beta_fast", "beta_slow", "attention_factor")  # transformers has defaults of these alone
+OPTIONAL = (
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "truncate",
+)  # transformers has defaults of these alone
 THETA, FRACTION = ("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")
 OLD = ("rope_scaling", *THETA, *FRACTION)
 
@@ -61,13 +74,28 @@ def gather(
                     f"{key}; take {alias} out, or write it into rope_parameters"
                 )
     trained = config.pop("original_max_position_embeddings", None)
-    if parameters["rope_type"] in ("llama3", "yarn"):
+    if parameters["rope_type"] in ("llama3", "yarn", "longrope"):
         if trained is None:
             trained = parameters.get(
                 "original_max_position_embeddings", config.get("max_position_embeddings")
             )
         parameters["original_max_position_embeddings"] = trained
+        if parameters["rope_type"] == "longrope" and parameters.get("factor") is None:
+            parameters["factor"] = ratio(config.get("max_position_embeddings"), trained)
     return {**{k: v for k, v in config.items() if k not in OLD}, "rope_parameters": parameters}
+
+
+def ratio(context: Any, trained: Any) -> float:
+    """Of a context to the trained one, at least 1. Raises CheckpointFormatError."""
+    for value in (context, trained):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise CheckpointFormatError(f"a context is {shown(value)}, and should be a number above 0")
+    return max(1.0, float(context / trained))
+
+
+def magnitude(factor: float, mscale: float) -> float:
+    """0.1 m ln(factor) + 1: how much longer YaRN makes what it turns (DeepSeek's `mscale` m)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _whole(given: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
@@ -106,17 +134,35 @@ def read(parameters: dict[str, Any]) -> dict[str, Any]:
         if value is not None:
             scaling[ours] = value
     numbers = {"rope_theta": position["base"], "partial_rotary_factor": position["rotary_fraction"]}
+    _spell_magnitude(kind, scaling, rest)
+    for name in ("short", "long"):
+        if not isinstance(scaling.get(name, []), list):
+            raise CheckpointFormatError(f"{name}_factor is {shown(scaling[name])}, and should be a list")
+    listed = ("short", "long", "truncate")
     for name, value in {
         **numbers,
-        **{SCALINGS[kind][k]: v for k, v in scaling.items() if k != "name"},
+        **{SCALINGS[kind][k]: v for k, v in scaling.items() if k not in ("name", *listed)},
     }.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CheckpointFormatError(f"{name} is {shown(value)}, and should be a number")
-    left = {key for key, value in rest.items() if value is not None and (key, value) != ("truncate", True)}
+    left = {key for key, value in rest.items() if value is not None}
     nested = {key for key in left if isinstance(rest[key], dict)}
     if left and (kind != "default" or nested):
         raise CheckpointFormatError(f"rope_type {kind}: no option of ours means {', '.join(sorted(left))}")
     return {**position, "scaling": scaling}
+
+
+def _spell_magnitude(kind: str, scaling: dict[str, Any], rest: dict[str, Any]) -> None:
+    """YaRN's `mscale` and `mscale_all_dim` as the one factor that they make together."""
+    if kind != "yarn":
+        return
+    above, below = rest.pop("mscale", None), rest.pop("mscale_all_dim", None)
+    for value in (above, below, scaling["factor"]):
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise CheckpointFormatError(f"rope_type yarn: {shown(value)} should be a number")
+    if "attention_factor" not in scaling and above and below:
+        factor = scaling["factor"]
+        scaling["attention_factor"] = magnitude(factor, above) / magnitude(factor, below)
 
 
 def refuse_degenerate(spec: ModelSpec) -> None:

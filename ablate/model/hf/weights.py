@@ -28,11 +28,17 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
         found = _without_head(found, family, folder)
     state: dict[str, Tensor] = {}
     for row in _rows(family, model):
-        if not all(name in like for name in row.ours):
+        if not row.ours or not all(name in like for name in row.ours):
             continue
         if row.theirs not in found:
             raise CheckpointFormatError(f"{folder}: {row.theirs} is missing")
         _take(row, found.pop(row.theirs), like, model, state)
+    for name, value in _constants(family, spec.depth):
+        if name in found and not torch.allclose(found[name].read().float(), torch.tensor(value), rtol=1e-2):
+            raise CheckpointFormatError(
+                f"{folder}: {name} is not {value:g}, which no option of ours can change"
+            )
+        found.pop(name, None)
     left = [name for name in found if not CONSTANTS.search(name)]
     if left:
         raise CheckpointFormatError(f"{folder}: the model has no place for {', '.join(sorted(left)[:8])}")
@@ -55,6 +61,7 @@ def write_weights(state: Mapping[str, Tensor], model: Decoder, family: Family) -
             continue
         ours = [left.pop(name) for name in row.ours]
         written[row.theirs] = row.change.write(ours, model.shape).contiguous()
+    written |= {name: torch.tensor(value) for name, value in _constants(family, model.spec.depth)}
     buffers = {name for name, _ in model.named_buffers()}
     unnamed = [name for name, tensor in left.items() if name not in buffers or tensor.any()]
     if unnamed:
@@ -62,9 +69,15 @@ def write_weights(state: Mapping[str, Tensor], model: Decoder, family: Family) -
     return written
 
 
+def _constants(family: Family, depth: int) -> list[tuple[str, float]]:
+    """Their tensors that hold one number, in each layer."""
+    return [(name.format(n=n), value) for name, value in family.constants.items() for n in range(depth)]
+
+
 def _rows(family: Family, model: Decoder) -> list[Row]:
     experts = {int(n) for name in model.state_dict() for n in re.findall(r"\.experts\.(\d+)\.", name)}
-    return list(family.expanded(model.spec.depth, len(experts)))
+    shared = {int(n) for name in model.state_dict() for n in re.findall(r"\.shared\.(\d+)\.", name)}
+    return list(family.expanded(model.spec.depth, len(experts), len(shared)))
 
 
 def _refuse_giants(spec: ModelSpec, found: Mapping[str, Header]) -> None:

@@ -1,0 +1,629 @@
+"""Dense families whose layers are LLaMA's but for an option or two."""
+
+from dataclasses import replace
+from typing import Any
+
+from ablate.model.hf.family import (
+    SAME,
+    STACKED,
+    Change,
+    CheckpointFormatError,
+    Family,
+    Option,
+    Row,
+    linear,
+    shown,
+)
+from ablate.model.hf.llama import (
+    ACTIVATION,
+    ALWAYS,
+    ATTENTION,
+    ATTENTION_BIAS,
+    ENDS,
+    EPS,
+    FEED_FORWARD,
+    GEMMA2,
+    HEAD_WIDTH,
+    LLAMA,
+    OLMO2,
+    PRE,
+    QK_NORM,
+    QK_NORMS,
+    TIED,
+    UNTIED,
+    WIDTH,
+    norms,
+)
+from ablate.model.hf.rotation import read as read_rope
+from ablate.model.hf.rotation import write as write_rope
+from ablate.model.hf.tables import (
+    INTERLEAVED,
+    KV_HEADS,
+    LAYER,
+    LESS_ONE,
+    ROPE,
+    THEIRS,
+    every,
+    layer_rows,
+    listed,
+    ropes_by_type,
+    sizes,
+    windowed,
+)
+from ablate.model.hf.words import flag
+
+MLP_BIAS = Option("ffn.bias", "mlp_bias", False, *flag("up", "down"))
+GLU_BIAS = Option("ffn.bias", "mlp_bias", False, *flag("gate", "up", "down"))
+QKV = ("q", "k", "v")
+QKV_NAMES = tuple(f"{LAYER}.attention.{name}" for name in QKV)
+GATE_UP = (f"{LAYER}.ffn.gate", f"{LAYER}.ffn.up")
+OUT = linear(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.o_proj")
+HEAD_NORMS: dict[str, Any] = {"name": "softmax", "qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "head"}
+MLP = {"name": "mlp"}
+MLP_ROWS = layer_rows({"ffn.up": "mlp.up_proj", "ffn.down": "mlp.down_proj"})
+LAYERNORM_ENDS = [*ENDS, Row(("final_norm.bias",), "model.norm.bias", SAME)]
+LAYERNORM_PRE = layer_rows(
+    {
+        "attention_residual.input_norm": "input_layernorm",
+        "ffn_residual.input_norm": "post_attention_layernorm",
+    }
+)
+CORE = [*sizes(), KV_HEADS]
+COMMON = [*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS]
+WINDOW = Option("variants.local.attention.window", "sliding_window", None)
+LOCAL: dict[str, Any] = {"local": {}, "global": {}}
+NOPE_GLOBAL: dict[str, Any] = {
+    "local": {"position": {"name": "rope"}},
+    "global": {"position": {"name": "none"}},
+}
+
+
+def kin(name: str, architecture: str, base: Family = LLAMA, **changes: Any) -> Family:
+    """A family that differs from another in what is given."""
+    changes.setdefault("harmless", ())
+    changes.setdefault("whole_heads", False)
+    return replace(base, name=name, architecture=architecture, **changes)
+
+
+# ------------------------------------------------------------------------- LLaMA in all but a name
+
+INTERNLM3 = kin("internlm3", "LlamaForCausalLM")
+IQUESTCODER = kin("iquestcoder", "LlamaForCausalLM")
+EXAONE_NAMES = {
+    "model.embed_tokens": "transformer.wte",
+    "model.norm": "transformer.ln_f",
+    "model.layers": "transformer.h",
+    "self_attn": "attn.attention",
+    "o_proj": "out_proj",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "mlp.gate_proj": "mlp.c_fc_0",
+    "mlp.up_proj": "mlp.c_fc_1",
+    "mlp.down_proj": "mlp.c_proj",
+}
+
+
+def renamed(rows: list[Row], names: dict[str, str]) -> list[Row]:
+    """The rows with parts of their names exchanged."""
+    found = []
+    for row in rows:
+        theirs = row.theirs
+        for old, new in names.items():
+            theirs = theirs.replace(old, new)
+        found.append(row._replace(theirs=theirs))
+    return found
+
+
+EXAONE = kin("exaone", "LlamaForCausalLM", rows=renamed(LLAMA.rows, EXAONE_NAMES), prefix="transformer.")
+
+# --------------------------------------------------------------------------------- feed-forwards
+
+ARCEE = kin(
+    "arcee",
+    "ArceeForCausalLM",
+    always={**ALWAYS, "ffn": MLP},
+    options=[*COMMON, ATTENTION_BIAS, UNTIED, MLP_BIAS],
+    rows=[*ENDS, *PRE, *ATTENTION, *MLP_ROWS],
+)
+LAYERNORM_EPS = Option("norm.eps", "layer_norm_eps", 1e-5)
+JAIS2 = kin(
+    "jais2",
+    "Jais2ForCausalLM",
+    always={**ALWAYS, "norm": {"name": "layernorm"}, "ffn": MLP},
+    options=[
+        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, MLP_BIAS, LAYERNORM_EPS),
+        ACTIVATION._replace(default="relu2"),
+        ATTENTION_BIAS._replace(default=True),
+    ],
+    rows=[*LAYERNORM_ENDS, *LAYERNORM_PRE, *ATTENTION, *MLP_ROWS],
+)
+NEMOTRON = kin(
+    "nemotron",
+    "NemotronForCausalLM",
+    always={**ALWAYS, "norm": {"name": "layernorm"}, "position": {"name": "rope"}, "ffn": MLP},
+    options=[
+        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, MLP_BIAS, ATTENTION_BIAS),
+        LAYERNORM_EPS._replace(theirs="norm_eps"),
+        ACTIVATION._replace(default="relu2"),
+    ],
+    rows=[
+        row._replace(change=LESS_ONE) if row.theirs.endswith("norm.weight") else row
+        for row in [*LAYERNORM_ENDS, *LAYERNORM_PRE, *ATTENTION, *MLP_ROWS]
+    ],
+    rotary_fraction=0.5,
+)
+STARCODER2 = kin(
+    "starcoder2",
+    "Starcoder2ForCausalLM",
+    always={**ALWAYS, "norm": {"name": "layernorm"}, "ffn": MLP},
+    options=[
+        *(*CORE, ROPE, WIDTH, TIED, LAYERNORM_EPS._replace(theirs="norm_epsilon")),
+        ACTIVATION._replace(default="gelu_pytorch_tanh"),
+        ATTENTION_BIAS._replace(theirs="use_bias", default=True),
+        MLP_BIAS._replace(theirs="use_bias", default=True),
+        Option("attention.window", "sliding_window", None),
+    ],
+    rows=[
+        *(*LAYERNORM_ENDS, *LAYERNORM_PRE, *ATTENTION),
+        *layer_rows({"ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj"}),
+    ],
+    harmless=("residual_dropout", "embedding_dropout"),
+)
+STABLELM = kin(
+    "stablelm",
+    "StableLmForCausalLM",
+    always={
+        "norm": {"name": "layernorm"},
+        "placement": "pre",
+        "position": {"name": "rope"},
+        "attention": {"name": "softmax"},
+        "ffn": {"name": "glu"},
+    },
+    options=[
+        *(*CORE, ROPE, WIDTH, UNTIED, LAYERNORM_EPS, ACTIVATION),
+        Option("attention.bias", "use_qkv_bias", False, *flag(*QKV)),
+        Option(
+            "topology",
+            "use_parallel_residual",
+            False,
+            read=lambda parallel: {"name": "parallel" if parallel else "serial"},
+            write=lambda topology: topology["name"] == "parallel",
+        ),
+    ],
+    rows=[*LAYERNORM_ENDS, *LAYERNORM_PRE, *ATTENTION, *FEED_FORWARD],
+    must={"qk_layernorm": (False,)},
+    harmless=("hidden_dropout",),
+    rotary_fraction=0.25,
+)
+APERTUS_ROWS = [
+    *ENDS,
+    *norms(attention_input_norm="attention_layernorm", ffn_input_norm="feedforward_layernorm"),
+    *(*ATTENTION, *QK_NORMS, *MLP_ROWS),
+    Row((f"{LAYER}.ffn.activation.positive",), f"{THEIRS}.mlp.act_fn.alpha_p", SAME),
+    Row((f"{LAYER}.ffn.activation.negative",), f"{THEIRS}.mlp.act_fn.alpha_n", SAME),
+]
+APERTUS = kin(
+    "apertus",
+    "ApertusForCausalLM",
+    always={**ALWAYS, "attention": HEAD_NORMS, "ffn": {"name": "mlp", "activation": {"name": "xielu"}}},
+    options=[
+        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, ATTENTION_BIAS),
+        *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
+    ],
+    rows=APERTUS_ROWS,
+    constants={f"{THEIRS}.mlp.act_fn.beta": 0.5, f"{THEIRS}.mlp.act_fn.eps": -1e-6},
+    must={"hidden_act": ("xielu",)},
+    theta=12_000_000.0,
+)
+APERTUS1P5 = kin(
+    "apertus1p5_text",
+    "Apertus1p5TextForCausalLM",
+    APERTUS,
+    must={"hidden_act": ("xielu",), "output_vocab_size": (None,)},
+)
+SUB_NORM = {"name": "rmsnorm"}
+BITNET = kin(
+    "bitnet",
+    "BitNetForCausalLM",
+    always={
+        **ALWAYS,
+        "attention": {"name": "softmax", "inner_norm": SUB_NORM},
+        "ffn": {"name": "glu", "inner_norm": SUB_NORM},
+    },
+    options=[
+        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, ATTENTION_BIAS, EPS),
+        ACTIVATION._replace(default="relu2"),
+        Option("attention.inner_norm.eps", "rms_norm_eps", 1e-6),
+        Option("ffn.inner_norm.eps", "rms_norm_eps", 1e-6),
+    ],
+    rows=[
+        *(*ENDS, *PRE, *ATTENTION, *FEED_FORWARD),
+        Row((f"{LAYER}.attention.inner_norm.weight",), f"{THEIRS}.self_attn.attn_sub_norm.weight", SAME),
+        Row((f"{LAYER}.ffn.inner_norm.weight",), f"{THEIRS}.mlp.ffn_sub_norm.weight", SAME),
+    ],
+    theta=500_000.0,
+)
+
+# ------------------------------------------------------------------------------------- attention
+
+ERNIE4_5 = kin(
+    "ernie4_5",
+    "Ernie4_5ForCausalLM",
+    always={**ALWAYS, "position": {"name": "rope", "rotary_fraction": 1.0, "interleaved": True}},
+    options=[
+        *(*CORE, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), TIED),
+        ATTENTION_BIAS._replace(theirs="use_bias"),
+        GLU_BIAS._replace(theirs="use_bias"),
+    ],
+    theta=500_000.0,
+)
+GLM = kin(
+    "glm",
+    "GlmForCausalLM",
+    always={**ALWAYS, "position": {"name": "rope", "interleaved": True}},
+    options=[
+        *(*CORE, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1.5625e-7), UNTIED),
+        Option("attention.bias", "attention_bias", False, *flag(*QKV)),
+    ],
+    rows=[
+        *(*ENDS, *PRE, *ATTENTION),
+        *linear(GATE_UP, f"{THEIRS}.mlp.gate_up_proj", STACKED),
+        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
+    ],
+    rotary_fraction=0.5,
+)
+GLM4 = kin(
+    "glm4",
+    "Glm4ForCausalLM",
+    GLM,
+    always={**GLM.always, "placement": "sandwich"},
+    rows=[
+        *(row for row in GLM.rows if row not in PRE),
+        *norms(
+            attention_input_norm="input_layernorm",
+            attention_output_norm="post_self_attn_layernorm",
+            ffn_input_norm="post_attention_layernorm",
+            ffn_output_norm="post_mlp_layernorm",
+        ),
+    ],
+)
+HELIUM = kin(
+    "helium",
+    "HeliumForCausalLM",
+    always={**ALWAYS, "position": {"name": "rope", "rotary_fraction": 1.0, "interleaved": True}},
+    options=[
+        *(*CORE, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-8), UNTIED, GLU_BIAS),
+        Option("attention.bias", "attention_bias", False, *flag(*QKV)),
+    ],
+    theta=100_000.0,
+)
+SEED_OSS = kin(
+    "seed_oss",
+    "SeedOssForCausalLM",
+    options=[
+        *(*COMMON, UNTIED, GLU_BIAS),
+        Option("attention.bias", "attention_bias", True, *flag(*QKV)),
+    ],
+    must={"attention_out_bias": (False,)},
+    harmless=("residual_dropout",),
+)
+
+
+def phi3_context(config: dict[str, Any]) -> dict[str, Any]:
+    """The trained context stands outside of the parameters of LongRoPE, too."""
+    trained = config["rope_parameters"].get("original_max_position_embeddings")
+    return config if trained is None else {**config, "original_max_position_embeddings": trained}
+
+
+PHI3 = kin(
+    "phi3",
+    "Phi3ForCausalLM",
+    always={**ALWAYS, "position": {"name": "rope"}},
+    options=[
+        *(*CORE, ROPE, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED),
+        Option("attention.window", "sliding_window", None),
+    ],
+    rows=[
+        *(*ENDS, *PRE, *OUT, *linear(QKV_NAMES, f"{THEIRS}.self_attn.qkv_proj", STACKED)),
+        *linear(GATE_UP, f"{THEIRS}.mlp.gate_up_proj", STACKED),
+        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
+    ],
+    pack=phi3_context,
+    harmless=("resid_pdrop", "embd_pdrop"),
+)
+HUNYUAN_ATTENTION = {**HEAD_NORMS, "qk_norm_at": "after"}
+PLACED_NORMS = [
+    Row((f"{LAYER}.attention.{ours}_placed.weight",), f"{THEIRS}.self_attn.{theirs}_layernorm.weight", SAME)
+    for ours, theirs in (("q", "query"), ("k", "key"))
+]
+HUNYUAN = kin(
+    "hunyuan_v1_dense",
+    "HunYuanDenseV1ForCausalLM",
+    always={**ALWAYS, "attention": HUNYUAN_ATTENTION},
+    options=[
+        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, UNTIED, ATTENTION_BIAS),
+        *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
+    ],
+    rows=[*ENDS, *PRE, *ATTENTION, *PLACED_NORMS, *FEED_FORWARD],
+    harmless=("eod_token_id",),
+)
+TURNED_BACK = Change(  # turned the other way round: the halves of each head in the other order
+    lambda x, like, shape: [x.unflatten(0, (-1, 2, shape.head_width // 2)).flip(1).flatten(0, 2)],
+    lambda ours, shape: ours[0].unflatten(0, (-1, 2, shape.head_width // 2)).flip(1).flatten(0, 2),
+)
+PLAIN_NORM = {"name": "rmsnorm", "weight": False}
+NANOCHAT = kin(
+    "nanochat",
+    "NanoChatForCausalLM",
+    always={
+        **ALWAYS,
+        "norm": PLAIN_NORM,
+        "embedding": {"norm": PLAIN_NORM},
+        "attention": {"name": "softmax", "qk_norm": PLAIN_NORM, "qk_norm_at": "after"},
+        "ffn": MLP,
+    },
+    options=[
+        *(*CORE, ROPE, WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED),
+        Option("embedding.norm.eps", "rms_norm_eps", 1e-6),
+        ACTIVATION._replace(default="relu2"),
+        Option("head.softcap", "final_logit_softcapping", 15.0),
+    ],
+    rows=[
+        *ENDS,
+        *(
+            row._replace(change=TURNED_BACK) if row.theirs.split(".")[-2] in ("q_proj", "k_proj") else row
+            for row in ATTENTION
+        ),
+        *layer_rows({"ffn.up": "mlp.fc1", "ffn.down": "mlp.fc2"}),
+    ],
+)
+
+# ---------------------------------------------------------------------------- layers that differ
+
+MINISTRAL = kin(
+    "ministral",
+    "MinistralForCausalLM",
+    always={**ALWAYS, "variants": LOCAL},
+    options=[*COMMON, UNTIED, WINDOW],
+    axes=(windowed(),),
+)
+CWM = kin(
+    "cwm",
+    "CwmForCausalLM",
+    always={**ALWAYS, "variants": LOCAL},
+    options=[*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED, WINDOW],
+    axes=(windowed(),),
+    theta=1e6,
+)
+SMOLLM3 = kin(
+    "smollm3",
+    "SmolLM3ForCausalLM",
+    always={
+        **ALWAYS,
+        "variants": {"rope": {"position": {"name": "rope"}}, "nope": {"position": {"name": "none"}}},
+    },
+    options=[
+        *(*CORE, ROPE._replace(ours="variants.rope.position"), WIDTH, ACTIVATION, EPS, TIED),
+        *(ATTENTION_BIAS, GLU_BIAS),
+    ],
+    axes=(
+        listed(
+            "no_rope_layers",
+            {1: "rope", 0: "nope"},  # type: ignore[dict-item]
+            lambda layer: "nope" if layer["position"]["name"] == "none" else "rope",
+        ),
+    ),
+    must={"use_sliding_window": (False,)},
+    harmless=("no_rope_layer_interval", "layer_types"),
+    theta=2_000_000.0,
+)
+
+
+def ropes(fractions: float = 1.0, **thetas: float) -> dict[str, Any]:
+    """`unpack` and `pack` of a family with a position for each kind of layer."""
+    unpack, pack = ropes_by_type(thetas, fractions)
+    return {"unpack": unpack, "pack": pack}
+
+
+LOCAL_ROPES = [
+    Option(f"variants.{ours}.position", f"rope_parameters.{theirs}", read=read_rope, write=write_rope)
+    for ours, theirs in (("local", "sliding_attention"), ("global", "full_attention"))
+]
+TWO_ROPES: dict[str, Any] = {kind: {"position": {"name": "rope"}} for kind in ("local", "global")}
+OLMO3 = kin(
+    "olmo3",
+    "Olmo3ForCausalLM",
+    OLMO2,
+    always={**OLMO2.always, "variants": TWO_ROPES},
+    options=[
+        *(*CORE, *LOCAL_ROPES, WIDTH, ACTIVATION, ATTENTION_BIAS, UNTIED, WINDOW),
+        *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
+    ],
+    axes=(windowed(every(4)),),
+    **ropes(sliding_attention=500_000.0, full_attention=500_000.0),
+)
+
+
+def gemma3_types(config: dict[str, Any]) -> dict[str, Any]:
+    """Both positions, and no option that this family's code does not have."""
+    return ropes(sliding_attention=10_000.0, full_attention=1e6)["unpack"](config)  # type: ignore[no-any-return]
+
+
+GEMMA_SCALE = next(option for option in GEMMA2.options if option.ours == "attention.scale")
+GEMMA_ACTIVATION = next(option for option in GEMMA2.options if option.ours == "ffn.activation")
+GEMMA3 = kin(
+    "gemma3_text",
+    "Gemma3ForCausalLM",
+    GEMMA2,
+    always={
+        **GEMMA2.always,
+        "attention": {**HEAD_NORMS, "qk_norm": {"name": "rmsnorm", "offset": True}},
+        "variants": TWO_ROPES,
+    },
+    options=[
+        *(*CORE, *LOCAL_ROPES, HEAD_WIDTH._replace(default=256), WIDTH, GEMMA_ACTIVATION, EPS, QK_NORM),
+        *(ATTENTION_BIAS, TIED, WINDOW, GEMMA_SCALE),
+        Option("head.softcap", "final_logit_softcapping", None),
+        Option("attention.softcap", "attn_logit_softcapping", None),
+    ],
+    rows=[*GEMMA2.rows, *QK_NORMS],
+    unpack=gemma3_types,
+    pack=ropes(sliding_attention=10_000.0, full_attention=1e6)["pack"],
+    windows=None,
+    axes=(windowed(every(6)),),
+    harmless=("_sliding_window_pattern", "sliding_window_pattern", "cache_implementation"),
+)
+VAULTGEMMA = kin(
+    "vaultgemma",
+    "VaultGemmaForCausalLM",
+    GEMMA2,
+    always={**GEMMA2.always, "placement": "pre", "variants": LOCAL},
+    options=[*(o for o in GEMMA2.options if o.ours != "attention.window"), WINDOW],
+    rows=[
+        *(*ENDS, *ATTENTION, *FEED_FORWARD),
+        *norms(attention_input_norm="input_layernorm", ffn_input_norm="pre_feedforward_layernorm"),
+    ],
+    unpack=lambda config: config,
+    pack=lambda config: config,
+    windows=None,
+    axes=(windowed(lambda n, config: "full_attention" if n % 2 else "sliding_attention"),),
+    must={},
+)
+
+
+def exaone_types(config: dict[str, Any]) -> dict[str, Any]:
+    """Without a window anywhere, all layers turn, and this table cannot say that."""
+    kinds, window = config.get("layer_types"), config.get("sliding_window")
+    if isinstance(kinds, list) and "full_attention" in kinds and window is None:
+        raise CheckpointFormatError(
+            f"sliding_window is {shown(window)}: then every layer has the position, also those that see all"
+        )
+    return config
+
+
+def exaone_window(config: dict[str, Any]) -> dict[str, Any]:
+    """A window must be said even where no layer has one."""
+    return {**config, "sliding_window": config["sliding_window"] or config["max_position_embeddings"]}
+
+
+LOCAL_ROPE = ROPE._replace(ours="variants.local.position")
+EXAONE4 = kin(
+    "exaone4",
+    "Exaone4ForCausalLM",
+    always={**ALWAYS, "placement": "output", "attention": HEAD_NORMS, "variants": NOPE_GLOBAL},
+    options=[
+        *(*CORE, LOCAL_ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, UNTIED, WINDOW),
+        *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
+    ],
+    rows=[*OLMO2.rows],
+    unpack=exaone_types,
+    pack=exaone_window,
+    axes=(windowed(every(4)),),
+    harmless=("sliding_window_pattern",),
+)
+
+# ---------------------------------------------------------------------------------------- Cohere
+
+COHERE_NORM = {"name": "layernorm", "bias": False}
+LOGIT_SCALE = Option("head.multiplier", "logit_scale", 0.0625)
+COHERE_ROWS = [*ENDS, *norms(attention_input_norm="input_layernorm"), *ATTENTION, *FEED_FORWARD]
+COHERE = kin(
+    "cohere",
+    "CohereForCausalLM",
+    always={
+        **ALWAYS,
+        "norm": COHERE_NORM,
+        "topology": "parallel",
+        "position": {"name": "rope", "rotary_fraction": 1.0, "interleaved": True},
+    },
+    options=[
+        *(*CORE, INTERLEAVED, WIDTH, ACTIVATION, LAYERNORM_EPS, ATTENTION_BIAS, TIED, LOGIT_SCALE),
+    ],
+    rows=COHERE_ROWS,
+    must={"use_qk_norm": (False,)},
+    theta=500_000.0,
+)
+COHERE2 = kin(
+    "cohere2",
+    "Cohere2ForCausalLM",
+    COHERE,
+    always={
+        **COHERE.always,
+        "variants": {
+            "local": {"position": {"name": "rope", "interleaved": True}},
+            "global": {"position": {"name": "none"}},
+        },
+    },
+    options=[
+        *(*CORE, INTERLEAVED._replace(ours="variants.local.position"), HEAD_WIDTH, WIDTH, ACTIVATION),
+        *(LAYERNORM_EPS, ATTENTION_BIAS, TIED, LOGIT_SCALE, WINDOW),
+    ],
+    axes=(windowed(every(4)),),
+    must={},
+    harmless=("sliding_window_pattern",),
+    theta=10_000.0,
+)
+
+
+def multiplier(value: Any) -> float:
+    """Null is 1."""
+    return 1.0 if value is None else value
+
+
+COHERE_COMPASS = kin(
+    "cohere_compass_text",
+    "CohereCompassForCausalLM",
+    COHERE,
+    always={**COHERE.always, "position": ALWAYS["position"], "variants": TWO_ROPES},
+    options=[
+        *(*CORE, HEAD_WIDTH, WIDTH, ACTIVATION, LAYERNORM_EPS, ATTENTION_BIAS, TIED, WINDOW, *LOCAL_ROPES),
+        LOGIT_SCALE._replace(default=None, read=multiplier),
+    ],
+    axes=(windowed(lambda n, config: "full_attention"),),
+    must={"pooling": (None,)},
+    **ropes(sliding_attention=10_000.0, full_attention=10_000.0),
+)
+
+
+def ministral3_temperature(config: dict[str, Any]) -> dict[str, Any]:
+    """The temperature of queries, which stands among the parameters of RoPE."""
+    config = {"query_growth": 0.0, "query_floor": 8192, **config}
+    for key in ("rope_parameters", "rope_scaling"):
+        if isinstance(config.get(key), dict):
+            rope = dict(config[key])
+            config["query_growth"] = rope.pop("llama_4_scaling_beta", config["query_growth"])
+            config["query_floor"] = rope.get("original_max_position_embeddings") or config["query_floor"]
+            rope.pop("max_position_embeddings", None)
+            config[key] = rope
+    return config
+
+
+def ministral3_rope(config: dict[str, Any]) -> dict[str, Any]:
+    config = dict(config)
+    growth, floor = config.pop("query_growth"), config.pop("query_floor")
+    for key in ("rope_parameters", "rope_scaling"):
+        if config[key] is not None:
+            said = {"original_max_position_embeddings": floor, "llama_4_scaling_beta": growth}
+            config[key] = {**said, **config[key]}
+    return config
+
+
+MINISTRAL3 = kin(
+    "ministral3",
+    "Ministral3ForCausalLM",
+    always={**ALWAYS, "attention": {"name": "softmax", "temperature_shift": False}},
+    options=[
+        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED),
+        Option("attention.window", "sliding_window", None),
+        Option("attention.temperature", "query_growth", 0.0),
+        Option("attention.temperature_floor", "query_floor", 8192),
+    ],
+    unpack=ministral3_temperature,
+    pack=ministral3_rope,
+)
+
+FAMILIES = (
+    *(INTERNLM3, IQUESTCODER, EXAONE, ARCEE, JAIS2, NEMOTRON, STARCODER2, STABLELM, APERTUS, APERTUS1P5),
+    *(BITNET, ERNIE4_5, GLM, GLM4, HELIUM, SEED_OSS, PHI3, HUNYUAN, NANOCHAT, MINISTRAL, CWM, SMOLLM3),
+    *(OLMO3, GEMMA3, VAULTGEMMA, EXAONE4, COHERE, COHERE2, COHERE_COMPASS, MINISTRAL3),
+)

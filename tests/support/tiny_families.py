@@ -1,0 +1,206 @@
+"""A tiny model of each family of transformers that has a table of its own beside those of test_hf."""
+
+from typing import Any
+
+import torch
+
+SHAPE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+BASE = {**SHAPE, **ENDS, "max_position_embeddings": 24, "intermediate_size": 40, "num_key_value_heads": 2}
+L, G = "sliding_attention", "full_attention"
+WINDOWS = {"sliding_window": 5, "layer_types": [L, G, L, L]}
+TWO_ROPES = {
+    L: {"rope_type": "default", "rope_theta": 5000.0},
+    G: {"rope_type": "linear", "rope_theta": 9000.0, "factor": 2.0},
+}
+
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "internlm3": ("internlm3", BASE),
+    "iquestcoder": ("iquestcoder", BASE),
+    "exaone": ("exaone", BASE),
+    "arcee": ("arcee", {**BASE, "mlp_bias": True}),
+    "jais2": ("jais2", BASE),
+    "nemotron": ("nemotron", BASE),
+    "starcoder2": ("starcoder2", BASE),
+    "stablelm": ("stablelm", {**BASE, "partial_rotary_factor": 0.25, "use_qkv_bias": True}),
+    "stablelm_parallel": ("stablelm", {**BASE, "use_parallel_residual": True}),
+    "apertus": ("apertus", BASE),
+    "apertus1p5_text": ("apertus1p5_text", BASE),
+    "bitnet": ("bitnet", BASE),
+    "ernie4_5": ("ernie4_5", {**BASE, "use_bias": True, "head_dim": 8}),
+    "glm": ("glm", {**BASE, "head_dim": 8}),
+    "glm4": ("glm4", {**BASE, "head_dim": 8, "attention_bias": True}),
+    "helium": ("helium", {**BASE, "head_dim": 8}),
+    "seed_oss": ("seed_oss", {**BASE, "head_dim": 8}),
+    "phi3": ("phi3", {**BASE, "sliding_window": 5}),
+    "phi3_longrope": (
+        "phi3",
+        {**BASE, "original_max_position_embeddings": 12}
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.0, 1.0, 1.5],
+                "long_factor": [1.0, 2.0, 3.0, 4.0],
+            }
+        },
+    ),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {**BASE, "head_dim": 8}),
+    "nanochat": ("nanochat", BASE),
+    "ministral": ("ministral", {**BASE, **WINDOWS, "head_dim": 8}),
+    "cwm": ("cwm", {**BASE, **WINDOWS, "head_dim": 8}),
+    "smollm3": ("smollm3", {**BASE, "no_rope_layers": [1, 1, 0, 1]}),
+    "olmo3": ("olmo3", {**BASE, **WINDOWS, "rope_parameters": TWO_ROPES}),
+    "gemma3_text": (
+        "gemma3_text",
+        {**BASE, **WINDOWS, "head_dim": 16, "query_pre_attn_scalar": 24, "rope_parameters": TWO_ROPES},
+    ),
+    "vaultgemma": ("vaultgemma", {**BASE, **WINDOWS, "head_dim": 16, "query_pre_attn_scalar": 24}),
+    "exaone4": ("exaone4", {**BASE, **WINDOWS}),
+    "cohere": ("cohere", {**BASE, "logit_scale": 0.5}),
+    "cohere2": ("cohere2", {**BASE, **WINDOWS, "logit_scale": 0.5}),
+    "cohere_compass_text": (
+        "cohere_compass_text",
+        {**BASE, **WINDOWS, "rope_parameters": TWO_ROPES, "logit_scale": 0.3},
+    ),
+    "ministral3": (
+        "ministral3",
+        {**BASE, "head_dim": 8}
+        | {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 5000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 6,
+                "beta_fast": 2.0,
+                "beta_slow": 0.1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.3,
+            }
+        },
+    ),
+}
+MOE = {"num_experts_per_tok": 2, "num_experts": 4}
+NARROW = {**MOE, "moe_intermediate_size": 24}
+DEEPSEEK = {
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 6,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 3,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+}
+DENSE_SPARSE = {"mlp_layer_types": ["dense", "sparse", "sparse", "dense"]}
+TINY |= {
+    "qwen3_moe": (
+        "qwen3_moe",
+        {**BASE, **NARROW, "num_local_experts": 4, "mlp_only_layers": [1]}
+        | {"norm_topk_prob": True, "head_dim": 8},
+    ),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {**BASE, **NARROW, "shared_expert_intermediate_size": 28, "decoder_sparse_step": 2},
+    ),
+    "olmoe": ("olmoe", {**BASE, **MOE, "clip_qkv": 0.5}),
+    "flex_olmo": ("flex_olmo", {**BASE, **MOE}),
+    "aria_text": ("aria_text", {**BASE, "moe_num_experts": 4, "moe_topk": 2}),
+    "ernie4_5_moe": (
+        "ernie4_5_moe",
+        {**BASE, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24, "moe_layer_end_index": 3},
+    ),
+    "flint": (
+        "flint",
+        {
+            **BASE,
+            **NARROW,
+            **WINDOWS,
+            "shared_expert_intermediate_size": 28,
+            "mlp_only_layers": [0],
+            "head_dim": 8,
+        },
+    ),
+    "mellum": (
+        "mellum",
+        {
+            **BASE,
+            **NARROW,
+            "num_local_experts": 4,
+            **WINDOWS,
+            **DENSE_SPARSE,
+            "head_dim": 8,
+            "rope_parameters": TWO_ROPES,
+        },
+    ),
+    "minimax_m2": ("minimax_m2", {**BASE, **MOE, "num_local_experts": 4, "head_dim": 8}),
+    "solar_open": (
+        "solar_open",
+        {**BASE, **DEEPSEEK, "head_dim": 8, "intermediate_size": None, "first_k_dense_replace": None},
+    ),
+    "glm4_moe": ("glm4_moe", {**BASE, **DEEPSEEK, "use_qk_norm": True, "attention_bias": True}),
+    "glm4_moe_plain": ("glm4_moe", {**BASE, **DEEPSEEK, "norm_topk_prob": False}),
+    "dots1": ("dots1", {**BASE, **DEEPSEEK, **WINDOWS}),
+    "hy_v3": ("hy_v3", {**BASE, **NARROW, **DENSE_SPARSE, "head_dim": 8}),
+    "exaone_moe": (
+        "exaone_moe",
+        {
+            **BASE,
+            **NARROW,
+            **WINDOWS,
+            **DENSE_SPARSE,
+            "num_experts": 6,
+            "n_group": 3,
+            "topk_group": 2,
+            "num_shared_experts": 2,
+        },
+    ),
+    "cohere2_moe": (
+        "cohere2_moe",
+        {
+            **BASE,
+            **MOE,
+            **WINDOWS,
+            "logit_scale": 0.5,
+            "num_shared_experts": 2,
+            "shared_expert_combination_strategy": "sum",
+            "head_dim": 8,
+        },
+    ),
+    "cohere2_moe_sigmoid": (
+        "cohere2_moe",
+        {**BASE, **MOE, **WINDOWS, "logit_scale": 0.5, "expert_selection_fn": "sigmoid", "head_dim": 8},
+    ),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", {**BASE, **MOE, "moe_topk": 2, "head_dim": 8}),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            **BASE,
+            **WINDOWS,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 8,
+            "swiglu_limit": 0.5,
+        },
+    ),
+}
+
+
+def theirs(name: str) -> Any:
+    """A small model of transformers, every parameter random: biases, norms and selection biases too."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, options = TINY[name]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **options)
+    m = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in m.parameters():
+            p += 0.2 * torch.randn(p.shape, generator=generator)
+        for buffer_name, buffer in m.named_buffers():
+            if "bias" in buffer_name and buffer.is_floating_point():
+                buffer += 0.2 * torch.randn(buffer.shape, generator=generator)
+    return m.eval()

@@ -9,8 +9,10 @@ from rich.console import Console
 from ablate.cli.isolated import in_subprocess
 from ablate.cli.workspace import NO_LOGGER, Workspace
 from ablate.engine import launch, view, worker
+from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Compiling
+from ablate.study.design.differences import put
 from ablate.study.design.planned import Plan
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec
@@ -26,6 +28,7 @@ class Jobs:
     ) -> None:
         self.workspace, self.options, self.console = workspace, workspace.options, console
         self.measures = measures
+        self.shares = planned.study.budgets[:-1]
         # Ensembles are not compiled, so where runs may be joined to some, a run is compiled on request only.
         wish = self.options.compile
         wish = False if wish == "auto" and self.options.together > 1 else wish
@@ -61,6 +64,10 @@ class Jobs:
         """The job of one run. Tuning runs are not measured."""
         measures = () if run.role == "tuning" else self.measures
         request = self.workspace.request(run.spec, measures, self.logger(run))
+        if run.stem:
+            request = request.model_copy(update={"stem": self.workspace.store.folder(run.stem)})
+        elif run.role == "test":
+            request = request.model_copy(update={"branches": self.branches(run)})
         return worker.Job(
             run.id,
             request.with_settings(compile=self.compiling(run)).payload(),
@@ -69,6 +76,14 @@ class Jobs:
             spec=run.spec,
             fingerprint=self.workspace.text(request.spec.data).fingerprint,
         )
+
+    def branches(self, run: runs.PlannedRun) -> tuple[int, ...]:
+        """The steps at which a run leaves its state for those that branch off it."""
+        long = RunSpec.model_validate(run.spec)
+        shorter = (put(run.spec, runs.TOKENS, int(share * long.budget.tokens)) for share in self.shares)
+        from ablate.train.state.branch import shared_steps
+
+        return tuple(shared_steps(RunSpec.model_validate(short), long) for short in shorter)
 
     def logger(self, run: runs.PlannedRun) -> LoggerSpec:
         """The mirror of a run at W&B: the study is its group. Arm and seed are in its configuration and its
@@ -102,6 +117,8 @@ class Jobs:
         families: dict[str, list[worker.Job]] = {}
         for job in jobs:
             request = RunRequest.read(job.payload)
+            if request.branches or request.stem:
+                continue  # an ensemble keeps no state of a single run
             if refusal(request.spec, request.settings) is None:
                 families.setdefault(family(request.spec), []).append(job)
         chosen = {name: alike for name, alike in families.items() if len(alike) > 1}

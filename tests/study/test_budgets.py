@@ -97,6 +97,25 @@ def test_gaps_are_shown_against_training_length(tmp_path: Path) -> None:
     assert "budgets" in {drawing.name for drawing in draw_corpus(judgement, judged)}
 
 
+def test_an_arm_may_be_better_at_equal_tokens_and_worse_at_equal_time(tmp_path: Path) -> None:
+    def outcome(run: PlannedRun) -> dict[str, Any]:
+        tokens = run.budget * (1.3 if run.arm == "none" else 1.0)
+        noise = 0.001 * ((run.seed * 7 + ord(run.arm[0]) * (run.seed + 3)) % 5)
+        return {"status": "finished", "value": 1.4 + 0.6 * tokens**-0.4 + noise}
+
+    results = world(tmp_path, outcome, **BUDGETS, seeds=5)
+    slow = results.runs["arm"] == "none"
+    results.runs.loc[slow, "speed/seconds"] = 25.0
+    judgement = judge_study(results)
+    found = {each.arm: each for each in judgement.corpora[0].speed_ups}
+    assert found["none"].tokens.multiple == pytest.approx(1.3, abs=0.05)
+    assert found["none"].seconds is not None
+    assert found["none"].seconds.multiple == pytest.approx(0.65, abs=0.03)
+    assert "better at equal tokens" in found["none"].words and "worse at equal time" in found["none"].words
+    (table,) = [t for t in corpus_tables(judgement, judgement.corpora[0]) if t.title == "Effective speed-up"]
+    assert {row[0]: row[4] for row in table.rows}["none"] == found["none"].words
+
+
 def test_a_study_without_shorter_budgets_shows_nothing(tmp_path: Path) -> None:
     (judged,) = judge_results(world(tmp_path, seeds=3))
-    assert judged.budget_gaps == () and judged.slope is None
+    assert judged.budget_gaps == () and judged.slope is None and judged.speed_ups == ()

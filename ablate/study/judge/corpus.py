@@ -22,6 +22,7 @@ from ablate.study.judge.sensitivity_claims import (
     sensitivities,
 )
 from ablate.study.judge.solved import Verdicts, in_words, judge_solved
+from ablate.study.judge.speedups import ArmSpeedUps, arm_speed_ups
 from ablate.study.judge.stopping import Look, Stop, Stopping, by_seed, walk_looks
 from ablate.study.judge.timing import judge_timing
 from ablate.study.results import Results
@@ -60,6 +61,7 @@ class Judged:
     ingredients: tuple[Ingredient, ...]
     slope: TokenSlope | None
     budget_gaps: tuple[BudgetGap, ...]  # against the length of training, where the study has shorter budgets
+    speed_ups: tuple[ArmSpeedUps, ...]  # from those budgets
     rate_doubts: dict[str, str]  # arm -> why its rate is not what the rules choose today
     reference: dict[str, float]  # n-gram losses of the text, on validation
     mixed: tuple[str, ...]  # one sentence for each thing that the runs should share and do not
@@ -148,6 +150,7 @@ class _Corpus:
             ingredients=ingredients,
             slope=self.slope(runs),
             budget_gaps=self.budget_gaps(comparison),
+            speed_ups=self.speed_ups(runs, comparison),
             mixed=(*above_trigram(runs, self.kept.baseline, self.reference), *mixed_runs(runs, self.study)),
             problems=tuple(self.problems),
         )
@@ -372,6 +375,11 @@ class _Corpus:
         except ValueError as error:
             self.problems.append(f"budgets: {error}")
             return ()
+
+    def speed_ups(self, runs: "pd.DataFrame", comparison: Comparison | None) -> tuple[ArmSpeedUps, ...]:
+        if comparison is None or comparison.look is None or self.budgets.empty:
+            return ()
+        return arm_speed_ups(runs, self.budgets, comparison, self.kept.on(self.corpus), self.study)
 
     def slope(self, runs: "pd.DataFrame") -> TokenSlope | None:
         import pandas as pd

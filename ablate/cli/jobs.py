@@ -15,6 +15,7 @@ from ablate.engine.roster import Roster, RosterRun
 from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Compiling
+from ablate.study.design.differences import put
 from ablate.study.design.planned import Plan
 from ablate.train.request import RunRequest
 
@@ -29,6 +30,7 @@ class Jobs:
     ) -> None:
         self.workspace, self.options, self.console = workspace, workspace.options, console
         self.measures = measures
+        self.shares = planned.study.budgets[:-1]
         # Ensembles are not compiled, so where runs may be joined to some, a run is compiled on request only.
         wish = self.options.compile
         elsewhere = self.options.engine != "local"  # what compiling saves there is not measured here
@@ -78,6 +80,10 @@ class Jobs:
         """The job of one run. Tuning runs are not measured."""
         measures = () if run.role == "tuning" else self.measures
         request = self.workspace.request(run.spec, measures, run_logger(self.options, run))
+        if run.stem:
+            request = request.model_copy(update={"stem": self.workspace.store.folder(run.stem)})
+        elif run.role == "test":
+            request = request.model_copy(update={"branches": self.branches(run)})
         return worker.Job(
             run.id,
             request.with_settings(compile=self.compiling(run)).payload(),
@@ -86,6 +92,14 @@ class Jobs:
             spec=run.spec,
             fingerprint=self.workspace.text(request.spec.data).fingerprint,
         )
+
+    def branches(self, run: runs.PlannedRun) -> tuple[int, ...]:
+        """The steps at which a run leaves its state for those that branch off it."""
+        long = RunSpec.model_validate(run.spec)
+        shorter = (put(run.spec, runs.TOKENS, int(share * long.budget.tokens)) for share in self.shares)
+        from ablate.train.state.branch import shared_steps
+
+        return tuple(shared_steps(RunSpec.model_validate(short), long) for short in shorter)
 
     def grouped(self, jobs: list[worker.Job]) -> tuple[list[worker.Job], int]:
         """The jobs, marked where they are to be trained as one, and the most that are. With `ensemble=auto`
@@ -98,6 +112,8 @@ class Jobs:
         families: dict[str, list[worker.Job]] = {}
         for job in jobs:
             request = RunRequest.read(job.payload)
+            if request.branches or request.stem:
+                continue  # an ensemble keeps no state of a single run
             if refusal(request.spec, request.settings) is None:
                 families.setdefault(family(request.spec), []).append(job)
         chosen = {name: alike for name, alike in families.items() if len(alike) > 1}

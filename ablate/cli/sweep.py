@@ -190,6 +190,7 @@ class Sweep:
             jobs.launch(stage)
             judged = [run for run in stage.runs if run.role != "tuning"]
             score_missing(measures, judged, self.workspace, self.console)
+            self.workspace.drop_branches(stage.runs)
         return called
 
     def time(self, planned: Plan) -> None:

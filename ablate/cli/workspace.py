@@ -1,5 +1,6 @@
 """The place in which a study runs: its texts, its sources, its finished runs, the slots of the machine."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -72,6 +73,14 @@ class Workspace:
     def has_outcome(self, run: runs.PlannedRun) -> bool:
         """Whether a run has an outcome, from the sources of today."""
         return self.store.finished(run.id, self.source_hash(run))
+
+    def drop_branches(self, called: Sequence[runs.PlannedRun]) -> None:
+        """Remove the states that runs have left, once all that branch off them have an outcome."""
+        from ablate.train.state.branch import FOLDER
+
+        waiting = {run.stem for run in called if run.stem and not self.has_outcome(run)}
+        for stem in {run.stem for run in called if run.stem} - waiting:
+            shutil.rmtree(self.store.folder(stem) / FOLDER, ignore_errors=True)
 
     def probe(self, spec: RunSpec) -> float:
         from ablate.cli.check import probe

@@ -22,6 +22,7 @@ from ablate.train.monitor.loggers import Mirror
 from ablate.train.monitor.meters import Speed
 from ablate.train.monitor.progress import Display, Progress
 from ablate.train.settings import Settings
+from ablate.train.state.branch import Branches
 from ablate.train.state.checkpoint import Checkpoints
 from ablate.train.state.weights import FILE, collect, save
 from ablate.train.task import Task
@@ -65,9 +66,10 @@ class Watch(Callback):
         display: Display,
         on_progress: Callable[[Progress], None] | None,
         check: Callable[[], None] = lambda: None,
+        branches: Branches | None = None,
     ):
         """`check` raises where nothing may be written any more, since another process does this run."""
-        self.check = check
+        self.check, self.branches = check, branches
         self.spec, self.settings, self.id, self.folder = spec, settings, id, folder
         self.validation, self.checkpoints, self.stop = validation, checkpoints, stop
         self.display, self.on_progress = display, on_progress
@@ -125,18 +127,21 @@ class Watch(Callback):
         self.judge(float(row["loss"] or 0.0), step)
         if stop or (not last and self.due(trainer, step)):
             self.save(trainer, step)
+        self.leave(trainer, step)
         self.row_at = time.perf_counter()
         if stop:
             self.outcome.stopped = trainer.should_stop = True
 
     def between_rows(self, trainer: Trainer, task: Task, step: int) -> None:
         """Stop, or make a checkpoint that is due: without a row, which an undisturbed run has not either."""
-        stop = self.stop.requested
-        if not stop and not self.due(trainer, step):
+        stop, branch = self.stop.requested, self.branches is not None and step in self.branches.steps
+        if not stop and not branch and not self.due(trainer, step):
             return
         task.wait()
         self.pending = time.perf_counter() - self.row_at
-        self.save(trainer, step)
+        if stop or self.due(trainer, step):
+            self.save(trainer, step)
+        self.leave(trainer, step)
         self.row_at = time.perf_counter() - self.pending
         if stop:
             self.outcome.stopped = trainer.should_stop = True
@@ -252,6 +257,12 @@ class Watch(Callback):
             return False
         late = time.monotonic() - self.saved_at > 60 * minutes
         return bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
+
+    def leave(self, trainer: Trainer, step: int) -> None:
+        """Keep the state where a shorter run branches off."""
+        if self.branches is not None and step in self.branches.steps:
+            self.check()
+            self.branches.leave(trainer, step, self.curve.rows if self.curve is not None else ())
 
     def save(self, trainer: Trainer, step: int) -> None:
         self.check()

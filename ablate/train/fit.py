@@ -30,6 +30,7 @@ from ablate.train.monitor.progress import Display, Progress, display
 from ablate.train.request import RunRequest
 from ablate.train.settings import Settings, devices, threads, torch_device
 from ablate.train.speed.allocator import keep_pages
+from ablate.train.state.branch import Branches, take_over
 from ablate.train.state.checkpoint import Checkpoints, remove, steps_done
 from ablate.train.state.source_hash import source_hash
 from ablate.train.state.warm_start import started
@@ -51,6 +52,8 @@ def fit(
     parts: Sequence[str] = (),
     rerun: bool = False,
     outbox: Path | None = None,
+    branches: Sequence[int] = (),
+    stem: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
     """Train one run; `perform` with the fields of a request as arguments."""
@@ -61,6 +64,8 @@ def fit(
         cache=prepared.folder.parent,
         parts=tuple(parts),
         start=start,
+        branches=tuple(branches),
+        stem=stem,
         counts=None if counts is None else dict(counts),
         rerun=rerun,
         outbox=outbox,
@@ -126,6 +131,7 @@ class Run:
         self.id, self.source_hash = self.spec.id(prepared.fingerprint), source_hash(self.spec)
         self.folder = request.runs / self.id
         self.checkpoints = Checkpoints(self.folder, self.source_hash)
+        self.branches = Branches(self.folder, self.source_hash, request.branches)
         self.began = datetime.now(UTC)
 
     @cached_property
@@ -187,6 +193,8 @@ class Run:
         memory = Memory(self.device)
         task = Task(spec, self.stream(), settings, self.start / FILE if self.start else None)
         resume = None if anew else self.checkpoints.newest()
+        if resume is None and not anew and self.request.stem is not None:
+            resume = take_over(self.request.stem, spec, self.checkpoints)
         if resume is not None and (resume / "state").is_dir() != (settings.strategy == "fsdp"):
             raise ValueError(
                 f"the checkpoint {resume} is of another strategy, fsdp or not: go on with the trainer that "
@@ -255,6 +263,7 @@ class Run:
             shown,
             self.on_progress,
             self.check,
+            self.branches,
         )
 
     def lost(self) -> bool:

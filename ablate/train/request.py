@@ -21,6 +21,8 @@ class RunRequest(Strict):
     parts: tuple[str, ...] = ()  # the user's own: files or modules
     measures: tuple[str, ...] = ()  # computed from the weights when the run has finished
     start: Path | None = None  # the folder of a finished run to take the weights from
+    branches: tuple[int, ...] = ()  # steps at which the state is kept for shorter runs
+    stem: Path | None = None  # the folder of a longer run, whose first steps are those of this one
     counts: dict[str, float] | None = None  # parameters and FLOPs for the record; null: counted again
     rerun: bool = False  # train again what is finished
     outbox: Path | None = None  # the folder for the record; null: runs/<id>

@@ -135,7 +135,14 @@ def test_the_example_in_the_docs_is_a_study(tmp_path: Path) -> None:
     found = load(tmp_path / "study.yaml")
     assert [arm.name for arm in expand(found)][-1] == "placebo"
     documented = {line.split(":")[0] for line in yaml.splitlines() if line[:1].isalpha()}
-    assert {*Study.model_fields} - documented <= {"allow_no_op", "design", "effects", "exclude", "sizes"}
+    assert {*Study.model_fields} - documented <= {
+        "allow_no_op",
+        "budgets",
+        "design",
+        "effects",
+        "exclude",
+        "sizes",
+    }
     assert all(f"`{field}" in page for field in ("allow_no_op", "design", "exclude", "sizes"))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.study.design.claim import SCALE, Claim, declared, extra
 from ablate.study.design.level import held_to_the_end, table_alpha
 from ablate.study.design.planned import Plan
-from ablate.study.design.runs import PlannedRun
+from ablate.study.design.runs import DECAY, PlannedRun
 from ablate.study.design.study import Study
 from ablate.study.design.tune import Tune
 from ablate.study.stats.fisher import fewest_seeds
@@ -80,6 +80,12 @@ def protocol(plan: Plan) -> list[str]:
             for reason, arms in held.items()
             if reason
         ]
+    if study.budgets:
+        shares = ", ".join(f"{share:g}" for share in study.budgets[:-1])
+        sentences.append(
+            f"every test run is ended at {shares} of its tokens too: a branch off the same run, which makes "
+            "the steps of its decay alone"
+        )
     if study.tune and study.tune.search == "rounds":
         search = study.tune.rounds
         sentences.append(
@@ -115,9 +121,9 @@ def count(plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]) -> 
 
 def _expected(plan: Plan) -> dict[str, int]:
     study, arms = plan.study, len(plan.arms)
-    budgets = (
-        {"budget": len(BUDGETS) * len(plan.corpora) * len(study.seeds)} if study.effect_in_tokens else {}
-    )
+    shorter = len(BUDGETS) * len(plan.corpora) if study.effect_in_tokens else 0
+    shorter = shorter or arms * len(study.budgets[:-1])
+    budgets = {"budget": shorter * len(study.seeds)} if shorter else {}
     if study.tune is None:
         return {"test": arms * len(study.seeds), **budgets}
     fixed = (arms - len(plan.corpora)) * len(study.seeds) if study.tune.fixed_rate_table else 0
@@ -154,11 +160,17 @@ def _hours(
     left = 0.0
     missing = {run.id: run for run in runs if run.id not in finished}
     for run in missing.values():
-        left += run.budget * seconds.get((run.corpus, run.arm), mean)
+        trained = run.budget * (_decay(run) if run.stem else 1.0)  # a branch makes its decay alone
+        left += trained * seconds.get((run.corpus, run.arm), mean)
     known = {run.role for run in runs}
     per_arm = sum(seconds.get((arm.corpus, arm.name), mean) for arm in plan.arms) / len(plan.arms)
     left += sum(planned for role, planned in _expected(plan).items() if role not in known) * per_arm
     return left / slots / 3600
+
+
+def _decay(run: PlannedRun) -> float:
+    decay: float = run.spec.get("schedule", {}).get("decay", DECAY)
+    return decay
 
 
 def _power(plan: Plan, noise: float | None) -> list[dict[str, Any]]:

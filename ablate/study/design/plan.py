@@ -13,6 +13,7 @@ from ablate.study.design.planned import (
     Plan,
     PlannedArm,
 )
+from ablate.study.design.runs import DECAY, tokens_of
 from ablate.study.design.study import Study, StudyError
 
 
@@ -32,6 +33,7 @@ def plan(study: Study, backend: Backend) -> Plan:
         raise StudyError(mistakes)
     _check_corpora(study, planned)
     _check_sizes(study, planned)
+    _check_stems(study, planned)
     if study.design.kind == "factorial" and study.exclude:
         warnings.append("cells of the factorial are excluded: its effects and interactions cannot be fitted")
     return Plan(study, tuple(planned), tuple(dict.fromkeys(warnings)))
@@ -58,3 +60,24 @@ def _check_sizes(study: Study, arms: Sequence[PlannedArm]) -> None:
         first = seen.setdefault((block.corpus, parameters), block.size)
         if first != block.size:
             raise StudyError([f"sizes: {first} and {block.size} both have {parameters:,.0f} parameters"])
+
+
+def _check_stems(study: Study, arms: Sequence[PlannedArm]) -> None:
+    """Raise StudyError where the runs of an arm at several budgets would not share their first steps."""
+    mistakes = []
+    for arm in arms if study.budgets else ():
+        schedule, budget = arm.spec.get("schedule", {}), arm.spec["budget"]
+        if schedule.get("name") != "wsd" or not isinstance(schedule.get("warmup"), int):
+            mistakes.append(
+                f"budgets: arm {arm.name}: runs share a stem on the schedule wsd with a warm-up in steps "
+                "alone; say schedule=wsd schedule.warmup=100, or as many steps as suit, in base"
+            )
+            continue
+        steps = tokens_of(arm, study.budgets[0]) // budget["batch_tokens"]
+        if steps - round(schedule.get("decay", DECAY) * steps) <= schedule["warmup"]:
+            mistakes.append(
+                f"budgets: arm {arm.name}: at {study.budgets[0]:g} of the tokens there are {steps} steps, "
+                f"and the decay would begin in the warm-up of {schedule['warmup']}; give a larger share"
+            )
+    if mistakes:
+        raise StudyError(mistakes)

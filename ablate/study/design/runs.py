@@ -5,7 +5,7 @@ little. Identity comes from `Backend.identify`, which is asked once for each arm
 """
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ablate.record import RunRecord
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 TOKENS = "budget.tokens"
+DECAY = 0.2  # the share of a run in which the schedule wsd decays, where its options do not say
 WIDENINGS = 4  # how often a grid is extended or refined before a person must look at it
 
 Identify = Callable[[Spec], dict[str, Any]]
@@ -44,6 +45,7 @@ class PlannedRun:
     spec: Spec
     factors: Mapping[str, str] = field(default_factory=dict)
     budget: float = 1.0  # times the study's
+    stem: str = ""  # the id of the longer run whose first steps are its own
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ def stages(plan: Plan, backend: Backend, going_on: GoingOn | None = None) -> Ite
         later = tuple(run for run in runs if run.look is not None and run.look > look)
         if not called:
             return
-        yield Stage(f"look at {look} seeds", called, notes, later)
+        first = tuple(run for run in called if not run.stem)
+        branches = tuple(run for run in called if run.stem)  # once what they branch off is there
+        yield Stage(f"look at {look} seeds", first, notes, (*branches, *later))
+        if branches:
+            yield Stage(f"shorter budgets at {look} seeds", branches, (), later)
         seen += called
         if later and going_on is not None:
             going = set(going_on(seen))
@@ -213,7 +219,13 @@ def judged_runs(
         look = next((k for k in plan.study.interim_seeds if n < k), len(plan.study.seeds))
         for arm in plan.arms:
             tests, fixed = rates[arm.corpus, arm.name]
-            runs += [identities.run(arm, "test", seed, rate, look) for rate in tests]
+            stems = [identities.run(arm, "test", seed, rate, look) for rate in tests]
+            runs += stems
+            runs += [
+                replace(identities.run(arm, "budget", seed, stem.rate, look, budget), stem=stem.id)
+                for stem in stems
+                for budget in plan.study.budgets[:-1]
+            ]
             if plan.study.tune and plan.study.tune.fixed_rate_table:
                 runs.append(identities.run(arm, "fixed", seed, fixed, look))
             if plan.study.effect_in_tokens and arm.name == plan.baseline:

@@ -178,6 +178,7 @@ class Study(Strict):
     alpha: float = Field(0.05, gt=0, lt=1)
     effects: bool = True  # of a design's factors: judged beside the verdicts
     effect_in_tokens: bool = False  # the baseline at half and at twice its budget, too
+    budgets: tuple[float, ...] = ()  # shares of the tokens at which every arm is ended too, the last 1
     claims: tuple[Claim, ...] = ()
     measures: tuple[str, ...] = ()  # described beside the metric, never decided on
     corpora: dict[Name, Overrides] = Field({})  # the whole study is run on each
@@ -236,6 +237,14 @@ class Study(Strict):
             yield f"interim_seeds: the last look is at all {len(self.seeds)} seeds, not at {looks[-1]}"
         if looks and list(self.seeds) != sorted(self.seeds):
             yield f"interim_seeds: seeds are added in ascending order; list them so, not {list(self.seeds)}"
+        if self.budgets and (
+            list(self.budgets) != sorted({*self.budgets}) or self.budgets[0] <= 0 or self.budgets[-1] != 1
+        ):
+            yield f"budgets: ascending shares of budget.tokens, the last 1, not {list(self.budgets)}"
+        elif len(self.budgets) == 1:
+            yield "budgets: the whole budget alone shows no gap against length; give shorter ones, too"
+        if self.budgets and self.effect_in_tokens:
+            yield "budgets: effect_in_tokens trains the baseline at budgets of its own; leave it out"
         if not self.effects and self.design.kind not in WITH_EFFECTS:
             yield f"effects: a design of kind {self.design.kind} has none; leave the key out"
         if declared(self.metric) and self.better == "lower":

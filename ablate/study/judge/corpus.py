@@ -9,6 +9,7 @@ from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, declared
 from ablate.study.design.level import has_effects, table_alpha
 from ablate.study.design.planned import PlannedArm
 from ablate.study.design.study import Block, Study
+from ablate.study.judge.budgets import BudgetGap, budget_gaps
 from ablate.study.judge.claims import Judgement, judge
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.judge.counts import failed, judge_counts, solved
@@ -21,6 +22,7 @@ from ablate.study.judge.sensitivity_claims import (
     sensitivities,
 )
 from ablate.study.judge.solved import Verdicts, in_words, judge_solved
+from ablate.study.judge.speedups import ArmSpeedUps, arm_speed_ups
 from ablate.study.judge.stopping import Look, Stop, Stopping, by_seed, walk_looks
 from ablate.study.judge.timing import judge_timing
 from ablate.study.results import Results
@@ -58,6 +60,8 @@ class Judged:
     factorial: Factorial | None
     ingredients: tuple[Ingredient, ...]
     slope: TokenSlope | None
+    budget_gaps: tuple[BudgetGap, ...]  # against the length of training, where the study has shorter budgets
+    speed_ups: tuple[ArmSpeedUps, ...]  # from those budgets
     rate_doubts: dict[str, str]  # arm -> why its rate is not what the rules choose today
     reference: dict[str, float]  # n-gram losses of the text, on validation
     mixed: tuple[str, ...]  # one sentence for each thing that the runs should share and do not
@@ -93,7 +97,7 @@ class _Corpus:
         self.results, self.kept = results, results.manifest
         self.study, self.block, self.corpus = study, block, block.name
         frame = results.runs[results.runs["corpus"] == block.name].reset_index(drop=True)
-        self.budgets = frame[frame["role"] == "budget"]
+        self.budgets = self.complete(frame[frame["role"] == "budget"])
         self.frame = self.complete(frame[frame["role"] != "budget"])
         self.reference = self.kept.reference.get(block.name, {})
         self.problems: list[str] = []
@@ -145,6 +149,8 @@ class _Corpus:
             factorial=table,
             ingredients=ingredients,
             slope=self.slope(runs),
+            budget_gaps=self.budget_gaps(comparison),
+            speed_ups=self.speed_ups(runs, comparison),
             mixed=(*above_trigram(runs, self.kept.baseline, self.reference), *mixed_runs(runs, self.study)),
             problems=tuple(self.problems),
         )
@@ -360,10 +366,25 @@ class _Corpus:
             self.problems.append(f"{design.kind}: {error}")
             return effects, ()
 
+    def budget_gaps(self, comparison: Comparison | None) -> tuple[BudgetGap, ...]:
+        if comparison is None or not self.study.budgets:
+            return ()
+        stopped = {arm: stop.seeds for arm, stop in self.stopped.items()}
+        try:
+            return budget_gaps(self.budgets, comparison, self.study, self.alpha, stopped)
+        except ValueError as error:
+            self.problems.append(f"budgets: {error}")
+            return ()
+
+    def speed_ups(self, runs: "pd.DataFrame", comparison: Comparison | None) -> tuple[ArmSpeedUps, ...]:
+        if comparison is None or comparison.look is None or self.budgets.empty:
+            return ()
+        return arm_speed_ups(runs, self.budgets, comparison, self.kept.on(self.corpus), self.study)
+
     def slope(self, runs: "pd.DataFrame") -> TokenSlope | None:
         import pandas as pd
 
-        if self.budgets.empty:
+        if self.budgets.empty or not self.study.effect_in_tokens:
             return None
         own = runs[(runs["role"] == "test") & (runs["arm"] == self.kept.baseline)].assign(budget=1.0)
         other = self.budgets[self.budgets["seed"].isin(own["seed"])]

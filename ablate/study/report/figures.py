@@ -8,6 +8,7 @@ from ablate.study.judge.compare import Verdict
 from ablate.study.judge.corpus import Judged
 from ablate.study.judge.scale import Scale
 from ablate.study.judge.study_judgement import StudyJudgement
+from ablate.study.report.budget_tables import draw_budgets
 from ablate.study.report.curve_figures import draw_curves, draw_gaps
 from ablate.study.report.drawing import (
     FAINT,
@@ -72,6 +73,13 @@ def draw_corpus(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> 
             "The final loss of the tuning runs against the rate, no more than l0: the mean over the seeds. A "
             "cross at l0 (dashed, where the arms begin) is a rate at which a run diverged or ended above it.",
             lambda: draw_sensitivity(judged, styles),
+        ),
+        (
+            "budgets",
+            "Gaps against training length",
+            "The same runs, ended at a share of their tokens: arm minus baseline, with the interval that "
+            "holds over the arms at one share.",
+            lambda: draw_budgets(judged, styles),
         ),
         (
             "costs",

@@ -11,6 +11,7 @@ from ablate.study.judge.sensitivity_claims import STARTS
 from ablate.study.judge.solved import Verdicts
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report import frames
+from ablate.study.report.budget_tables import budget_table, speed_up_table
 from ablate.study.report.factor_tables import factor_tables
 from ablate.study.report.looks_table import looks_table
 from ablate.study.report.phrasing import decimals, seed_ranges, seeds_needed, verdict_in_words
@@ -129,7 +130,7 @@ def corpus_tables(judgement: StudyJudgement, judged: Judged) -> list[Table]:
     """The tables below the leaderboard of a corpus; those without a row are left out."""
     tables = [
         *(_solved(verdicts) for verdicts in judged.solved),
-        *filter(None, [looks_table(judgement.study, judged)]),
+        *filter(None, [looks_table(judgement.study, judged), budget_table(judged), speed_up_table(judged)]),
         *_stability(judged),
         *_fixed(judged),
         *_rates(judgement, judged),

@@ -24,8 +24,9 @@ KEPT = 2
 class Checkpoints:
     """Those of one run, made by sources with the hash `code`."""
 
-    def __init__(self, folder: Path, source_hash: str):
-        self.folder, self.source_hash = folder / "checkpoint", source_hash
+    def __init__(self, folder: Path, source_hash: str, name: str = "checkpoint", kept: int | None = KEPT):
+        self.folder, self.source_hash = folder / name, source_hash
+        self.kept = kept  # the newest of them; None: all
 
     def save(self, trainer: Trainer, step: int) -> None:
         """After `step` steps. All ranks must call it together."""
@@ -44,7 +45,7 @@ class Checkpoints:
             os.replace(aside, self.folder / name)
             there = self.paths()
             passed = [path for path in there if steps_done(path) > step]
-            for old in passed + there[len(passed) + KEPT :]:
+            for old in passed + (there[len(passed) + self.kept :] if self.kept else []):
                 remove(old)
 
     def paths(self) -> list[Path]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ablate.registry import load_parts
 from ablate.spec import RunSpec, Strict
+from ablate.train.observers import Target
 from ablate.train.settings import Settings
 
 
@@ -21,6 +22,8 @@ class RunRequest(Strict):
     parts: tuple[str, ...] = ()  # the user's own: files or modules
     measures: tuple[str, ...] = ()  # computed from the weights when the run has finished
     start: Path | None = None  # the folder of a finished run to take the weights from
+    callbacks: tuple[Target, ...] = ()  # the user's own, of Lightning; they watch, and are in no record
+    profiler: Target | None = None
     counts: dict[str, float] | None = None  # parameters and FLOPs for the record; null: counted again
     rerun: bool = False  # train again what is finished
     outbox: Path | None = None  # the folder for the record; null: runs/<id>

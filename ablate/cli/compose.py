@@ -23,6 +23,7 @@ from ablate.errors import AblateError
 from ablate.explain import explain
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict
+from ablate.train.observers import PROFILERS, ObserverError, Target, make_callbacks, target_name
 from ablate.train.request import RunRequest
 from ablate.train.settings import (
     Settings,
@@ -65,6 +66,8 @@ class Rest(Strict):
     init_from: Path | None
     plan: StrictBool
     rerun: StrictBool
+    callbacks: tuple[Target, ...] = ()
+    profiler: Target | None = None
     runs: Path
     cache: Path
     objective: Objective = OBJECTIVE
@@ -105,6 +108,8 @@ class TrainJob:
             start=self.rest.init_from,
             counts=asdict(self.design.costs),
             rerun=self.rest.rerun,
+            callbacks=self.rest.callbacks,
+            profiler=self.rest.profiler,
             outbox=outbox,
             claim=outbox,
         )
@@ -193,6 +198,12 @@ def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
         return
     if settings.cuda_graph is True and accelerator(settings) == "cpu":
         yield f"trainer.cuda_graph: {NO_GRAPHS}; use trainer.cuda_graph=auto"
+    try:
+        make_callbacks(rest.callbacks)
+        if rest.profiler is not None and rest.profiler not in PROFILERS:
+            target_name(rest.profiler)
+    except ObserverError as error:
+        yield f"{error}"
     if (reason := too_many(settings.threads)) is not None:
         yield reason
     if settings.nodes > 1 and not elsewhere_launched():

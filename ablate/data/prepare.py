@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from uuid import uuid4
 import numpy as np
 
 from ablate import registry
+from ablate.data.pieces import PIECE, batches, pieces_of
 from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName
 from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
 from ablate.record import atomic
@@ -34,8 +35,6 @@ from ablate.registry import Options
 from ablate.spec import DataSpec, digest
 
 FORMAT = 1  # raise it when the files change their meaning
-PIECE = 1 << 16  # characters: longer documents are tokenised in pieces, which takes far less memory
-BATCH = 1 << 20  # characters that are tokenised at once
 
 LARGE = 1 << 33  # bytes of a cache that take too long to be hashed by each process
 
@@ -252,7 +251,7 @@ def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokeniz
 
 def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> None:
     log.info("data: tokenising, once, into %s", folder.parent)
-    learned_from = source.documents("train")
+    learned_from = source.documents("train") if source.token_documents("train") is None else iter(())
     if source.limit is not None:
         learned_from = first_bytes(learned_from, 4 * source.limit)  # a character has 4 bytes at most
     tokenizer.learn(text for batch in batches(learned_from) for text, _, _ in batch)
@@ -278,7 +277,7 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
     tokens, size, document_offsets = 0, 0, []
     marks: list[np.ndarray] = []
     with (folder / f"{name}.tokens").open("wb") as file:
-        for text, ids, first, last in encoded(source.documents(name), tokenizer):
+        for text, ids, first, last in pieces_of(source, name, tokenizer):
             if first and limit is not None and tokens >= limit:
                 break
             if first:
@@ -286,7 +285,7 @@ def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokeni
             numbers = np.asarray(ids, dtype=np.int64)
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < tokenizer.vocab:
                 raise TokenizerError(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
-            loss_mask = tokenizer.loss_mask(text)
+            loss_mask = tokenizer.loss_mask(text) if text else None
             if loss_mask is not None:
                 marks.append(
                     checked_marks(
@@ -322,42 +321,6 @@ def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -
     if loss_mask[0]:
         raise DataError(f"data: {place}: its first token is an answer, but nothing stands before it")
     return np.asarray(loss_mask, dtype=bool)
-
-
-def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], bool, bool]]:
-    """(text, tokens, is it a document's first piece, its last) in order. Long documents come in pieces; the
-    end token stands after the last one."""
-    for batch in batches(documents):
-        numbers = tokenizer.encode([text for text, _, _ in batch])
-        for (text, first, last), ids in zip(batch, numbers, strict=True):
-            yield text, [*ids, tokenizer.end] if last and tokenizer.end is not None else ids, first, last
-
-
-def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
-    """Lists of (piece, is it a document's first, its last), each of about BATCH characters."""
-    batch: list[tuple[str, bool, bool]] = []
-    held = 0
-    for document in documents:
-        at = 0
-        while at < len(document):
-            until = cut(document, at)
-            batch.append((document[at:until], at == 0, until == len(document)))
-            held += until - at
-            at = until
-            if held >= BATCH:
-                yield batch
-                batch, held = [], 0
-    if batch:
-        yield batch
-
-
-def cut(document: str, at: int) -> int:
-    """Where the piece that begins at `at` ends: after the last line that fits, where there is one (there, a
-    tokenizer hardly ever joins what stands on both sides)."""
-    if len(document) - at <= PIECE:
-        return len(document)
-    line = document.rfind("\n", at, at + PIECE)
-    return line + 1 if line >= 0 else at + PIECE
 
 
 def dtype(tokenizer: Tokenizer) -> np.dtype:

@@ -31,7 +31,8 @@ class Heldout:
             prefix=data.get("prefix", False),
         )
         metrics = {"heldout/loss": found.loss, "heldout/perplexity": math.exp(min(found.loss, 700.0))}
-        if split.loss_mask is None:  # of generated examples, only the answers have a loss
+        # Of generated examples only the answers have a loss, and of bare tokens the text is not known.
+        if split.loss_mask is None and split.bytes:
             metrics["heldout/bits_per_byte"] = found.loss / math.log(2) / split.bytes_per_token
         return Measured(
             metrics,

@@ -154,7 +154,8 @@ class Watch(Callback):
             "validation/loss": end.loss,
             "validation/perplexity": math.exp(min(end.loss, 700.0)),
         }
-        if self.validation.loss_mask is None:  # of generated examples, only the answers have a loss
+        # Of generated examples only the answers have a loss, and of bare tokens the text is not known.
+        if self.validation.loss_mask is None and self.validation.bytes:
             per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
             self.outcome.metrics["validation/bits_per_byte"] = per_byte
         self.latest = end.loss

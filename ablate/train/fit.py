@@ -22,11 +22,13 @@ from ablate.record import TRAINED, RunRecord, Status
 from ablate.spec import RunSpec
 from ablate.train import ranks
 from ablate.train.callback import Diverged, Watch
+from ablate.train.kept_config import keep_config
 from ablate.train.monitor.curve import Curve
 from ablate.train.monitor.interrupt import Interrupt
 from ablate.train.monitor.loggers import Mirror, run_facts
 from ablate.train.monitor.meters import Memory
 from ablate.train.monitor.progress import Display, Progress, display
+from ablate.train.observers import make_callbacks, make_profiler, target_name
 from ablate.train.request import RunRequest
 from ablate.train.settings import Settings, devices, threads, torch_device
 from ablate.train.speed.allocator import keep_pages
@@ -187,7 +189,11 @@ class Run:
         settings, spec = self.settings, self.spec
         self.check()
         _ = self.origin
+        callbacks = make_callbacks(self.request.callbacks)
         self.folder.mkdir(parents=True, exist_ok=True)
+        profiler = make_profiler(self.request.profiler, self.folder)
+        if ranks.main():
+            keep_config(self.request, self.folder)
         if self.device == "cpu":
             keep_pages()
         memory = Memory(self.device)
@@ -210,7 +216,7 @@ class Run:
                 self.open(watch, steps_done(resume))
             status: Status = "crashed"
             try:
-                lightning = trainer(spec, settings, [watch])
+                lightning = trainer(spec, settings, [watch, *callbacks], profiler)
                 lightning.fit(task, ckpt_path=resume and resume / "state", weights_only=True)
                 ended = watch.ended()
                 if main and ended == "finished":
@@ -319,6 +325,7 @@ class Run:
                 "ended": datetime.now(UTC).isoformat(timespec="seconds"),
                 "data": self.prepared.files,
                 "settings": self.settings.model_dump(mode="json"),
+                "callbacks": [target_name(target) for target in self.request.callbacks],
             },
             **measured,
         )

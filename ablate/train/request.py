@@ -5,6 +5,7 @@ from typing import Any
 
 from ablate.registry import load_parts
 from ablate.spec import RunSpec, Strict
+from ablate.train.observers import Target
 from ablate.train.settings import Settings
 
 
@@ -23,6 +24,8 @@ class RunRequest(Strict):
     start: Path | None = None  # the folder of a finished run to take the weights from
     branches: tuple[int, ...] = ()  # steps at which the state is kept for shorter runs
     stem: Path | None = None  # the folder of a longer run, whose first steps are those of this one
+    callbacks: tuple[Target, ...] = ()  # the user's own, of Lightning; they watch, and are in no record
+    profiler: Target | None = None
     counts: dict[str, float] | None = None  # parameters and FLOPs for the record; null: counted again
     rerun: bool = False  # train again what is finished
     outbox: Path | None = None  # the folder for the record; null: runs/<id>

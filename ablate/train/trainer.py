@@ -14,7 +14,7 @@ from ablate.spec import RunSpec
 from ablate.train.settings import Settings, accelerator, devices, elsewhere_launched
 
 
-def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback]) -> Trainer:
+def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback], profiler: Any = None) -> Trainer:
     """Everything that Lightning would show, log or keep by itself is switched off: `Watch` does it."""
     world = devices(settings)
     plugins: list[Any] = []
@@ -28,6 +28,7 @@ def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback]) -> Tra
         precision="bf16-mixed" if spec.precision == "bf16" else "32-true",
         max_epochs=1,
         callbacks=callbacks,
+        profiler=profiler,
         plugins=plugins,
         logger=False,
         limit_val_batches=0,

@@ -18,6 +18,7 @@ TOKENIZERS = sorted(path.stem for path in (CONF / "data" / "tokenizer").glob("*.
 NEEDED = {
     "text": ["data.source.files=[a.txt]"],
     "shakespeare_char": ["data.source.files=[a.txt]"],
+    "tokens": ["data.source.files=[a.bin]"],
     "hub": ["data.source.path=some/thing"],
     "saved": ["data.tokenizer.path=some/folder"],
 }
@@ -56,7 +57,10 @@ def test_every_choice_with_every_tokenizer(composed: Any, choice: str, tokenizer
 
 
 def test_defaults_in_yaml_are_the_defaults_in_code(composed: Any) -> None:
-    plain = {"source": ["stdlib", "text", "hub"], "tokenizer": ["bytes", "characters", "bpe", "saved"]}
+    plain = {
+        "source": ["stdlib", "text", "hub", "tokens"],
+        "tokenizer": ["bytes", "characters", "bpe", "saved"],
+    }
     for name in plain["source"]:
         source = DataSpec.model_validate(composed(f"data={name}", *NEEDED.get(name, []))).source
         assert source.model_dump(exclude_defaults=True).keys() <= {"name", "files", "path", "tokens"}

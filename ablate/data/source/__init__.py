@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from ablate.errors import AblateError
 
 SplitName = Literal["train", "validation", "heldout"]
@@ -38,6 +40,11 @@ class Source(ABC):
     @abstractmethod
     def documents(self, split: SplitName) -> Iterator[str]:
         """The documents of a split, none of them empty. Raises DataError, NetworkError."""
+
+    def token_documents(self, split: SplitName) -> Iterator[np.ndarray] | None:
+        """The documents of a split as tokens (N,), end tokens included, where the source has no text; else
+        None. Raises DataError."""
+        return None
 
     def every(self) -> Iterator[tuple[SplitName, str]]:
         """The documents of all splits, one split after the other."""

@@ -28,6 +28,7 @@ class Tokenizer(ABC):
 
     vocab: int
     end: int | None  # the token that stands after each document; None: there is none
+    has_text: bool = True  # whether what it decodes is text, whose bytes a loss may be divided by
 
     @abstractmethod
     def recipe(self) -> Any:

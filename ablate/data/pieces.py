@@ -1,0 +1,60 @@
+"""The documents of a source as tokens, in pieces: a long document is tokenised piece by piece."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ablate.data.source import Source, SplitName
+from ablate.data.tokenizer import Tokenizer
+
+PIECE = 1 << 16  # characters: longer documents are tokenised in pieces, which takes far less memory
+BATCH = 1 << 20  # characters that are tokenised at once
+Pieces = Iterator[tuple[str, "list[int] | np.ndarray", bool, bool]]
+
+
+def pieces_of(source: Source, name: SplitName, tokenizer: Tokenizer) -> Pieces:
+    """The pieces of a split. Where tokens are there already, their text is asked for outside of training
+    only: there a loss is divided by its bytes."""
+    documents = source.token_documents(name)
+    if documents is None:
+        yield from encoded(source.documents(name), tokenizer)
+        return
+    for ids in documents:
+        spoken = name != "train" and tokenizer.has_text
+        yield tokenizer.decode(ids.tolist()) if spoken else "", ids, True, True
+
+
+def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Pieces:
+    """(text, tokens, is it a document's first piece, its last) in order. Long documents come in pieces; the
+    end token stands after the last one."""
+    for batch in batches(documents):
+        numbers = tokenizer.encode([text for text, _, _ in batch])
+        for (text, first, last), ids in zip(batch, numbers, strict=True):
+            yield text, [*ids, tokenizer.end] if last and tokenizer.end is not None else ids, first, last
+
+
+def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
+    """Lists of (piece, is it a document's first, its last), each of about BATCH characters."""
+    batch: list[tuple[str, bool, bool]] = []
+    held = 0
+    for document in documents:
+        at = 0
+        while at < len(document):
+            until = cut(document, at)
+            batch.append((document[at:until], at == 0, until == len(document)))
+            held += until - at
+            at = until
+            if held >= BATCH:
+                yield batch
+                batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def cut(document: str, at: int) -> int:
+    """Where the piece that begins at `at` ends: after the last line that fits, where there is one (there, a
+    tokenizer hardly ever joins what stands on both sides)."""
+    if len(document) - at <= PIECE:
+        return len(document)
+    line = document.rfind("\n", at, at + PIECE)
+    return line + 1 if line >= 0 else at + PIECE

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, StrictBool, ValidationError
 
 from ablate.cli.estimate import RunDesign, design_run
 from ablate.cli.hints import hinted
+from ablate.cli.refused import refused
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import refuse, share
 from ablate.errors import AblateError
@@ -117,7 +118,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
             raise ConfigError([f"{key}: missing; give it on the command line" for key in sorted(missing)])
         node = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError([str(error).splitlines()[0]]) from None
+        raise ConfigError([refused(error)]) from None
     assert isinstance(node, dict)
     return {str(k): v for k, v in node.items()}
 

@@ -42,7 +42,11 @@ class Jobs:
         slots = self.workspace.slots
         grouped, most = self.grouped(jobs)
         progress = view.View(
-            len(jobs), len(slots), name=lambda id: names.get(id, id), ranking=self.ranking(stage)
+            len(jobs),
+            len(slots),
+            name=lambda id: names.get(id, id),
+            ranking=self.ranking(stage),
+            console=self.console,
         )
         with progress:
             launch.launch(

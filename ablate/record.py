@@ -50,6 +50,7 @@ class RunRecord(BaseModel):
     speed: dict[str, float] = {}  # tokens_per_second, seconds
     memory: dict[str, float] = {}  # peak bytes
     weights_hash: str = ""  # SHA-256 of weights/model.safetensors; empty where none were kept
+    curve_hash: str = ""  # SHA-256 of curve.parquet; empty where there is none
     kernel: str = ""
     heldout_reads: int = 0  # times held-out was looked at
     provenance: dict[str, Any] = {}  # versions, hardware, command, device kind, git commit, time
@@ -66,7 +67,7 @@ class RunRecord(BaseModel):
             content = json.loads(file.read_bytes().decode(), parse_constant=_refuse)
             if not isinstance(content, dict):
                 raise ValueError("no object")
-            if content.pop("hash", None) != _hash(content):
+            if content.pop("hash", None) != content_hash(content):
                 raise ValueError(
                     "hash: it is not that of the rest: the file was damaged or edited; restore a copy of it, "
                     "or train that run again: rerun=true"
@@ -94,19 +95,30 @@ class RunRecord(BaseModel):
             content = json.loads(json.dumps(self.model_dump(mode="json")), parse_constant=_refuse)
         except ValueError as error:
             raise ValueError(f"the record of {self.id} cannot be saved: {error}") from None
-        text = json.dumps({**content, "hash": _hash(content)}, indent=1)
+        text = json.dumps({**content, "hash": content_hash(content)}, indent=1)
         with atomic(folder / "record.json") as f:
             f.write(text.encode())
 
 
-def _hash(content: dict[str, Any]) -> str:
-    """The SHA-256 of canonical JSON."""
+def content_hash(content: Any) -> str:
+    """The SHA-256 (hex) of canonical JSON: without spaces, its keys in order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _refuse(word: str) -> None:
     raise ValueError(f"{word} is no finite number")
+
+
+def read_curve(folder: Path, curve_hash: str) -> bytes:
+    """The content of a run's curve.parquet, with the hash that its record has (empty: a record without one).
+
+    Raises FileNotFoundError or NotADirectoryError where there is none, OSError where it is damaged.
+    """
+    content = (folder / "curve.parquet").read_bytes()
+    if curve_hash and hashlib.sha256(content).hexdigest() != curve_hash:
+        raise OSError("its hash is not the one in the run's record; train that run again with rerun=true")
+    return content
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:

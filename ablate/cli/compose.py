@@ -20,7 +20,7 @@ from ablate.cli.hints import hinted
 from ablate.cli.refused import refused
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import refuse, share
-from ablate.errors import AblateError
+from ablate.errors import AblateError, in_words
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict, explain
 from ablate.train.request import RunRequest
@@ -165,8 +165,8 @@ def job(config: DictConfig | dict[str, Any]) -> TrainJob:
             if not taken:
                 refuse_another_model(spec.model, rest.init_from)
             spec = started(spec, prepared, rest.init_from)
-        except (ValueError, FileNotFoundError) as error:
-            raise ConfigError([f"init_from: {error}"]) from None
+        except (ValueError, OSError) as error:
+            raise ConfigError([f"init_from: {_said(error)}"]) from None
     return TrainJob(spec, prepared, settings, rest)
 
 
@@ -177,7 +177,11 @@ def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
     try:
         return started_model(rest.init_from, {key: value for key, value in model.items() if key != "of"})
     except (ValueError, OSError) as error:
-        raise ConfigError([f"init_from: {error}"]) from None
+        raise ConfigError([f"init_from: {_said(error)}"]) from None
+
+
+def _said(error: ValueError | OSError) -> str:
+    return in_words(error) if isinstance(error, OSError) and error.errno else str(error)
 
 
 def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:

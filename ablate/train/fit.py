@@ -231,6 +231,7 @@ class Run:
             memory=memory.peak(),
             kernel=watch.outcome.kernel,
             weights_hash=watch.outcome.weights_hash,
+            curve_hash=watch.outcome.curve_hash,
         )
 
     def stream(self) -> Stream:
@@ -278,7 +279,7 @@ class Run:
         Raises LeaseLost."""
         self.check()
         if watch.curve is not None:
-            watch.curve.finish()
+            watch.outcome.curve_hash = watch.curve.finish()
         words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
         if self.settings.keep == "none":
             remove(self.folder / FILE.parent)

@@ -1,5 +1,6 @@
 """The curve of a run while it grows, and what its record says of speed, memory and origin."""
 
+import hashlib
 import json
 import os
 from itertools import takewhile
@@ -48,12 +49,14 @@ class Curve:
     def close(self) -> None:
         self.file.close()
 
-    def finish(self) -> None:
-        """Write `curve.parquet`."""
+    def finish(self) -> str:
+        """Write `curve.parquet`. Returns its SHA-256, for the record."""
         import pandas as pd
 
         self.close()
         frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
         with atomic(self.folder / "curve.parquet") as f:
-            f.write(frame.to_parquet(index=False))
+            content = frame.to_parquet(index=False)
+            f.write(content)
         (self.folder / "curve.jsonl").unlink()
+        return hashlib.sha256(content).hexdigest()

@@ -47,7 +47,9 @@ def said(error: Exception) -> str | None:
     """What an error means to whoever typed the command; None for one that is a mistake of ours."""
     if isinstance(error, OSError) and error.errno:
         return in_words(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    ):
         return "memory ran out; ask for fewer tokens or a smaller model"
     if isinstance(error, RuntimeError):
         return None
@@ -132,17 +134,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="may be repeated: the rows of one batch",
     )
-    add.add_argument("--tokens", type=whole_number(1, MOST_TOKENS), default=100, metavar="N", help="new tokens at most")
+    add.add_argument(
+        "--tokens", type=whole_number(1, MOST_TOKENS), default=100, metavar="N", help="new tokens at most"
+    )
     add.add_argument(
         "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
     )
-    add.add_argument("--top-k", type=whole_number(1, 2**31), metavar="K", help="choose among the K likeliest tokens")
+    add.add_argument(
+        "--top-k", type=whole_number(1, 2**31), metavar="K", help="choose among the K likeliest tokens"
+    )
     add.add_argument(
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P together"
     )
-    add.add_argument("--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="S", help="the same seed says the same")
     add.add_argument(
-        "--stop", action="append", type=some_text, default=[], metavar="TEXT", help="end before this text; may be repeated"
+        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="S", help="the same seed says the same"
+    )
+    add.add_argument(
+        "--stop",
+        action="append",
+        type=some_text,
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be repeated",
     )
     add.add_argument("--stream", action="store_true", help="print text as it comes (one prompt)")
     add.add_argument(
@@ -240,7 +253,9 @@ def generate(options: argparse.Namespace) -> None:
     most = FARTHER * run.decoder.spec.context
     for n, prompt in enumerate(options.prompt, 1):
         if len(run.tokenizer.encode([prompt])[0]) > most:
-            raise ValueError(f"--prompt {n}: has more than {most} tokens, {FARTHER} times the context; shorten it")
+            raise ValueError(
+                f"--prompt {n}: has more than {most} tokens, {FARTHER} times the context; shorten it"
+            )
     shown = printable if sys.stdout.isatty() else str  # what a model says must not act on a terminal
     if options.stream:
         pieces = stream_text(run, options.prompt[0], options.tokens, **chosen)

@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 IN_WORDS = {
     errno.ENOENT: "there is no such file or folder (No such file); check the path",
     errno.ENOTDIR: "a file stands where a folder is needed (Not a directory); name another folder",
-    errno.EEXIST: "a file stands where a folder is needed, or it is there already (File exists); name another",
+    errno.EEXIST: "a file stands where a folder is needed, or it is there (File exists); name another",
     errno.EISDIR: "a folder stands where a file is needed (Is a directory); remove it or name another",
     errno.EACCES: "it may not be read or written (Permission denied); change its rights or name another",
     errno.EROFS: "nothing can be written there (Read-only file system); name another folder",

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablate.cli.compose import ConfigError
 from ablate.cli.sweep import Sweep, options_of
+from ablate.cli.terminal import PlainConsole
 from ablate.engine.launch import EngineError
 from ablate.paths import CONF
 from ablate.study.design.planned import Plan

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf refuse on a command line or in a study, as one line with the place and a remedy."""
+"""What Hydra and OmegaConf refuse, as one line with the place and a remedy."""
 
 from difflib import get_close_matches
 

@@ -19,9 +19,7 @@ class PlainConsole(Console):
     """A console on which text from a file, a name or a message cannot act: control characters in it are
     shown as escapes. Colours and moves of the cursor are rich's own."""
 
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)
 

@@ -6,8 +6,8 @@ experiments/NAME/results/curves.parquet     loss by step, at most 100 points a r
 experiments/NAME/results/documents.parquet  held-out loss by document, where it was stored
 experiments/NAME/results/timings.parquet       where arms were timed: arm, what, round, seconds, and where
 
-study.json also holds the SHA-256 of the tables, and of its own content. Files that are not as they were written
-are refused. What earlier versions wrote has no hashes.
+study.json also holds the SHA-256 of the tables, and of its own content. Files that are not as they were
+written are refused. What earlier versions wrote has no hashes.
 """
 
 import hashlib

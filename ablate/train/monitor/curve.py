@@ -49,13 +49,14 @@ class Curve:
     def close(self) -> None:
         self.file.close()
 
-    def finish(self) -> str:
-        """Write `curve.parquet`. Returns its SHA-256, for the record."""
+    def finish(self, place: Path) -> str:
+        """Write `curve.parquet` into a folder. Returns its SHA-256, for the record."""
         import pandas as pd
 
         self.close()
         frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
-        with atomic(self.folder / "curve.parquet") as f:
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic(place / "curve.parquet") as f:
             content = frame.to_parquet(index=False)
             f.write(content)
         (self.folder / "curve.jsonl").unlink()

@@ -1,13 +1,18 @@
 """`python -m ablate`: text from a run, the catalogue of parts, weights in and out, measures again."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from ablate.cli.terminal import replace_unprintable
+from ablate.errors import in_words, printable
 
 WRONG = 2  # exit code
+MOST_TOKENS = 1_000_000  # that `generate` adds
+FARTHER = 32  # times the context: the longest prompt
 HYDRA = {  # the commands whose options are composed by Hydra
     "train": "Train one model: `ablate train --help` lists every choice.",
     "sweep": "Answer a question: plan, run, score and report a study.",
@@ -33,13 +38,26 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.stderr.close()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ImportError, KeyError) as error:
-        print(
-            f"ablate {options.command}: {error.args[0] if isinstance(error, KeyError) else error}",
-            file=sys.stderr,
-        )
+    except (ValueError, OSError, ImportError, KeyError, MemoryError, RuntimeError) as error:
+        line = said(error)
+        if line is None:
+            raise
+        print(printable(f"ablate {options.command}: {line}"), file=sys.stderr)
         return WRONG
     return 0
+
+
+def said(error: Exception) -> str | None:
+    """What an error means to whoever typed the command; None for one that is a mistake of ours."""
+    if isinstance(error, OSError) and error.errno:
+        return in_words(error)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    ):
+        return "memory ran out; ask for fewer tokens or a smaller model"
+    if isinstance(error, RuntimeError):
+        return None
+    return str(error.args[0]) if isinstance(error, KeyError) else str(error)
 
 
 def entry() -> None:
@@ -68,8 +86,33 @@ def status_command(given: list[str]) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """One that repeats no control characters of what was typed."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        super()._print_message(printable(message), file)
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers in a range."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def some_text(text: str) -> str:
+    """The type of an option that takes text that is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text stops at once; give at least one character")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser("ablate", description=__doc__.split(": ", 1)[1])
+    whole = Parser("ablate", description=__doc__.split(": ", 1)[1])
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], said: str) -> argparse.ArgumentParser:
@@ -108,17 +151,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="may be repeated: the rows of one batch",
     )
-    add.add_argument("--tokens", type=int, default=100, metavar="N", help="new tokens at most")
+    add.add_argument(
+        "--tokens", type=whole_number(1, MOST_TOKENS), default=100, metavar="N", help="new tokens at most"
+    )
     add.add_argument(
         "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
     )
-    add.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens")
+    add.add_argument(
+        "--top-k", type=whole_number(1, 2**31), metavar="K", help="choose among the K likeliest tokens"
+    )
     add.add_argument(
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P together"
     )
-    add.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed says the same")
     add.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
+        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="S", help="the same seed says the same"
+    )
+    add.add_argument(
+        "--stop",
+        action="append",
+        type=some_text,
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be repeated",
     )
     add.add_argument("--stream", action="store_true", help="print text as it comes (one prompt)")
     add.add_argument(
@@ -203,7 +257,7 @@ def init(options: argparse.Namespace) -> None:
     from ablate.cli.project import make_project
 
     for line in make_project(options.folder):
-        print(line)
+        print(printable(line))
 
 
 def load_own(places: list[str]) -> None:
@@ -226,15 +280,22 @@ def generate(options: argparse.Namespace) -> None:
         name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed", "stop", "restart")
     }
     run = open_run(options.folder, options.device)
+    most = FARTHER * run.decoder.spec.context
+    for n, prompt in enumerate(options.prompt, 1):
+        if len(run.tokenizer.encode([prompt])[0]) > most:
+            raise ValueError(
+                f"--prompt {n}: has more than {most} tokens, {FARTHER} times the context; shorten it"
+            )
+    shown = printable if sys.stdout.isatty() else str  # what a model says must not act on a terminal
     if options.stream:
         pieces = stream_text(run, options.prompt[0], options.tokens, **chosen)
-        print(options.prompt[0], end="", flush=True)
+        print(shown(options.prompt[0]), end="", flush=True)
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(shown(piece), end="", flush=True)
         print()
         return
     texts = continue_texts(run, options.prompt, options.tokens, **chosen)
-    print("\n\n".join(prompt + text for prompt, text in zip(options.prompt, texts, strict=True)))
+    print(shown("\n\n".join(prompt + text for prompt, text in zip(options.prompt, texts, strict=True))))
 
 
 def parts(options: argparse.Namespace) -> None:
@@ -247,7 +308,7 @@ def import_(options: argparse.Namespace) -> None:
     from ablate.cli.exchange import bring_in
 
     if options.to.exists():
-        raise ValueError(f"{options.to} is there already")
+        raise ValueError(f"{options.to} is there already; name a new folder")
     found = bring_in(options.folder, options.to, options.ignore)
     print(f"{options.to}: {sum(tensor.numel() for tensor in found.state.values()):,} parameters")
     if found.tokenizer is None:
@@ -293,6 +354,8 @@ def evaluate(options: argparse.Namespace) -> None:
 def evidence(options: argparse.Namespace) -> None:
     from ablate.study.report.evidence import write_evidence
 
+    if not options.experiments.is_dir():
+        raise ValueError(f"--experiments {options.experiments}: is no folder; name one that holds studies")
     for file in write_evidence(options.experiments, Path("README.md"), options.headline):
         print(file)
 

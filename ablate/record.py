@@ -12,6 +12,7 @@ the rest, so that a damaged or edited one is no record.
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Status = Literal["finished", "diverged", "out_of_memory", "crashed", "interrupted", "refused"]
 
 TRAINED = ("finished", "diverged")  # outcomes that training again would only repeat, on any machine
+
+MOST_BYTES = 1 << 30  # of a record: far beyond any
+REMEDY = "restore a copy of it, or train that run again: rerun=true"
 
 UMASK = os.umask(0)  # asked once, at the import: asking sets it, for all threads
 os.umask(UMASK)
@@ -50,6 +54,7 @@ class RunRecord(BaseModel):
     speed: dict[str, float] = {}  # tokens_per_second, seconds
     memory: dict[str, float] = {}  # peak bytes
     weights_hash: str = ""  # SHA-256 of weights/model.safetensors; empty where none were kept
+    curve_hash: str = ""  # SHA-256 of curve.parquet; empty where there is none
     kernel: str = ""
     heldout_reads: int = 0  # times held-out was looked at
     provenance: dict[str, Any] = {}  # versions, hardware, command, device kind, git commit, time
@@ -63,21 +68,18 @@ class RunRecord(BaseModel):
     def read(cls, file: Path) -> "RunRecord":
         """The record in a file of any name. Raises as `load`."""
         try:
-            content = json.loads(file.read_bytes().decode(), parse_constant=_refuse)
+            content = json.loads(read_regular(file, MOST_BYTES).decode(), parse_constant=_refuse)
             if not isinstance(content, dict):
                 raise ValueError("no object")
-            if content.pop("hash", None) != _hash(content):
-                raise ValueError(
-                    "hash: it is not that of the rest: the file was damaged or edited; restore a copy of it, "
-                    "or train that run again: rerun=true"
-                )
+            if content.pop("hash", None) != content_hash(content):
+                raise ValueError("hash: it is not that of the rest: the file was damaged or edited")
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "whole file"
-            raise ValueError(f"{file} is not a record: {place}: {first['msg']}") from None
+            raise ValueError(f"{file} is not a record: {place}: {first['msg']}; {REMEDY}") from None
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not a record: {error}") from None
+            raise ValueError(f"{file} is not a record: {error}; {REMEDY}") from None
 
     def columns(self) -> dict[str, Any]:
         """A row of a frame: status, reason, code and kernel, the metrics under their names, and `counts/...`,
@@ -94,19 +96,42 @@ class RunRecord(BaseModel):
             content = json.loads(json.dumps(self.model_dump(mode="json")), parse_constant=_refuse)
         except ValueError as error:
             raise ValueError(f"the record of {self.id} cannot be saved: {error}") from None
-        text = json.dumps({**content, "hash": _hash(content)}, indent=1)
+        text = json.dumps({**content, "hash": content_hash(content)}, indent=1)
         with atomic(folder / "record.json") as f:
             f.write(text.encode())
 
 
-def _hash(content: dict[str, Any]) -> str:
-    """The SHA-256 of canonical JSON."""
+def content_hash(content: Any) -> str:
+    """The SHA-256 (hex) of canonical JSON: without spaces, its keys in order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _refuse(word: str) -> None:
     raise ValueError(f"{word} is no finite number")
+
+
+def read_regular(file: Path, most: int) -> bytes:
+    """The content of a file. Raises FileNotFoundError, IsADirectoryError, ValueError for one that is no file,
+    as an endless device, or has more than `most` bytes."""
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as f:
+        state = os.fstat(f.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError("it is no file but a device or a pipe")
+        if state.st_size > most:
+            raise ValueError(f"it has {state.st_size} bytes; {most} is the most")
+        return f.read()
+
+
+def read_curve(folder: Path, curve_hash: str) -> bytes:
+    """The content of a run's curve.parquet, with the hash that its record has (empty: a record without one).
+
+    Raises FileNotFoundError or NotADirectoryError where there is none, OSError where it is damaged.
+    """
+    content = (folder / "curve.parquet").read_bytes()
+    if curve_hash and hashlib.sha256(content).hexdigest() != curve_hash:
+        raise OSError("its hash is not the one in the run's record; train that run again with rerun=true")
+    return content
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from ablate.cli.compose import ConfigError
 from ablate.cli.sweep import Sweep, options_of
+from ablate.cli.terminal import PlainConsole
 from ablate.engine.launch import EngineError
 from ablate.paths import CONF
 from ablate.study.design.planned import Plan
@@ -45,4 +45,4 @@ def _sweep(folder: Path | str, options: dict[str, Any]) -> Sweep:
     defaults = OmegaConf.load(CONF / "sweep.yaml")
     assert isinstance(defaults, DictConfig)
     options |= {"experiments": place.parent, "experiment": place.name}
-    return Sweep(options_of(defaults, **options), Console(quiet=True))
+    return Sweep(options_of(defaults, **options), PlainConsole(quiet=True))

@@ -17,9 +17,10 @@ from pydantic import BaseModel, Field, StrictBool, ValidationError
 
 from ablate.cli.estimate import RunDesign, design_run
 from ablate.cli.hints import hinted
+from ablate.cli.refused import refused
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import refuse, share
-from ablate.errors import AblateError
+from ablate.errors import AblateError, in_words
 from ablate.explain import explain
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict
@@ -123,7 +124,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
             raise ConfigError([f"{key}: missing; give it on the command line" for key in sorted(missing)])
         node = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError([str(error).splitlines()[0]]) from None
+        raise ConfigError([refused(error)]) from None
     assert isinstance(node, dict)
     return {str(k): v for k, v in node.items()}
 
@@ -170,8 +171,8 @@ def job(config: DictConfig | dict[str, Any]) -> TrainJob:
             if not taken:
                 refuse_another_model(spec.model, rest.init_from)
             spec = started(spec, prepared, rest.init_from)
-        except (ValueError, FileNotFoundError) as error:
-            raise ConfigError([f"init_from: {error}"]) from None
+        except (ValueError, OSError) as error:
+            raise ConfigError([f"init_from: {_said(error)}"]) from None
     return TrainJob(spec, prepared, settings, rest)
 
 
@@ -182,7 +183,11 @@ def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
     try:
         return started_model(rest.init_from, {key: value for key, value in model.items() if key != "of"})
     except (ValueError, OSError) as error:
-        raise ConfigError([f"init_from: {error}"]) from None
+        raise ConfigError([f"init_from: {_said(error)}"]) from None
+
+
+def _said(error: ValueError | OSError) -> str:
+    return in_words(error) if isinstance(error, OSError) and error.errno else str(error)
 
 
 def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:

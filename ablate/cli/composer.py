@@ -9,8 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.cli.compose import ConfigError, TrainJob, job
+from ablate.cli.compose import ConfigError, TrainJob, job, plain_config
 from ablate.cli.own_parts import load_named_parts
+from ablate.cli.refused import refused
 from ablate.paths import CONF
 from ablate.spec import RunSpec
 
@@ -41,11 +42,10 @@ class Composer:
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                config = compose("train", [*overrides, f"cache={self.cache}"])
+                config = compose("train", overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            choices = getattr(error, "options", None)  # of a group, where the choice is none of them
-            remedy = f"; there are {', '.join(sorted(choices))}" if choices else ""
-            raise ConfigError([str(error).splitlines()[0] + remedy]) from None
-        todo = job(config)
+            raise ConfigError([refused(error)]) from None
+        # Not as an override: a path may have any characters.
+        todo = job({**plain_config(config), "cache": str(self.cache)})
         self.parts = list(dict.fromkeys([*self.parts, *todo.rest.parts]))
         return todo

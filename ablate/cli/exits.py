@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ablate.cli.terminal import replace_unprintable
-from ablate.errors import AblateError
+from ablate.errors import AblateError, in_words, printable
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -21,6 +21,7 @@ class RunFailed(AblateError):
 
 def fail(reason: str, code: int) -> NoReturn:
     """Print the reason to stderr and exit with `code`; in a multirun, raise RunFailed unless interrupted."""
+    reason = printable(reason)
     if code != INTERRUPTED and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise RunFailed(reason)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -44,4 +45,4 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fail(f"{error.filename or 'a file'}: {error.strerror}" if error.strerror else str(error), FAILED)
+        fail(in_words(error), FAILED)

@@ -71,7 +71,11 @@ class Jobs:
         slots = self.workspace.slots
         grouped, most = self.grouped(jobs)
         progress = view.View(
-            len(jobs), self.workspace.parallel, name=lambda id: names.get(id, id), ranking=self.ranking(stage)
+            len(jobs),
+            self.workspace.parallel,
+            name=lambda id: names.get(id, id),
+            ranking=self.ranking(stage),
+            console=self.console,
         )
         with progress:
             launch_on_engine(self.options, grouped, slots, most, self.workspace.store, progress)

@@ -51,7 +51,7 @@ def check_measures(study: Study, options: SweepOptions) -> None:
         families = {name.split("/")[0] for name in unknown}
         near = [name for name in known if name.split("/")[0] in families]
         choices = f"there are {', '.join(near or known)}"
-        raise ConfigError([*(f"{name}: no measure gives it" for name in unknown), choices])
+        raise ConfigError([f"{name}: no measure gives it; {choices}" for name in unknown])
     if options.keep == "none" and (measures := requested_measures(study, options)):
         raise ConfigError([f"keep=none: {', '.join(measures)} is measured on kept weights; use keep=weights"])
 

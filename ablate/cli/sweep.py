@@ -17,6 +17,7 @@ from ablate.cli.jobs import Jobs
 from ablate.cli.options import SweepOptions
 from ablate.cli.scoring import check_heldout, check_measures, requested_measures, score_missing
 from ablate.cli.show import print_outlook
+from ablate.cli.terminal import PlainConsole
 from ablate.cli.workspace import Workspace
 from ablate.data.source import NetworkError
 from ablate.engine.launch import EngineError
@@ -40,7 +41,7 @@ NOT_OPTIONS = ("defaults", "hydra")  # keys of conf/sweep.yaml
 def sweep(config: DictConfig) -> None:
     """Run a study, or do what the options say instead. Exits with 2 where the options, the study or an arm is
     wrong, 1 where runs are missing at the end."""
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     try:
         options = options_of(config)
         if options.compare is not None:

@@ -17,6 +17,7 @@ from ablate.cli.compose import OBJECTIVE, ConfigError, Sample, TrainJob, job
 from ablate.cli.estimate import estimate_run
 from ablate.cli.exits import FAILED, INTERRUPTED, WRONG, fail, stopping, writing
 from ablate.cli.show import show_plan, show_record
+from ablate.cli.terminal import PlainConsole
 from ablate.data.source import DataError, NetworkError
 from ablate.data.tokenizer import TokenizerError
 from ablate.engine import worker
@@ -38,7 +39,7 @@ def train(config: DictConfig) -> float | None:
     Exits with 2 where the configuration is wrong, 1 where the run failed, 130 where it was interrupted,
     which ends a multirun too. In a multirun a failure raises RunFailed instead.
     """
-    console = Console(highlight=False, quiet=not ranks.main())
+    console = PlainConsole(highlight=False, quiet=not ranks.main())
     with writing(), stopping(), refusals():
         todo = job(config)
         design = todo.design  # Raises IncompatibleParts before anything is written

@@ -30,7 +30,7 @@ from ablate import registry
 from ablate.data.pieces import PIECE, batches, pieces_of
 from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName
 from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
-from ablate.record import atomic
+from ablate.record import atomic, content_hash
 from ablate.registry import Options
 from ablate.spec import DataSpec, digest
 
@@ -119,7 +119,7 @@ def identify(source: Source, options: Options, cache: Path) -> tuple[str, Any]:
             memo.parent.mkdir(exist_ok=True)
             with atomic(memo) as file:
                 known = {"change_stamp": change_stamp, "manifest": manifest}
-                file.write(json.dumps({**known, "hash": seal(known)}).encode())
+                file.write(json.dumps({**known, "hash": content_hash(known)}).encode())
     return manifest, change_stamp
 
 
@@ -128,7 +128,7 @@ def recall(memo: Path) -> dict[str, Any] | None:
     try:
         written = json.loads(memo.read_bytes())
         known = {"change_stamp": written["change_stamp"], "manifest": str(written["manifest"])}
-        return known if written["hash"] == seal(known) else None
+        return known if written["hash"] == content_hash(known) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -181,15 +181,9 @@ def damage(folder: Path, content: Any) -> str:
 def held_in(folder: Path) -> dict[str, Any]:
     """What cache.json says. Raises ValueError where it is not what was written."""
     held: dict[str, Any] = json.loads((folder / "cache.json").read_bytes())
-    if not isinstance(held, dict) or held.pop("hash", None) != seal(held):
+    if not isinstance(held, dict) or held.pop("hash", None) != content_hash(held):
         raise ValueError("cache.json is not what was written")
     return held
-
-
-def seal(value: Any) -> str:
-    """SHA-256 (hex) of canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sizes(held: Mapping[str, Any]) -> dict[str, int]:
@@ -267,7 +261,7 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
         "files": {name: sha256(folder / name) for name in files},
     }
     with atomic(folder / "cache.json") as file:
-        file.write(json.dumps({**held, "hash": seal(held)}, indent=1).encode())
+        file.write(json.dumps({**held, "hash": content_hash(held)}, indent=1).encode())
 
 
 def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokenizer) -> dict[str, int]:

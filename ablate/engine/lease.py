@@ -2,8 +2,8 @@
 
     runs/<id>/lease/1                    the first claim,
     runs/<id>/lease/2                    the one that took over from it: the highest number counts;
-    runs/<id>/lease/2-<token>.out/       the outbox of claim 2: its record.json is there before
-                                         `Store.commit` moves it into place
+    runs/<id>/lease/2-<token>.out/       the outbox of claim 2: record, weights and curve are there before
+                                         `Store.commit` moves them into place
 
 **One winner.** A claim is a file that link(2) makes, whole and only if its name is free; the file system
 grants a name once, over NFS too. To take over from a dead claim n is to make claim n + 1. All
@@ -26,7 +26,7 @@ numbers begin anew too; the holder from before sees another's token under its nu
 
     (1) write the record into its outbox   (2) see that there is no higher claim   (3) rename it into place,
 
-and whoever takes over does
+where (3) moves the files beside the record first, and whoever takes over does
 
     (a) make a higher claim   (b) remove the records in all lower outboxes   (c) look for a record   (d) work.
 

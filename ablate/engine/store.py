@@ -6,6 +6,7 @@ out of date. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) 
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,8 @@ class Store:
     def commit(self, lease: Lease) -> RunRecord:
         """Put the record in the lease's outbox in its place, and return the record that now stands there.
 
+        What lies beside the record in the outbox (weights, tokenizer, curve) is moved first.
+
         A crashed or interrupted run never replaces an outcome, nor one that the machine stopped (refused, out
         of memory) what the same sources have trained. An outcome from other sources is kept beside the
         new one as `record.<code>.json`. Raises LeaseLost where another holder has taken over.
@@ -101,9 +104,13 @@ class Store:
             if there.source_hash != record.source_hash:
                 _keep(place, lease.folder / f"record.{there.source_hash}.json")
         try:
+            if record.status in TRAINED:
+                _move_beside(lease)
             os.replace(lease.outbox / "record.json", place)
         except FileNotFoundError as error:  # removed by whoever took the lease over: see lease.py
             raise LeaseLost(lease.folder.name) from error
+        if record.status in TRAINED and record != there:
+            _drop_others(record, lease.folder)
         return record
 
     def _report(self, id: str, error: Exception) -> None:
@@ -126,6 +133,25 @@ def identity_of(record: RunRecord) -> str | None:
 
 
 _identities: dict[str, str] = {}  # by the hash of what they follow from: a study asks often
+
+
+def _move_beside(lease: Lease) -> None:
+    """Move what a run left in its outbox beside the record: weights, tokenizer, curve, file by file. Each move
+    raises FileNotFoundError where the outbox was cleared meanwhile, so nothing of a successor is replaced."""
+    for new in sorted(lease.outbox.rglob("*")):
+        if new.name != "record.json" and not new.name.startswith(".") and not new.is_dir():
+            old = lease.folder / new.relative_to(lease.outbox)
+            old.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(new, old)
+
+
+def _drop_others(record: RunRecord, folder: Path) -> None:
+    """Remove weights and a curve that the record does not name: they are of other sources."""
+    if record.status == "finished" and not record.weights_hash:
+        for name in ("weights", "tokenizer"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    if not record.weights_hash and not record.curve_hash:
+        (folder / "curve.parquet").unlink(missing_ok=True)
 
 
 def _keep(place: Path, aside: Path) -> None:

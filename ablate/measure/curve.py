@@ -1,15 +1,21 @@
 """Numbers from the curve of a run: spikes, and the size of the gradient."""
 
+import io
 from pathlib import Path
 
 import pandas as pd
 
+from ablate.record import RunRecord, read_curve
 
-def read_curve(folder: Path | None) -> pd.DataFrame | None:
-    """The rows by step of a run, None where they are not there."""
+
+def curve_frame(folder: Path | None, record: RunRecord) -> pd.DataFrame | None:
+    """The rows by step of a run, None where they are not there. Raises OSError where they are damaged."""
     if folder is None or not (folder / "curve.parquet").is_file():
         return None
-    return pd.read_parquet(folder / "curve.parquet")
+    try:
+        return pd.read_parquet(io.BytesIO(read_curve(folder, record.curve_hash)))
+    except (OSError, ValueError) as error:
+        raise OSError(f"{folder / 'curve.parquet'} is damaged: {error}") from None
 
 
 def spike_score(values: pd.Series, window: int = 1000, deviations: float = 7.0) -> float | None:

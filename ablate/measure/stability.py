@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 from ablate.data.prepare import Prepared
 from ablate.data.stream import Stream
 from ablate.measure import Measured
-from ablate.measure.curve import read_curve, spike_score
+from ablate.measure.curve import curve_frame, spike_score
 from ablate.measure.hooks import highest_logits, streams
 from ablate.measure.segment import stretch
 from ablate.measure.trained import Trained
@@ -61,7 +61,7 @@ class Stability:
         return Measured(metrics, inside.vectors)
 
     def of_curve(self, trained: Trained) -> dict[str, float]:
-        curve = read_curve(trained.folder)
+        curve = curve_frame(trained.folder, trained.record)
         if curve is None:
             log.warning("stability: no curve in %s; its numbers are left out", trained.folder)
             return {}

@@ -47,8 +47,10 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
     try:
         spec = RunSpec.model_validate(record.spec)
     except ValidationError as error:
-        said = "\n  ".join(explain(error))
-        raise RunNotLoadable(f"{folder}: its specification is not understood; own parts?\n  {said}") from None
+        said = "; ".join(explain(error))
+        raise RunNotLoadable(
+            f"{folder}: its specification is not understood: {said}; name parts of your own with --parts"
+        ) from None
     model = spec.model.model_copy(update={"kernel": registry.kernel.parse("auto")})
     decoder = Decoder(model, device, training=False)
     try:

@@ -49,6 +49,7 @@ class Outcome:
     metrics: dict[str, float | None] = field(default_factory=dict)
     kernel: str = ""
     weights_hash: str = ""  # on the first rank, where weights are kept
+    curve_hash: str = ""  # on the first rank
 
 
 class Watch(Callback):

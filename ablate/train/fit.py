@@ -136,6 +136,12 @@ class Run:
         self.branches = Branches(self.folder, self.source_hash, request.branches)
         self.began = datetime.now(UTC)
 
+    @property
+    def place(self) -> Path:
+        """Where the record, the weights and the finished curve go: the outbox of the lease, from which the
+        store moves them into the run's folder; without a lease, the folder."""
+        return self.folder if self.outbox is None else self.outbox
+
     @cached_property
     def origin(self) -> dict[str, Any]:
         """The machine, the libraries and the commit. Asked before the first step, so that an environment in
@@ -245,6 +251,7 @@ class Run:
             memory=memory.peak(),
             kernel=watch.outcome.kernel,
             weights_hash=watch.outcome.weights_hash,
+            curve_hash=watch.outcome.curve_hash,
         )
 
     def stream(self) -> Stream:
@@ -262,7 +269,7 @@ class Run:
             self.spec,
             self.settings,
             self.id,
-            self.folder,
+            self.place,
             self.prepared.splits["validation"],
             self.checkpoints,
             stop,
@@ -292,20 +299,20 @@ class Run:
         Raises LeaseLost."""
         self.check()
         if watch.curve is not None:
-            watch.curve.finish()
-        words = self.folder / "tokenizer"  # with the weights, so that the run speaks by itself
+            watch.outcome.curve_hash = watch.curve.finish(self.place)
+        words = self.place / "tokenizer"  # with the weights, so that the run speaks by itself
         if self.settings.keep == "none":
-            remove(self.folder / FILE.parent)
+            remove(self.place / FILE.parent)
             remove(words)
         else:
-            words.mkdir(exist_ok=True)
+            words.mkdir(parents=True, exist_ok=True)
             self.prepared.tokenizer.save(words)
 
     def close(self, watch: Watch, status: Status) -> None:
         if watch.curve is not None:
             watch.curve.close()
             if status == "diverged" and not self.lost():
-                (self.folder / "curve.parquet").unlink(missing_ok=True)  # of other sources
+                (self.place / "curve.parquet").unlink(missing_ok=True)  # of other sources
         if watch.mirror is not None:
             pace = {"speed/tokens_per_second": watch.speed.median()}
             watch.mirror.close(status, {**watch.outcome.metrics, **pace})
@@ -331,10 +338,8 @@ class Run:
         )
 
     def save(self, record: RunRecord) -> None:
-        if self.outbox is not None:
-            record.save(self.outbox)
-        elif ranks.main():
-            record.save(self.folder)
+        if self.outbox is not None or ranks.main():
+            record.save(self.place)
 
 
 def work(payload: dict[str, Any]) -> None:

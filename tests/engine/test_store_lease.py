@@ -186,3 +186,48 @@ def test_the_heartbeat_moves_and_tells_of_a_loss(tmp_path: Path) -> None:
         rewrite(lease, started=1)
         win(tmp_path)
         assert lost.wait(20)
+
+
+def test_a_holder_that_wakes_inside_its_commit_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw that it holds the run, was suspended, and another did the run to its end meanwhile."""
+    store, folder = Store(tmp_path), tmp_path / "run"
+
+    def leave(lease: Lease, number: int) -> None:
+        for name in ("weights/model.safetensors", "tokenizer/end.json", "curve.parquet"):
+            (lease.outbox / name).parent.mkdir(parents=True, exist_ok=True)
+            (lease.outbox / name).write_text(f"of {number}")
+        record(number).model_copy(update={"weights_hash": "a"}).save(lease.outbox)
+
+    def suspended(lease: Lease) -> bool:
+        answer = held(lease)
+        if lease.number == 1:
+            rewrite(lease, where=["elsewhere", "boot", "pid:[1]"], age=1e6)
+            second = win(folder)
+            leave(second, 2)
+            store.commit(second)
+        return answer
+
+    held = Lease.held
+    first = win(folder)
+    leave(first, 1)
+    monkeypatch.setattr(Lease, "held", suspended)
+    with pytest.raises(LeaseLost):
+        store.commit(first)
+    assert store.load("run").heldout_reads == 2
+    texts = {path.read_text() for path in folder.rglob("*") if path.suffix in (".safetensors", ".parquet")}
+    assert texts == {"of 2"} and (folder / "tokenizer" / "end.json").read_text() == "of 2"
+
+
+def test_what_an_outcome_does_not_name_is_removed_when_it_is_stored(tmp_path: Path) -> None:
+    store, folder = Store(tmp_path), tmp_path / "run"
+    for name in ("weights/model.safetensors", "tokenizer/end.json", "curve.parquet"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("of other sources")
+    lease = win(folder)
+    record(1).save(lease.outbox)
+    store.commit(lease)
+    assert not [
+        folder / name for name in ("weights", "tokenizer", "curve.parquet") if (folder / name).exists()
+    ]

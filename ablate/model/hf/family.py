@@ -11,15 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ablate.errors import AblateError
+from ablate.errors import AblateError, printable
 from ablate.spec import Shape
 
 REQUIRED = object()
-
-
-def printable(text: str) -> str:
-    """The text with control characters, and others that no terminal shows, as escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: Any) -> str:

@@ -113,7 +113,9 @@ def frozen(folder: Path) -> Frozen | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise StudyError([f"{file}: it is no frozen plan: {error.errors()[0]['msg']}"]) from None
+        raise StudyError(
+            [f"{file}: it is no frozen plan: {error.errors()[0]['msg']}; restore the file"]
+        ) from None
     for version in kept.versions:
         if version.hash != version.content:
             raise StudyError(

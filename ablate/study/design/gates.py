@@ -13,6 +13,7 @@ from typing import Any
 from ablate.study.design.arms import EVERYTHING, LAYERS, Arm, redraw, unmatched_name
 from ablate.study.design.backend import Backend
 from ablate.study.design.differences import Difference, differences, fetch, flatten, put
+from ablate.study.design.fields import STEPS
 from ablate.study.design.match import Matched, OutOfReach, candidates, setting, solve, turned
 from ablate.study.design.planned import (
     LOSSES,
@@ -23,7 +24,7 @@ from ablate.study.design.planned import (
     held,
     seeded,
 )
-from ablate.study.design.study import STEPS, Study, StudyError, under
+from ablate.study.design.study import Study, StudyError, under
 
 
 class Planning:

@@ -8,7 +8,7 @@ from typing import Any
 from ablate.errors import AblateError
 from ablate.spec import LayerSpec
 from ablate.study.design.differences import fetch, put
-from ablate.study.design.study import STEPS
+from ablate.study.design.fields import STEPS
 
 LARGEST = 1 << 24  # no knob is turned further
 

@@ -5,11 +5,11 @@ The rules across fields that need no composed configuration stand here; those on
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     FiniteFloat,
@@ -22,18 +22,14 @@ from ablate.errors import AblateError
 from ablate.explain import explain
 from ablate.spec import Strict
 from ablate.study.design.claim import OF_SEVERAL, SCALE, TIMING, Claim, counts, declared, kinds
-from ablate.study.design.tune import Path_, Tune, count_seeds, path_in_run
+from ablate.study.design.fields import STEPS, Knob, Name, Overrides, Path_, alone
+from ablate.study.design.tune import Tune, count_seeds
+from ablate.study.design.yaml_file import read_yaml
 
 PLACEBO = "placebo"  # the name of the arm
 HOME = "base"  # the name of the only corpus, where none is declared
-SHORT = {  # what a person calls the knob, and where it stands
-    "ffn.width": "model.ffn.width",
-    "depth": "model.depth",
-    "kv_heads": "model.attention.kv_heads",
-}
+MOST_ARMS, MOST_KNOB = 1000, 1 << 24  # more is a slip, and would never end
 WITH_EFFECTS = ("factorial", "add_one_in", "leave_one_out")  # designs whose factors have effects to judge
-STEPS = "steps"  # the number of optimizer steps, by way of budget.tokens
-
 Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factorial"]
 Held = Literal["non_embedding_params", "total_params", "active_flops", "train_flops"]
 
@@ -44,31 +40,6 @@ class StudyError(AblateError, ValueError):
     def __init__(self, mistakes: Iterable[str]):
         self.mistakes = list(dict.fromkeys(mistakes))
         super().__init__("\n".join(self.mistakes))
-
-
-def _alone(node: Any) -> Any:
-    """A single string where a list is expected is a list of one."""
-    return (node,) if isinstance(node, str) else node
-
-
-def _overrides(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals and not key.startswith("~"):
-            raise ValueError(f"{override!r} is no override; write key=value, as on train.py's command line")
-        if key.lstrip("+~").split(".")[0] == "seed":
-            raise ValueError(f"{override!r}: the study sets the seeds; say seeds: in study.yaml")
-    return overrides
-
-
-def _knob(path: str) -> str:
-    path = SHORT.get(path, path)
-    return path if path == STEPS else path_in_run(path)
-
-
-Name = Annotated[str, Field(min_length=1, pattern=r'^[^"\s][^"\n]*$')]
-Overrides = Annotated[tuple[str, ...], BeforeValidator(_alone), AfterValidator(_overrides)]
-Knob = Annotated[str, AfterValidator(_knob)]
 
 
 class Design(Strict):
@@ -103,6 +74,8 @@ class Design(Strict):
         for name, levels in self.factors.items():
             if len(levels) < 2:
                 yield f"factors.{name}: a factor needs two levels or more; it has {len(levels)}"
+        if self.kind == "factorial" and (cells := prod(map(len, self.factors.values()))) > MOST_ARMS:
+            yield f"factors: every combination makes {cells} arms; at most {MOST_ARMS}"
         if self.kind in ("one_at_a_time", "factorial"):
             if self.start or self.end:
                 yield f"kind {self.kind} takes no from and to"
@@ -133,7 +106,7 @@ class Match(Strict):
     by: Knob
     by_arm: dict[str, Knob] = Field({})  # where an arm has another knob, such as model.ffn.expert.width
     tolerance: float = Field(0.005, gt=0, lt=1)  # relative
-    multiple: int = Field(1, ge=1)  # the knob takes multiples of this, for the hardware's sake
+    multiple: int = Field(1, ge=1, le=MOST_KNOB)  # the knob takes multiples of this, for the hardware's sake
     also_unmatched: bool | tuple[str, ...] = False  # keep the unmatched arm beside the matched one
 
     def knob(self, arm: str) -> str:
@@ -158,7 +131,7 @@ class Study(Strict):
 
     question: str = Field(min_length=1)
     base: Overrides = ()
-    axis: Annotated[tuple[Path_, ...], BeforeValidator(_alone)] = Field(min_length=1)
+    axis: Annotated[tuple[Path_, ...], BeforeValidator(alone)] = Field(min_length=1)
     baseline: Name | None = None
     arms: dict[Name, Overrides] = Field({})
     design: Design = Field(default_factory=_listed)
@@ -200,8 +173,11 @@ class Study(Strict):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds are distinct numbers from 0, one or more, not {list(seeds)}")
+        if not seeds or min(seeds) < 0 or max(seeds) >= 1 << 63 or len(set(seeds)) < len(seeds):
+            raise ValueError(
+                "seeds are distinct numbers from 0 to 9223372036854775807, one or more, "
+                f"not {list(seeds[:9])}"
+            )
         return seeds
 
     @field_validator("corpora", "sizes", mode="before")
@@ -342,14 +318,10 @@ def load(file: Path) -> Study:
 
 def plain(file: Path) -> dict[str, Any]:
     """The YAML as plain data, with nothing resolved."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     try:
-        node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise StudyError([f"{file}: {' '.join(str(error).split())}"]) from None
+        node = read_yaml(file)
+    except ValueError as error:
+        raise StudyError([str(error)]) from None
     if not isinstance(node, dict):
-        raise StudyError([f"{file}: a study is a mapping, not a list"])
+        raise StudyError([f"{file}: a study is a mapping of keys such as question, axis and arms"])
     return {str(key): value for key, value in node.items()}

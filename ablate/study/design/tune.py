@@ -1,35 +1,28 @@
 """How the rate of every arm is chosen, as study.yaml says it."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ablate.spec import RunSpec, Strict
+from ablate.spec import Strict
+from ablate.study.design.fields import Path_
 from ablate.study.stats.rounds import Search, Wanted, tune_by_rounds
 from ablate.study.stats.tuning import Tuning, check_grid, tune
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_SEEDS = 10_000  # more is a slip
 TUNING_SEEDS = 1000  # the first seed for tuning, far from those for testing
 TUNE_OPTIONS = ("search", "nested", "fixed_rate_table", "seeds", "metric", "better")
 
 
-def path_in_run(path: str) -> str:
-    """A dotted path into RunSpec; only its first word can be checked before the arms are composed."""
-    first = path.split(".")[0]
-    if first not in RunSpec.model_fields:
-        raise ValueError(f"{path!r} is no part of a run; paths start with {', '.join(RunSpec.model_fields)}")
-    return path
-
-
 def count_seeds(node: Any, first: int) -> Any:
     """A number of seeds is that many, from `first` on."""
+    if isinstance(node, int) and node > MOST_SEEDS:
+        raise ValueError(f"{node} seeds; at most {MOST_SEEDS}")
     return tuple(range(first, first + node)) if isinstance(node, int) and not isinstance(node, bool) else node
-
-
-Path_ = Annotated[str, AfterValidator(path_in_run)]
 
 
 class Tune(Strict):

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablate.record import atomic
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report.frames import sheets
 from ablate.study.report.table import Table
 from ablate.study.report.tables import verdict_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -31,6 +35,7 @@ LATEX = {
     "\N{RIGHTWARDS ARROW}": r"$\to$",
     "\n": " ",
 }
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with what spreadsheets let a formula begin
 DIGITS = "%.10g"  # further digits depend on the machine
 
 
@@ -64,7 +69,7 @@ def latex_table(table: Table) -> str:
 def write_tables(judgement: StudyJudgement, folder: Path) -> None:
     """Write `verdicts.tex` and every sheet as CSV into `folder`; files of an earlier report are replaced."""
     files: dict[str, str] = {
-        f"{name}.csv": sheet.to_csv(index=False, lineterminator="\n", float_format=DIGITS)
+        f"{name}.csv": _as_text(sheet).to_csv(index=False, lineterminator="\n", float_format=DIGITS)
         for name, sheet in sheets(judgement).items()
     }
     tables = []
@@ -75,6 +80,15 @@ def write_tables(judgement: StudyJudgement, folder: Path) -> None:
     if tables:
         files["verdicts.tex"] = "\n".join(tables)
     replace_files(folder, {name: text.encode() for name, text in files.items()}, ("*.csv", "*.tex"))
+
+
+def _as_text(sheet: "pd.DataFrame") -> "pd.DataFrame":
+    """Text that a spreadsheet would take for a formula, with the quotation mark before it that says text."""
+
+    def plain(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    return sheet.map(plain)
 
 
 def replace_files(folder: Path, files: dict[str, bytes], patterns: Sequence[str]) -> None:

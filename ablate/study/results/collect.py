@@ -63,7 +63,7 @@ def collect(
     return Results(
         manifest=_manifest(plan, name, frozen, amendments, notes),
         runs=frame[[*RUN_COLUMNS, *rest]].astype({"rate": float, "budget": float}),
-        curves=collect_curves(frame, store),
+        curves=collect_curves(frame, store, records),
         documents=_documents(runs, records, plan.study.metric),
     )
 
@@ -125,7 +125,9 @@ def _start(run: PlannedRun, records: _Records, store: Store) -> dict[str, float]
     record = records(run.id)
     if run.role != "tuning" or record is None or record.spec.get("parent") is not None:
         return {}
-    first = next(iter(curve_rows(store.folder(run.id), ["step", "loss"]).slice(0, 1).to_pylist()), None)
+    first = next(
+        iter(curve_rows(store.folder(run.id), record, ["step", "loss"]).slice(0, 1).to_pylist()), None
+    )
     if first is None or first["step"] != 1 or first["loss"] is None or not math.isfinite(first["loss"]):
         return {}
     return {"curve/first_loss": float(first["loss"])}

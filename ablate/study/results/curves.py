@@ -1,12 +1,13 @@
 """Training curves as results keep them: a hundred points each, of the first seeds of every arm."""
 
+import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.engine.store import Store
-from ablate.record import read_lines
+from ablate.record import RunRecord, read_curve, read_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,9 @@ CURVE_VALUES = ("step", "tokens", "loss", "validation_loss")
 Columns = dict[str, "np.ndarray"]
 
 
-def collect_curves(frame: "pd.DataFrame", store: Store) -> "pd.DataFrame":
+def collect_curves(
+    frame: "pd.DataFrame", store: Store, records: Callable[[str], RunRecord | None]
+) -> "pd.DataFrame":
     """The curves of the test runs that have one, of the first `CURVES` seeds of each arm."""
     import numpy as np
     import pandas as pd
@@ -31,7 +34,7 @@ def collect_curves(frame: "pd.DataFrame", store: Store) -> "pd.DataFrame":
     wanted = ended.groupby(["corpus", "arm"], sort=False).head(CURVES)
     curves: list[tuple[str, str, Columns]] = []
     for id, source_hash in dict.fromkeys(zip(wanted["id"], wanted["source_hash"], strict=True)):
-        curve = _curve(store.folder(id))
+        curve = _curve(store.folder(id), records(id))
         if curve:
             curves.append((id, source_hash, curve))
     lengths = [len(curve["step"]) for *_, curve in curves]
@@ -44,12 +47,12 @@ def collect_curves(frame: "pd.DataFrame", store: Store) -> "pd.DataFrame":
     return pd.DataFrame(table).astype({"id": str, "source_hash": str})
 
 
-def _curve(folder: Path) -> Columns:
+def _curve(folder: Path, record: RunRecord | None) -> Columns:
     """At most `POINTS` rows: the loss averaged between them, the last of everything else. Empty where there
     is no curve."""
     import numpy as np
 
-    table = curve_rows(folder, CURVE_VALUES)
+    table = curve_rows(folder, record, CURVE_VALUES)
     if not table.num_rows:
         return {}
     whole = {name: table[name].to_numpy().astype(float) for name in CURVE_VALUES}
@@ -61,7 +64,7 @@ def _curve(folder: Path) -> Columns:
     return {**last, "loss": np.add.reduceat(whole["loss"], starts) / (ends - starts)}
 
 
-def curve_rows(folder: Path, columns: Sequence[str]) -> "pyarrow.Table":
+def curve_rows(folder: Path, record: RunRecord | None, columns: Sequence[str]) -> "pyarrow.Table":
     """The curve of a run: none where it has none, or one that is damaged, which is said. A run that diverged
     left its rows as lines of JSON."""
     import pyarrow
@@ -69,7 +72,8 @@ def curve_rows(folder: Path, columns: Sequence[str]) -> "pyarrow.Table":
 
     schema = pyarrow.schema([(name, pyarrow.float64()) for name in columns])
     try:
-        return pyarrow.parquet.read_table(folder / "curve.parquet", columns=list(columns))
+        content = read_curve(folder, record.curve_hash if record else "")
+        return pyarrow.parquet.read_table(io.BytesIO(content), columns=list(columns))
     except (FileNotFoundError, NotADirectoryError):
         return pyarrow.Table.from_pylist(list(read_lines(folder / "curve.jsonl")), schema=schema)
     except (OSError, pyarrow.ArrowException) as error:

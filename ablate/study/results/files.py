@@ -5,8 +5,13 @@ experiments/NAME/results/runs.parquet       one row for each planned run: outcom
 experiments/NAME/results/curves.parquet     loss by step, at most 100 points a run
 experiments/NAME/results/documents.parquet  held-out loss by document, where it was stored
 experiments/NAME/results/timings.parquet       where arms were timed: arm, what, round, seconds, and where
+
+study.json also holds the SHA-256 of the tables, and of its own content. Files that are not as they were
+written are refused. What earlier versions wrote has no hashes.
 """
 
+import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ablate.record import atomic
+from ablate.errors import AblateError
+from ablate.record import atomic, content_hash
 from ablate.study.results.manifest import Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "results"
+REMEDY = "restore it, or run the study again: python sweep.py experiment=NAME"
 TIMINGS = "timings.parquet"
 RUN_COLUMNS = (
     "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "source_hash",
@@ -56,46 +63,95 @@ def write(results: Results, folder: Path) -> None:
     """Write the files into `folder/results`, each whole or not at all."""
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    for name in ("runs", "curves", "documents"):
-        with atomic(place / f"{name}.parquet") as f:
-            f.write(getattr(results, name).to_parquet(index=False, compression="zstd"))
-    with atomic(place / "study.json") as f:
-        f.write((json.dumps(results.manifest.model_dump(mode="json"), indent=1) + "\n").encode())
+    tables = {f"{name}.parquet": _packed(getattr(results, name)) for name in ("runs", "curves", "documents")}
+    for name, content in tables.items():
+        with atomic(place / name) as f:
+            f.write(content)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
+    timings = place / TIMINGS
+    if timings.is_file():
+        hashes[TIMINGS] = hashlib.sha256(timings.read_bytes()).hexdigest()
+    _write_study(place, results.manifest.model_dump(mode="json"), hashes)
 
 
 def read(folder: Path) -> Results:
     """Read what `write` wrote, and the timings. Raises FileNotFoundError where there is nothing, ValueError
     for damage."""
     place = folder / FOLDER
-    timings = place / TIMINGS
+    content, hashes = _read_study(place)
     try:
-        manifest = Manifest.model_validate_json((place / "study.json").read_bytes())
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ValueError(f"{place / 'study.json'} is damaged ({reason}); run the study again") from None
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _damaged(place / "study.json", f"{where}: {first['msg']}") from None
+    except AblateError as error:
+        raise _damaged(place / "study.json", str(error)) from None
     return Results(
         manifest=manifest,
-        runs=_table(place / "runs.parquet"),
-        curves=_table(place / "curves.parquet"),
-        documents=_table(place / "documents.parquet"),
-        timings=_table(timings) if timings.is_file() else None,
+        runs=_table(place / "runs.parquet", hashes),
+        curves=_table(place / "curves.parquet", hashes),
+        documents=_table(place / "documents.parquet", hashes),
+        timings=_table(place / TIMINGS, hashes) if (place / TIMINGS).is_file() else None,
     )
 
 
-def _table(file: Path) -> "pd.DataFrame":
+def _write_study(place: Path, content: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+    sealed = {**content, "files": dict(hashes)}
+    text = json.dumps({**sealed, "hash": content_hash(sealed)}, indent=1)
+    with atomic(place / "study.json") as f:
+        f.write((text + "\n").encode())
+
+
+def _read_study(place: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """The content of study.json, and the hashes of the tables (None: it was written without). Raises
+    FileNotFoundError, ValueError."""
+    file = place / "study.json"
+    try:
+        content = json.loads(file.read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, str(error)) from None
+    if not isinstance(content, dict):
+        raise _damaged(file, "it holds no mapping")
+    if "hash" not in content and "files" not in content:
+        return content, None
+    if content.pop("hash", None) != content_hash(content):
+        raise _damaged(file, "its hash is not that of the rest: it was damaged or edited")
+    return content, content.pop("files")
+
+
+def _packed(frame: "pd.DataFrame") -> bytes:
+    packed: bytes = frame.to_parquet(index=False, compression="zstd")
+    return packed
+
+
+def _table(file: Path, hashes: Mapping[str, str] | None) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        return pd.read_parquet(file)
-    except (FileNotFoundError, ValueError) as error:  # pyarrow's, of a damaged file, are ValueErrors
-        raise ValueError(f"{file} is missing or damaged ({error}); run the study again") from None
+        content = file.read_bytes()
+        if hashes is not None and hashlib.sha256(content).hexdigest() != hashes.get(file.name):
+            raise ValueError("its hash is not the one in study.json")
+        return pd.read_parquet(io.BytesIO(content))
+    except (OSError, ValueError) as error:  # pyarrow's, of a damaged file, are ValueErrors
+        raise ValueError(f"{file} is missing or damaged ({error}); {REMEDY}") from None
+
+
+def _damaged(file: Path, reason: str) -> ValueError:
+    return ValueError(f"{file} is damaged ({reason}); {REMEDY}")
 
 
 def write_timings(folder: Path, laps: Iterable[Any], origin: Mapping[str, Any]) -> None:
-    """Keep the laps (tuples of `COLUMNS`) of the experiment in `folder`, with where they were run."""
+    """Keep the laps (tuples of `COLUMNS`) of the experiment in `folder`, with where they were run. Raises
+    FileNotFoundError where there are no results, ValueError where study.json is damaged."""
     import pandas as pd
 
+    place = folder / FOLDER
+    content, hashes = _read_study(place)
     where = {name: str(origin[name]) for name in TIMING_ORIGIN} | {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
     frame = pd.DataFrame(list(laps), columns=list(TIMING_COLUMNS)).assign(**where)
-    with atomic(folder / FOLDER / TIMINGS) as file:
-        file.write(frame.to_parquet(index=False, compression="zstd"))
+    packed = _packed(frame)
+    with atomic(place / TIMINGS) as file:
+        file.write(packed)
+    if hashes is not None:
+        _write_study(place, content, {**hashes, TIMINGS: hashlib.sha256(packed).hexdigest()})

@@ -1,5 +1,6 @@
 """The curve of a run while it grows, and what its record says of speed, memory and origin."""
 
+import hashlib
 import json
 import os
 from itertools import takewhile
@@ -48,12 +49,15 @@ class Curve:
     def close(self) -> None:
         self.file.close()
 
-    def finish(self) -> None:
-        """Write `curve.parquet`."""
+    def finish(self, place: Path) -> str:
+        """Write `curve.parquet` into a folder. Returns its SHA-256, for the record."""
         import pandas as pd
 
         self.close()
         frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
-        with atomic(self.folder / "curve.parquet") as f:
-            f.write(frame.to_parquet(index=False))
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic(place / "curve.parquet") as f:
+            content = frame.to_parquet(index=False)
+            f.write(content)
         (self.folder / "curve.jsonl").unlink()
+        return hashlib.sha256(content).hexdigest()

@@ -125,6 +125,7 @@ class Replica:
             found["metrics"] = self.watch.outcome.metrics
             found["kernel"] = self.watch.outcome.kernel
             found["weights_hash"] = self.watch.outcome.weights_hash
+            found["curve_hash"] = self.watch.outcome.curve_hash
             found["speed"] = {"seconds": self.watch.seconds / size}
             found["speed"] |= {} if rate is None else {"tokens_per_second": rate * size}
         self.run.close(self.watch, status)

@@ -80,8 +80,10 @@ def damage(path: Path) -> str:
     try:
         written = json.loads((path / "hashes.json").read_bytes())
         found = hashes(path / "state")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
+    if not isinstance(written, dict) or not found:
+        return "hashes.json or what it is of is missing"
     wrong = [name for name in sorted(written.keys() | found.keys()) if written.get(name) != found.get(name)]
     return f"not as it was written: {', '.join(wrong)}" if wrong else ""
 

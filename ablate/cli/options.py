@@ -10,7 +10,7 @@ from ablate.spec import Strict
 from ablate.train.settings import Keep, Strategy
 
 TOGETHER = 8  # runs of an ensemble at most, where `ensemble=auto`
-INSTEAD = ("plan", "freeze", "report", "timing")  # what sweep.py does instead of running a study
+INSTEAD = ("plan", "freeze", "report", "timing", "pack")  # what sweep.py does instead of running a study
 
 
 class WandbOptions(Strict):
@@ -32,6 +32,7 @@ class SweepOptions(Strict):
     freeze: StrictBool
     report: StrictBool
     timing: StrictBool
+    pack: StrictBool
     measure: tuple[str, ...]
     runs: Path
     cache: Path
@@ -43,6 +44,7 @@ class SweepOptions(Strict):
     strategy: Strategy
     compile: Literal["auto"] | StrictBool
     retries: int = Field(ge=0)
+    stale: Literal["rerun", "keep"]
     ensemble: Literal["auto", "off"] | StrictInt
     wandb: WandbOptions
 
@@ -101,6 +103,11 @@ class SweepOptions(Strict):
     def folder(self) -> Path:
         """The folder of the study."""
         return self.experiments / str(self.experiment)
+
+    @property
+    def records(self) -> Path:
+        """The folder of the packed records of the study's runs."""
+        return self.folder / "records"
 
     @property
     def file(self) -> Path:

@@ -72,7 +72,7 @@ def test_files_stay_below_the_limit(tmp_path):
     files = pack(tmp_path / "records", IDS, store, most)
     assert len(files) > 1 and all(file.stat().st_size <= most for file in files)
     assert unpack(tmp_path / "records", Store(tmp_path / "there")) == len(IDS)
-    with pytest.raises(ValueError, match="its record has .* bytes when packed, more than 99"):
+    with pytest.raises(ValueError, match=r"its record has .* bytes when packed, more than 99"):
         pack(tmp_path / "small", IDS, store, 99)
 
 
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused_in_one_line_and_nothing_is_taken_up(damage, t
     pack(tmp_path / "records", IDS[:2], store)
     (second,) = pack(tmp_path / "records", IDS, store)
     second.write_bytes(damage(second.read_bytes()))
-    with pytest.raises(ValueError, match="is damaged .its content is not that of its name") as refused:
+    with pytest.raises(ValueError, match=r"is damaged .its content is not that of its name") as refused:
         unpack(tmp_path / "records", Store(tmp_path / "there"))
     assert len(str(refused.value).splitlines()) == 1 and str(second) in str(refused.value)
     assert not (tmp_path / "there").exists()

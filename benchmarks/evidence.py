@@ -56,9 +56,11 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def copy(name: str, to: Path, overrides: Sequence[str], seeds: int | None) -> None:
-    """A copy of a study with a changed base and other seeds."""
+    """A copy of a study with other seeds, and a base in which `overrides` take the place of their like."""
     study: dict[str, Any] = yaml.safe_load((STUDIES / name / "study.yaml").read_text())
-    study["base"] = [*study["base"], *overrides]
+    changed = {override.partition("=")[0] for override in overrides}
+    kept = [override for override in study["base"] if override.partition("=")[0] not in changed]
+    study["base"] = [*kept, *overrides]
     if seeds is not None:
         study = {**study, "seeds": seeds}
         study.pop("interim_seeds", None)

@@ -104,7 +104,7 @@ def sweep(name: str, options: argparse.Namespace, *more: str) -> list[str]:
 
 
 def within(command: Sequence[str], seconds: float) -> int | None:
-    """Run a command; after `seconds` ask it to stop as Ctrl-C does. Its exit code, None where it was stopped."""
+    """Run a command and stop it after `seconds` as Ctrl-C does: its exit code, None where stopped."""
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         return process.wait(seconds)

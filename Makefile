@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slow docs bench bench-study clean
+.PHONY: help quickstart test test-slow docs bench bench-study evidence-gpu clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ bench: .venv/ready  ## the benchmarks, side by side with their peers (the better
 bench-study: .venv/ready  ## a whole study against its ideal and a shell loop (half an hour, idle machine)
 	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/report.py
+
+# Nine minutes of the studies of experiments/gpu; repeat it until nothing is left (experiments/gpu/README.md).
+MINUTES ?= 9
+PER_GPU ?= 8
+
+evidence-gpu: .venv/ready  ## a block of the studies at 8M parameters, on a GPU; records are packed
+	$(BIN)/python benchmarks/evidence.py --minutes $(MINUTES) --per-gpu $(PER_GPU)
 
 clean:  ## remove the environment, the caches and the site; runs stay
 	rm -rf .venv cache site

@@ -68,7 +68,15 @@ class RunRecord(BaseModel):
     def read(cls, file: Path) -> "RunRecord":
         """The record in a file of any name. Raises as `load`."""
         try:
-            content = json.loads(read_regular(file, MOST_BYTES).decode(), parse_constant=_refuse)
+            return cls.parse(read_regular(file, MOST_BYTES))
+        except ValueError as error:
+            raise ValueError(f"{file} is not a record: {error}; {REMEDY}") from None
+
+    @classmethod
+    def parse(cls, text: bytes) -> "RunRecord":
+        """The record in the content of a file. Raises ValueError."""
+        try:
+            content = json.loads(text.decode(), parse_constant=_refuse)
             if not isinstance(content, dict):
                 raise ValueError("no object")
             if content.pop("hash", None) != content_hash(content):
@@ -77,9 +85,9 @@ class RunRecord(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "whole file"
-            raise ValueError(f"{file} is not a record: {place}: {first['msg']}; {REMEDY}") from None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not a record: {error}; {REMEDY}") from None
+            raise ValueError(f"{place}: {first['msg']}") from None
+        except RecursionError as error:
+            raise ValueError(str(error)) from None
 
     def columns(self) -> dict[str, Any]:
         """A row of a frame: status, reason, code and kernel, the metrics under their names, and `counts/...`,
@@ -91,14 +99,18 @@ class RunRecord(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write record.json with its hash. Raises ValueError for a number that is not finite."""
+        content = self.written()
         folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "record.json") as f:
+            f.write(content)
+
+    def written(self) -> bytes:
+        """The content of record.json, with its hash. Raises ValueError for a number that is not finite."""
         try:
             content = json.loads(json.dumps(self.model_dump(mode="json")), parse_constant=_refuse)
         except ValueError as error:
             raise ValueError(f"the record of {self.id} cannot be saved: {error}") from None
-        text = json.dumps({**content, "hash": content_hash(content)}, indent=1)
-        with atomic(folder / "record.json") as f:
-            f.write(text.encode())
+        return json.dumps({**content, "hash": content_hash(content)}, indent=1).encode()
 
 
 def content_hash(content: Any) -> str:

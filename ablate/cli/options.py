@@ -18,7 +18,7 @@ LIBRARIES = {  # optional ones, with their extras
     "trackio": ("trackio", "trackio"),
     "tensorboard": ("tensorboard", "tensorboard"),
 }
-INSTEAD = ("plan", "freeze", "report", "timing")  # what sweep.py does instead of running a study
+INSTEAD = ("plan", "freeze", "report", "timing", "pack")  # what sweep.py does instead of running a study
 
 
 class WandbOptions(Strict):
@@ -60,6 +60,7 @@ class SweepOptions(Strict):
     freeze: StrictBool
     report: StrictBool
     timing: StrictBool
+    pack: StrictBool
     measure: tuple[str, ...]
     runs: Path
     cache: Path
@@ -71,6 +72,7 @@ class SweepOptions(Strict):
     strategy: Strategy
     compile: Literal["auto"] | StrictBool
     retries: int = Field(ge=0)
+    stale: Literal["rerun", "keep"]
     ensemble: Literal["auto", "off"] | StrictInt
     logger: Tracker
     engine: Literal["local", "slurm", "ray"]
@@ -146,6 +148,11 @@ class SweepOptions(Strict):
     def folder(self) -> Path:
         """The folder of the study."""
         return self.experiments / str(self.experiment)
+
+    @property
+    def records(self) -> Path:
+        """The folder of the packed records of the study's runs."""
+        return self.folder / "records"
 
     @property
     def file(self) -> Path:

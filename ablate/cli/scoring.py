@@ -82,14 +82,20 @@ def score_missing(
     and of ensembles. Runs that are trained alone are scored where they are trained."""
     from ablate.measure.score import missing, work
 
-    folders, payloads = [], []
+    folders, payloads, earlier = [], [], 0
     for run in called:
         record = workspace.record(run)
-        if record is not None and record.status == "finished" and missing(record, measures):
-            folders.append(workspace.store.folder(run.id))
-            payloads.append(
-                workspace.request(run.spec, measures, run_logger(workspace.options, run)).payload()
-            )
+        if record is None or record.status != "finished" or not missing(record, measures):
+            continue
+        folder = workspace.store.folder(run.id)
+        if set(measures) <= record.measures.keys() and not (folder / "weights").is_dir():
+            earlier += 1
+            continue
+        folders.append(folder)
+        logger = run_logger(workspace.options, run)
+        payloads.append(workspace.request(run.spec, measures, logger).payload())
+    if earlier:
+        console.print(f"{earlier} runs keep what an earlier version measured: their weights are not here")
     if not payloads:
         return
     console.print(f"scoring {len(payloads)} runs: {', '.join(measures)}")

@@ -87,9 +87,12 @@ class Sweep:
         if options.report:
             return self.report()
         frozen(self.folder)  # raises where it was edited by hand, before anything is run
+        self.take_up()
         planned = self.planned(load(self.file))
         if options.plan:
             self.show_plan(planned)
+        elif options.pack:
+            self.pack(planned)
         elif options.timing:
             self.time(planned)
             return self.report()
@@ -108,6 +111,39 @@ class Sweep:
         if not (self.folder / FOLDER).is_dir():
             name = "report" if self.options.report else "timing"
             raise ConfigError([f"{name}: {self.folder} has no results yet; run the study first"])
+
+    # ---------------------------------------------------------------------------------- records
+
+    def take_up(self) -> None:
+        """Take up packed records that the store lacks. Raises ValueError for a damaged file."""
+        from ablate.study.results.packed import unpack
+
+        taken = unpack(self.options.records, self.workspace.store)
+        if taken:
+            self.console.print(f"{taken} runs are taken up from {self.options.records}", soft_wrap=True)
+
+    def pack(self, planned: Plan) -> None:
+        """Pack the records of finished runs: of those that are judged, the ones that have been measured."""
+        from ablate.study.results.packed import pack
+
+        measures = requested_measures(planned.study, self.options)
+        ended = [(run, self.workspace.record(run)) for run in self.known_runs(planned)]
+        ready, unmeasured = [], 0
+        for run, record in ended:
+            if record is None:
+                continue
+            waits = record.status == "finished" and not set(measures) <= record.measures.keys()
+            if waits and run.role != "tuning":
+                unmeasured += 1
+            else:
+                ready.append(run.id)
+        files = pack(self.options.records, ready, self.workspace.store)
+        for file in files:
+            self.console.print(f"{file}  {file.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
+        if not files:
+            self.console.print("There is nothing new to pack.")
+        if unmeasured:
+            self.console.print(f"{unmeasured} runs are left out, not measured yet; run the study first")
 
     # ------------------------------------------------------------------------------------- plan
 

@@ -71,8 +71,8 @@ class Workspace:
         return self.store.find(run.id)
 
     def has_outcome(self, run: runs.PlannedRun) -> bool:
-        """Whether a run has an outcome, from the sources of today."""
-        return self.store.finished(run.id, self.source_hash(run))
+        """Whether a run has an outcome: from the sources of today, or from any where stale runs are kept."""
+        return self.store.finished(run.id, None if self.options.stale == "keep" else self.source_hash(run))
 
     def drop_branches(self, called: Sequence[runs.PlannedRun]) -> None:
         """Remove the states that runs have left, once all that branch off them have an outcome."""

@@ -50,18 +50,18 @@ class Store:
         self.broken.pop(id, None)
         return record
 
-    def finished(self, id: str, source_hash: str) -> bool:
-        """The run has its outcome, from these very sources: it is not to be done again.
+    def finished(self, id: str, source_hash: str | None) -> bool:
+        """The run has its outcome, from these very sources (None: from any): it is not to be done again.
 
         Outcomes are finished, diverged, out_of_memory and refused; crashed and interrupted are missing data.
         """
         return self.outcome(id, source_hash) is not None
 
-    def outcome(self, id: str, source_hash: str) -> RunRecord | None:
+    def outcome(self, id: str, source_hash: str | None) -> RunRecord | None:
         """The record of a run that is finished in this sense. One whose specification has another id is
         reported and counts as none."""
         record = self.find(id)
-        if record is None or record.source_hash != source_hash or record.status in MISSING:
+        if record is None or record.status in MISSING or source_hash not in (None, record.source_hash):
             return None
         other = identity_of(record)
         if other in (None, id):

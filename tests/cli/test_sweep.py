@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from ablate.cli.sweep import Sweep, options_of
 from ablate.cli.sweep import sweep as swept
 from ablate.cli.workspace import Workspace
 from ablate.record import RunRecord
+from ablate.spec import RunSpec
 from ablate.study.design.runs import PlannedRun
 from ablate.study.design.study import StudyError, load, read
 from ablate.study.results import FOLDER
@@ -158,6 +161,16 @@ def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
     assert again.returncode == 0, again.stderr
     assert records(place) == after
 
+    packed = sweep(place, "experiment=small", "pack=true")
+    assert packed.returncode == 0, packed.stderr
+    assert len(list((folder / "records").iterdir())) == 1
+    elsewhere = sweep(place, "experiment=small", "runs=elsewhere")
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert f"{RUNS} runs are taken up" in elsewhere.stdout and "to do" not in elsewhere.stdout
+    assert not list(place.glob("elsewhere/*/weights"))
+    assert (folder / "report.md").read_text() == markdown
+    shutil.rmtree(folder / "records")
+
     loose = sweep(place, "compare=runs/*")
     assert loose.returncode == 0, loose.stderr
     for word in ("position.name=alibi", "heldout/loss", "Exploratory"):
@@ -197,6 +210,30 @@ def test_runs_trained_as_one_are_the_runs_of_the_study(ensemble, place, tmp_path
 )
 def test_a_wrong_option_is_refused(option, said, place, capsys):
     assert said in refusal(capsys, *places(place), "experiment=small", option)
+
+
+@pytest.mark.parametrize(("stale", "counts"), [("rerun", False), ("keep", True)])
+def test_runs_of_another_version_of_the_code_count_where_that_is_asked(stale, counts, tmp_path):
+    workspace = Workspace(options(tmp_path, stale=stale))
+    spec = workspace.compose(["model.width=16"])
+    run = PlannedRun("", "base", "rope", "test", 0, None, 1, spec)
+    fingerprint = {"source": "1", "tokenizer": "2"}
+    run = replace(run, id=RunSpec.model_validate(spec).id(fingerprint))
+    plain = RunSpec.model_validate(spec).model_dump(mode="json")
+    made = {"id": run.id, "spec": plain, "fingerprint": fingerprint, "source_hash": "0ther"}
+    for status, known in (("crashed", False), ("finished", counts)):
+        RunRecord(**made, status=status).save(workspace.store.folder(run.id))
+        assert workspace.has_outcome(run) is known
+
+
+def test_numbers_stand_where_the_weights_that_gave_them_are_gone(tmp_path):
+    workspace = Workspace(options(tmp_path))
+    run = PlannedRun("0" * 12, "base", "rope", "test", 0, None, 1, {})
+    made = {"id": run.id, "status": "finished", "source_hash": "c0de", "spec": {}, "fingerprint": {}}
+    RunRecord(**made, measures={"heldout": "earlier"}).save(workspace.store.folder(run.id))
+    with (console := Console(width=200)).capture() as said:
+        score_missing(["heldout"], [run], workspace, console)
+    assert said.get().strip() == "1 runs keep what an earlier version measured: their weights are not here"
 
 
 def test_two_things_to_do_instead_of_a_study_are_refused(place, capsys):

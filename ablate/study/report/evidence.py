@@ -71,14 +71,15 @@ def claim_rows(evidence: Evidence) -> Table:
     for entry in evidence.entries:
         findings = evidence.on(entry)
         if not findings:
-            rows.append((entry.id, entry.says, "open", "", entry.published, "", ""))
+            planned = f"to be judged: {entry.judge}" if entry.judge else ""
+            rows.append((entry.id, entry.says, "open", planned, entry.sources, "", ""))
         for n, finding in enumerate(findings):
             where = finding.study + (f", {finding.corpus}" if finding.corpus else "")
             beside = finding.published
             if finding.published and finding.beside:
                 beside = f"{finding.published} ({finding.beside})"
             ours = f"{where}: {finding.predicate}: {finding.ours}"
-            named = (entry.id, entry.says, entry.published) if n == 0 else ("", "", "")
+            named = (entry.id, entry.says, entry.sources) if n == 0 else ("", "", "")
             rows.append((*named[:2], finding.verdict, ours, named[2], beside, finding.command))
     columns = ("claim", "says", "verdict", "our data", "published", "beside ours", "command")
     return Table("", columns, tuple(rows))

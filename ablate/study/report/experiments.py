@@ -27,11 +27,18 @@ FINDINGS = "claims.json"
 
 
 class CatalogueEntry(Strict):
-    """One claim of the catalogue."""
+    """One claim of the catalogue. `judge` says how a study would decide it, `against` who found otherwise."""
 
     id: str
     says: str
     published: str
+    judge: str = ""
+    against: str = ""
+
+    @property
+    def sources(self) -> str:
+        """What is published, and what contradicts it."""
+        return f"{self.published}; against: {self.against}" if self.against else self.published
 
 
 class ClaimFinding(Strict):

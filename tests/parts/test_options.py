@@ -151,7 +151,7 @@ def test_mla_is_its_formula_whole_and_token_by_token(x):
         call = ForwardContext.of(x[..., 0])
         (view,) = m.views(call, x.dtype)
         y = part(x, view, 0)
-        q = part.q_norm.weight * rms(x @ part.q_down.weight.T) @ part.q.weight.T
+        q = part.q_norm.weight * rms(x @ part.q_down.weight.T) @ part.q_up.weight.T
         q = q.view(2, 20, 4, 14).transpose(1, 2)
         c = part.kv_norm.weight * rms(x @ part.kv_down.weight.T)
         kv = (c @ part.kv_up.weight.T).view(2, 20, 4, 16).transpose(1, 2)

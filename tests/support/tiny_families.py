@@ -187,6 +187,101 @@ TINY |= {
     ),
 }
 
+GPT = {"vocab_size": 50, "n_positions": 24, "n_embd": 32, "n_layer": 3, "n_head": 4, **ENDS}
+EARLY = {**SHAPE, **ENDS, "max_position_embeddings": 24}
+TINY |= {
+    "gptj": ("gptj", {**GPT, "rotary_dim": 4}),
+    "codegen": ("codegen", {**GPT, "rotary_dim": 4}),
+    "openai-gpt": ("openai-gpt", GPT),
+    "gpt_bigcode": ("gpt_bigcode", {**GPT, "n_inner": 40}),
+    "gpt_neo": (
+        "gpt_neo",
+        {"vocab_size": 50, "max_position_embeddings": 24, "hidden_size": 32, "num_layers": 3, **ENDS}
+        | {"num_heads": 4, "attention_types": [[["global", "local", "local"], 1]], "window_size": 5},
+    ),
+    "biogpt": ("biogpt", {**EARLY, "intermediate_size": 40}),
+    "opt": ("opt", {**EARLY, "ffn_dim": 40, "word_embed_proj_dim": 32}),
+    "xglm": (
+        "xglm",
+        {"vocab_size": 50, "max_position_embeddings": 24, "d_model": 32, "num_layers": 3, **ENDS}
+        | {"attention_heads": 4, "ffn_dim": 40},
+    ),
+    "ctrl": ("ctrl", {**GPT, "dff": 40}),
+    "bloom": ("bloom", {"vocab_size": 50, "hidden_size": 32, "n_layer": 3, "n_head": 4, **ENDS}),
+    "gpt_neox_japanese": ("gpt_neox_japanese", EARLY),
+    "persimmon": ("persimmon", {**EARLY, "intermediate_size": 40}),
+    "persimmon_plain": ("persimmon", {**EARLY, "intermediate_size": 40, "qk_layernorm": False}),
+}
+
+RANKS = {
+    "kv_lora_rank": 12,
+    "q_lora_rank": 20,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 10,
+}
+LATENT = {**BASE, **RANKS, "num_key_value_heads": 4, "rms_norm_eps": 0.01}
+YARN = {
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 5000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 6,
+        "beta_fast": 2.0,
+        "beta_slow": 0.1,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.9,
+    }
+}
+TINY |= {
+    "deepseek_v3": ("deepseek_v3", {**LATENT, **DEEPSEEK, **YARN, "attention_bias": True}),
+    "deepseek_v3_short": (
+        "deepseek_v3",
+        {**LATENT, **DEEPSEEK, "q_lora_rank": None, "rope_interleave": False},
+    ),
+    "sarvam_mla": ("sarvam_mla", {**LATENT, **DEEPSEEK, "q_lora_rank": None}),
+    "glm4_moe_lite": ("glm4_moe_lite", {**LATENT, **DEEPSEEK, **DENSE_SPARSE, "first_k_dense_replace": None}),
+    "deepseek_v2": (
+        "deepseek_v2",
+        {**LATENT, **DEEPSEEK, **YARN, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
+    ),
+    "deepseek_v2_greedy": ("deepseek_v2", {**LATENT, **DEEPSEEK, "norm_topk_prob": False}),
+    "youtu": ("youtu", LATENT),
+}
+
+TINY |= {
+    "afmoe": (
+        "afmoe",
+        {**BASE, **NARROW, **WINDOWS, "head_dim": 8, "num_dense_layers": 2, "mup_enabled": True}
+        | {"route_scale": 2.5},
+    ),
+    "laguna": (
+        "laguna",
+        {**BASE, **NARROW, **WINDOWS, **DENSE_SPARSE, "head_dim": 8, "rope_parameters": TWO_ROPES}
+        | {"shared_expert_intermediate_size": 28, "moe_routed_scaling_factor": 1.5}
+        | {"num_attention_heads_per_layer": [4, 4, 4, 4]},
+    ),
+    "laguna_channels": (
+        "laguna",
+        {**BASE, **NARROW, **WINDOWS, **DENSE_SPARSE, "head_dim": 8, "rope_parameters": TWO_ROPES}
+        | {"shared_expert_intermediate_size": 28, "gating": "per-element"}
+        | {"num_attention_heads_per_layer": [4, 4, 4, 4]},
+    ),
+    "llama4_text": (
+        "llama4_text",
+        {**BASE, "num_local_experts": 4, "num_experts_per_tok": 1, "head_dim": 8, "intermediate_size_mlp": 44}
+        | {"interleave_moe_layer_step": 2, "no_rope_layers": [1, 0, 1, 1], "attention_chunk_size": 6}
+        | {"layer_types": ["chunked_attention", G, "chunked_attention", "chunked_attention"]}
+        | {"floor_scale": 4, "attn_scale": 0.3},
+    ),
+    "dbrx": (
+        "dbrx",
+        {"vocab_size": 50, "d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 24, **ENDS}
+        | {"attn_config": {"kv_n_heads": 2, "clip_qkv": 0.6, "rope_theta": 10_000.0}}
+        | {"ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32}},
+    ),
+}
+
 
 def theirs(name: str) -> Any:
     """A small model of transformers, every parameter random: biases, norms and selection biases too."""
@@ -201,6 +296,8 @@ def theirs(name: str) -> Any:
         for p in m.parameters():
             p += 0.2 * torch.randn(p.shape, generator=generator)
         for buffer_name, buffer in m.named_buffers():
-            if "bias" in buffer_name and buffer.is_floating_point():
+            if (
+                "correction_bias" in buffer_name or "expert_bias" in buffer_name
+            ) and buffer.is_floating_point():
                 buffer += 0.2 * torch.randn(buffer.shape, generator=generator)
     return m.eval()

@@ -21,8 +21,11 @@ from ablate.model.hf.falcon import FALCON
 from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, shown
 from ablate.model.hf.fill import fill, filled
 from ablate.model.hf.folder import new_folder, read_json, write_json, write_tensors
+from ablate.model.hf.gated import FAMILIES as GATED
 from ablate.model.hf.gpt2 import GPT2
+from ablate.model.hf.gpt_kin import FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
+from ablate.model.hf.latent import FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.llama_kin import FAMILIES as LLAMA_KIN
 from ablate.model.hf.mixtures import FAMILIES as MIXTURES
@@ -41,6 +44,9 @@ FAMILIES: dict[str, Family] = {
         *(GPT2, GPT_NEOX, FALCON, MPT, PHI),
         *LLAMA_KIN,
         *MIXTURES,
+        *GPT_KIN,
+        *LATENT,
+        *GATED,
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

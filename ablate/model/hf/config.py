@@ -111,7 +111,7 @@ def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
     wanted: tuple[type, ...] = (int, float, type(None))
     if isinstance(option.default, bool | str):
         wanted = (type(option.default),)
-    elif option.theirs.startswith("rope_parameters"):
+    elif option.theirs.startswith("rope_parameters") or isinstance(option.default, dict):
         wanted = (dict,)
     elif isinstance(option.default, tuple):
         wanted = (list, tuple)

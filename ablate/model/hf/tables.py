@@ -49,7 +49,7 @@ OF_EXPERTS = Change(  # (E, in, out): the matrices of all experts
 
 def depth_of(config: dict[str, Any], key: str = "num_hidden_layers") -> int:
     """The number of layers. Raises CheckpointFormatError."""
-    depth = config.get(key)
+    depth = config.get(key, config.get("num_layers"))
     if isinstance(depth, bool) or not isinstance(depth, int) or not 0 < depth <= MOST_LAYERS:
         raise CheckpointFormatError(
             f"{key} is {shown(depth)}, and should be a whole number up to {MOST_LAYERS}"

@@ -47,7 +47,8 @@ class LatentAttention(KeyValueMixer):
         self.key_width, self.value_width = N + R, V
         self.q_down = Linear(C, q_rank, bias="q" in bias) if q_rank else nn.Identity()
         self.q_norm = norm(q_rank) if q_rank else nn.Identity()
-        self.q = Linear(q_rank or C, H * (N + R), bias=False)
+        self.q_up = Linear(q_rank, H * (N + R), bias=False) if q_rank else nn.Identity()
+        self.q = nn.Identity() if q_rank else Linear(C, H * (N + R), bias=False)
         self.kv_down = Linear(C, rank, bias="kv" in bias)
         self.k_turned = Linear(C, R, bias="kv" in bias)
         self.kv_norm = norm(rank)
@@ -59,7 +60,7 @@ class LatentAttention(KeyValueMixer):
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
         position = view.position.layer(n)
-        q = self.q(self.q_norm(self.q_down(x))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = self.q_up(self.q_norm(self.q_down(self.q(x)))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         plain, turned = q.split((self.plain_width, self.turned_width), -1)
         turned = position.query(turned, view.where.query)
         latent = self.remembered(x, view, n, position)  # (B,1,S,R + rank)

@@ -11,7 +11,6 @@ from ablate.cli.compose import ConfigError
 from ablate.cli.isolated import process_pool
 from ablate.cli.options import SweepOptions
 from ablate.cli.workspace import Workspace
-from ablate.data.stream import Stream
 from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.claim import of_runs
@@ -58,6 +57,7 @@ def check_measures(study: Study, options: SweepOptions) -> None:
 def check_heldout(planned: Plan, workspace: Workspace) -> None:
     """Raise ConfigError where a measure that reads held-out text would find no window of it, or an example
     that is too long."""
+    from ablate.data.stream import Stream
     from ablate.measure import reads_heldout
 
     measures = requested_measures(planned.study, workspace.options)
@@ -79,12 +79,15 @@ def score_missing(
 ) -> None:
     """Compute what is missing from the stored weights, several runs side by side: for runs of earlier studies
     and of ensembles. Runs that are trained alone are scored where they are trained."""
-    from ablate.measure.score import missing, work
+    if not measures:
+        return
+    from ablate.measure.score import hashes, missing, work
 
+    now = hashes(measures)
     folders, payloads = [], []
     for run in called:
-        record = workspace.record(run)
-        if record is not None and record.status == "finished" and missing(record, measures):
+        done = workspace.summary(run)
+        if done is not None and done.status == "finished" and missing(done, now):
             folders.append(workspace.store.folder(run.id))
             payloads.append(workspace.request(run.spec, measures).payload())
     if not payloads:

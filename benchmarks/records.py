@@ -77,9 +77,7 @@ def make(folder: Path, runs: int) -> None:
     (place / "study.yaml").write_text(yaml.safe_dump(study(runs)))
     options = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "sweep.yaml"))
     given = {key: value for key, value in options.items() if key not in ("defaults", "hydra")}
-    workspace = Workspace(
-        SweepOptions.model_validate({**given, "experiment": "many", **places(folder)})
-    )
+    workspace = Workspace(SweepOptions.model_validate({**given, "experiment": "many", **places(folder)}))
     planned = plan(load(place / "study.yaml"), workspace)
     effects = {arm.name: 0.013 * n for n, arm in enumerate(planned.arms)}
     random, began = np.random.default_rng(0), datetime(2026, 1, 1, tzinfo=UTC)

@@ -226,7 +226,9 @@ def typed(plan: Plan, run: PlannedRun) -> list[str]:
     return [*arm.overrides, *rate, *tokens, seed]
 
 
-def tidy(runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | RunSummary | None]) -> "pandas.DataFrame":
+def tidy(
+    runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | RunSummary | None]
+) -> "pandas.DataFrame":
     """The frame that the judge reads: one row for each planned run, in the plan's order.
 
     Columns: id, corpus, arm, role, seed, rate, look, the factors, and of the record status (None where there

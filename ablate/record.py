@@ -13,10 +13,13 @@ import hashlib
 import json
 import os
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,6 +33,28 @@ REMEDY = "restore a copy of it, or train that run again: rerun=true"
 
 UMASK = os.umask(0)  # asked once, at the import: asking sets it, for all threads
 os.umask(UMASK)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a study asks of a record again and again, in a tenth of its memory. `names` and `measures` are
+    shared among all summaries that have the same."""
+
+    id: str
+    status: Status
+    source_hash: str
+    identity: str | None  # the id that follows from its specification; None where that is not understood
+    measures: Mapping[str, str]
+    names: tuple[str, ...]
+    values: tuple[Any, ...]
+
+    def columns(self) -> dict[str, Any]:
+        """As those of its record."""
+        return dict(zip(self.names, self.values, strict=True))
+
+    def __getitem__(self, column: str) -> Any:
+        """The value of a column, None where it has none."""
+        return self.values[self.names.index(column)] if column in self.names else None
 
 
 class RunRecord(BaseModel):
@@ -97,6 +122,21 @@ class RunRecord(BaseModel):
             row |= {f"{group}/{name}": value for name, value in getattr(self, group).items()}
         return row | self.metrics
 
+    def summary(self, identity: str | None) -> RunSummary:
+        """The summary; `identity` is that of `ablate.engine.store.identity_of`."""
+        columns = self.columns()
+        names = tuple(columns)
+        measures = tuple(sorted(self.measures.items()))
+        return RunSummary(
+            id=self.id,
+            status=self.status,
+            source_hash=sys.intern(self.source_hash),
+            identity=self.id if identity == self.id else identity,
+            measures=_measures.setdefault(measures, MappingProxyType(self.measures)),
+            names=_names.setdefault(names, names),
+            values=tuple(sys.intern(value) if type(value) is str else value for value in columns.values()),
+        )
+
     def save(self, folder: Path) -> None:
         """Write record.json with its hash. Raises ValueError for a number that is not finite."""
         content = self.written()
@@ -111,6 +151,11 @@ class RunRecord(BaseModel):
         except ValueError as error:
             raise ValueError(f"the record of {self.id} cannot be saved: {error}") from None
         return json.dumps({**content, "hash": content_hash(content)}, indent=1).encode()
+
+
+# What summaries share.
+_names: dict[tuple[str, ...], tuple[str, ...]] = {}
+_measures: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
 
 
 def content_hash(content: Any) -> str:

@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, StrictBool, ValidationError
 
-from ablate.cli.estimate import RunDesign, design_run
 from ablate.cli.hints import hinted
 from ablate.cli.refused import refused
 from ablate.data.prepare import Prepared, prepare
-from ablate.data.stream import refuse, share
 from ablate.errors import AblateError, in_words
 from ablate.explain import explain
 from ablate.registry import load_parts
@@ -34,7 +32,9 @@ from ablate.train.settings import (
     too_many,
     torch_device,
 )
-from ablate.train.state.warm_start import refuse_another_model, started, started_model
+
+if TYPE_CHECKING:
+    from ablate.cli.estimate import RunDesign
 
 Objective = Literal["validation/loss", "validation/perplexity", "validation/bits_per_byte"]
 OBJECTIVE: Objective = "validation/loss"
@@ -93,9 +93,11 @@ class TrainJob:
         return self.spec.id(self.prepared.fingerprint)
 
     @cached_property
-    def design(self) -> RunDesign:
+    def design(self) -> "RunDesign":
         """The costs and the kernel, counted once, when first asked. Raises IncompatibleParts where the parts
         cannot work together."""
+        from ablate.cli.estimate import design_run
+
         return design_run(self.spec, torch_device(self.settings))
 
     def request(self, outbox: Path | None = None) -> RunRequest:
@@ -132,6 +134,8 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 def job(config: DictConfig | dict[str, Any]) -> TrainJob:
     """Validate a configuration, prepare its data, and check that both fit together. Raises ConfigError with
     all mistakes."""
+    from ablate.data.stream import refuse
+
     node = plain_config(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
     chosen = node.pop("trainer", {})
@@ -167,6 +171,8 @@ def job(config: DictConfig | dict[str, Any]) -> TrainJob:
     except ValueError as error:
         raise ConfigError([str(error)]) from None
     if rest.init_from:
+        from ablate.train.state.warm_start import refuse_another_model, started
+
         try:
             if not taken:
                 refuse_another_model(spec.model, rest.init_from)
@@ -180,6 +186,8 @@ def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
     """For `model=started`: the model in `init_from`, with what else is said of it. Raises ConfigError."""
     if not rest.init_from:
         raise ConfigError(["model=started: takes the model from init_from; give init_from=FOLDER"])
+    from ablate.train.state.warm_start import started_model
+
     try:
         return started_model(rest.init_from, {key: value for key, value in model.items() if key != "of"})
     except (ValueError, OSError) as error:
@@ -194,6 +202,7 @@ def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
     """Yield the mistakes of a run whose fields are valid each, but not together or not on this machine."""
     import torch
 
+    from ablate.data.stream import share
     from ablate.train.speed.cuda_graph import NO_GRAPHS
 
     if spec.parent is not None and not rest.init_from:

@@ -12,7 +12,6 @@ from ablate.cli.isolated import process_pool
 from ablate.cli.mirrors import run_logger
 from ablate.cli.options import SweepOptions
 from ablate.cli.workspace import Workspace
-from ablate.data.stream import Stream
 from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.claim import of_runs
@@ -59,6 +58,7 @@ def check_measures(study: Study, options: SweepOptions) -> None:
 def check_heldout(planned: Plan, workspace: Workspace) -> None:
     """Raise ConfigError where a measure that reads held-out text would find no window of it, or an example
     that is too long."""
+    from ablate.data.stream import Stream
     from ablate.measure import reads_heldout
 
     measures = requested_measures(planned.study, workspace.options)
@@ -80,15 +80,18 @@ def score_missing(
 ) -> None:
     """Compute what is missing from the stored weights, several runs side by side: for runs of earlier studies
     and of ensembles. Runs that are trained alone are scored where they are trained."""
-    from ablate.measure.score import missing, work
+    if not measures:
+        return
+    from ablate.measure.score import hashes, missing, work
 
+    now = hashes(measures)
     folders, payloads, earlier = [], [], 0
     for run in called:
-        record = workspace.record(run)
-        if record is None or record.status != "finished" or not missing(record, measures):
+        done = workspace.summary(run)
+        if done is None or done.status != "finished" or not missing(done, now):
             continue
         folder = workspace.store.folder(run.id)
-        if set(measures) <= record.measures.keys() and not (folder / "weights").is_dir():
+        if set(measures) <= done.measures.keys() and not (folder / "weights").is_dir():
             earlier += 1
             continue
         folders.append(folder)

@@ -1,18 +1,20 @@
 """What a person sees of a plan and of a finished run, as tables of the terminal."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ablate.amounts import amount, duration
-from ablate.cli.compose import TrainJob
-from ablate.cli.estimate import RunEstimate
 from ablate.record import RunRecord
 from ablate.spec import LayerSpec, RunSpec
 from ablate.study.design.match import Matched
-from ablate.study.judge.compare import Comparison
+
+if TYPE_CHECKING:
+    from ablate.cli.compose import TrainJob
+    from ablate.cli.estimate import RunEstimate
+    from ablate.study.judge.compare import Comparison
 
 
 def name_table(title: str, rows: list[tuple[str, str]]) -> Table:
@@ -25,7 +27,7 @@ def name_table(title: str, rows: list[tuple[str, str]]) -> Table:
     return grid
 
 
-def show_plan(console: Console, todo: TrainJob, estimate: RunEstimate, status: str) -> None:
+def show_plan(console: Console, todo: "TrainJob", estimate: "RunEstimate", status: str) -> None:
     """Print the design of a run and its costs; those that are counted, exactly."""
     spec, costs, kernel = todo.spec, todo.design.costs, todo.design.kernel
     console.print(name_table(f"Run {todo.id} ({status})", [*description(spec), ("kernel", kernel)]))
@@ -132,7 +134,7 @@ def matching_label(matched: Matched) -> str:
     return f"{knob} ({matched.residual:+.2%})"
 
 
-def print_verdicts(console: Console, comparison: Comparison) -> None:
+def print_verdicts(console: Console, comparison: "Comparison") -> None:
     """Print a comparison as a table, its warnings first."""
     refused = [f"{arm}: refused before training, so in no comparison" for arm in comparison.refused]
     for warning in (*comparison.warnings, *refused):

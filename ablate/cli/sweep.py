@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from ablate.cli.compare_runs import compare_runs
 from ablate.cli.compose import ConfigError, plain_config, validated
 from ablate.cli.exits import FAILED, WRONG, fail, stopping, writing
 from ablate.cli.jobs import Jobs
@@ -45,6 +44,8 @@ def sweep(config: DictConfig) -> None:
     try:
         options = options_of(config)
         if options.compare is not None:
+            from ablate.cli.compare_runs import compare_runs
+
             compare_runs(options.compare, console)
         else:
             Sweep(options, console).go()
@@ -206,9 +207,9 @@ class Sweep:
         """The median time of a run by (corpus, arm), from those that are finished."""
         times: dict[tuple[str, str], list[float]] = {}
         for run in known:
-            record = self.workspace.record(run)
-            if record is not None and record.status == "finished" and "seconds" in record.speed:
-                times.setdefault((run.corpus, run.arm), []).append(record.speed["seconds"])
+            done = self.workspace.summary(run)
+            if done is not None and done.status == "finished" and (took := done["speed/seconds"]) is not None:
+                times.setdefault((run.corpus, run.arm), []).append(took)
         return {arm: statistics.median(seconds) for arm, seconds in times.items()}
 
     # -------------------------------------------------------------------------------------- run

@@ -12,7 +12,7 @@ from ablate.cli.options import SweepOptions
 from ablate.data.prepare import Prepared, prepare
 from ablate.engine import slots
 from ablate.engine.store import Store
-from ablate.record import RunRecord
+from ablate.record import RunSummary
 from ablate.spec import DataSpec, RunSpec, digest
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Gain
@@ -65,10 +65,10 @@ class Workspace:
         return self._hashes[arm]
 
     def outcomes(self, wanted: Sequence[runs.PlannedRun]) -> Any:
-        return runs.tidy(wanted, self.store.find)
+        return runs.tidy(wanted, self.store.summary)
 
-    def record(self, run: runs.PlannedRun) -> RunRecord | None:
-        return self.store.find(run.id)
+    def summary(self, run: runs.PlannedRun) -> RunSummary | None:
+        return self.store.summary(run.id)
 
     def has_outcome(self, run: runs.PlannedRun) -> bool:
         """Whether a run has an outcome: from the sources of today, or from any where stale runs are kept."""

@@ -1,7 +1,8 @@
 """The store: a folder of runs, `runs/<id>/record.json`, and nothing else. No server, no index.
 
-Ten thousand records are read and checked in a few seconds, so there is no cache that could be
-out of date. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) counts the same.
+Ten thousand records are read and checked in a few seconds, so no index on disk could be out of date. A process
+reads a record once, and again when its file has changed: it remembers summaries. Whoever wrote a record (a study,
+a Hydra multirun, one `train.py`) counts the same.
 """
 
 import logging
@@ -9,16 +10,20 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ablate.engine.lease import Lease, LeaseLost
-from ablate.record import TRAINED, RunRecord, atomic
-from ablate.spec import RunSpec, digest
+from ablate.record import TRAINED, RunRecord, RunSummary, atomic
+from ablate.spec import RunSpec, SeedSpec, digest
 
 log = logging.getLogger(__name__)
 
 MISSING = ("crashed", "interrupted")  # no outcome: the run is done again
+
+
+FileVersion = tuple[int, int, int]  # when it was written, its size, its number in the file system
 
 
 class Store:
@@ -27,6 +32,7 @@ class Store:
     def __init__(self, root: Path | str):
         self.root = Path(root)
         self.broken: dict[str, str] = {}
+        self._summaries: dict[str, tuple[FileVersion, RunSummary | None]] = {}
 
     def folder(self, id: str) -> Path:
         return self.root / id
@@ -50,24 +56,51 @@ class Store:
         self.broken.pop(id, None)
         return record
 
+    def summary(self, id: str) -> RunSummary | None:
+        """The summary of a record, as `find` answers. The file is read anew only where it has changed since it
+        was read last: a record is written aside and renamed."""
+        try:
+            file = os.stat(os.path.join(self.root, id, "record.json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            return self._summarised(id)  # says why not
+        version = (file.st_mtime_ns, file.st_size, file.st_ino)
+        known = self._summaries.get(id)
+        if known is None or known[0] != version:
+            known = self._summaries[id] = version, self._summarised(id)
+        return known[1]
+
+    def _summarised(self, id: str) -> RunSummary | None:
+        record = self.find(id)
+        return None if record is None else record.summary(identity_of(record))
+
     def finished(self, id: str, source_hash: str | None) -> bool:
         """The run has its outcome, from these very sources (None: from any): it is not to be done again.
 
         Outcomes are finished, diverged, out_of_memory and refused; crashed and interrupted are missing data.
         """
-        return self.outcome(id, source_hash) is not None
+        summary = self.summary(id)
+        return (
+            summary is not None
+            and _ended(summary, source_hash)
+            and self._of_its_specification(id, summary.identity)
+        )
 
     def outcome(self, id: str, source_hash: str | None) -> RunRecord | None:
         """The record of a run that is finished in this sense. One whose specification has another id is
         reported and counts as none."""
         record = self.find(id)
-        if record is None or record.status in MISSING or source_hash not in (None, record.source_hash):
+        if record is None or not _ended(record, source_hash):
             return None
-        other = identity_of(record)
-        if other in (None, id):
-            return record
-        self._report(id, ValueError(f"{self.folder(id) / 'record.json'} has the specification of {other}"))
-        return None
+        return record if self._of_its_specification(id, identity_of(record)) else None
+
+    def _of_its_specification(self, id: str, identity: str | None) -> bool:
+        """Whether the record is that of its folder; None is the identity of one that is not understood."""
+        if identity in (None, id):
+            return True
+        self._report(id, ValueError(f"{self.folder(id) / 'record.json'} has the specification of {identity}"))
+        return False
 
     def records(self) -> Iterator[RunRecord]:
         """Every record, in the order of their ids. Broken ones are left out and reported in `broken`."""
@@ -123,16 +156,22 @@ class Store:
 def identity_of(record: RunRecord) -> str | None:
     """The id of the record's specification and fingerprint; None for one that is not understood, as where
     own parts are not loaded."""
-    key = digest([record.spec, record.fingerprint])
-    if key not in _identities:
-        try:
-            _identities[key] = RunSpec.model_validate(record.spec).id(record.fingerprint)
-        except ValidationError:
-            return None
-    return _identities[key]
+    unseeded = {name: value for name, value in record.spec.items() if name != "seed"}
+    key = digest([unseeded, record.fingerprint])
+    try:
+        if key not in _canonical:
+            _canonical[key] = RunSpec.model_validate(record.spec).canonical(record.fingerprint)
+        seed = SeedSpec.model_validate(record.spec.get("seed"))
+    except ValidationError:
+        return None
+    return digest({**_canonical[key], "seed": seed.model_dump(mode="json", exclude_defaults=True)})
 
 
-_identities: dict[str, str] = {}  # by the hash of what they follow from: a study asks often
+_canonical: dict[str, dict[str, Any]] = {}  # by the hash of what they follow from: runs differ in seeds most
+
+
+def _ended(run: RunRecord | RunSummary, source_hash: str | None) -> bool:
+    return source_hash in (None, run.source_hash) and run.status not in MISSING
 
 
 def _move_beside(lease: Lease) -> None:

@@ -14,7 +14,7 @@ from ablate.errors import AblateError
 from ablate.measure import beyond, metrics_of, reads_heldout
 from ablate.measure.trained import open_run
 from ablate.model.hf.opened import is_foreign
-from ablate.record import RunRecord
+from ablate.record import RunRecord, RunSummary
 from ablate.registry import measure
 from ablate.spec import DataSpec
 from ablate.train.monitor.loggers import mirror_scores
@@ -30,9 +30,14 @@ class MeasureError(AblateError, ValueError):
     """A run that cannot be scored, with the reason."""
 
 
-def missing(record: RunRecord, names: Sequence[str]) -> list[str]:
-    """The measures that a record does not have yet, or has from other sources than these."""
-    return [name for name in names if record.measures.get(name) != measure_hash(name)]
+def hashes(names: Sequence[str]) -> dict[str, str]:
+    """The hash of the sources of each measure, as they are now."""
+    return {name: measure_hash(name) for name in names}
+
+
+def missing(record: RunRecord | RunSummary, now: Mapping[str, str]) -> list[str]:
+    """The measures that a record does not have yet, or has from other sources than these (see `hashes`)."""
+    return [name for name, hash in now.items() if record.measures.get(name) != hash]
 
 
 def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
@@ -52,7 +57,8 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     record = RunRecord.load(folder)
     if names and record.status != "finished":
         raise MeasureError(f"{folder}: the run is {record.status}, not finished")
-    wanted = missing(record, names)
+    sources = hashes(names)
+    wanted = missing(record, sources)
     if not wanted:
         return record
     _wait(folder)
@@ -74,7 +80,7 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
         metrics |= found.metrics
         vectors |= found.vectors
         heldout_reads += reads_heldout(name)
-        measured[name] = measure_hash(name)
+        measured[name] = sources[name]
 
     def scored(now: RunRecord) -> RunRecord:
         """With the numbers; another process may have added its own meanwhile."""

@@ -9,6 +9,7 @@ a part says in `starts`, by its path in the part: a function of shape and genera
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Annotated, Protocol
@@ -194,8 +195,10 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
 
 
 def _sharded(whole: Tensor, like: Tensor) -> Tensor:
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if isinstance(like, DTensor):  # src_data_rank None: every rank has drawn the same, so no message is sent
-        return distribute_tensor(whole.to(like.dtype), like.device_mesh, like.placements, src_data_rank=None)
-    return whole
+    sharding = sys.modules.get("torch.distributed.tensor")  # to import it takes half a second
+    if sharding is None or not isinstance(like, sharding.DTensor):
+        return whole
+    sharded: Tensor = sharding.distribute_tensor(  # without a message: every rank has drawn the same
+        whole.to(like.dtype), like.device_mesh, like.placements, src_data_rank=None
+    )
+    return sharded

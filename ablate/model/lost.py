@@ -25,6 +25,7 @@ EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided
 ZERO = {"zeros", "zeros_like", "new_zeros", "zero_", "zeros_"}
 FILLS = {"fill_", "constant_", "full", "full_like", "new_full"}  # with the number that is given
 KEEPS = {"clone", "to", "type", "float", "double", "half", "bfloat16"}  # a copy of what they are given
+DRAWS = {"normal_", "uniform_", "trunc_normal_"}
 HARMLESS = {"requires_grad_", "share_memory_", "detach_", "rename_", "squeeze_", "unsqueeze_", "t_"}
 IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
 WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
@@ -44,12 +45,14 @@ class Watched(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        found = func(*args, **kwargs)
         caller = sys._getframe(1).f_code
         name = getattr(func, "__name__", "")
         if func == IS_META and caller.co_filename == nn.init.__file__:
             name = caller.co_name  # `orthogonal_` writes nothing where there is nothing to write
         target = kwargs.get("out", args[0] if args else kwargs.get("tensor"))
+        # Without storage there is nothing to draw, and torch would import its compiler to do so.
+        idle = name in DRAWS and isinstance(target, Tensor) and IS_META(target)
+        found = target if idle else func(*args, **kwargs)
         if name in WRITES or "out" in kwargs or (name.endswith("_") and not name.endswith("__")):
             if isinstance(target, Tensor) and name not in HARMLESS:
                 self.note(target, self.known(target), name, args, kwargs)

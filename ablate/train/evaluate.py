@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchmetrics import Metric
 
 from ablate.data.prepare import Split
 from ablate.data.stream import NO_LOSS, Batch, Stream
@@ -25,25 +24,6 @@ class Evaluation(NamedTuple):
     def loss(self) -> float:
         """Nats per token."""
         return self.nll / self.tokens
-
-
-class Losses(Metric):
-    """Sums of losses and their numbers; torchmetrics adds them up over ranks."""
-
-    nll: Tensor
-    tokens: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.add_state("nll", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, nll: Tensor, tokens: Tensor) -> None:
-        self.nll += nll
-        self.tokens += tokens
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        return self.nll, self.tokens
 
 
 def evaluate(
@@ -65,7 +45,9 @@ def evaluate(
     """
     ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = decoder.embedding.weight.device
-    metric = Losses(len(split.document_offsets) if by_document else 1).to(device)
+    size = len(split.document_offsets) if by_document else 1
+    nll = torch.zeros(size, dtype=torch.float64, device=device)
+    count = torch.zeros(size, dtype=torch.int64, device=device)
     windows = None if tokens is None else -(-tokens // context)
     stream = Stream(split, context, documents, seed=0, prefix=prefix)
     with (
@@ -82,9 +64,11 @@ def evaluate(
             given = on_device(batch, device)
             call = ForwardContext(given.positions, given.document, given.prefix, real=given.real)
             out = decoder(given.tokens, call, targets=given.targets)
-            metric.update(*sums(out.nll, batch.targets, batch.document_index, metric.nll.numel()))
+            losses, numbers = sums(out.nll, batch.targets, batch.document_index, size)
+            nll += losses
+            count += numbers
             between()
-        nll, count = torch.atleast_1d(*metric.compute())  # a single number comes as a scalar
+        nll, count = over_ranks(nll), over_ranks(count)
     total = int(count.sum())
     if total == 0:
         raise ValueError(f"data: the {split.name} split has no target to be evaluated on")
@@ -102,6 +86,15 @@ def sums(nll: Tensor, targets: Tensor, document_index: Tensor | None, size: int)
     index = document_index.flatten()[has]  # on the CPU, where the order of addition is fixed
     loss = torch.bincount(index, nll.cpu().double().flatten()[has], minlength=size)
     return loss.to(device), torch.bincount(index, minlength=size).to(device)
+
+
+def over_ranks(mine: Tensor) -> Tensor:
+    """The sum over all ranks, added up in their order on each."""
+    if not dist.is_initialized():
+        return mine
+    each = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(each, mine)
+    return torch.stack(each).sum(0)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -34,7 +34,7 @@ class Alibi(Position):
         """A geometric sequence for powers of two; otherwise that of the power below, filled up with every
         other slope of the power above (the authors' code, get_slopes)."""
         below = 2 ** math.floor(math.log2(self.heads))
-        exponent = torch.where(h < below, (h + 1) / below, (2 * (h - below) + 1) / (2 * below))
+        exponent = (2 * (h + 1) - (2 * below + 1) * (h >= below)) / (2 * below)
         return self.steepness * torch.exp2(-self.max_slope_exponent * exponent)
 
     def bias(self, h: Tensor, i: Tensor, j: Tensor) -> Tensor:

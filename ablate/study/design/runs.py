@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ablate.record import RunRecord
+from ablate.record import RunRecord, RunSummary
 from ablate.spec import digest
 from ablate.study.design.backend import Backend
 from ablate.study.design.differences import put
 from ablate.study.design.planned import Plan, PlannedArm, Spec, seeded
 from ablate.study.design.study import StudyError
+from ablate.study.stats.frame import frame_of
 from ablate.study.stats.outcomes import Role
 from ablate.study.stats.plateau import plateau_level
 from ablate.study.stats.rounds import Wanted
@@ -306,7 +307,9 @@ def typed(plan: Plan, run: PlannedRun) -> list[str]:
     return [*arm.overrides, *rate, *tokens, seed]
 
 
-def tidy(runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | None]) -> "pandas.DataFrame":
+def tidy(
+    runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | RunSummary | None]
+) -> "pandas.DataFrame":
     """The frame that the judge reads: one row for each planned run, in the plan's order.
 
     Columns: id, corpus, arm, role, seed, rate, look, the factors, and of the record status (None where there
@@ -314,12 +317,7 @@ def tidy(runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | None]) ->
     """
     import pandas
 
-    rows = []
-    records: dict[str, RunRecord | None] = {}
-    for run in runs:
-        if run.id not in records:
-            records[run.id] = find(run.id)
-        rows.append({**_place(run), **_record(records[run.id])})
+    frame = frame_of({**_place(run), **_record(find(run.id))} for run in runs)
     columns = [
         "id",
         "corpus",
@@ -333,8 +331,7 @@ def tidy(runs: Sequence[PlannedRun], find: Callable[[str], RunRecord | None]) ->
         "source_hash",
         "kernel",
     ]
-    frame = pandas.DataFrame(rows)
-    return frame if rows else pandas.DataFrame(columns=columns)
+    return frame if len(frame) else pandas.DataFrame(columns=columns)
 
 
 def _place(run: PlannedRun) -> dict[str, Any]:
@@ -342,7 +339,7 @@ def _place(run: PlannedRun) -> dict[str, Any]:
     return {**run.factors, **{name: getattr(run, name) for name in named}}
 
 
-def _record(record: RunRecord | None) -> dict[str, Any]:
+def _record(record: RunRecord | RunSummary | None) -> dict[str, Any]:
     if record is None:
         return {"status": None, "reason": "", "source_hash": "", "kernel": ""}
     return record.columns()

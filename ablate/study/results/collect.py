@@ -3,7 +3,8 @@
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ablate.engine.store import Store
@@ -14,6 +15,7 @@ from ablate.study.design.runs import PlannedRun, typed
 from ablate.study.results.curves import collect_curves, curve_rows
 from ablate.study.results.files import DOCUMENT_COLUMNS, RUN_COLUMNS, Results
 from ablate.study.results.manifest import Manifest, PlanRecord, without_model
+from ablate.study.stats.frame import frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,20 +44,21 @@ def collect(
     `name` is the experiment's. `amendments` are those of `ablate.study.design.freeze`. `code` gives the
     hash of the sources as they are now: a record from others is marked stale.
     """
-    import pandas as pd
+    records, commands = _Records(store, runs), _Commands(plan)
+    documents = _Documents(plan.study.metric)
 
-    records = _Records(store)
-    commands = _Commands(plan)
-    rows = [
-        {
-            **_place(run),
-            **_row(records(run.id), source_hash(run) if source_hash else ""),
-            **_start(run, records, store),
-            "command": commands(run, records(run.id)),
-        }
-        for run in runs
-    ]
-    frame = pd.DataFrame(rows)
+    def rows() -> Iterator[dict[str, Any]]:
+        for run in runs:
+            record = records(run.id)
+            documents.add(run, record)
+            yield {
+                **_place(run),
+                **_row(record, source_hash(run) if source_hash else ""),
+                **_start(run, record, store),
+                "command": commands(run, record),
+            }
+
+    frame = frame_of(rows())
     for column in RUN_COLUMNS:
         if column not in frame.columns:
             frame[column] = None
@@ -63,22 +66,25 @@ def collect(
     return Results(
         manifest=_manifest(plan, name, frozen, amendments, notes),
         runs=frame[[*RUN_COLUMNS, *rest]].astype({"rate": float, "budget": float}),
-        curves=collect_curves(frame, store, records),
-        documents=_documents(runs, records, plan.study.metric),
+        curves=collect_curves(frame, store, store.find),
+        documents=documents.frame(),
     )
 
 
 class _Records:
-    """Records by id, each read once: a test run may be a fixed run too."""
+    """Records by id, each read once and kept until its last run: a test run may be a fixed run too."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, runs: Sequence[PlannedRun]) -> None:
         self.store = store
-        self.records: dict[str, RunRecord | None] = {}
+        self.left = Counter(run.id for run in runs)
+        self.kept: dict[str, RunRecord | None] = {}
 
     def __call__(self, id: str) -> RunRecord | None:
-        if id not in self.records:
-            self.records[id] = self.store.find(id)
-        return self.records[id]
+        record = self.kept.pop(id) if id in self.kept else self.store.find(id)
+        self.left[id] -= 1
+        if self.left[id]:
+            self.kept[id] = record
+        return record
 
 
 class _Commands:
@@ -119,10 +125,9 @@ def _row(record: RunRecord | None, now: str) -> dict[str, Any]:
     return row
 
 
-def _start(run: PlannedRun, records: _Records, store: Store) -> dict[str, float]:
+def _start(run: PlannedRun, record: RunRecord | None, store: Store) -> dict[str, float]:
     """`curve/first_loss` of a tuning run: the loss of its first step, taken before any update. Nothing where
     that step was not logged, was no number, or began from weights that were trained."""
-    record = records(run.id)
     if run.role != "tuning" or record is None or record.spec.get("parent") is not None:
         return {}
     first = next(
@@ -170,18 +175,24 @@ def _manifest(
     )
 
 
-def _documents(runs: Sequence[PlannedRun], records: _Records, metric: str) -> "pd.DataFrame":
+class _Documents:
     """The loss by document of the test runs, where the metric is a loss and the records hold it."""
-    import pandas as pd
 
-    split, _, what = metric.rpartition("/")
-    rows = []
-    for id in dict.fromkeys(run.id for run in runs if run.role == "test"):
-        record = records(id)
-        if record is None or record.status != "finished" or what != "loss":
-            continue
-        loss = record.vectors.get(f"{split}/{DOCUMENTS}")
-        tokens = record.vectors.get(f"{split}/{DOCUMENT_TOKENS}")
+    def __init__(self, metric: str) -> None:
+        self.split, _, self.what = metric.rpartition("/")
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def add(self, run: PlannedRun, record: RunRecord | None) -> None:
+        import numpy as np
+
+        if record is None or (run.role, record.status, self.what) != ("test", "finished", "loss"):
+            return
+        loss = record.vectors.get(f"{self.split}/{DOCUMENTS}")
+        tokens = record.vectors.get(f"{self.split}/{DOCUMENT_TOKENS}")
         if loss is not None and tokens is not None:
-            rows.append({"id": id, "loss": loss, "tokens": tokens})
-    return pd.DataFrame(rows, columns=list(DOCUMENT_COLUMNS))
+            self.rows[run.id] = {"id": run.id, "loss": np.array(loss), "tokens": np.array(tokens)}
+
+    def frame(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows.values()), columns=list(DOCUMENT_COLUMNS))

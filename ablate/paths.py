@@ -9,6 +9,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 GROUPS = {
     "norm": "model/norm",
     "placement": "model/placement",
+    "lookup": "model/lookup",
     "topology": "model/topology",
     "position": "model/position",
     "scaling": "model/position/scaling",

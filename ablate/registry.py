@@ -201,6 +201,21 @@ def use(name: str, **options: Any) -> Any:
     return {"name": name, **options}
 
 
+class Unsaid(dict[str, Any]):
+    """As `use`, where the part is what there was before the option. It is equal to the options that it names,
+    so that an identity, which leaves defaults out, does not change."""
+
+    def __init__(self, name: str):
+        super().__init__(name=name)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Options):
+            return bool(other == registries[other.kind].parse(dict(self)))
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def load_parts(places: list[str]) -> list[ModuleType]:
     """Import a user's own parts: module names, or paths of Python files. Raises ImportError, whatever it is
     that their code raises."""
@@ -288,6 +303,7 @@ placement = Registry("placement", "ablate.model.residual")
 topology = Registry("topology", "ablate.model.layer")
 stream = Registry("stream", "ablate.parts.stream")
 future = Registry("future", "ablate.model.future")
+lookup = Registry("lookup", "ablate.parts.lookup")
 init = Registry("init", "ablate.model.init")
 source = Registry("source", "ablate.data.source")
 tokenizer = Registry("tokenizer", "ablate.data.tokenizer")

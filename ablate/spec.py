@@ -13,17 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
 from ablate.pattern import mixers_named, repeated
-from ablate.registry import Numbers, Options, Part
+from ablate.registry import Numbers, Options, Part, Unsaid
 
 T = TypeVar("T")
 
 
 # Beyond any model that there is: what is larger is a slip, and would be built for hours or not at all.
 MOST_WIDE, MOST_LAYERS, MOST_TOKENS = 2**20, 10_000, 2**28
-
-
-PLAIN: Any = {"name": "plain"}  # the stream of records that name none
-NO_FUTURE: Any = {"name": "none"}
 
 
 class Strict(Numbers, BaseModel):
@@ -50,6 +46,7 @@ class LayerSpec(Strict):
     position: Annotated[Options, Part("position")]
     attention: Annotated[Options, Part("attention")]
     ffn: Annotated[Options, Part("ffn")]
+    lookup: Annotated[Options, Part("lookup")] = Field(Unsaid("none"), validate_default=True)
 
     def parts(self) -> list[Options]:
         return [getattr(self, f) for f in LayerSpec.model_fields]
@@ -58,6 +55,7 @@ class LayerSpec(Strict):
 class EmbeddingSpec(Strict):
     scale: Literal["sqrt_width"] | FiniteFloat = 1.0
     norm: Annotated[Options, Part("norm")]
+    lookup: Annotated[Options, Part("lookup")] = Field(Unsaid("none"), validate_default=True)
 
 
 class HeadSpec(Strict):
@@ -88,8 +86,8 @@ class ModelSpec(LayerSpec):
     context: int = Field(gt=0, le=MOST_TOKENS)
     vocab: int | None = Field(None, gt=0, le=MOST_TOKENS)  # null: as many as the tokenizer has
     embedding: EmbeddingSpec
-    stream: Annotated[Options, Part("stream")] = Field(PLAIN, validate_default=True)
-    future: Annotated[Options, Part("future")] = Field(NO_FUTURE, validate_default=True)
+    stream: Annotated[Options, Part("stream")] = Field(Unsaid("plain"), validate_default=True)
+    future: Annotated[Options, Part("future")] = Field(Unsaid("none"), validate_default=True)
     loop: LoopSpec = LoopSpec()
     head: HeadSpec
     init: Annotated[Options, Part("init")]
@@ -136,7 +134,7 @@ class ModelSpec(LayerSpec):
             yield f"loop: there are no layers {self.loop.first} to {last} in a depth of {self.depth}"
         if self.loop.times == 1 and self.loop != LoopSpec():
             yield "loop: times is 1, so first and last do nothing"
-        whole = [self.init, self.kernel, self.embedding.norm, self.stream, self.future]
+        whole = [self.init, self.kernel, self.embedding.norm, self.embedding.lookup, self.stream, self.future]
         said: set[str] = set()
         for layer in self.distinct_layers():
             for part in [*layer.parts(), *whole]:
@@ -344,9 +342,6 @@ class RunSpec(Strict):
             mode="json", exclude_defaults=True
         )
         model = spec["model"]
-        for field, absent in (("stream", PLAIN), ("future", NO_FUTURE)):
-            if model[field] == absent:
-                del model[field]
         if model.pop("pattern", None):
             del model["variants"]
             model["layers"] = [

@@ -12,7 +12,7 @@ from ablate.model.head import Head, TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
 from ablate.model.lost import Watched
-from ablate.model.residual import Frame, Placement, Scale
+from ablate.model.residual import Frame, LookupBranch, Placement, Scale
 from ablate.parts.base import (
     AuxOutputs,
     ForwardContext,
@@ -22,7 +22,19 @@ from ablate.parts.base import (
 )
 from ablate.parts.connection import Connection, State
 from ablate.parts.mixer import CallSetting, Group
-from ablate.registry import attention, ffn, future, init, kernel, norm, placement, position, stream, topology
+from ablate.registry import (
+    attention,
+    ffn,
+    future,
+    init,
+    kernel,
+    lookup,
+    norm,
+    placement,
+    position,
+    stream,
+    topology,
+)
 from ablate.spec import ModelSpec
 
 
@@ -96,16 +108,25 @@ class Decoder(nn.Module):
             made_connection: Connection = made.connection(next(branches), first)
             return made_connection
 
-        self.layers = nn.ModuleList(
-            topology.build(
-                layer.topology,
-                attention.build(layer.attention, self.shape),
-                ffn.build(layer.ffn, self.shape),
-                place,
-                Frame(partial(norm.build, layer.norm, C), spec.dropout, connection),
+        self.layers, self.before, self.after = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for layer, place in zip(layers, placements, strict=True):
+            frame = Frame(partial(norm.build, layer.norm, C), spec.dropout, connection)
+            looked_up = lookup.build(layer.lookup, self.shape)
+            self.before.append(frame.lookup(looked_up, "start"))
+            self.layers.append(
+                topology.build(
+                    layer.topology,
+                    attention.build(layer.attention, self.shape),
+                    ffn.build(layer.ffn, self.shape),
+                    place,
+                    frame,
+                )
             )
-            for layer, place in zip(layers, placements, strict=True)
-        )
+            self.after.append(frame.lookup(looked_up, "end"))
+        # At the input there is one vector a token, whatever the stream makes of it.
+        plain = Frame(nn.Identity, spec.dropout, lambda first: Connection())
+        looked_up = lookup.build(spec.embedding.lookup, self.shape)
+        self.input_lookup = plain.lookup(looked_up, "start", "end")
         self.final_norm = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
         self.head = Head(spec.head, C, V)
 
@@ -118,14 +139,21 @@ class Decoder(nn.Module):
         ]
         self.path = self.spec.path()
         self._check_loop()
-        self.groups = list(dict.fromkeys(groups))
+        lookups = [module.lookup.group() for module in self.lookups()]
+        self.groups = list(dict.fromkeys([*groups, *lookups]))
         self.group_of = [self.groups.index(group) for group in groups]
+        self.lookup_group = self.groups.index(lookups[0]) if lookups else 0
         needs = [
             need
             for layer, p in zip(self.layers, self.position_of, strict=True)
             for need in layer.attention.needs(self.positions[p], **facts)
         ]
         self.kernel: Kernel = kernel.build(self.spec.kernel).settle(needs)
+
+    def lookups(self) -> list[LookupBranch]:
+        """The lookups that there are, that of the input first."""
+        places = (self.input_lookup, *self.before, *self.after)
+        return [module for module in places if isinstance(module, LookupBranch)]
 
     def _check_loop(self) -> None:
         """What a part reports of a call it reports once. Raises IncompatibleParts."""
@@ -157,11 +185,13 @@ class Decoder(nn.Module):
         for scheme in self.positions:
             x = scheme.embed(x, call.positions)
         x = self.embedding_norm(x)
-        state = self.entrance(x)
-        views = self.views(call, x.dtype)
+        views = self.views(call, x.dtype, {"tokens": tokens, "embedded": x})
+        state = self.entrance(self.input_lookup(x, views[self.lookup_group], -1))
         for n, again in self.path:
-            view = views[again * len(self.groups) + self.group_of[n]]
-            state = self.through(self.layers[n], state, view, n)
+            first = again * len(self.groups)
+            state = self.through(self.before[n], state, views[first + self.lookup_group], n)
+            state = self.through(self.layers[n], state, views[first + self.group_of[n]], n)
+            state = self.through(self.after[n], state, views[first + self.lookup_group], n)
         last = self.exit(state)
         x = self.final_norm(last[:, -1:] if call.last else last)
         if targets is None:
@@ -195,14 +225,19 @@ class Decoder(nn.Module):
         with_future: Sums = self.future(sums, x, lent)
         return with_future
 
-    def views(self, call: ForwardContext, dtype: torch.dtype) -> list[Any]:
-        """What each group of layers shares in this call, for one pass of the loop after the other."""
+    def views(
+        self, call: ForwardContext, dtype: torch.dtype, shared: dict[Any, Any] | None = None
+    ) -> list[Any]:
+        """What each group of layers shares in this call, for one pass of the loop after the other. All may read
+        what is `shared`."""
         groups = self.groups * self.spec.loop.times
         memories = call.memories or [group.nothing() for group in groups]
         aux = call.aux or self.aux()
         for report in aux:
             report.real = call.real
-        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux, {})
+        setting = CallSetting(
+            self.positions, self.kernel, self.shape.heads, dtype, aux, {} if shared is None else shared
+        )
         return [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
 
     def memories(self, capacity: int) -> list[Any]:

@@ -106,6 +106,7 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         decoder.layers[n].attention.costs(decoder.positions[decoder.position_of[n]], T, value_bytes)
         for n, _ in decoder.path
     ]
+    of_lookups = sum(module.lookup.row_bytes(value_bytes) for module in decoder.lookups())
     tables = _tables(decoder)
     parameters = {name: p.numel() for name, p in decoder.named_parameters()}
     active = {name: n * _share(decoder, name) for name, n in parameters.items()}
@@ -128,7 +129,7 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         training_flops_unmasked=3 * (whole + ahead),
         decoding_flops=2 * products + sum(2 * mixer.last_products for mixer in mixers),
         kv_bytes=sum(mixer.token_bytes for mixer in mixers),
-        cache_bytes=sum(mixer.row_bytes for mixer in mixers),
+        cache_bytes=sum(mixer.row_bytes for mixer in mixers) + of_lookups,
         state_bytes=16 * sum(parameters.values()),
         activation_bytes=round(_activations(decoder) * value_bytes),
         logit_bytes=8 * decoder.shape.vocab,
@@ -141,7 +142,13 @@ def _tables(decoder: Decoder) -> set[str]:
         f"positions.{n}." for n, scheme in enumerate(decoder.positions) if scheme.acts_on_embedding
     ]
     places = ("embedding.", "head.", *acts_on_embedding)
-    return {name for name, _ in decoder.named_parameters() if name.startswith(places)}
+    looked_up = {path for path, module in decoder.named_modules() if isinstance(module, nn.Embedding)}
+    return {
+        name
+        for name, _ in decoder.named_parameters()
+        if name.startswith(places)
+        or (name.rpartition(".")[0] in looked_up and not name.startswith("positions."))
+    }
 
 
 def _share(decoder: Decoder, name: str) -> float:
@@ -172,15 +179,16 @@ def _products(decoder: Decoder, active: dict[str, float]) -> float:
 def _uses(decoder: Decoder, name: str) -> int:
     """How often a call passes through a parameter."""
     kind, _, rest = name.partition(".")
-    return sum(n == int(rest.partition(".")[0]) for n, _ in decoder.path) if kind == "layers" else 1
+    of_layer = kind in ("layers", "before", "after")
+    return sum(n == int(rest.partition(".")[0]) for n, _ in decoder.path) if of_layer else 1
 
 
 def _activations(decoder: Decoder) -> float:
     """Numbers kept for the backward pass, of each token: what every projection reads and writes."""
     total = 0.0
-    for path, module in decoder.layers.named_modules():
+    for path, module in decoder.named_modules():
         if isinstance(module, nn.Linear):
-            name = f"layers.{path}.weight"
+            name = f"{path}.weight"
             share = _share(decoder, name) * _uses(decoder, name)
             total += share * (module.in_features + module.out_features)
     return total

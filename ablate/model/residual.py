@@ -1,7 +1,7 @@
 """Where norms stand around a branch of the residual stream."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,24 @@ class Residual(Branch):
         return y
 
 
+class LookupBranch(nn.Module):
+    """A lookup as a branch of the stream, without norms around it."""
+
+    def __init__(self, lookup: nn.Module, residual: Residual):
+        super().__init__()
+        self.lookup, self.residual = lookup, residual
+
+    def forward(self, state: State, view: Any, n: int) -> State:
+        return self.residual(state, lambda x: self.lookup(x, view, n))
+
+
+class Untouched(nn.Module):
+    """Stands where a layer looks nothing up."""
+
+    def forward(self, state: State, view: Any, n: int) -> State:
+        return state
+
+
 class Frame(NamedTuple):
     """Makes what stands around the branches of one layer."""
 
@@ -105,6 +123,12 @@ class Frame(NamedTuple):
 
     def branch(self, placement: Placement) -> Branch:
         return Branch(placement, self.norm, self.dropout)
+
+    def lookup(self, lookup: Any, *places: str) -> nn.Module:
+        """The branch of a lookup at these places of its layer, if its own is among them."""
+        if lookup.place not in places:
+            return Untouched()
+        return LookupBranch(lookup, self.residual(Placement(), first=False))
 
 
 def narrowed(x: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class RecurrentContext(NamedTuple):
     segment: Tensor | None  # (B,T): tokens of equal numbers may know of each other; None: all may
     positions: Tensor  # (1|B, T)
     aux: AuxOutputs
+    shared: dict[Any, Any]  # what layers leave for later layers of this call
 
     def scan(
         self, n: int, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None
@@ -100,7 +101,7 @@ class RecurrentGroup(NamedTuple):
         return States()
 
     def view(self, call: ForwardContext, memory: StateStore, setting: CallSetting) -> RecurrentContext:
-        return RecurrentContext(memory, memory.look(call), call.positions, setting.aux)
+        return RecurrentContext(memory, memory.look(call), call.positions, setting.aux, setting.shared)
 
 
 class RecurrentMixer(Mixer):
@@ -130,31 +131,36 @@ class RecurrentMixer(Mixer):
 
 class ShortConvolution(nn.Module):
     """y_t = sum_{j<K} w_j x_{t-K+1+j}, for each channel apart, inside of a document (Gated DeltaNet, Mamba).
+    With a dilation the tokens read are so many apart.
 
     The weights start as torch's convolutions do, uniformly within 1/sqrt(K).
     """
 
-    def __init__(self, width: int, kernel_size: int, bias: bool = False):
+    def __init__(self, width: int, kernel_size: int, bias: bool = False, dilation: int = 1):
         super().__init__()
-        self.width, self.kernel_size = width, kernel_size
+        self.width, self.past = width, (kernel_size - 1) * dilation
+        self.places = range(0, self.past + 1, dilation)  # of the tokens read, in what is remembered and new
         self.weight = nn.Parameter(torch.empty(width, 1, kernel_size))
         self.bias = nn.Parameter(torch.empty(width)) if bias else None
         self.starts = {"weight": uniform(kernel_size**-0.5)}
 
     def forward(self, x: Tensor, view: RecurrentContext, n: int, name: str) -> Tensor:
         """x (B,T,width) -> (B,T,width); the last inputs are remembered under `name`."""
-        B, T, past = x.shape[0], x.shape[1], self.kernel_size - 1
+        B, T, past = x.shape[0], x.shape[1], self.past
         read = torch.cat((view.memory.read(n, name, x.new_zeros(B, past, self.width)), x), 1)
         taps = self.weight[:, 0].unbind(-1)
         if view.segment is None:
             view.memory.write(n, name, read[:, T:])
-            y = sum(tap * read[:, j : j + T] for j, tap in enumerate(taps))
+            y = sum(tap * read[:, j : j + T] for j, tap in zip(self.places, taps, strict=True))
         else:
             segment = torch.cat((view.segment.new_zeros(B, past), view.segment), 1)
             known = (segment[:, T:] == segment[:, -1:])[..., None]
             view.memory.write(n, name, read[:, T:].where(known, 0))
-            near = [(segment[:, j : j + T] == view.segment)[..., None] for j in range(self.kernel_size)]
-            y = sum(tap * read[:, j : j + T].where(near[j], 0) for j, tap in enumerate(taps))
+            near = [(segment[:, j : j + T] == view.segment)[..., None] for j in self.places]
+            y = sum(
+                tap * read[:, j : j + T].where(close, 0)
+                for j, tap, close in zip(self.places, taps, near, strict=True)
+            )
         assert isinstance(y, Tensor)
         return y if self.bias is None else y + self.bias
 

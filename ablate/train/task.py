@@ -327,7 +327,7 @@ def shard(decoder: Decoder, mesh: Any) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = mesh["data_parallel"]
-    for layer in decoder.layers:
+    for layer in (*decoder.layers, *decoder.lookups()):
         fully_shard(layer, mesh=mesh)
     fully_shard(decoder, mesh=mesh)
 

@@ -16,7 +16,7 @@ from ablate.train.settings import Settings
 CONF = Path(__file__).parents[2] / "conf"
 FOLDERS = {
     **{kind: f"model/{kind}" for kind in ("norm", "activation", "ffn", "position", "attention", "kernel")},
-    **{kind: f"model/{kind}" for kind in ("placement", "topology", "init")},
+    **{kind: f"model/{kind}" for kind in ("placement", "topology", "stream", "lookup", "init")},
     "scaling": "model/position/scaling",
 }
 FILES = [(kind, path) for kind, folder in FOLDERS.items() for path in sorted((CONF / folder).glob("*.yaml"))]

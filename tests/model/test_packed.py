@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 def logits(reader: Decoder, decoder: Decoder, rows: int = 2) -> torch.Tensor:
     """Of a prompt and of two tokens after it, through a cache."""
     memories, tokens = decoder.memories(8), PROMPT[:rows]
-    prefix = torch.tensor([5] * rows) if any(group.mask.prefix for group in decoder.groups) else None
+    prefix = torch.tensor([5] * rows) if any(group.prefix for group in decoder.groups) else None
     found = [reader(tokens, ForwardContext(torch.arange(5)[None], None, prefix, memories))]
     found += [
         reader(tokens[:, n : n + 1], ForwardContext(torch.tensor([[5 + n]]), None, prefix, memories))

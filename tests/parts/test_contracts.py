@@ -289,6 +289,7 @@ IN_EVERYTHING = (
     "sink_logit",
     "sink_tokens",
     "looped_hybrid",
+    "lookups_in_streams",
 )  # each takes the compiler some fifteen seconds
 
 

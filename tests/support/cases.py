@@ -9,7 +9,7 @@ from ablate.model.decoder import Decoder
 from ablate.registry import registries
 from ablate.spec import ModelSpec
 
-LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn")
+LAYERED = ("norm", "placement", "topology", "position", "attention", "ffn", "lookup")
 SHARED = ("init", "kernel", "stream", "future")
 # IncompatibleParts in training on a CPU; tests/parts/test_kernels.py holds them to the reference.
 GPU_ONLY = ("flex", "flash")
@@ -127,6 +127,16 @@ HARD: dict[str, dict[str, Any]] = {
             "gate_on": "input",
             "expert": {"name": "glu", "width": 24},
         }
+    },
+    "input_ngrams": {"embedding": {"norm": "rmsnorm", "lookup": {"name": "ngram", "n": 3}}},
+    "lookups_in_streams": {
+        "stream": "x0",
+        "variants": {
+            "reading": {"lookup": {"name": "engram"}},
+            "per_layer": {"lookup": {"name": "per_layer"}},
+            "plain": {},
+        },
+        "pattern": ["reading", "per_layer", "plain"],
     },
     "everything": {
         "position": "t5",

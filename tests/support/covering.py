@@ -60,6 +60,10 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
             "mhc identity": {"stream": {"name": "mhc", "mixing": "identity"}},
             "attention_residual block": {"stream": {"name": "attention_residual", "block": 2}},
         },
+        "lookup": {
+            **by_name("lookup"),
+            "input ngram": {"embedding": {"lookup": {"name": "ngram", "n": 3}}},
+        },
         "position": {
             **by_name("position"),
             **scalings,
@@ -152,6 +156,7 @@ BASELINE: Row = {factor: next(iter(choices)) for factor, choices in FACTORS.item
     "placement": "pre",
     "topology": "serial",
     "stream": "plain",
+    "lookup": "none",
     "position": "rope",
     "ffn": "glu",
     "activation": "silu",

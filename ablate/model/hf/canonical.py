@@ -27,6 +27,7 @@ def canonical(spec: ModelSpec) -> dict[str, Any]:
         "embedding": {
             "scale": shape.width**0.5 if scale == "sqrt_width" else scale,
             "norm": whole["embedding"]["norm"],
+            "lookup": whole["embedding"]["lookup"],
         },
         "stream": whole["stream"],
         "loop": whole["loop"],

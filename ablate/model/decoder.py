@@ -228,8 +228,8 @@ class Decoder(nn.Module):
     def views(
         self, call: ForwardContext, dtype: torch.dtype, shared: dict[Any, Any] | None = None
     ) -> list[Any]:
-        """What each group of layers shares in this call, for one pass of the loop after the other. All may read
-        what is `shared`."""
+        """What each group of layers shares in this call, for one pass of the loop after the other; all may
+        read what is `shared`."""
         groups = self.groups * self.spec.loop.times
         memories = call.memories or [group.nothing() for group in groups]
         aux = call.aux or self.aux()

@@ -187,7 +187,7 @@ def _activations(decoder: Decoder) -> float:
     """Numbers kept for the backward pass, of each token: what every projection reads and writes."""
     total = 0.0
     for path, module in decoder.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and not path.startswith("positions."):
             name = f"{path}.weight"
             share = _share(decoder, name) * _uses(decoder, name)
             total += share * (module.in_features + module.out_features)

@@ -178,3 +178,23 @@ def test_the_absent_lookup_changes_no_id():
     old = small().model_dump()
     del old["lookup"], old["embedding"]["lookup"]
     assert ModelSpec.model_validate(old) == small()
+
+
+def test_values_of_a_token_are_added_from_a_table(tokens):
+    options = {"name": "value_embedding", "kv_heads": 2, "start": 0.5}
+    m = Decoder(small(attention=options, position="none")).init_parameters(0).double()
+    plain = Decoder(small(position="none")).init_parameters(0).double()
+    seen: list[tuple[Tensor, Tensor]] = []
+    layer, same = m.layers[1].attention, plain.layers[1].attention
+    layer.register_forward_hook(lambda module, given, y: seen.append((given[0], y)))
+    with torch.no_grad():
+        m(tokens)
+        x, y = seen[0]
+        D = small().shape().head_width
+        added = 0.5 * layer.values.weight[tokens]  # in the place of a bias that differs from token to token
+        same.load_state_dict(layer.state_dict(), strict=False)
+        q, k, v = same.project(x)
+        v = v + added.view(*tokens.shape, 2, D).transpose(1, 2)
+        k, v = (z.repeat_interleave(2, 1) for z in (k, v))
+        heads = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        torch.testing.assert_close(y, layer.out(heads.transpose(1, 2).flatten(2)))

@@ -1,8 +1,8 @@
 """The store: a folder of runs, `runs/<id>/record.json`, and nothing else. No server, no index.
 
-Ten thousand records are read and checked in a few seconds, so no index on disk could be out of date. A process
-reads a record once, and again when its file has changed: it remembers summaries. Whoever wrote a record (a study,
-a Hydra multirun, one `train.py`) counts the same.
+Ten thousand records are read and checked in a few seconds, so no index on disk could be out of date. A
+process reads a record once, and again when its file has changed: it remembers summaries. Whoever wrote a record
+(a study, a Hydra multirun, one `train.py`) counts the same.
 """
 
 import logging
@@ -57,8 +57,8 @@ class Store:
         return record
 
     def summary(self, id: str) -> RunSummary | None:
-        """The summary of a record, as `find` answers. The file is read anew only where it has changed since it
-        was read last: a record is written aside and renamed."""
+        """The summary of a record, as `find` answers. The file is read anew only where it has changed since
+        it was read last: a record is written aside and renamed."""
         try:
             file = os.stat(os.path.join(self.root, id, "record.json"))
         except (FileNotFoundError, NotADirectoryError):
@@ -175,8 +175,8 @@ def _ended(run: RunRecord | RunSummary, source_hash: str | None) -> bool:
 
 
 def _move_beside(lease: Lease) -> None:
-    """Move what a run left in its outbox beside the record: weights, tokenizer, curve, file by file. Each move
-    raises FileNotFoundError where the outbox was cleared meanwhile, so nothing of a successor is replaced."""
+    """Move what a run left in its outbox beside the record: weights, tokenizer, curve, file by file. Each
+    move raises FileNotFoundError where the outbox was cleared, so nothing of a successor is replaced."""
     for new in sorted(lease.outbox.rglob("*")):
         if new.name != "record.json" and not new.name.startswith(".") and not new.is_dir():
             old = lease.folder / new.relative_to(lease.outbox)

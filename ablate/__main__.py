@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from ablate.cli.terminal import replace_unprintable
 from ablate.errors import in_words, printable
@@ -89,7 +89,7 @@ def status_command(given: list[str]) -> int:
 class Parser(argparse.ArgumentParser):
     """One that repeats no control characters of what was typed."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message), file)
 
 
@@ -115,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
     whole = Parser("ablate", description=__doc__.split(": ", 1)[1])
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], said: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int | None], said: str
+    ) -> argparse.ArgumentParser:
         add = commands.add_parser(
             name,
             help=said,

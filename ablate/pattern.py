@@ -39,4 +39,5 @@ def _at_input(node: Mapping[str, Any]) -> bool:
     """Whether the common position acts on the embedding."""
     scheme = node.get("position")
     name = scheme.get("name") if isinstance(scheme, Mapping) else getattr(scheme, "name", scheme)
-    return name in registries["position"] and registries["position"][name].make.acts_on_embedding
+    made: Any = registries["position"][str(name)].make if name in registries["position"] else None
+    return bool(made and made.acts_on_embedding)

@@ -213,7 +213,7 @@ class Unsaid(dict[str, Any]):
             return bool(other == registries[other.kind].parse(dict(self)))
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 def load_parts(places: list[str]) -> list[ModuleType]:

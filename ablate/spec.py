@@ -88,7 +88,7 @@ class ModelSpec(LayerSpec):
     embedding: EmbeddingSpec
     stream: Annotated[Options, Part("stream")] = Field(Unsaid("plain"), validate_default=True)
     future: Annotated[Options, Part("future")] = Field(Unsaid("none"), validate_default=True)
-    loop: LoopSpec = LoopSpec()
+    loop: LoopSpec = LoopSpec(times=1, first=0, last=None)
     head: HeadSpec
     init: Annotated[Options, Part("init")]
     kernel: Annotated[Options, Part("kernel")]
@@ -132,7 +132,7 @@ class ModelSpec(LayerSpec):
         last = self.depth - 1 if self.loop.last is None else self.loop.last
         if not self.loop.first <= last < self.depth:
             yield f"loop: there are no layers {self.loop.first} to {last} in a depth of {self.depth}"
-        if self.loop.times == 1 and self.loop != LoopSpec():
+        if self.loop.times == 1 and self.loop != LoopSpec(times=1, first=0, last=None):
             yield "loop: times is 1, so first and last do nothing"
         whole = [self.init, self.kernel, self.embedding.norm, self.embedding.lookup, self.stream, self.future]
         said: set[str] = set()

@@ -93,7 +93,8 @@ def from_hugging_face(folder: Path) -> tuple[nn.Module, int | None]:
             module = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
         else:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            make: Any = AutoModelForCausalLM
+            module = make.from_config(config, trust_remote_code=False)
     except Exception as error:
         raise CheckFailed(f"{folder}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     return module, vocabulary(module)

@@ -128,7 +128,7 @@ class Sweep:
         from ablate.study.results.packed import pack
 
         measures = requested_measures(planned.study, self.options)
-        ended = [(run, self.workspace.record(run)) for run in self.known_runs(planned)]
+        ended = [(run, self.workspace.store.find(run.id)) for run in self.known_runs(planned)]
         ready, unmeasured = [], 0
         for run, record in ended:
             if record is None:

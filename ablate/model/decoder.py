@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         ]
         self.path = self.spec.path()
         self._check_loop()
-        lookups = [module.lookup.group() for module in self.lookups()]
+        lookups: list[Group] = [module.lookup.group() for module in self.lookups()]
         self.groups = list(dict.fromkeys([*groups, *lookups]))
         self.group_of = [self.groups.index(group) for group in groups]
         self.lookup_group = self.groups.index(lookups[0]) if lookups else 0

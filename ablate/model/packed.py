@@ -203,6 +203,7 @@ class LeanSoftmax(Softmax):
         both, v = self.by_head(x).split_with_sizes((H + K, K), 1)
         q, k = position.rotate(both, where.query).split_with_sizes((H, K), 1)
         k, v = view.memory.extend(n, k, v, _turned, where)
+        view.shared["keys", n] = k, v
         heads = view.kernel(q, k, v, view.prepared, self.scores, 0.0)
         y: Tensor = self.out(heads.transpose(1, 2).flatten(2))
         return y
@@ -212,7 +213,7 @@ class LeanSoftmax(Softmax):
         if self.normed != (D, D) or not isinstance(self.q, Joined):
             return super().project(x)
         q, k, v = self.by_head(x).split_with_sizes((H, K, K), 1)
-        return self.q_norm(q), self.k_norm(k), v
+        return self.clip(self.q_norm(q)), self.clip(self.k_norm(k)), self.clip(v)
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, H + 2 K, T, D)."""
@@ -221,7 +222,9 @@ class LeanSoftmax(Softmax):
 
     @cached_property
     def bare(self) -> bool:
-        return isinstance(self.q, Joined) and self.q_norm is self.k_norm is IDENTITY
+        around = (self.q_norm, self.k_norm, self.q_placed, self.k_placed, self.clip, self.inner_norm)
+        extra = self.gate is not None or self.temperature or self.exclusive
+        return isinstance(self.q, Joined) and not extra and all(part is IDENTITY for part in around)
 
     @cached_property
     def scores(self) -> Scores:
@@ -264,8 +267,10 @@ class LeanRMSNorm(RMSNorm):
     """y = w sqrt(C) x / sqrt(|x|^2 + C eps): four operators, where torch takes eight. The length of a single
     row is a plain number, which leaves two."""
 
+    weight: Any
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32:
+        if x.dtype != torch.float32 or self.weight is None:
             return super().forward(x)
         if x.numel() == self.width:
             length = math.hypot(torch.linalg.vector_norm(x).item(), self.least)
@@ -284,7 +289,8 @@ class LeanRMSNorm(RMSNorm):
 
     @cached_property
     def least_of_rows(self) -> Tensor:
-        return self.weight.new_tensor(self.least)
+        least: Tensor = self.weight.new_tensor(self.least)
+        return least
 
     @cached_property
     def zero(self) -> Tensor:

@@ -98,7 +98,8 @@ class LookupBranch(nn.Module):
 
     def __init__(self, lookup: nn.Module, residual: Residual):
         super().__init__()
-        self.lookup, self.residual = lookup, residual
+        self.lookup: Any = lookup
+        self.residual = residual
 
     def forward(self, state: State, view: Any, n: int) -> State:
         return self.residual(state, lambda x: self.lookup(x, view, n))

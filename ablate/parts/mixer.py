@@ -92,7 +92,8 @@ class Mixer(nn.Module):
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         scheme = layer.position
-        if cls.takes_position or scheme.name == "none" or scheme.entry.make.acts_on_embedding:
+        made: Any = scheme.entry.make
+        if cls.takes_position or scheme.name == "none" or made.acts_on_embedding:
             return []
         return [f"takes no position, so {scheme.name} would do nothing; say position=none for its layers"]
 

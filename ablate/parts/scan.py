@@ -106,13 +106,14 @@ def scanned(
 
 def _chunks(x: Tensor, chunk: int) -> Tensor:
     """(B,H,T,*) -> (B,H,N,c,*), filled up with zeros: such a token keeps and adds nothing."""
-    return F.pad(x, (0, 0, 0, -x.shape[2] % chunk)).unflatten(2, (-1, chunk))
+    padded = F.pad(x, (0, 0, 0, -x.shape[2] % chunk))
+    return padded.reshape(*x.shape[:2], -1, chunk, x.shape[-1])
 
 
 def _segments(segment: Tensor, chunk: int) -> Tensor:
     """(B,T) -> (B,1,N,c); what fills up belongs to the last segment."""
     filling = segment[:, -1:].expand(-1, -segment.shape[1] % chunk)
-    return torch.cat((segment, filling), 1).unflatten(1, (-1, chunk))[:, None]
+    return torch.cat((segment, filling), 1).reshape(len(segment), 1, -1, chunk)
 
 
 def _similar(x: Tensor, y: Tensor, total: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ def wide(x: Tensor) -> Tensor:
 
 def by_head(x: Tensor, width: int) -> Tensor:
     """(B,T,H width) -> (B,H,T,width), in fp32 at least."""
-    return wide(x).unflatten(-1, (-1, width)).transpose(1, 2)
+    return wide(x).reshape(*x.shape[:-1], -1, width).transpose(1, 2)
 
 
 def unit(x: Tensor) -> Tensor:

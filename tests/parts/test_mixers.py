@@ -16,7 +16,7 @@ from ablate.spec import ModelSpec
 transformers = pytest.importorskip("transformers")
 SHAPE = small().shape()
 C, H, D = SHAPE.width, SHAPE.heads, SHAPE.head_width
-VIEW = RecurrentContext(NoStates(), None, torch.arange(70)[None], [])
+VIEW = RecurrentContext(NoStates(), None, torch.arange(70)[None], [], {})
 
 
 def ours(name: str, **options: Any) -> nn.Module:

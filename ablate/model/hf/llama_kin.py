@@ -409,7 +409,7 @@ SMOLLM3 = kin(
     axes=(
         listed(
             "no_rope_layers",
-            {1: "rope", 0: "nope"},  # type: ignore[dict-item]
+            {1: "rope", 0: "nope"},
             lambda layer: "nope" if layer["position"]["name"] == "none" else "rope",
         ),
     ),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ablate.model.hf.family import (
     SAME,
+    Axis,
     Change,
     CheckpointFormatError,
     Family,
@@ -58,7 +59,6 @@ from ablate.model.hf.tables import (
     SPARSE_LISTED,
     SPARSE_STEPS,
     THEIRS,
-    Axis,
     activation,
     depth_of,
     every,

@@ -95,7 +95,8 @@ class LatentAttention(KeyValueMixer):
         )
         q = torch.cat((turned, plain @ up_k.to(plain.dtype)), -1)
         sums = self.kernel(q, latent, latent, view)[..., -self.rank :]
-        return sums @ up_v.to(sums.dtype).mT
+        y: Tensor = sums @ up_v.to(sums.dtype).mT
+        return y
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext) -> Tensor:
         dropout = self.dropout if self.training else 0.0

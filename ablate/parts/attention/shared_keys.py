@@ -34,7 +34,7 @@ class SharedKeys(Softmax):
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B,T,*,*) -> (B,H,T,D)."""
-        return x.flatten(2).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], -1, self.head_width).transpose(1, 2)
 
     def costs(self, position: Position, tokens: int, value_bytes: int) -> MixerCosts:
         return super().costs(position, tokens, value_bytes)._replace(token_bytes=0, row_bytes=0)

@@ -67,10 +67,9 @@ class Softmax(KeyValueMixer):
         self.v = Linear(C, K * D, bias="v" in bias)
         self.out = Linear(H * D, C, bias="out" in bias)
         over = {"head": (D, D), "width": (H * D, K * D)}[qk_norm_over]
-        after = {"before": [nn.Identity, nn.Identity], "after": [lambda: qk_norm(D)] * 2}[qk_norm_at]
-        before = {"before": qk_norm, "after": lambda width: nn.Identity()}[qk_norm_at]
+        before, after = (qk_norm, _no_norm) if qk_norm_at == "before" else (_no_norm, qk_norm)
         self.q_norm, self.k_norm = before(over[0]), before(over[1])
-        self.q_placed, self.k_placed = (make() for make in after)
+        self.q_placed, self.k_placed = after(D), after(D)
         self.normed = over
         if sink_logit:
             self.sink = nn.Parameter(torch.zeros(H))
@@ -117,13 +116,14 @@ class Softmax(KeyValueMixer):
         if self.gate is None:
             return heads
         gate = self.gate_activation(self.gate(x))
-        return (heads.unflatten(-1, (gate.shape[-1], -1)) * gate[..., None]).flatten(-2)
+        gated: Tensor = (heads.reshape(*gate.shape, -1) * gate[..., None]).flatten(-2)
+        return gated
 
     def without_own(self, heads: Tensor, v: Tensor) -> Tensor:
         """heads (B,T,H D) less their part along the token's own value, v (B,K,T,D)."""
         if not self.exclusive:
             return heads
-        y = heads.unflatten(-1, (self.heads, -1))
+        y = heads.reshape(*heads.shape[:-1], self.heads, -1)
         own = F.normalize(v.repeat_interleave(self.heads // self.kv_heads, 1).transpose(1, 2), dim=-1)
         return (y - (y * own).sum(-1, keepdim=True) * own).flatten(-2)
 
@@ -151,3 +151,7 @@ class Softmax(KeyValueMixer):
         if options.gate_activation is not None and options.gate is None:
             wrong.append("gate_activation is of a gate, and gate is null")
         return wrong
+
+
+def _no_norm(width: int) -> nn.Module:
+    return nn.Identity()

@@ -36,7 +36,7 @@ class ValueResidual(Softmax):
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         wrong = super().check(options, layer, model)
-        first = next((o.attention for o in model.layers() if o.attention.name == options.name), options)
-        if first.kv_heads != options.kv_heads:  # type: ignore[attr-defined]
+        first: Any = next((o.attention for o in model.layers() if o.attention.name == options.name), options)
+        if first.kv_heads != options.kv_heads:
             wrong.append(f"kv_heads {options.kv_heads} differs from that of the first layer of its kind")
         return wrong

@@ -88,8 +88,8 @@ class Weighing(nn.Module):
         flat = x.flatten(2)
         flat = flat if flat.dtype == torch.float64 else flat.float()
         flat = flat * (flat.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
-        found = F.linear(flat, self.weight.to(flat.dtype)).split(self.sizes, -1)
-        offsets = self.offset.split(self.sizes)
+        found = F.linear(flat, self.weight.to(flat.dtype)).split_with_sizes(self.sizes, -1)
+        offsets = self.offset.split_with_sizes(self.sizes)
         return tuple(y * s + c for y, s, c in zip(found, self.scale, offsets, strict=True))
 
 
@@ -137,7 +137,8 @@ class SinkhornConnection(IndependentConnection):
         for _ in range(self.iterations - 1):
             mixing = mixing / (mixing.sum(-1, keepdim=True) + self.eps)
             mixing = mixing / (mixing.sum(-2, keepdim=True) + self.eps)
-        return mixing.transpose(-1, -2).to(state.dtype) @ state
+        mixed: Tensor = mixing.transpose(-1, -2).to(state.dtype) @ state
+        return mixed
 
 
 class Collapsed(nn.Module):
@@ -150,4 +151,5 @@ class Collapsed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         (weights,) = self.weighing(x)
-        return ((weights.sigmoid() + self.eps)[..., None].to(x.dtype) * x).sum(2)
+        collapsed: Tensor = ((weights.sigmoid() + self.eps)[..., None].to(x.dtype) * x).sum(2)
+        return collapsed

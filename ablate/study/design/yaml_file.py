@@ -42,7 +42,7 @@ def _bounded(text: str) -> None:
         deep -= isinstance(event, yaml.CollectionEndEvent)
         if deep > MOST_DEEP:
             raise ValueError(
-                f"line {event.start_mark.line + 1}: lists too deep within each other; {MOST_DEEP} is the most"
+                f"line {_line(event)}: lists too deep within each other; {MOST_DEEP} is the most"
             )
     sizes: dict[int, int] = {}
     root = yaml.compose(text, Loader=Seen)
@@ -50,12 +50,15 @@ def _bounded(text: str) -> None:
         raise ValueError(f"aliases repeat each other to more than {MOST_VALUES} values; write them out")
 
 
+def _line(marked: Any) -> int:
+    """The line of an event or a node, counted from 1."""
+    return int(marked.start_mark.line) + 1
+
+
 def _size(node: Any, sizes: dict[int, int], above: tuple[int, ...]) -> int:
     """The values below a node, aliases unfolded. Raises ValueError for a node within itself."""
     if id(node) in above:
-        raise ValueError(
-            f"line {node.start_mark.line + 1}: an alias stands inside of what it repeats; write it out"
-        )
+        raise ValueError(f"line {_line(node)}: an alias stands inside of what it repeats; write it out")
     if id(node) not in sizes:
         below = node.value if isinstance(node.value, list) else []
         children = [child for each in below for child in (each if isinstance(each, tuple) else (each,))]

@@ -7,8 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ablate.spec import Strict
+from ablate.study.design.fields import STEPS
 from ablate.study.design.planned import PlannedArm
-from ablate.study.design.study import STEPS, Study
+from ablate.study.design.study import Study
 from ablate.study.judge.compare import Comparison
 from ablate.study.judge.rates import one_rate
 from ablate.study.stats.speedup import SpeedUp, speed_up

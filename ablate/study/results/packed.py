@@ -40,9 +40,10 @@ def pack(folder: Path, ids: Iterable[str], store: Store, most: int = MOST_BYTES)
         record = store.find(id)
         if record is None or record.status in MISSING:
             continue
-        content = _portable(record)
+        curve = _curve(store.folder(id), record)
+        content = _portable(record, curve)
         if (id, content) not in there:
-            new[id] = {"record.json": content, "curve.parquet": _curve(store.folder(id))}
+            new[id] = {"record.json": content, "curve.parquet": curve}
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for content in _archives(sorted(new.items()), most):
@@ -146,22 +147,23 @@ def _archive(runs: Sequence[tuple[str, Run]]) -> bytes:
     return made.getvalue()
 
 
-def _portable(record: RunRecord) -> bytes:
-    """The record without the folder that the program lay in on the machine that made it."""
-    command = record.provenance.get("command")
-    if not isinstance(command, list) or not command:
-        return record.written()
-    named = [Path(str(command[0])).name, *command[1:]]
-    return record.model_copy(update={"provenance": {**record.provenance, "command": named}}).written()
+def _portable(record: RunRecord, curve: bytes) -> bytes:
+    """The record with the hash of the packed curve, and without the folder that the program lay in on the
+    machine that made it."""
+    provenance, command = dict(record.provenance), record.provenance.get("command")
+    if isinstance(command, list) and command:
+        provenance["command"] = [Path(str(command[0])).name, *command[1:]]
+    named = hashlib.sha256(curve).hexdigest()
+    return record.model_copy(update={"provenance": provenance, "curve_hash": named}).written()
 
 
-def _curve(folder: Path) -> bytes:
+def _curve(folder: Path, record: RunRecord) -> bytes:
     """The columns of a curve that results are made from, not compressed: the archive is."""
     import pyarrow
     import pyarrow.parquet
 
     sink = pyarrow.BufferOutputStream()
-    table = curve_rows(folder, CURVE_VALUES)
+    table = curve_rows(folder, record, CURVE_VALUES)
     how: dict[str, Any] = {"compression": "none", "use_dictionary": False}
     pyarrow.parquet.write_table(table, sink, **how)
     return bytes(sink.getvalue())

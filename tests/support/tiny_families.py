@@ -282,6 +282,44 @@ TINY |= {
     ),
 }
 
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 10,
+    "layer_types": ["linear_attention", G, "linear_attention", "linear_attention"],
+}
+CONV = {"layer_types": ["conv", G, "conv", "conv"], "norm_eps": 0.01}
+ALIKE = {"linear_num_key_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+TINY |= {
+    "qwen3_5_text": ("qwen3_5_text", {**BASE, **DELTA, "head_dim": 16, "rms_norm_eps": 0.01}),
+    "qwen3_5_moe_text": (
+        "qwen3_5_moe_text",
+        {**BASE, **DELTA, **NARROW, "head_dim": 16, "shared_expert_intermediate_size": 28}
+        | {"intermediate_size": None, "rms_norm_eps": 0.01},
+    ),
+    "olmo_hybrid": ("olmo_hybrid", {**BASE, **DELTA, **ALIKE}),
+    "kimi_linear": (
+        "kimi_linear",
+        {**SHAPE, **ENDS, **RANKS, **DENSE_SPARSE, "num_key_value_heads": 4, "intermediate_size": 40}
+        | {"layer_types": DELTA["layer_types"], "linear_num_heads": 4, "linear_head_dim": 8}
+        | {"model_max_length": 24, "num_experts": 4, "num_experts_per_token": 2, "q_lora_rank": None}
+        | {"moe_intermediate_size": 24},
+    ),
+    "minimax": (
+        "minimax",
+        {**BASE, "layer_types": DELTA["layer_types"], "num_local_experts": 4, "num_experts_per_tok": 2}
+        | {"head_dim": 8},
+    ),
+    "lfm2": ("lfm2", {**BASE, **CONV, "conv_bias": True, "block_multiple_of": 8}),
+    "lfm2_moe": ("lfm2_moe", {**BASE, **CONV, **NARROW, "num_dense_layers": 1}),
+    "bamba": (
+        "bamba",
+        {**BASE, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 12, "mamba_n_groups": 2}
+        | {"attn_layer_indices": [1], "rms_norm_eps": 0.01},
+    ),
+}
+
 
 def theirs(name: str) -> Any:
     """A small model of transformers, every parameter random: biases, norms and selection biases too."""

@@ -25,6 +25,7 @@ from ablate.model.hf.gated import FAMILIES as GATED
 from ablate.model.hf.gpt2 import GPT2
 from ablate.model.hf.gpt_kin import FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
+from ablate.model.hf.hybrid import FAMILIES as HYBRID
 from ablate.model.hf.latent import FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.llama_kin import FAMILIES as LLAMA_KIN
@@ -47,6 +48,7 @@ FAMILIES: dict[str, Family] = {
         *GPT_KIN,
         *LATENT,
         *GATED,
+        *HYBRID,
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

@@ -4,7 +4,7 @@
 which of ours. An import reads the lists one way, an export the other.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -56,11 +56,13 @@ class Change(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A tensor of theirs and those of ours that it holds. `{n}` is the layer, `{e}` the expert."""
+    """A tensor of theirs and those of ours that it holds. `{n}` is the layer, `{e}` the expert, `{m}` the
+    layer after n, `{last}` the last one."""
 
     ours: tuple[str, ...]
     theirs: str
     change: Change
+    kind: str | None = None  # the mixer whose layers alone have it; None: any
 
 
 SAME = Change(lambda x, like, shape: [x], lambda ours, shape: ours[0])
@@ -125,23 +127,33 @@ class Family:
     whole_heads: bool = False  # transformers wants a width that is a multiple of the heads
     grain: int = 1  # transformers' kernels take only widths that are multiples of it
 
-    def expanded(self, depth: int, experts: int, shared: int = 0) -> Iterator[Row]:
-        """The rows of a model. Where ours alone names an expert, the tensor holds those of all."""
+    def expanded(self, mixers: Sequence[str], counts: Mapping[str, int]) -> Iterator[Row]:
+        """The rows of a model whose layers have these mixers. `counts` says how many there are of what a
+        letter numbers: experts `e`, shared experts `s`, groups `g`. Where ours alone names one, the tensor
+        holds those of all."""
+        depth = len(mixers)
         for row in self.rows:
-            layers = range(depth) if "{n}" in row.theirs else [0]
-            numbers = range(experts) if "{e}" in row.theirs else [0]
+            layers = range(depth) if "{n}" in "".join((row.theirs, *row.ours)) else [0]
+            numbers = range(counts["e"]) if "{e}" in row.theirs else [0]
             for n in layers:
+                if (row.kind or mixers[n]) != mixers[n] or ("{m}" in row.theirs and n + 1 == depth):
+                    continue
+                place = {"n": n, "m": n + 1, "last": depth - 1}
                 for e in numbers:
                     ours = tuple(
-                        name.format(n=n, e=e if "{e}" in row.theirs else held, s=held)
+                        name.format(**place, **{"s": held, "g": held, "e": held} | _number(row, e))
                         for name in row.ours
-                        for held in range(_held(name, row.theirs, experts, shared))
+                        for held in range(_held(name, row.theirs, counts))
                     )
-                    yield Row(ours, row.theirs.format(n=n, e=e), row.change)
+                    yield Row(ours, row.theirs.format(**place, e=e), row.change)
 
 
-def _held(ours: str, theirs: str, experts: int, shared: int) -> int:
-    """Of how many experts one tensor of theirs holds this one of ours."""
-    if "{s}" in ours:
-        return shared
-    return experts if "{e}" in ours and "{e}" not in theirs else 1
+def _number(row: Row, e: int) -> dict[str, int]:
+    """The expert that their tensor is of, where it is of one."""
+    return {"e": e} if "{e}" in row.theirs else {}
+
+
+def _held(ours: str, theirs: str, counts: Mapping[str, int]) -> int:
+    """How many of ours one tensor of theirs holds."""
+    letters = [x for x in counts if f"{{{x}}}" in ours and f"{{{x}}}" not in theirs]
+    return counts[letters[0]] if letters else 1

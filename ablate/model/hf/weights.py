@@ -14,7 +14,10 @@ from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
 
 # Constants that some files keep beside the weights: masks and RoPE's frequencies.
-CONSTANTS = re.compile(r"\.(attn|attention|self_attn)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
+CONSTANTS = re.compile(
+    r"\.(attn|attention|self_attn)\.(bias|masked_bias)$|rotary_emb\.inv_freq$"
+    r"|\.self_attn\.(diagonal_decay|key_decay|query_decay|slope_rate)$"  # of lightning attention
+)
 FLOATS = ("F64", "F32", "F16", "BF16")  # the dtypes that weights may have, as safetensors calls them
 
 
@@ -27,9 +30,12 @@ def read_weights(folder: Path, family: Family, spec: ModelSpec) -> dict[str, Ten
     if spec.head.tied:
         found = _without_head(found, family, folder)
     state: dict[str, Tensor] = {}
+    given = {row.ours for row in _rows(family, model) if row.theirs in found}
     for row in _rows(family, model):
         if not row.ours or not all(name in like for name in row.ours):
             continue
+        if row.theirs not in found and row.ours in given:
+            continue  # stands under another of the family's names
         if row.theirs not in found:
             raise CheckpointFormatError(f"{folder}: {row.theirs} is missing")
         _take(row, found.pop(row.theirs), like, model, state)
@@ -74,10 +80,13 @@ def _constants(family: Family, depth: int) -> list[tuple[str, float]]:
     return [(name.format(n=n), value) for name, value in family.constants.items() for n in range(depth)]
 
 
+NUMBERED = {"e": r"\.experts\.(\d+)\.", "s": r"\.shared\.(\d+)\.", "g": r"\.norms\.(\d+)\."}
+
+
 def _rows(family: Family, model: Decoder) -> list[Row]:
-    experts = {int(n) for name in model.state_dict() for n in re.findall(r"\.experts\.(\d+)\.", name)}
-    shared = {int(n) for name in model.state_dict() for n in re.findall(r"\.shared\.(\d+)\.", name)}
-    return list(family.expanded(model.spec.depth, len(experts), len(shared)))
+    names = "\n".join(model.state_dict())
+    counts = {letter: len(set(re.findall(pattern, names))) for letter, pattern in NUMBERED.items()}
+    return list(family.expanded([layer.attention.name for layer in model.spec.layers()], counts))
 
 
 def _refuse_giants(spec: ModelSpec, found: Mapping[str, Header]) -> None:

@@ -53,8 +53,8 @@ def speed_up_table(judged: Judged) -> Table | None:
     )
     note = (
         "How many times the tokens, FLOPs and measured seconds of the baseline give the loss of the arm; "
-        "where the arm is better, the whole baseline against a part of the arm. Intervals by inverting Student's t "
-        "over seeds, together over the arms of one column. Seconds are those of this machine."
+        "where the arm is better, the whole baseline against a part of the arm. Intervals by inverting "
+        "Student's t over seeds, together over the arms of one column. Seconds are those of this machine."
     )
     columns = ("arm", "tokens", "FLOPs", "seconds", "verdict")
     return Table("Effective speed-up", columns, rows, note, numeric=(1, 2, 3))

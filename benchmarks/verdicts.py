@@ -1,13 +1,11 @@
 """What the verdicts of committed studies cost by the protocol of today, by replay of their records.
 
-    python benchmarks/verdicts.py [--draws 200] [--quickstart FOLDER]
-
-`FOLDER` is the experiment's, with the results that `make quickstart` left (they are not committed).
+    python benchmarks/verdicts.py [--draws 200]      `quickstart` too, once it was run here
 
 Cost is the core-seconds of training in the records. Before: everything that was run at d4689d3, which is the
 whole grid for every arm on two seeds, every arm once more at the baseline's rate, and all seeds. After:
-tuning by rounds, no runs at the baseline's rate, arms that stop. Both promise the same: the level of one table of
-verdicts, and as small a detectable effect (power 0.8) at the last look; so the last look is at more seeds.
+tuning by rounds, no runs at the baseline's rate, arms that stop. Both promise the same: the level of one
+table of verdicts, and as small a detectable effect (power 0.8) at the last look, which is at more seeds.
 
 - Tests are replayed: which arms stop at the early looks is read off the recorded seeds; an arm that goes on
   is charged all seeds of the last look. Effects of factors are left out (`effects: false`), as verdicts are
@@ -207,19 +205,19 @@ COLUMNS = [
     "study", "looks", "runs before (tuning + test + fixed)", "runs after (tuning + test)",
     "rates an arm is tested at", "core-seconds before", "after", "ratio", "ratio without shared rates",
 ]  # fmt: skip
-NOTE = f"""Target: a ratio of at most {TARGET}. `before` is what the records of d4689d3 hold, `after` a replay, at
-the same level of a table and with the same detectable effect at the last look. Best rates beside a failed
-one are shared by all arms, so each is tested at several; d4689d3 did not, and decided by chance there."""
+NOTE = f"""Target: a ratio of at most {TARGET}. `before` is what the records of d4689d3 hold, `after` a
+replay, at the same level of a table and with the same detectable effect at the last look. Best rates beside
+a failed one are shared by all arms, so each is tested at several; d4689d3 decided by chance there."""
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--quickstart", type=Path)
     options = parser.parse_args()
     rows = study_rows("llama", read(ROOT / "experiments" / "llama"), options.draws)
-    if options.quickstart:
-        rows += study_rows("quickstart", read(options.quickstart), options.draws)
+    quickstart = ROOT / "experiments" / "quickstart"
+    if (quickstart / "results").is_dir():
+        rows += study_rows("quickstart", read(quickstart), options.draws)
     for row in rows:
         print(*row, sep="  ")
     about = "What the verdicts of studies cost in core-seconds by the protocol of today, by replay"

@@ -35,6 +35,7 @@ def methods(results: Results) -> str:
         _matching(study),
         _tuning(study),
         _seeds(study),
+        _budgets(study),
         _scoring(study),
         _test(manifest, study),
         _looks(study, results.manifest.plan),
@@ -158,6 +159,17 @@ def _seeds(study: Study) -> str:
         f"Every arm was trained with seeds {seed_ranges(study.seeds)} ({len(study.seeds)} in all). A seed "
         "sets the initial values, keyed by the names of the parameters, and the order of the data, so that "
         "arms share both."
+    )
+
+
+def _budgets(study: Study) -> str:
+    if not study.budgets:
+        return ""
+    shares = ", ".join(f"{share:g}" for share in study.budgets[:-1])
+    return (
+        f"Each of these runs was also ended at {shares} of its tokens, by a decay that branches off the same "
+        "run; gaps there are described. Effective speed-ups are read off the losses at all budgets, with "
+        "intervals that invert Student's t over seeds."
     )
 
 

@@ -7,8 +7,9 @@ for each pass of each device: other `micro_batch_size` or `devices` are other dr
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Gt
 from pydantic import Field, PositiveInt
 
 from ablate.spec import Strict
@@ -23,10 +24,8 @@ class LoggerSpec(Strict):
     """A mirror of the curve. The record under `runs/` is the truth, whatever becomes of the mirror."""
 
     name: Literal["none", "csv", "tensorboard", "wandb", "trackio"] = "none"
-    peak_flops: float | None = Field(
-        None, gt=0
-    )  # of one device in a second, for MFU; null: of GPUs in a table
-    run_name: str | None = None  # for people; null: the id. This and what follows: wandb, and trackio in part
+    peak_flops: Annotated[float, Gt(0)] | None = None  # a device's, for MFU; null: of known GPUs
+    run_name: str | None = None  # for people; null: the id. This and what follows: wandb and trackio only
     job_type: str | None = None  # the role of a study's run
     project: str = "ablate"
     entity: str | None = None

@@ -76,10 +76,10 @@ def hydra_command(given: list[str]) -> int:
 
 def status_command(given: list[str]) -> int:
     """`ablate status ...`, whose words are written as those of `ablate sweep`."""
-    from ablate.cli.status import status
+    from ablate.cli.status import show_statuses
 
     try:
-        status(given)
+        show_statuses(given)
     except (ValueError, OSError) as error:
         print(f"ablate status: {error}", file=sys.stderr)
         return WRONG

@@ -12,9 +12,9 @@ from ablate.data.prepare import Prepared, prepare
 from ablate.data.tokenizer import Portable, TokenizerError
 from ablate.errors import AblateError
 from ablate.measure import Measured
+from ablate.measure.lm_eval import write_tokenizer
 from ablate.measure.trained import Trained, open_run
 from ablate.model.hf import SHARD, choose, export_folder
-from ablate.model.hf.folder import write_json
 from ablate.model.hf.opened import TOKENIZER, TOKENIZER_FILES, Foreign, copy_tokenizer, import_to, is_foreign
 from ablate.record import RunRecord
 from ablate.registry import measure
@@ -74,16 +74,6 @@ def send_out(
     if kept is None and words is None:
         lines.append(f"no tokenizer: {said}")
     return lines
-
-
-def write_tokenizer(folder: Path, words: Portable, context: int) -> None:
-    """tokenizer.json and tokenizer_config.json, as `AutoTokenizer` reads them."""
-    (folder / "tokenizer.json").write_text(words.text, encoding="utf-8")
-    ends = (
-        {} if words.end is None else {"eos_token": words.end, "bos_token": words.end, "pad_token": words.end}
-    )
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(folder / "tokenizer_config.json", {**about, **ends, "model_max_length": context})
 
 
 def measure_like(folder: Path, names: Sequence[str], like: Path, cache: Path) -> Measured:

@@ -3,6 +3,7 @@ computing of those that are missing."""
 
 from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.text import Text
@@ -35,7 +36,19 @@ def requested_measures(study: Study, options: SweepOptions) -> list[str]:
     if unknown:
         raise ConfigError([f"measure: there is no {', '.join(unknown)}; there are {', '.join(measure)}"])
     names = [*(name.split("/")[0] for name in requested_metrics(study)), *options.measure]
-    return list(dict.fromkeys(name for name in names if name in measure))
+    requested = list(dict.fromkeys(name for name in names if name in measure))
+    lacking = [refusal for name in requested if (refusal := lacks_library(measure[name].make, name))]
+    if lacking:
+        raise ConfigError(lacking)
+    return requested
+
+
+def lacks_library(make: object, name: str) -> str | None:
+    """Why a measure cannot be computed here: the optional library that it says it `requires` is missing."""
+    module, extra = getattr(make, "requires", (None, None))
+    if module is None or find_spec(module) is not None:
+        return None
+    return f"measure {name}: needs {module}: pip install -e '.[{extra}]' (in the repository)"
 
 
 def check_measures(study: Study, options: SweepOptions) -> None:

@@ -22,7 +22,7 @@ USAGE = "usage: ablate status [experiment=NAME] [runs=FOLDER] [json=true]"
 MOST_FAILURES = 20  # lines of failures; json=true has all
 
 
-def status(given: Sequence[str]) -> None:
+def show_statuses(given: Sequence[str]) -> None:
     """Print the status of one study, or a line for each that has a list of runs. Raises ValueError for an
     unknown word, and for a study that has not been started."""
     if {"-h", "--help"} & set(given):

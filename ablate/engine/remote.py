@@ -55,7 +55,7 @@ class Pool(Protocol):
 
 
 @dataclass
-class Task:
+class SubmittedTask:
     """A submitted task: its runs, and the number of the newest claim on each before it began."""
 
     handle: Any
@@ -101,7 +101,7 @@ class RemoteEngine:
         self.retries, self.check, self.grace = retries, check, grace
         self.queue = list({job.id: job for job in jobs}.values())
         self.waiting: list[Job] = []
-        self.tasks: list[Task] = []
+        self.tasks: list[SubmittedTask] = []
         self.attempts: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
         self.ending = False
@@ -145,7 +145,7 @@ class RemoteEngine:
             claims = [{job.id: newest(self.store.folder(job.id)) for job in group} for group in groups]
             handles = self.pool.submit(groups)
             for handle, group, before in zip(handles, groups, claims, strict=True):
-                self.tasks.append(Task(handle, {job.id: job for job in group}, before))
+                self.tasks.append(SubmittedTask(handle, {job.id: job for job in group}, before))
 
     def look(self) -> None:
         """What has begun and what has ended since the last look."""
@@ -159,7 +159,7 @@ class RemoteEngine:
                 for job in task.jobs.values():
                     self.judge(task, job, reports.get(job.id), end)
 
-    def look_at(self, task: Task, job: Job) -> None:
+    def look_at(self, task: SubmittedTask, job: Job) -> None:
         """Whether a run of a task has been begun, which its lease says, and has its outcome, as its record
         says, while the task may go on with the next."""
         folder = self.store.folder(job.id)
@@ -173,7 +173,7 @@ class RemoteEngine:
                 "ended", task, job, Report(job.id, record.status, record.reason, seconds, job.source_hash)
             )
 
-    def judge(self, task: Task, job: Job, report: Report | None, end: TaskEnd) -> None:
+    def judge(self, task: SubmittedTask, job: Job, report: Report | None, end: TaskEnd) -> None:
         """What the end of a task means for one of its runs."""
         if report is None:
             if self.skipped(job):
@@ -201,7 +201,7 @@ class RemoteEngine:
                 self.queue.append(job)
             self.tell("again" if again else "ended", task, job, report)
 
-    def tell(self, kind: Any, task: Task, job: Job, report: Report) -> None:
+    def tell(self, kind: Any, task: SubmittedTask, job: Job, report: Report) -> None:
         told = {name: value for name, value in asdict(report).items() if name != "id"}
         told |= {"status": ""} if kind in ("elsewhere", "lost") else {}
         self.on_event(Event(kind, job.id, slot=self.pool.place(task.handle), **told))

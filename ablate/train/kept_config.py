@@ -12,12 +12,12 @@ from ablate.record import atomic
 from ablate.train.request import RunRequest
 
 CONFIG_FILE = "config.yaml"
-HEADER = (
+CONFIG_HEADER = (
     "# What this run was asked to do, composed. The record is the truth; nothing reads this file by itself.\n"
     "# Callbacks and profilers are left out: what lies in a run's folder names no code.\n"
 )
 # As in conf/train.yaml, so that Hydra makes no folder of its own.
-HYDRA: dict[str, Any] = {
+HYDRA_KEYS: dict[str, Any] = {
     "output_subdir": None,
     "run": {"dir": "."},
     "sweep": {"dir": "${runs}", "subdir": "."},
@@ -40,11 +40,11 @@ def kept_config(request: RunRequest) -> dict[str, Any]:
         "cache": str(request.cache),
         "objective": "validation/loss",
         "sample": {"prompt": "", "tokens": 0},
-        "hydra": HYDRA,
+        "hydra": HYDRA_KEYS,
     }
 
 
 def keep_config(request: RunRequest, folder: Path) -> None:
     """Write the configuration beside the record."""
     with atomic(folder / CONFIG_FILE) as f:
-        f.write((HEADER + yaml.safe_dump(kept_config(request), sort_keys=False)).encode())
+        f.write((CONFIG_HEADER + yaml.safe_dump(kept_config(request), sort_keys=False)).encode())

@@ -24,8 +24,8 @@ class LoggerSpec(Strict):
     """A mirror of the curve. The record under `runs/` is the truth, whatever becomes of the mirror."""
 
     name: Literal["none", "csv", "tensorboard", "wandb", "trackio"] = "none"
-    peak_flops: Annotated[float, Gt(0)] | None = None  # of one device in a second, for MFU; null: of a table
-    run_name: str | None = None  # for people; null: the id. This and what follows: wandb, and trackio in part
+    peak_flops: Annotated[float, Gt(0)] | None = None  # a device's, for MFU; null: of known GPUs
+    run_name: str | None = None  # for people; null: the id. This and what follows: wandb and trackio only
     job_type: str | None = None  # the role of a study's run
     project: str = "ablate"
     entity: str | None = None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablate.data import pieces
 from ablate.data import prepare as module
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.source import SPLITS, DataError, NetworkError, Source
@@ -106,7 +107,7 @@ def test_nanogpt_split_of_one_file(file: Path, cache: Path) -> None:
 def test_a_long_document_comes_in_pieces_and_whole_again(
     cache: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", 10)
+    monkeypatch.setattr(pieces, "PIECE", 10)
     file.write_text("\n".join(STORIES[:30]) + "x" * 55, encoding="utf-8")
     prepared = prepare(spec(file, split="tail", validation=0.1, heldout=0.1), cache)
     assert "".join(documents(prepared, s)[0] for s in SPLITS) == file.read_text(encoding="utf-8")
@@ -332,6 +333,7 @@ def test_text_that_changes_while_it_is_read_is_refused(
 PROCESS = """
 import json, sys, time
 from pathlib import Path
+
 from ablate.data import prepare as module
 from ablate.spec import DataSpec
 
@@ -396,7 +398,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> DataSpec:
                 pytest.fail("read on when there were enough tokens")
             yield f"{split} {story}"
 
-    monkeypatch.setattr(module, "BATCH", 100)  # how far it reads ahead
+    monkeypatch.setattr(pieces, "BATCH", 100)  # how far it reads ahead
     monkeypatch.setattr(Hub, "_rows", rows)
     monkeypatch.setattr(Hub, "commit", "1" * 40)
     source = {"name": "hub", "path": "a/b", "validation": 10, "heldout": 5, "tokens": 1000}

@@ -1,3 +1,5 @@
+"""Tokens that another tool has made."""
+
 import glob
 import hashlib
 from collections.abc import Iterator

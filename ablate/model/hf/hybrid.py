@@ -509,7 +509,7 @@ BAMBA = kin(
     options=[
         *(*sizes(), KV_HEADS, ROPE, EPS._replace(default=1e-5), UNTIED, BIAS, WIDTH, activation()),
         Option(f"{RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
-        Option(f"{RECURRENT}.expand", "mamba_expand", 2),
+        Option(f"{RECURRENT}.expand", "mamba_expand", 2, write=int),
         Option(f"{RECURRENT}.head_width", "mamba_d_head"),
         Option(f"{RECURRENT}.state_width", "mamba_d_state"),
         Option(f"{RECURRENT}.groups", "mamba_n_groups", 1),

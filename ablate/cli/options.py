@@ -9,8 +9,16 @@ from pydantic import Field, StrictBool, StrictInt, field_validator, model_valida
 from ablate.spec import Strict
 from ablate.train.settings import Keep, Strategy
 
+MOST_SLOTS = 1024  # runs side by side on one machine
 TOGETHER = 8  # runs of an ensemble at most, where `ensemble=auto`
 INSTEAD = ("plan", "freeze", "report", "timing")  # what sweep.py does instead of running a study
+
+
+def not_folders(**folders: Path) -> Iterator[str]:
+    """Yield a mistake for each option whose path is there and is no folder."""
+    for name, path in folders.items():
+        if path.exists() and not path.is_dir():
+            yield f"{name}: {path} is a file where a folder is needed; name a folder"
 
 
 class WandbOptions(Strict):
@@ -36,7 +44,7 @@ class SweepOptions(Strict):
     runs: Path
     cache: Path
     keep: Keep
-    slots: int | None = Field(gt=0)
+    slots: int | None = Field(gt=0, le=MOST_SLOTS)
     gpus: StrictBool
     per_gpu: int = Field(gt=0)
     devices: int = Field(gt=0)
@@ -83,6 +91,7 @@ class SweepOptions(Strict):
                 f"experiment: give the name of a folder in {self.experiments}/, "
                 f"or compare='{self.runs}/*' to compare finished runs"
             )
+        yield from not_folders(runs=self.runs, cache=self.cache, experiments=self.experiments)
         if any(sign in str(self.runs) for sign in "*?["):
             yield f"runs: is the folder of all runs; to compare some of them, use compare='{self.runs}'"
 

@@ -27,7 +27,7 @@ from uuid import uuid4
 import numpy as np
 
 from ablate import registry
-from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName
+from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName, documents_by_split
 from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
 from ablate.record import atomic, content_hash
 from ablate.registry import Options
@@ -251,7 +251,10 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
         learned_from = first_bytes(learned_from, 4 * source.limit)  # a character has 4 bytes at most
     tokenizer.learn(text for batch in batches(learned_from) for text, _, _ in batch)
     tokenizer.save(folder)
-    counts = {name: write_split(folder, name, source, tokenizer) for name in SPLITS}
+    counts = {
+        name: write_split(folder, name, documents, source, tokenizer)
+        for name, documents in documents_by_split(source)
+    }
     files = sorted(path.name for path in folder.iterdir())
     held = {
         "content": content,
@@ -265,29 +268,28 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
         file.write(json.dumps({**held, "hash": content_hash(held)}, indent=1).encode())
 
 
-def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokenizer) -> dict[str, int]:
+def write_split(
+    folder: Path, name: SplitName, documents: Iterator[str], source: Source, tokenizer: Tokenizer
+) -> dict[str, int]:
     """Writes tokens, starts and marks; returns the counts. Raises DataError for a split that should not be
     empty, and for an example without a question or an answer."""
     limit = source.limit if name == "train" else None
     tokens, size, document_offsets = 0, 0, []
     marks: list[np.ndarray] = []
     with (folder / f"{name}.tokens").open("wb") as file:
-        for text, ids, first, last in encoded(source.documents(name), tokenizer):
+        for text, numbers, first, last in encoded(documents, tokenizer):
             if first and limit is not None and tokens >= limit:
                 break
             if first:
                 document_offsets.append(tokens)
-            numbers = np.asarray(ids, dtype=np.int64)
-            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < tokenizer.vocab:
-                raise TokenizerError(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
             loss_mask = tokenizer.loss_mask(text)
             if loss_mask is not None:
                 marks.append(
                     checked_marks(
-                        loss_mask, len(ids), first and last, f"{name}, document {len(document_offsets)}"
+                        loss_mask, len(numbers), first and last, f"{name}, document {len(document_offsets)}"
                     )
                 )
-            numbers.astype(dtype(tokenizer)).tofile(file)
+            file.write(numbers.tobytes())
             tokens += len(numbers)
             size += len(text.encode())
         file.flush()
@@ -318,13 +320,17 @@ def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -
     return np.asarray(loss_mask, dtype=bool)
 
 
-def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int], bool, bool]]:
+def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[tuple[str, np.ndarray, bool, bool]]:
     """(text, tokens, is it a document's first piece, its last) in order. Long documents come in pieces; the
     end token stands after the last one."""
+    kind = dtype(tokenizer)
     for batch in batches(documents):
-        numbers = tokenizer.encode([text for text, _, _ in batch])
+        numbers = tokenizer.arrays([text for text, _, _ in batch])
         for (text, first, last), ids in zip(batch, numbers, strict=True):
-            yield text, [*ids, tokenizer.end] if last and tokenizer.end is not None else ids, first, last
+            if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab:
+                raise TokenizerError(f"data: a token is not in 0..{tokenizer.vocab - 1}: {ids.max()}")
+            ends = [tokenizer.end] if last and tokenizer.end is not None else []
+            yield text, np.concatenate([ids, ends], dtype=kind, casting="unsafe"), first, last
 
 
 def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:

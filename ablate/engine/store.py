@@ -136,7 +136,7 @@ _identities: dict[str, str] = {}  # by the hash of what they follow from: a stud
 
 
 def _move_beside(lease: Lease) -> None:
-    """Move what a run left in its outbox beside the record: weights, tokenizer, curve, file by file. Each move
+    """Move what a run left in its outbox beside the record: weights, tokenizer, curve, by file. Each move
     raises FileNotFoundError where the outbox was cleared meanwhile, so nothing of a successor is replaced."""
     for new in sorted(lease.outbox.rglob("*")):
         if new.name != "record.json" and not new.name.startswith(".") and not new.is_dir():

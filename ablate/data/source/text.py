@@ -297,7 +297,7 @@ def decoded_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
 
 
 def decoded_chunks(path: Path, file: IO[bytes], size: int = CHUNK) -> Iterator[str]:
-    """The file in chunks of whole lines of about `size` bytes (0: single lines), without a byte order mark."""
+    """The file in chunks of whole lines, about `size` bytes each (0: lines), without a byte order mark."""
     if file.read(len(BOM_UTF8)) != BOM_UTF8:
         file.seek(0)
     offset, most = file.tell(), allowed(path) if path.suffix in PACKED else None

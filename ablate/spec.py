@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 # Beyond any model that there is: what is larger is a slip, and would be built for hours or not at all.
 MOST_WIDE, MOST_LAYERS, MOST_TOKENS = 2**20, 10_000, 2**28
+MOST_SEED = 2**63 - 1  # of a seed, and of what is counted in 64 bits
 
 
 class Strict(Numbers, BaseModel):
@@ -247,8 +248,8 @@ class DataSpec(Strict):
 
 
 class BudgetSpec(Strict):
-    tokens: int = Field(gt=0)  # seen in training
-    batch_tokens: int = Field(gt=0)  # in one optimizer step, over all devices
+    tokens: int = Field(gt=0, le=MOST_SEED)  # seen in training
+    batch_tokens: int = Field(gt=0, le=MOST_SEED)  # in one optimizer step, over all devices
 
 
 class EvaluationSpec(Strict):
@@ -260,9 +261,9 @@ class SeedSpec(Strict):
     """One number sets all three; they part ways only where a study asks for it. Parameters whose names match
     a pattern of `redraw` (as in `fnmatch`) start from other draws: the placebo of a study."""
 
-    init: int = Field(ge=0)
-    data: int = Field(ge=0)
-    dropout: int = Field(ge=0)
+    init: int = Field(ge=0, le=MOST_SEED)
+    data: int = Field(ge=0, le=MOST_SEED)
+    dropout: int = Field(ge=0, le=MOST_SEED)
     redraw: tuple[str, ...] = ()
 
     @model_validator(mode="before")

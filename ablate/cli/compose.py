@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field, StrictBool, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, StrictBool, ValidationError
 
 from ablate.cli.hints import hinted
+from ablate.cli.options import not_folders
 from ablate.cli.refused import refused
 from ablate.data.prepare import Prepared, prepare
 from ablate.errors import AblateError, in_words
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Objective = Literal["validation/loss", "validation/perplexity", "validation/bits_per_byte"]
 OBJECTIVE: Objective = "validation/loss"
+MOST_SAMPLED = 100_000  # tokens of the text that is shown at the end
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it
 
 
@@ -53,11 +55,11 @@ class Sample(Strict):
     """The text that a run prints when it has ended."""
 
     prompt: str
-    tokens: int = Field(ge=0)
-    temperature: float = Field(0.0, ge=0)
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
+    tokens: int = Field(ge=0, le=MOST_SAMPLED)
+    temperature: FiniteFloat = Field(0.0, ge=0)
+    top_k: int | None = Field(None, gt=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int = Field(0, ge=0, lt=1 << 63)
 
 
 class Rest(Strict):
@@ -205,6 +207,7 @@ def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:
     from ablate.data.stream import share
     from ablate.train.speed.cuda_graph import NO_GRAPHS
 
+    yield from not_folders(runs=rest.runs, cache=rest.cache)
     if spec.parent is not None and not rest.init_from:
         yield "parent: cannot be set directly; use init_from=runs/<id>"
     if settings.accelerator == "gpu" and not torch.cuda.is_available():

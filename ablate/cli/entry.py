@@ -17,14 +17,15 @@ from ablate.cli.exits import FAILED, WRONG
 from ablate.cli.help import answer_help
 from ablate.cli.own_parts import load_named_parts
 from ablate.cli.refused import refused
-from ablate.errors import AblateError, printable
-from ablate.paths import CONF
+from ablate.errors import AblateError, in_words, printable
+from ablate.paths import CONF, PACKAGE
 
 TRACEBACK = "HYDRA_FULL_ERROR"
 
 
 def train_main() -> None:
     """Train one model, or several with `-m`; the arguments are Hydra's, read from sys.argv."""
+    sys.argv[1:] = arranged(sys.argv[1:])
     answer_help("train", sys.argv[1:])
     load_named_parts(sys.argv[1:])
     with hydra_refusals():
@@ -50,10 +51,12 @@ def hydra_refusals() -> Iterator[None]:
     os.environ[TRACEBACK] = "1"  # Hydra then raises what it would print over several lines
     try:
         yield
-    except (HydraException, OmegaConfBaseException, AblateError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, AblateError, ValueError, OSError) as error:
         if whole or not (isinstance(error, AblateError) or of_hydra(error)):
             raise
         line = str(error) if isinstance(error, AblateError) else refused(error)
+        if isinstance(error, OSError) and error.errno:
+            line = in_words(error)
         print(printable(line), file=sys.stderr)
         raise SystemExit(FAILED if isinstance(error, AblateError) else WRONG) from None
     finally:
@@ -66,7 +69,14 @@ def of_hydra(error: Exception) -> bool:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
     frames = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return "hydra" in frames[-1].parts
+    return any("hydra" in frame.parts for frame in frames[-4:]) and not any(
+        frame.is_relative_to(PACKAGE / "cli") and frame.name != "entry.py" for frame in frames
+    )
+
+
+def arranged(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra takes them: it knows `-m` only before the overrides."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")

@@ -10,6 +10,7 @@ from pydantic import Field, StrictBool, StrictInt, field_validator, model_valida
 from ablate.spec import Strict
 from ablate.train.settings import Keep, Strategy
 
+MOST_SLOTS = 1024  # runs side by side on one machine
 TOGETHER = 8  # runs of an ensemble at most, where `ensemble=auto`
 Tracker = Literal["none", "csv", "tensorboard", "wandb", "trackio"]
 LIBRARIES = {  # optional ones, with their extras
@@ -19,6 +20,13 @@ LIBRARIES = {  # optional ones, with their extras
     "tensorboard": ("tensorboard", "tensorboard"),
 }
 INSTEAD = ("plan", "freeze", "report", "timing", "pack")  # what sweep.py does instead of running a study
+
+
+def not_folders(**folders: Path) -> Iterator[str]:
+    """Yield a mistake for each option whose path is there and is no folder."""
+    for name, path in folders.items():
+        if path.exists() and not path.is_dir():
+            yield f"{name}: {path} is a file where a folder is needed; name a folder"
 
 
 class WandbOptions(Strict):
@@ -65,7 +73,7 @@ class SweepOptions(Strict):
     runs: Path
     cache: Path
     keep: Keep
-    slots: int | None = Field(gt=0)
+    slots: int | None = Field(gt=0, le=MOST_SLOTS)
     gpus: StrictBool
     per_gpu: int = Field(gt=0)
     devices: int = Field(gt=0)
@@ -125,6 +133,7 @@ class SweepOptions(Strict):
                 yield f"{option}: {name} needs {module}: pip install -e '.[{extra}]' (in the repository)"
         if self.wandb.mirror and self.logger not in ("none", "wandb"):
             yield f"logger: {self.logger} and wandb.mirror=true are two mirrors; give one of them"
+        yield from not_folders(runs=self.runs, cache=self.cache, experiments=self.experiments)
         if any(sign in str(self.runs) for sign in "*?["):
             yield f"runs: is the folder of all runs; to compare some of them, use compare='{self.runs}'"
 

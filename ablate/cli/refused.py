@@ -7,7 +7,14 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from ablate.errors import printable
 
-GRAMMAR = "no viable alternative", "mismatched input", "extraneous input", "token recognition", "missing "
+GRAMMAR = (
+    "no viable alternative",
+    "mismatched input",
+    "extraneous input",
+    "token recognition",
+    "missing ",
+    "Lexer",
+)
 QUOTING = "quote what has spaces, commas or brackets twice, as in 'key=\"a, b\"', and close every bracket"
 
 
@@ -28,6 +35,8 @@ def _line(error: Exception) -> str:
         return text if not place or text.startswith(place) else f"{place}: {text}"
     if text.startswith(GRAMMAR):
         return f"an override cannot be read: {text}; {QUOTING}"
+    if text.startswith("Config group override must be"):
+        return f"an override is no choice of a group: {text}; write GROUP=NAME, as --help lists them"
     if isinstance(error, ConfigCompositionException) and text.startswith("Could not override"):
         key = text.split("'")[1] if "'" in text else ""
         return f"{key}: {text}; --help lists the options"

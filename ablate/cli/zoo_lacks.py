@@ -85,14 +85,54 @@ SAID = {
     "stablelm": "the 12B, whose heads have norms of their own",
 }
 OTHER_KINDS = {
-    "encoders, or the decoder half of an encoder-decoder": (
-        "bart bert bert-generation big_bird bigbird_pegasus blenderbot blenderbot-small camembert "
-        "data2vec-text electra ernie marian mbart megatron-bert mvp pegasus plbart prophetnet rembert roberta "
-        "roberta-prelayernorm roc_bert roformer trocr whisper xlm xlm-roberta xlm-roberta-xl xmod"
-    ).split(),
-    "vision, audio or whole multimodal models": (
-        "emu3 fuyu gemma3 gemma3n gemma4 gemma4_unified gemma4_assistant gemma4_unified_assistant git "
-        "got_ocr2 mllama moshi moss_transcribe_diarize musicgen musicgen_melody phi4_multimodal"
-    ).split(),
-    "others": "blt reformer xlnet".split(),
+    "encoders, or the decoder half of an encoder-decoder": [
+        "bart",
+        "bert",
+        "bert-generation",
+        "big_bird",
+        "bigbird_pegasus",
+        "blenderbot",
+        "blenderbot-small",
+        "camembert",
+        "data2vec-text",
+        "electra",
+        "ernie",
+        "marian",
+        "mbart",
+        "megatron-bert",
+        "mvp",
+        "pegasus",
+        "plbart",
+        "prophetnet",
+        "rembert",
+        "roberta",
+        "roberta-prelayernorm",
+        "roc_bert",
+        "roformer",
+        "trocr",
+        "whisper",
+        "xlm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    ],
+    "vision, audio or whole multimodal models": [
+        "emu3",
+        "fuyu",
+        "gemma3",
+        "gemma3n",
+        "gemma4",
+        "gemma4_unified",
+        "gemma4_assistant",
+        "gemma4_unified_assistant",
+        "git",
+        "got_ocr2",
+        "mllama",
+        "moshi",
+        "moss_transcribe_diarize",
+        "musicgen",
+        "musicgen_melody",
+        "phi4_multimodal",
+    ],
+    "others": ["blt", "reformer", "xlnet"],
 }

@@ -5,32 +5,47 @@ from collections.abc import Iterator
 import numpy as np
 
 from ablate.data.source import Source, SplitName
-from ablate.data.tokenizer import Tokenizer
+from ablate.data.tokenizer import Tokenizer, TokenizerError
 
 PIECE = 1 << 16  # characters: longer documents are tokenised in pieces, which takes far less memory
 BATCH = 1 << 20  # characters that are tokenised at once
-Pieces = Iterator[tuple[str, "list[int] | np.ndarray", bool, bool]]
+Pieces = Iterator[tuple[str, np.ndarray, bool, bool]]
 
 
-def pieces_of(source: Source, name: SplitName, tokenizer: Tokenizer) -> Pieces:
-    """The pieces of a split. Where tokens are there already, their text is asked for outside of training
-    only: there a loss is divided by its bytes."""
-    documents = source.token_documents(name)
-    if documents is None:
-        yield from encoded(source.documents(name), tokenizer)
+def pieces_of(documents: Iterator[str], source: Source, name: SplitName, tokenizer: Tokenizer) -> Pieces:
+    """The pieces of a split, of its documents or of its tokens where these are there already. Their text is
+    asked for outside of training only: there a loss is divided by its bytes. Raises TokenizerError for a
+    token beyond the vocabulary."""
+    ready = source.token_documents(name)
+    if ready is None:
+        yield from encoded(documents, tokenizer)
         return
-    for ids in documents:
+    for ids in ready:
         spoken = name != "train" and tokenizer.has_text
-        yield tokenizer.decode(ids.tolist()) if spoken else "", ids, True, True
+        text = tokenizer.decode(ids.tolist()) if spoken else ""
+        yield text, checked(ids, tokenizer).astype(dtype(tokenizer)), True, True
 
 
 def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Pieces:
     """(text, tokens, is it a document's first piece, its last) in order. Long documents come in pieces; the
     end token stands after the last one."""
     for batch in batches(documents):
-        numbers = tokenizer.encode([text for text, _, _ in batch])
+        numbers = tokenizer.arrays([text for text, _, _ in batch])
         for (text, first, last), ids in zip(batch, numbers, strict=True):
-            yield text, [*ids, tokenizer.end] if last and tokenizer.end is not None else ids, first, last
+            ends = [tokenizer.end] if last and tokenizer.end is not None else []
+            whole = np.concatenate([checked(ids, tokenizer), ends], dtype=dtype(tokenizer), casting="unsafe")
+            yield text, whole, first, last
+
+
+def checked(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The tokens. Raises TokenizerError for one that is not in the vocabulary."""
+    if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab:
+        raise TokenizerError(f"data: a token is not in 0..{tokenizer.vocab - 1}: {ids.max()}")
+    return ids
+
+
+def dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype(np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32)
 
 
 def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:

@@ -27,8 +27,8 @@ from uuid import uuid4
 import numpy as np
 
 from ablate import registry
-from ablate.data.pieces import PIECE, batches, pieces_of
-from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName
+from ablate.data.pieces import PIECE, batches, dtype, pieces_of
+from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName, documents_by_split
 from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
 from ablate.record import atomic, content_hash
 from ablate.registry import Options
@@ -245,12 +245,16 @@ def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokeniz
 
 def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> None:
     log.info("data: tokenising, once, into %s", folder.parent)
-    learned_from = source.documents("train") if source.token_documents("train") is None else iter(())
+    made = source.token_documents("train") is not None  # tokens are there, and no text
+    learned_from: Iterator[str] = iter(()) if made else source.documents("train")
     if source.limit is not None:
         learned_from = first_bytes(learned_from, 4 * source.limit)  # a character has 4 bytes at most
     tokenizer.learn(text for batch in batches(learned_from) for text, _, _ in batch)
     tokenizer.save(folder)
-    counts = {name: write_split(folder, name, source, tokenizer) for name in SPLITS}
+    counts = {
+        name: write_split(folder, name, documents, source, tokenizer)
+        for name, documents in (((n, iter(())) for n in SPLITS) if made else documents_by_split(source))
+    }
     files = sorted(path.name for path in folder.iterdir())
     held = {
         "content": content,
@@ -264,29 +268,28 @@ def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> No
         file.write(json.dumps({**held, "hash": content_hash(held)}, indent=1).encode())
 
 
-def write_split(folder: Path, name: SplitName, source: Source, tokenizer: Tokenizer) -> dict[str, int]:
+def write_split(
+    folder: Path, name: SplitName, documents: Iterator[str], source: Source, tokenizer: Tokenizer
+) -> dict[str, int]:
     """Writes tokens, starts and marks; returns the counts. Raises DataError for a split that should not be
     empty, and for an example without a question or an answer."""
     limit = source.limit if name == "train" else None
     tokens, size, document_offsets = 0, 0, []
     marks: list[np.ndarray] = []
     with (folder / f"{name}.tokens").open("wb") as file:
-        for text, ids, first, last in pieces_of(source, name, tokenizer):
+        for text, numbers, first, last in pieces_of(documents, source, name, tokenizer):
             if first and limit is not None and tokens >= limit:
                 break
             if first:
                 document_offsets.append(tokens)
-            numbers = np.asarray(ids, dtype=np.int64)
-            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < tokenizer.vocab:
-                raise TokenizerError(f"data: a token is not in 0..{tokenizer.vocab - 1}: {numbers.max()}")
             loss_mask = tokenizer.loss_mask(text) if text else None
             if loss_mask is not None:
                 marks.append(
                     checked_marks(
-                        loss_mask, len(ids), first and last, f"{name}, document {len(document_offsets)}"
+                        loss_mask, len(numbers), first and last, f"{name}, document {len(document_offsets)}"
                     )
                 )
-            numbers.astype(dtype(tokenizer)).tofile(file)
+            file.write(numbers.tobytes())
             tokens += len(numbers)
             size += len(text.encode())
         file.flush()
@@ -315,10 +318,6 @@ def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -
     if loss_mask[0]:
         raise DataError(f"data: {place}: its first token is an answer, but nothing stands before it")
     return np.asarray(loss_mask, dtype=bool)
-
-
-def dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype(np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32)
 
 
 # ------------------------------------------------------------------------------------------- opening

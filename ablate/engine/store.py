@@ -175,8 +175,8 @@ def _ended(run: RunRecord | RunSummary, source_hash: str | None) -> bool:
 
 
 def _move_beside(lease: Lease) -> None:
-    """Move what a run left in its outbox beside the record: weights, tokenizer, curve, file by file. Each
-    move raises FileNotFoundError where the outbox was cleared, so nothing of a successor is replaced."""
+    """Move what a run left in its outbox beside the record: weights, tokenizer, curve, by file. Each move
+    raises FileNotFoundError where the outbox was cleared meanwhile, so nothing of a successor is replaced."""
     for new in sorted(lease.outbox.rglob("*")):
         if new.name != "record.json" and not new.name.startswith(".") and not new.is_dir():
             old = lease.folder / new.relative_to(lease.outbox)

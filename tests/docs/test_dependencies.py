@@ -35,3 +35,17 @@ def test_every_import_is_declared():
     of_modules = {name: {normal(home) for home in homes.get(name, [name])} for name in imported()}
     assert len(of_modules) > 15
     assert not {name: homes for name, homes in of_modules.items() if not homes & declared}
+
+
+def test_what_is_tested_with_is_exact_and_within_what_is_promised():
+    from packaging.requirements import Requirement
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    exact = dict(line.split("==") for line in lines)
+    assert sorted(exact) == list(exact) == [normal(name) for name in exact]
+    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        wanted = Requirement(line)
+        if normal(wanted.name) != "ablate":
+            assert wanted.specifier.contains(exact[normal(wanted.name)], prereleases=True), line
+    text = (ROOT / "Makefile").read_text()
+    assert text.count("--constraint constraints.txt --editable") == text.count("--editable")

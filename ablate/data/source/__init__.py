@@ -3,6 +3,8 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +19,7 @@ class DataError(AblateError, ValueError):
     """Text that cannot be used, with the place, the reason and what to do."""
 
 
-LONGEST = 2**29  # characters of a document, and bytes of a line: a document is held in memory
+LONGEST = 2**28  # characters of a document, and bytes of a line: a document is held in memory
 PIECE = 2**20  # characters that are encoded at once
 
 
@@ -72,3 +74,19 @@ class Source(ABC):
         """Plain JSON that is quick to get and changes whenever the text does (sizes and times of files).
         While it stays, the manifest is not computed again. Raises DataError, NetworkError."""
         return None
+
+
+def documents_by_split(source: Source) -> Iterator[tuple[SplitName, Iterator[str]]]:
+    """The documents of each split, in one reading of the source where all of them are wanted. Those of one
+    split are to be taken before the next is asked for."""
+    if source.limit is not None:
+        yield from ((name, source.documents(name)) for name in SPLITS)
+        return
+    groups = groupby(source.every(), key=itemgetter(0))
+    group = next(groups, None)
+    for name in SPLITS:
+        if group is None or group[0] != name:
+            yield name, iter(())
+            continue
+        yield name, map(itemgetter(1), group[1])
+        group = next(groups, None)

@@ -8,9 +8,11 @@ import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -20,6 +22,9 @@ from ablate.registry import source
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
 SMALL, SHRINKS = 2**30, 200  # bytes that any packed file may hold; and, of a larger one, times its own size
+CHUNK = 2**20  # bytes of lines that are decoded at once
+BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")  # the end of a line, and blank lines after it
+LEADING = re.compile(r"(?:[^\S\n]*\n)+")
 SHORTER = "divide it, by blank lines in .txt and by rows elsewhere"
 HALF = re.compile("[\ud800-\udfff]")
 DAMAGE = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
@@ -95,9 +100,9 @@ class Text(Source):
             at += length
 
     def every(self) -> Iterator[tuple[SplitName, str]]:
-        """Of `tail`, in one reading."""
+        """In one reading. Documents of the later splits wait in files of their own for their turn."""
         if self.split == "document":
-            yield from super().every()
+            yield from in_turn((self._split_of(text), text) for text in self._every_document())
             return
         at = 0
         for text in self._every_document():
@@ -117,6 +122,22 @@ class Text(Source):
             yield text
         if empty:
             raise DataError(f"text: {path} has no text in it; leave it out")
+
+
+def in_turn(dealt: Iterator[tuple[SplitName, str]]) -> Iterator[tuple[SplitName, str]]:
+    """Documents in any order, sorted by split: the first split's at once, the others' after them."""
+    with ExitStack() as files:
+        later = {name: files.enter_context(TemporaryFile()) for name in SPLITS[1:]}
+        for split, text in dealt:
+            if split == SPLITS[0]:
+                yield split, text
+                continue
+            content = text.encode()
+            later[split].write(len(content).to_bytes(8, "big") + content)
+        for split, file in later.items():
+            file.seek(0)
+            while head := file.read(8):
+                yield split, file.read(int.from_bytes(head, "big")).decode()
 
 
 def find(patterns: list[str]) -> list[Path]:
@@ -151,19 +172,42 @@ def read(path: Path, field: str, whole: bool) -> Iterator[str]:
 
 
 def read_txt(path: Path, file: IO[bytes], whole: bool) -> Iterator[str]:
-    held, size = io.StringIO(), 0
-    for line in decoded_lines(path, file):
-        if whole or line.strip():
-            held.write(line)
-            size += len(line)
+    """The documents of a file of text: what stands between blank lines, or all of it (`whole`)."""
+    held, size, line, begun = io.StringIO(), 0, 1, 1
+    for chunk in decoded_chunks(path, file):
+        for text, ended in [(chunk, False)] if whole else divided(chunk):
+            held.write(text)
+            size += len(text)
             if size > LONGEST:
-                raise DataError(f"text: {path}: a document has more than {LONGEST} characters; {SHORTER}")
-        elif size:
-            text, held, size = held.getvalue(), io.StringIO(), 0  # one copy while others work on it
-            yield text.rstrip("\r\n")
-    if size:
-        text, held = held.getvalue(), io.StringIO()
-        yield text if whole else text.rstrip("\r\n")
+                raise DataError(
+                    f"text: {path}, line {begun}: a document has more than {LONGEST} characters; {SHORTER}"
+                )
+            if ended and size:
+                document, held, size = held.getvalue(), io.StringIO(), 0  # one copy while others work on it
+                yield document.rstrip("\r\n")
+            if ended:
+                begun = line  # or a few lines later
+        line += chunk.count("\n")
+    document, held = held.getvalue(), io.StringIO()
+    if not whole:
+        document, _, last = document.rpartition("\n")
+        document = f"{document}\n{last}" if last.strip() else document  # the last line may be blank
+        document = document.rstrip("\r\n")
+    if document:
+        yield document
+
+
+def divided(chunk: str) -> Iterator[tuple[str, bool]]:
+    """The text between the blank lines of some lines, and whether a blank line follows."""
+    begin = LEADING.match(chunk)
+    at = begin.end() if begin else 0
+    if at:
+        yield "", True
+    for blank in BLANK.finditer(chunk, at):
+        yield chunk[at : blank.start() + 1], True
+        at = blank.end()
+    if at < len(chunk):
+        yield chunk[at:], False
 
 
 def read_jsonl(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
@@ -248,21 +292,37 @@ def checked(value: Any, field: str, place: str) -> Iterator[str]:
 
 
 def decoded_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
-    """Without the byte order mark, which is no text."""
+    """The lines of a file, without the byte order mark, which is no text."""
+    return decoded_chunks(path, file, 0)
+
+
+def decoded_chunks(path: Path, file: IO[bytes], size: int = CHUNK) -> Iterator[str]:
+    """The file in chunks of whole lines, about `size` bytes each (0: lines), without a byte order mark."""
     if file.read(len(BOM_UTF8)) != BOM_UTF8:
         file.seek(0)
     offset, most = file.tell(), allowed(path) if path.suffix in PACKED else None
-    while line := file.readline(LONGEST + 1):
-        if len(line) > LONGEST:
-            raise DataError(f"text: {path}: a line has more than {LONGEST} bytes; {SHORTER}")
+    number = 1
+    while True:
+        chunk = file.read(size) if size else b""
+        if not size or (chunk and not chunk.endswith(b"\n")):
+            rest = file.readline(LONGEST + 1)
+            if len(rest) > LONGEST:
+                number += chunk.count(b"\n")
+                raise DataError(
+                    f"text: {path}, line {number}: a line has more than {LONGEST} bytes; {SHORTER}"
+                )
+            chunk = chunk + rest if chunk else rest
+        if not chunk:
+            return
         try:
-            yield line.decode()
+            yield chunk.decode()
         except UnicodeDecodeError as error:
             place = "byte" if path.suffix not in PACKED else "unpacked byte"
-            at, value = offset + error.start, line[error.start]
+            at, value = offset + error.start, chunk[error.start]
             raise DataError(
                 f"text: {path}, {place} {at}: 0x{value:02x} is not UTF-8; convert it (iconv)"
             ) from error
-        offset += len(line)
+        offset += len(chunk)
+        number += chunk.count(b"\n") if size else 1
         if most is not None and offset > most:
             raise DataError(swollen(path))

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ablate.errors import AblateError
 
 
@@ -40,6 +42,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, without end tokens. Text that looks like a special token stays text."""
+
+    def arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The same numbers as `encode`, as an array (tokens,) of integers for each text."""
+        return [np.asarray(ids, dtype=np.int64) for ids in self.encode(texts)]
 
     def loss_mask(self, text: str) -> list[bool] | None:
         """Which tokens of a document are answers. They alone have a loss, and the document is an example: a

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ablate.data.tokenizer import Portable, Tokenizer
 from ablate.registry import tokenizer
 
@@ -22,6 +24,9 @@ class Bytes(Tokenizer):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
+
+    def arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Bytes that are no UTF-8 become the replacement character."""

@@ -505,7 +505,11 @@ def bamba_indices(config: dict[str, Any]) -> dict[str, Any]:
 BAMBA = kin(
     "bamba",
     "BambaForCausalLM",
-    always={**ALWAYS, "position": {"name": "rope"}, "variants": mixed({"name": "mamba2", "norm": {"name": "rmsnorm"}})},
+    always={
+        **ALWAYS,
+        "position": {"name": "rope"},
+        "variants": mixed({"name": "mamba2", "norm": {"name": "rmsnorm"}}),
+    },
     options=[
         *(*sizes(), KV_HEADS, ROPE, EPS._replace(default=1e-5), UNTIED, BIAS, WIDTH, activation()),
         Option(f"{RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),

@@ -33,20 +33,16 @@ def _bounded(text: str) -> None:
     """Raise ValueError for a text that would take too long to unfold, or never end."""
     import yaml
 
-    class Seen(yaml.SafeLoader):
-        """Composes nodes, in which an alias is the node that it names."""
-
     deep = 0
-    for event in yaml.parse(text, Loader=Seen):
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
         deep += isinstance(event, yaml.CollectionStartEvent)
         deep -= isinstance(event, yaml.CollectionEndEvent)
         if deep > MOST_DEEP:
-            raise ValueError(
-                f"line {_line(event)}: lists too deep within each other; {MOST_DEEP} is the most"
-            )
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ValueError(f"line {line}: lists too deep within each other; {MOST_DEEP} is the most")
     sizes: dict[int, int] = {}
-    root = yaml.compose(text, Loader=Seen)
-    if root is not None and _size(root, sizes, ()) > MOST_VALUES:
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None and _size(root, sizes, ()) > MOST_VALUES:  # an alias is the node that it names
         raise ValueError(f"aliases repeat each other to more than {MOST_VALUES} values; write them out")
 
 

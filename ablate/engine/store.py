@@ -1,8 +1,8 @@
 """The store: a folder of runs, `runs/<id>/record.json`, and nothing else. No server, no index.
 
-Ten thousand records are read and checked in a few seconds, so no index on disk could be out of date. A process
-reads a record once, and again when its file has changed: it remembers summaries. Whoever wrote a record (a study,
-a Hydra multirun, one `train.py`) counts the same.
+Ten thousand records are read and checked in a few seconds, so there is no index on disk that could be
+out of date. A process reads a record once, and again when its file has changed: it remembers
+summaries. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) counts the same.
 """
 
 import logging
@@ -56,8 +56,8 @@ class Store:
         return record
 
     def summary(self, id: str) -> RunSummary | None:
-        """The summary of a record, as `find` answers. The file is read anew only where it has changed since it
-        was read last: a record is written aside and renamed."""
+        """The summary of a record, as `find` answers. The file is read anew only where it has changed since
+        it was read last: a record is written aside and renamed."""
         try:
             file = os.stat(os.path.join(self.root, id, "record.json"))
         except (FileNotFoundError, NotADirectoryError):

@@ -13,15 +13,13 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
     columns: dict[str, list[Any]] = {}
-    count = 0
-    for row in rows:
+    for before, row in enumerate(rows):
         for name, value in row.items():
             column = columns.get(name)
             if column is None:
-                column = columns[name] = [float("nan")] * count
+                column = columns[name] = [float("nan")] * before
             column.append(value)
-        count += 1
         for column in columns.values():
-            if len(column) < count:
+            if len(column) == before:
                 column.append(float("nan"))
     return pd.DataFrame(columns)

@@ -32,14 +32,16 @@ test-slow: .venv/ready  ## the longer tests
 docs: .venv/docs  ## the pages of docs/ as a site in site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# What is measured and how: docs/speed.md. THREADS=1 measures CPU time, for a machine that has other work.
+# What is measured and how: docs/speed.md. RESULTS.md is made anew after each, so what a stop leaves is whole.
+# THREADS=1 measures CPU time, for a machine that has other work.
 THREADS ?= $(shell nproc)
 BENCHMARKS := limits step parts loss loop window decode replicas compiling
 
 bench: .venv/ready  ## the benchmarks, side by side with their peers (the better part of an hour)
-	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --threads $(THREADS) || exit 1; done
-	$(BIN)/python benchmarks/slots.py
-	$(BIN)/python benchmarks/report.py
+	@failed=; measure() { $(BIN)/python benchmarks/$$1.py $$2 || failed="$$failed $$1"; $(BIN)/python benchmarks/report.py; }; \
+	for name in $(BENCHMARKS); do measure $$name "--threads $(THREADS)"; done; \
+	for name in slots records; do measure $$name; done; \
+	test -z "$$failed" || { echo "failed:$$failed; RESULTS.md keeps their figures of before"; exit 1; }
 
 bench-study: .venv/ready  ## a whole study against its ideal and a shell loop (half an hour, idle machine)
 	$(BIN)/python benchmarks/study.py

@@ -185,27 +185,33 @@ def main() -> None:
     parser.add_argument("--make", type=Path, help="only make the study and its records in this folder")
     given = parser.parse_args()
     if given.make:
-        return make(given.make, given.runs)
+        make(given.make, given.runs)
+    else:
+        beside = {path.resolve().name: path.resolve() for path in given.beside}
+        compare(given.runs, given.rounds, {"this": ROOT, **beside})
+
+
+def compare(runs: int, rounds: int, checkouts: dict[str, Path]) -> None:
+    """Time every command in every checkout, in turn, and save what was measured."""
     from record import Table, save
 
-    checkouts = {"this": ROOT, **{path.resolve().name: path.resolve() for path in given.beside}}
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folders = {checkout: Path(name) / checkout for checkout in checkouts}
         for checkout, path in checkouts.items():
-            timed(path, [__file__, "--make", str(folders[checkout]), "--runs", str(given.runs)])
-        for _ in range(given.rounds):
+            timed(path, [__file__, "--make", str(folders[checkout]), "--runs", str(runs)])
+        for _ in range(rounds):
             for doing, options in COMMANDS.items():
                 for checkout, path in checkouts.items():
                     where = [f"{key}={value}" for key, value in places(folders[checkout]).items()]
                     took = timed(path, ["sweep.py", "experiment=many", *where, *options])
                     found.setdefault((checkout, doing), []).append(took)
-                    print(checkout, doing, "%.1f s CPU, %.1f s, %.0f MB" % took, flush=True)
+                    print(checkout, doing, "{:.1f} s CPU, {:.1f} s, {:.0f} MB".format(*took), flush=True)
     columns = ["checkout", "command", "CPU seconds", "seconds", "MB"]
     rows: list[list[Any]] = [
         [checkout, doing, *map(list, zip(*took, strict=True))] for (checkout, doing), took in found.items()
     ]
-    save("records", [Table(f"{given.runs} runs, all done", columns, rows, NOTE)], clock="CPU time")
+    save("records", [Table(f"{runs} runs, all done", columns, rows, NOTE)], clock="CPU time")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The store: a folder of runs, `runs/<id>/record.json`, and nothing else. No server, no index.
 
-Ten thousand records are read and checked in a few seconds, so no index on disk could be out of date. A
-process reads a record once, and again when its file has changed: it remembers summaries. Whoever wrote a
-record (a study, a Hydra multirun, one `train.py`) counts the same.
+Ten thousand records are read and checked in a few seconds, so there is no index on disk that could be
+out of date. A process reads a record once, and again when its file has changed: it remembers
+summaries. Whoever wrote a record (a study, a Hydra multirun, one `train.py`) counts the same.
 """
 
 import logging

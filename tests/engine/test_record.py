@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from training import run_spec
 
-from ablate.engine.store import Store
+from ablate.engine.store import Store, identity_of
 from ablate.record import RunRecord
+from ablate.spec import RunSpec
 
 FINGERPRINT = {"source": "s", "tokenizer": "t"}
 
@@ -109,7 +110,12 @@ def test_the_record_of_another_specification_is_no_outcome(
     store, record = Store(tmp_path), a_record()
     record.save(store.folder(record.id))
     assert store.finished(record.id, "c")
-    record.model_copy(update={"spec": {**record.spec, "clip": 0.25}}).save(store.folder(record.id))
-    with caplog.at_level(logging.WARNING):
-        assert not store.finished(record.id, "c")
-    assert "record.json has the specification of" in caplog.text
+    seed = {"init": 7, "data": 7, "dropout": 7}
+    for changed in ({"clip": 0.25}, {"seed": {**seed, "redraw": ["embedding.*"]}}, {"seed": seed}):
+        caplog.clear()
+        other = record.model_copy(update={"spec": {**record.spec, **changed}})
+        assert identity_of(other) == RunSpec.model_validate(other.spec).id(other.fingerprint)
+        other.save(store.folder(record.id))
+        with caplog.at_level(logging.WARNING):
+            assert not store.finished(record.id, "c")
+        assert "record.json has the specification of" in caplog.text

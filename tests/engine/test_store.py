@@ -146,3 +146,27 @@ def test_a_full_disk_names_the_file_and_leaves_the_one_before(tmp_path: Path, mo
     with pytest.raises(OSError, match=r"No space left on device: .*/record\.json"):
         record("r0", source_hash="other").save(tmp_path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
+
+
+def test_a_record_is_read_once_and_again_when_its_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, reads = Store(tmp_path), []
+    find = store.find
+    monkeypatch.setattr(store, "find", lambda id: (reads.append(id), find(id))[1])
+    record("a", metrics={"loss": 2.0}, speed={"seconds": 3.0}).save(tmp_path / "a")
+    for _ in range(3):
+        assert store.finished("a", "c")
+        summary = store.summary("a")
+        assert summary is not None and summary.columns() == record("a").columns() | {
+            "loss": 2.0,
+            "speed/seconds": 3.0,
+        }
+    assert reads == ["a"]
+    assert store.summary("b") is None
+    record("a", "diverged", metrics={"loss": 2.0}).save(tmp_path / "a")
+    summary = store.summary("a")
+    assert summary is not None and summary.status == "diverged" and summary["speed/seconds"] is None
+    assert reads == ["a", "a"]
+    (tmp_path / "a" / "record.json").unlink()
+    assert store.summary("a") is None

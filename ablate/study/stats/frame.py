@@ -13,13 +13,13 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
     columns: dict[str, list[Any]] = {}
-    for count, row in enumerate(rows):
+    for before, row in enumerate(rows):
         for name, value in row.items():
             column = columns.get(name)
             if column is None:
-                column = columns[name] = [float("nan")] * count
+                column = columns[name] = [float("nan")] * before
             column.append(value)
         for column in columns.values():
-            if len(column) <= count:
+            if len(column) == before:
                 column.append(float("nan"))
     return pd.DataFrame(columns)

@@ -117,15 +117,15 @@ class Sweep:
 
     def take_up(self) -> None:
         """Take up packed records that the store lacks. Raises ValueError for a damaged file."""
-        from ablate.study.results.packed import unpack
+        from ablate.study.results.packed import unpack_records
 
-        taken = unpack(self.options.records, self.workspace.store)
+        taken = unpack_records(self.options.records, self.workspace.store)
         if taken:
             self.console.print(f"{taken} runs are taken up from {self.options.records}", soft_wrap=True)
 
     def pack(self, planned: Plan) -> None:
         """Pack the records of finished runs: of those that are judged, the ones that have been measured."""
-        from ablate.study.results.packed import pack
+        from ablate.study.results.packed import pack_records
 
         measures = requested_measures(planned.study, self.options)
         ended = [(run, self.workspace.store.find(run.id)) for run in self.known_runs(planned)]
@@ -138,7 +138,7 @@ class Sweep:
                 unmeasured += 1
             else:
                 ready.append(run.id)
-        files = pack(self.options.records, ready, self.workspace.store)
+        files = pack_records(self.options.records, ready, self.workspace.store)
         for file in files:
             self.console.print(f"{file}  {file.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
         if not files:

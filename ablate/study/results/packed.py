@@ -20,22 +20,21 @@ from ablate.engine.store import MISSING, Store
 from ablate.record import RunRecord, atomic
 from ablate.study.results.curves import CURVE_VALUES, curve_rows
 
-FOLDER = "records"
 ENDING = ".tar.xz"
-MOST_BYTES = 15 * 2**20  # of one file: many hosts of git refuse or warn beyond
-MOST_BYTES_INSIDE = 2**26  # of one file in it: a record has 5 kB, a curve 30
-INSIDE = re.compile(r"(?P<id>[0-9a-f]{12})/(?P<name>record\.json|curve\.parquet)")
+MOST_OF_ARCHIVE = 15 * 2**20  # of one file: many hosts of git refuse or warn beyond
+MOST_OF_MEMBER = 2**26  # of one file in it: a record has 5 kB, a curve 30
+MEMBER = re.compile(r"(?P<id>[0-9a-f]{12})/(?P<name>record\.json|curve\.parquet)")
 
-Run = dict[str, bytes]  # what is packed of a run: name of the file -> content
+PackedFiles = dict[str, bytes]  # what is packed of a run: name of the file -> content
 
 
-def pack(folder: Path, ids: Iterable[str], store: Store, most: int = MOST_BYTES) -> list[Path]:
+def pack_records(folder: Path, ids: Iterable[str], store: Store, most: int = MOST_OF_ARCHIVE) -> list[Path]:
     """Pack the records of these runs that have an outcome and are not packed yet; return the new files.
 
     Raises ValueError for a packed file that is damaged, or a run that is larger than `most` bytes.
     """
     there = {(id, run["record.json"]) for id, run in _packed(folder)}
-    new: dict[str, Run] = {}
+    new: dict[str, PackedFiles] = {}
     for id in dict.fromkeys(ids):
         record = store.find(id)
         if record is None or record.status in MISSING:
@@ -53,20 +52,20 @@ def pack(folder: Path, ids: Iterable[str], store: Store, most: int = MOST_BYTES)
     return files
 
 
-def unpack(folder: Path, store: Store) -> int:
+def unpack_records(folder: Path, store: Store) -> int:
     """Take up the packed runs that the store has no outcome of; return how many these were.
 
     No outcome that the store has is overwritten. A run that another process holds is left to it. Raises
     ValueError for a file that is damaged, before anything is written.
     """
-    packed: dict[str, Run] = {}
+    packed: dict[str, PackedFiles] = {}
     for id, run in _packed(folder):
         if id not in packed or _rank(run) > _rank(packed[id]):
             packed[id] = run
     return sum(_take_up(id, run, store) for id, run in packed.items())
 
 
-def _take_up(id: str, run: Run, store: Store) -> bool:
+def _take_up(id: str, run: PackedFiles, store: Store) -> bool:
     known = store.find(id)
     if known is not None and known.status not in MISSING:
         return False
@@ -83,13 +82,13 @@ def _take_up(id: str, run: Run, store: Store) -> bool:
     return True
 
 
-def _rank(run: Run) -> tuple[int, str]:
+def _rank(run: PackedFiles) -> tuple[int, str]:
     """Of two records of one run the one that was measured more counts, then the later."""
     record = json.loads(run["record.json"])
     return len(record["measures"]), str(record["provenance"].get("ended"))
 
 
-def _packed(folder: Path) -> Iterator[tuple[str, Run]]:
+def _packed(folder: Path) -> Iterator[tuple[str, PackedFiles]]:
     """The runs in all files. Raises ValueError for the first file that is damaged."""
     for file in sorted(folder.glob(f"*{ENDING}")):
         content = file.read_bytes()
@@ -101,13 +100,13 @@ def _packed(folder: Path) -> Iterator[tuple[str, Run]]:
             raise ValueError(f"{file} is damaged ({error}); restore it, or delete it to run again") from None
 
 
-def _runs(content: bytes) -> dict[str, Run]:
+def _runs(content: bytes) -> dict[str, PackedFiles]:
     """The runs in one file, whole and with their own ids. Raises ValueError."""
-    found: dict[str, Run] = {}
+    found: dict[str, PackedFiles] = {}
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as archive:
         for member in archive:
-            inside = INSIDE.fullmatch(member.name)
-            if inside is None or not member.isreg() or member.size > MOST_BYTES_INSIDE:
+            inside = MEMBER.fullmatch(member.name)
+            if inside is None or not member.isreg() or member.size > MOST_OF_MEMBER:
                 raise ValueError(f"{member.name!r} is neither a record nor a curve")
             opened = archive.extractfile(member)
             assert opened is not None  # as it is a regular file
@@ -119,7 +118,7 @@ def _runs(content: bytes) -> dict[str, Run]:
     return found
 
 
-def _archives(runs: Sequence[tuple[str, Run]], most: int) -> Iterator[bytes]:
+def _archives(runs: Sequence[tuple[str, PackedFiles]], most: int) -> Iterator[bytes]:
     """The runs in as few halvings as make each archive at most `most` bytes large."""
     if not runs:
         return
@@ -134,7 +133,7 @@ def _archives(runs: Sequence[tuple[str, Run]], most: int) -> Iterator[bytes]:
         yield from _archives(runs[middle:], most)
 
 
-def _archive(runs: Sequence[tuple[str, Run]]) -> bytes:
+def _archive(runs: Sequence[tuple[str, PackedFiles]]) -> bytes:
     """The same bytes for the same runs, whoever packs them, and when. Files of a kind lie together, so that
     what records share is stored once."""
     made = io.BytesIO()

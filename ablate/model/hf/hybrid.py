@@ -1,4 +1,4 @@
-"""Families whose layers are in part recurrent: gated delta rule, KDA, lightning, Mamba-2, short convolution."""
+"""Families with recurrent layers: gated delta rule, KDA, lightning, Mamba-2, short convolution."""
 
 from typing import Any
 
@@ -253,9 +253,7 @@ def kimi(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def kimi_back(config: dict[str, Any]) -> dict[str, Any]:
-    config = {
-        key: value for key, value in spelled_out({**config, "rope_parameters": {"rope_type": ""}}).items()
-    }
+    config = dict(spelled_out({**config, "rope_parameters": {"rope_type": ""}}))
     for key in ("rope_parameters", "rope_theta", "rope_scaling"):
         config.pop(key, None)
     return {**config, "linear_num_heads": config["num_attention_heads"]}

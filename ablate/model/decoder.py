@@ -102,7 +102,7 @@ class Decoder(nn.Module):
             partial(norm.build, spec.norm, C),
         )
         made, branches = stream.build(spec.stream, self.shape), count()
-        self.entrance, self.exit = made.entrance(), made.exit()
+        self.entrance = made.entrance()
 
         def connection(first: bool) -> Connection:
             made_connection: Connection = made.connection(next(branches), first)
@@ -127,6 +127,7 @@ class Decoder(nn.Module):
         plain = Frame(nn.Identity, spec.dropout, lambda first: Connection())
         looked_up = lookup.build(spec.embedding.lookup, self.shape)
         self.input_lookup = plain.lookup(looked_up, "start", "end")
+        self.exit = made.exit()
         self.final_norm = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
         self.head = Head(spec.head, C, V)
 

@@ -167,19 +167,23 @@ def is_matrix(p: Tensor) -> bool:
 
 
 def _products(decoder: Decoder, active: dict[str, float]) -> float:
-    """Multiply-adds of one token with the parameters: each number of a matrix once. A tied table, too."""
+    """Multiply-adds of one token with the parameters: each number of a matrix once. A tied table, too. And
+    what the residual stream takes beside (`ablate.parts.connection`)."""
     looked_up = {f"{path}.weight" for path, m in decoder.named_modules() if isinstance(m, nn.Embedding)}
     trained_only = {name for name, _ in decoder.named_parameters() if name.startswith("future.")}
     idle = looked_up | trained_only
     matrices = {name for name, p in decoder.named_parameters() if name not in idle and is_matrix(p)}
     tied = decoder.embedding.weight.numel() if decoder.spec.head.tied else 0
-    return tied + sum(active[name] * _uses(decoder, name) for name in matrices)
+    more = sum(
+        getattr(module, "more_products", 0) * _uses(decoder, path) for path, module in decoder.named_modules()
+    )
+    return tied + more + sum(active[name] * _uses(decoder, name) for name in matrices)
 
 
 def _uses(decoder: Decoder, name: str) -> int:
-    """How often a call passes through a parameter."""
+    """How often a call passes through a module or parameter of this name."""
     kind, _, rest = name.partition(".")
-    of_layer = kind in ("layers", "before", "after")
+    of_layer = bool(rest) and kind in ("layers", "before", "after")
     return sum(n == int(rest.partition(".")[0]) for n, _ in decoder.path) if of_layer else 1
 
 
@@ -191,4 +195,7 @@ def _activations(decoder: Decoder) -> float:
             name = f"{path}.weight"
             share = _share(decoder, name) * _uses(decoder, name)
             total += share * (module.in_features + module.out_features)
-    return total
+    return total + sum(
+        getattr(module, "more_activations", 0) * _uses(decoder, path)
+        for path, module in decoder.named_modules()
+    )

@@ -17,7 +17,14 @@ Close = Callable[[Tensor, Tensor], Tensor]  # (x, delta) -> what the placement m
 
 
 class Connection(nn.Module):
-    """One branch and the stream. This one is the plain sum: x + delta."""
+    """One branch and the stream. This one is the plain sum: x + delta.
+
+    A stream's modules say what they cost beside their matrices, of one token: `more_products`, multiply-adds
+    beyond one for each number of a matrix, and `more_activations`, numbers kept for the backward pass.
+    """
+
+    more_products: int = 0
+    more_activations: int = 0
 
     def read(self, state: State) -> tuple[Tensor, Any]:
         """What the branch reads, (B,T,C), and what `write` needs."""
@@ -45,7 +52,7 @@ class Stream:
         return Connection()
 
     def exit(self) -> nn.Module:
-        """Called with the state after the last layer; gives (B,T,C)."""
+        """Called with the state after the last layer; gives (B,T,C). It is made after all connections."""
         return nn.Identity()
 
     @classmethod

@@ -290,6 +290,9 @@ IN_EVERYTHING = (
     "sink_tokens",
     "looped_hybrid",
     "lookups_in_streams",
+    "hyper_dynamic",
+    "mhc_identity",
+    "attention_residual_block",
 )  # each takes the compiler some fifteen seconds
 
 

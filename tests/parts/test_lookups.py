@@ -198,3 +198,11 @@ def test_values_of_a_token_are_added_from_a_table(tokens):
         k, v = (z.repeat_interleave(2, 1) for z in (k, v))
         heads = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         torch.testing.assert_close(y, layer.out(heads.transpose(1, 2).flatten(2)))
+
+
+def test_what_reads_nothing_of_a_wide_stream_stands_at_its_input():
+    with pytest.raises(
+        ValueError, match=r"lookup ngram: reads nothing of the stream.*embedding.lookup=ngram"
+    ):
+        small(lookup="ngram", stream="hyper")
+    small(embedding={"norm": "none", "lookup": "ngram"}, stream="hyper")

@@ -6,6 +6,7 @@ from conftest import small
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
+from ablate.parts.base import ForwardContext
 from ablate.parts.connection import Connection
 from ablate.registry import registries
 from ablate.spec import ModelSpec
@@ -124,6 +125,28 @@ def test_mixing_is_doubly_stochastic_and_the_identity_leaves_streams_as_they_are
     assert torch.equal(identity.write(kept, zero, close), X)
 
 
+@pytest.mark.parametrize(
+    "options", [{"name": "mhc"}, {"name": "mhc", "mixing": "identity"}, {"name": "hyper"}]
+)
+def test_training_sets_the_streams_apart(options, tokens):
+    """Streams that start equal and get equal gradients would stay one stream for ever."""
+    m = Decoder(small(stream=options)).init_parameters(0)
+    optimizer, states = torch.optim.AdamW(m.parameters(), 1e-2), []
+    m.exit.register_forward_pre_hook(lambda module, given: states.append(given[0].detach()))
+    for _ in range(10):
+        optimizer.zero_grad()
+        m(tokens, targets=tokens.roll(-1, 1)).nll.mean().backward()
+        optimizer.step()
+    last = states[-1]
+    assert (last - last.mean(2, keepdim=True)).norm() > 1e-3 * last.norm()
+
+
+def test_before_the_first_branch_nothing_mixes_equal_streams():
+    made = registries["stream"].build("mhc", small().shape())
+    first, second = made.connection(0, True), made.connection(1, False)
+    assert second.weighing.offset.numel() - first.weighing.offset.numel() == N * N
+
+
 @pytest.mark.parametrize("block", [1, 2])
 def test_attention_residuals_read_all_that_came_before(block, tokens):
     """A whole model, branch by branch, with loops over depth."""
@@ -139,8 +162,6 @@ def test_attention_residuals_read_all_that_came_before(block, tokens):
             )
             weights = scores.softmax(0)
             return sum(w[..., None] * y for w, y in zip(weights, sums, strict=True))
-
-        from ablate.parts.base import ForwardContext
 
         view = m.views(ForwardContext.of(tokens), torch.double)[0]
         sums = [m.embedding(tokens)]

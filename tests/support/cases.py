@@ -138,6 +138,9 @@ HARD: dict[str, dict[str, Any]] = {
         },
         "pattern": ["reading", "per_layer", "plain"],
     },
+    "hyper_dynamic": {"stream": {"name": "hyper", "dynamic": True}},
+    "mhc_identity": {"stream": {"name": "mhc", "mixing": "identity"}, "topology": "parallel_two_norms"},
+    "attention_residual_block": {"stream": {"name": "attention_residual", "block": 4}},
     "everything": {
         "position": "t5",
         "topology": "parallel",

@@ -1,4 +1,4 @@
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from ablate.parts.lookups import HashedTable, Lookup, previous
 from ablate.parts.recurrence import RecurrentContext
 from ablate.parts.starts import zeros
 from ablate.registry import lookup
-from ablate.spec import Shape
+from ablate.spec import LayerSpec, ModelSpec, Shape
 
 
 @lookup("ngram", paper="https://github.com/KellerJordan/modded-nanogpt")
@@ -37,3 +37,13 @@ class NGram(Lookup):
     def row_bytes(self, value_bytes: int) -> int:
         """Tokens are kept as 64 bit."""
         return 8 * (self.n - 1)
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        wide = not getattr(model.stream.entry.make, "closes", True)
+        if wide and layer.lookup == options:
+            return [
+                f"reads nothing of the stream, so how stream {model.stream.name} is read would never be "
+                "learnt; say model.embedding.lookup=ngram"
+            ]
+        return []

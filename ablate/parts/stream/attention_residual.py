@@ -1,4 +1,4 @@
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Ge
@@ -23,45 +23,63 @@ class AttentionResidual(Stream):
 
     def __init__(self, shape: Shape, *, block: Annotated[int, Ge(1)] = 1):
         super().__init__(shape)
-        self.block = block
+        self.block, self.sums = block, 1
 
     def entrance(self) -> nn.Module:
         return Alone()
 
     def connection(self, branch: int, first: bool) -> Connection:
-        depth = DepthRead(self.shape.width) if branch else Only()
-        return DepthAttention(depth, begins=branch % self.block == 0)
+        begins = branch % self.block == 0
+        depth = DepthRead(self.shape.width, self.sums) if branch else Only()
+        self.sums += begins
+        return DepthAttention(depth, begins)
 
     def exit(self) -> nn.Module:
-        return DepthRead(self.shape.width)
+        return DepthRead(self.shape.width, self.sums)
+
+
+class Sums(NamedTuple):
+    """The embedding and the sums after it, each (B,T,C), and 1 / rms of each, (B,T,1)."""
+
+    values: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
+
+
+def inverse_rms(y: Tensor) -> Tensor:
+    return (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 class Alone(nn.Module):
-    """(B,T,C) -> (B,T,1,C)."""
+    """(B,T,C) -> one sum."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, None]
+    def forward(self, x: Tensor) -> Sums:
+        return Sums((x,), (inverse_rms(x),))
 
 
 class Only(nn.Module):
-    """(B,T,1,C) -> (B,T,C): before the first branch there is the embedding alone."""
+    """One sum -> (B,T,C): before the first branch there is the embedding alone."""
 
-    def forward(self, y: Tensor) -> Tensor:
-        return y[:, :, 0]
+    def forward(self, sums: Sums) -> Tensor:
+        return sums.values[0]
 
 
 class DepthRead(nn.Module):
-    """(B,T,l,C) -> (B,T,C)."""
+    """Sums -> (B,T,C). No sum is copied, so what the backward pass keeps does not grow with the depth."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, sums: int):
         super().__init__()
         self.query = nn.Parameter(torch.empty(1, width))
         self.starts = {"query": zeros}
+        self.more_products, self.more_activations = sums * width, 3 * sums
 
-    def forward(self, y: Tensor) -> Tensor:
-        normed = y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
-        scores = normed @ self.query.to(y.dtype).t()  # (B,T,l,1)
-        return (scores.softmax(2) * y).sum(2)
+    def forward(self, sums: Sums) -> Tensor:
+        query = self.query.to(sums.values[0].dtype).t()
+        scores = [scale * (y @ query) for y, scale in zip(*sums, strict=True)]
+        shares = torch.cat(scores, -1).softmax(-1).split(1, -1)
+        read = shares[0] * sums.values[0]
+        for share, y in zip(shares[1:], sums.values[1:], strict=True):
+            read = read + share * y
+        return read
 
 
 class DepthAttention(Connection):
@@ -75,6 +93,7 @@ class DepthAttention(Connection):
         return self.depth(state), state
 
     def write(self, kept: Any, delta: Tensor, close: Close) -> State:
-        if self.begins:
-            return torch.cat((kept, delta[:, :, None]), 2)
-        return torch.cat((kept[:, :, :-1], kept[:, :, -1:] + delta[:, :, None]), 2)
+        values, scales = kept
+        if not self.begins:
+            values, delta, scales = values[:-1], values[-1] + delta, scales[:-1]
+        return Sums((*values, delta), (*scales, inverse_rms(delta)))

@@ -63,6 +63,9 @@ class HyperConnection(Connection):
         self.reading = nn.Parameter(torch.empty(1, streams))
         self.mixing = nn.Parameter(torch.empty(streams, streams))
         self.writing = nn.Parameter(torch.empty(1, streams))
+        # Each number of the small matrices meets every channel.
+        self.more_products = streams * (streams + 1) * width - streams**2
+        self.more_activations = 2 * streams * width
         self.starts = {
             "reading": lambda shape, generator: torch.eye(streams)[one : one + 1],
             "mixing": eye,
@@ -94,6 +97,8 @@ class DynamicHyperConnection(HyperConnection):
         self.reading_scale, self.mixing_scale, self.writing_scale = (
             nn.Parameter(torch.empty(1)) for _ in range(3)
         )
+        self.more_products += streams * (streams + 2) * width - streams * width
+        self.more_activations += 2 * streams * width
         self.constants = {f"{name}_scale": 0.01 for name in ("reading", "mixing", "writing")}
         zeros = {f"of_{name}": _zeros for name in ("reading", "mixing", "writing")}
         self.starts = {**self.starts, **zeros}

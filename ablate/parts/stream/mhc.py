@@ -7,7 +7,6 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from ablate.parts.connection import Close, Connection, State, Stream
-from ablate.parts.starts import zeros
 from ablate.registry import stream
 from ablate.spec import Shape
 
@@ -15,12 +14,13 @@ from ablate.spec import Shape
 @stream("mhc", paper="arXiv:2512.24880")
 class ManifoldHyperConnections(Stream):
     """X <- R' X + p f(r' X)' over N streams X (N,C), with r = sigmoid, p = `write_scale` sigmoid and R doubly
-    stochastic, all of norm(X) W + c (Xie et al. 2025, eq. 6 to 9; DeepSeek-V4).
+    stochastic, all of s norm(X) W + c (Xie et al. 2025, eq. 6 to 9; DeepSeek-V4).
 
     R is softmax(.) over its rows, then made doubly stochastic by `iterations` of Sinkhorn and Knopp.
     `mixing=identity` leaves R out (iHC, HY-V4). All streams start as the embedding; what leaves them is
-    sum sigmoid(norm(X) W + c) X. W starts at 0, and c so that R is nearly the identity and r, p are nearly
-    plain: r = 1/N and p = 1.
+    sum sigmoid(s norm(X) W + c) X. c starts so that R is nearly the identity and r, p are nearly
+    plain: r = 1/N and p = 1. Streams that are equal get equal gradients, so it is the drawn
+    W, times a learned s that starts at 0.01, that sets them apart.
     """
 
     closes = False
@@ -44,7 +44,7 @@ class ManifoldHyperConnections(Stream):
 
     def connection(self, branch: int, first: bool) -> Connection:
         C, N = self.shape.width, self.streams
-        if self.mixing == "identity":
+        if self.mixing == "identity" or branch == 0:  # before the first branch there is nothing to mix
             return IndependentConnection(C, N, self.write_scale, self.eps)
         return SinkhornConnection(C, N, self.write_scale, self.eps, self.iterations)
 
@@ -72,8 +72,8 @@ class Weighing(nn.Module):
         self.weight = nn.Parameter(torch.empty(sum(sizes), streams * width))
         self.offset, self.scale = nn.Parameter(torch.empty(sum(sizes))), nn.Parameter(torch.empty(len(sizes)))
         self.centres, self.streams = centres, streams
-        self.constants = {"scale": 1.0}
-        self.starts = {"weight": zeros, "offset": self.start}
+        self.constants = {"scale": 0.01}
+        self.starts = {"offset": self.start}
 
     def start(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """The centre of each group; of a matrix, on its diagonal."""
@@ -108,6 +108,7 @@ class IndependentConnection(Connection):
         self.weighing = Weighing(
             width, streams, tuple(size for size, _ in groups), tuple(centre for _, centre in groups)
         )
+        self.more_activations = 4 * streams * width
 
     def read(self, state: State) -> tuple[Tensor, Any]:
         reading, writing, *rest = self.weighing(state)
@@ -128,6 +129,8 @@ class SinkhornConnection(IndependentConnection):
     def __init__(self, width: int, streams: int, write_scale: float, eps: float, iterations: int):
         super().__init__(width, streams, write_scale, eps, (streams**2, 4.0))
         self.iterations = iterations
+        self.more_products = streams**2 * width
+        self.more_activations += streams * width + 2 * iterations * (streams**2 + streams)
 
     def mixed(self, state: Tensor, logits: Tensor | None = None) -> Tensor:
         assert logits is not None

@@ -76,11 +76,11 @@ class Workspace:
 
     def drop_branches(self, called: Sequence[runs.PlannedRun]) -> None:
         """Remove the states that runs have left, once all that branch off them have an outcome."""
-        from ablate.train.state.branch import FOLDER
+        from ablate.train.state.branch import BRANCHES
 
         waiting = {run.stem for run in called if run.stem and not self.has_outcome(run)}
         for stem in {run.stem for run in called if run.stem} - waiting:
-            shutil.rmtree(self.store.folder(stem) / FOLDER, ignore_errors=True)
+            shutil.rmtree(self.store.folder(stem) / BRANCHES, ignore_errors=True)
 
     def probe(self, spec: RunSpec) -> float:
         from ablate.cli.check import probe

@@ -21,7 +21,7 @@ from ablate.study.design.study import Study, StudyError
 from ablate.study.judge.claims import judge
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.judge.corpus import arms_going_on, judge_results
-from ablate.study.judge.stopping import Look, Stop, walk_looks
+from ablate.study.judge.stopping import ArmStop, Look, walk_looks
 from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report.methods import methods
 from ablate.study.report.tables import corpus_tables
@@ -184,14 +184,14 @@ def run_study(
     frame, looks = simulation.study(), study.declared_looks
     alpha = study.alpha * (1 if spent else len(looks))
 
-    def compared(n: int, stops: Mapping[str, Stop]) -> Comparison:
+    def compared(n: int, stops: Mapping[str, ArmStop]) -> Comparison:
         stopped = {arm: stop.seeds for arm, stop in stops.items()}
         rows = frame[frame["seed"] < n]
         return compare(
             rows, "base", HELDOUT, SD, study.interval, alpha, looks, "lower", "test", None, stopped
         )
 
-    def judged_at(n: int, stops: Mapping[str, Stop]) -> Look:
+    def judged_at(n: int, stops: Mapping[str, ArmStop]) -> Look:
         comparison = compared(n, stops)
         return Look(comparison, judge(study.claims, comparison))
 

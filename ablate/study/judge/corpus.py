@@ -23,7 +23,7 @@ from ablate.study.judge.sensitivity_claims import (
 )
 from ablate.study.judge.solved import Verdicts, in_words, judge_solved
 from ablate.study.judge.speedups import ArmSpeedUps, arm_speed_ups
-from ablate.study.judge.stopping import Look, Stop, Stopping, by_seed, walk_looks
+from ablate.study.judge.stopping import ArmStop, Look, Stopping, on_test_runs, walk_looks
 from ablate.study.judge.timing import judge_timing
 from ablate.study.results import Results
 from ablate.study.stats.describe import Description, describe
@@ -53,7 +53,7 @@ class Judged:
     tuning: Tuning | None
     sensitivities: Sensitivities | None  # where rates were tuned on a loss
     solved: tuple[Verdicts, ...]  # P(solved), where skills are asked for
-    stops: dict[str, Stop]  # arms that were decided before the last look
+    stops: dict[str, ArmStop]  # arms that were decided before the last look
     claims: tuple[Judgement, ...]
     unjudged: tuple[tuple[Claim, str], ...]  # claims that could not be judged, and why
     descriptions: tuple[Description, ...]
@@ -101,7 +101,7 @@ class _Corpus:
         self.frame = self.complete(frame[frame["role"] != "budget"])
         self.reference = self.kept.reference.get(block.name, {})
         self.problems: list[str] = []
-        self.stopped: dict[str, Stop] = {}
+        self.stopped: dict[str, ArmStop] = {}
         self.alpha = table_alpha(study, self.kept.plan.judged_before if self.kept.plan else 0)
         self.documents = results.documents
         self.of_loss = study.tune is not None and study.tune.of_loss
@@ -163,11 +163,11 @@ class _Corpus:
     def stopping(self, runs: "pd.DataFrame") -> Stopping:
         """The arms that stopped at an early look, and those that get the seeds of the next."""
 
-        def judged_at(look: int, stopped: Mapping[str, Stop]) -> Look:
+        def judged_at(look: int, stopped: Mapping[str, ArmStop]) -> Look:
             self.stopped = dict(stopped)
             first = runs[(runs["role"] != "test") | runs["seed"].isin(self.study.seeds[:look])]
             comparison, reason = self.compared(first, self.study.metric, self.study.equivalence_margin)
-            claims, _ = self.claims(first, comparison, reason, by_seed)
+            claims, _ = self.claims(first, comparison, reason, on_test_runs)
             return Look(comparison, claims)
 
         planned = runs["seed"][runs["role"] == "test"].nunique()

@@ -21,7 +21,7 @@ from ablate.study.judge.compare import Comparison, Verdict
 DECIDED = ("better", "worse", "equivalent")
 
 
-class Stop(Strict):
+class ArmStop(Strict):
     """An arm that gets no more seeds."""
 
     arm: str
@@ -40,7 +40,7 @@ class Stopping(Strict):
     """The arms that have stopped, and those that get the seeds of the next look. An arm in neither waits for
     missing runs, was refused, or has all its seeds."""
 
-    stops: dict[str, Stop]
+    stops: dict[str, ArmStop]
     going_on: tuple[str, ...]
 
 
@@ -48,14 +48,14 @@ def walk_looks(
     study: Study,
     arms: Sequence[PlannedArm],
     planned: int,
-    judged_at: Callable[[int, Mapping[str, Stop]], Look],
+    judged_at: Callable[[int, Mapping[str, ArmStop]], Look],
 ) -> Stopping:
     """Walk over the looks of one corpus, up to the number of seeds that runs are planned for so far.
 
     `judged_at` judges the first seeds of the study, so many as it is given, with the arms that have stopped
     at theirs.
     """
-    stops: dict[str, Stop] = {}
+    stops: dict[str, ArmStop] = {}
     going_on: tuple[str, ...] = ()
     placebo = next((arm.name for arm in arms if arm.redraw), "")
     for look in [look for look in study.declared_looks[:-1] if look <= planned]:
@@ -70,7 +70,7 @@ def walk_looks(
                 stops[verdict.arm] = _stop(verdict, at_look, look)
         others = [each for each in running if each.arm not in stops and each.arm != placebo]
         if not others and placebo and placebo not in stops:
-            stops[placebo] = Stop(arm=placebo, seeds=look, reason="every other arm has stopped")
+            stops[placebo] = ArmStop(arm=placebo, seeds=look, reason="every other arm has stopped")
         ready = {verdict.arm for verdict in others if verdict.word != "waiting"}
         ready |= {each.arm for each in running if ready and each.arm == placebo and each.word != "waiting"}
         going_on = tuple(each.arm for each in running if each.arm in ready and each.arm not in stops)
@@ -83,20 +83,20 @@ def _unsettled(at_look: Look, study: Study) -> set[str]:
     return {
         arm
         for claim in study.claims
-        if claim.id not in settled and by_seed(claim.measure)
+        if claim.id not in settled and on_test_runs(claim.measure)
         for arm in claim.parsed.arms
     }
 
 
-def by_seed(measure: str | None) -> bool:
+def on_test_runs(measure: str | None) -> bool:
     """Whether a claim on the measure is judged on test runs, of one size at a time."""
     return measure is None or not (measure == SCALE or measure.startswith((TIMING, "tuning/")))
 
 
-def _stop(verdict: Verdict, at_look: Look, look: int) -> Stop:
+def _stop(verdict: Verdict, at_look: Look, look: int) -> ArmStop:
     claims = [
         f"{judgement.claim}: {judgement.word}"
         for judgement in at_look.claims
         if any(verdict.arm in (contrast.first, contrast.second) for contrast in judgement.contrasts)
     ]
-    return Stop(arm=verdict.arm, seeds=look, reason="; ".join([verdict.reason, *claims]))
+    return ArmStop(arm=verdict.arm, seeds=look, reason="; ".join([verdict.reason, *claims]))

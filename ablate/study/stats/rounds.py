@@ -28,7 +28,7 @@ from ablate.study.stats.tuning import (
     FINEST_STEP,
     Choice,
     Tuning,
-    listed,
+    rates_in_words,
     round_rate,
     share_rates,
     tuning_rows,
@@ -233,7 +233,7 @@ class _Arm:
         nested = (best, *around[:1])
         if len(around) < 2:
             gone = [rate for rate in beside if rate not in means]
-            stands = f"the best rate {best:g} stands beside {listed(gone)}, where a tuning run failed"
+            stands = f"the best rate {best:g} stands beside {rates_in_words(gone)}, where a tuning run failed"
             return self.choice("boundary", stands, best, nested)
         near = [rate for rate in self.lattice[max(0, at - REACH) : at + REACH + 1] if rate in means]
         weights = [len(losses[rate]) for rate in near]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-POINTS = 201  # at which the interval is searched before its ends are made exact
+_POINTS = 201  # at which the interval is searched before its ends are made exact
 NEAREST = 3  # budgets that a curve is interpolated through, in the logarithm: a parabola
 
 
@@ -71,7 +71,7 @@ def speed_up(
     critical = float(stats.t.isf(alpha / 2, seeds - 1))
     reach = -float(doublings[0])
     first, last = float(shift.mean()) - reach, float(shift.mean()) + reach
-    grid = np.linspace(first, last, POINTS)
+    grid = np.linspace(first, last, _POINTS)
     mean = sides(grid).mean(1)
     if not (np.diff(mean) < 0).all():
         return SpeedUp(None, None, None, "a loss does not fall with the budget everywhere")

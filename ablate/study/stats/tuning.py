@@ -222,7 +222,8 @@ def _choose(
         extend = _beyond(rates, at)
         return choice(
             "edge",
-            f"the best rate {best:g} is at the edge: extend the grid of every arm by {listed(extend)}",
+            f"the best rate {best:g} is at the edge: "
+            f"extend the grid of every arm by {rates_in_words(extend)}",
             extend=extend,
         )
     beside = (rates[at - 1], rates[at + 1])
@@ -232,12 +233,12 @@ def _choose(
         rate = vertex([(r, means[r]) for r in (rates[at - 1], best, rates[at + 1])])
         return choice("vertex", f"vertex of a parabola in log rate around {best:g}", rate=rate, nested=nested)
     gone = [rate for rate in beside if rate not in means]
-    stands = f"the best rate {best:g} stands beside {listed(gone)}, where a tuning run failed"
+    stands = f"the best rate {best:g} stands beside {rates_in_words(gone)}, where a tuning run failed"
     if between := tuple(
         round_rate(math.sqrt(rate * best)) for rate in gone if max(rate / best, best / rate) > FINEST_STEP
     ):
         return choice(
-            "refine", f"{stands}: extend the grid of every arm by {listed(between)}", extend=between
+            "refine", f"{stands}: extend the grid of every arm by {rates_in_words(between)}", extend=between
         )
     return choice("boundary", stands, rate=best, nested=nested)
 
@@ -252,7 +253,11 @@ def share_rates(choices: tuple[Choice, ...], nested: bool) -> tuple[Choice, ...]
     able = [choice for choice in choices if choice.nested]
     rates = sorted({rate for choice in able for rate in (choice.nested if nested else choice.nested[:1])})
     how = "an arm's best rate stands beside one that failed, so every arm is tested at "
-    how += f"{listed(rates)}, the better kept at each test seed" if len(rates) > 1 else listed(rates)
+    how += (
+        f"{rates_in_words(rates)}, the better kept at each test seed"
+        if len(rates) > 1
+        else rates_in_words(rates)
+    )
     return tuple(
         choice.model_copy(
             update={
@@ -267,7 +272,7 @@ def share_rates(choices: tuple[Choice, ...], nested: bool) -> tuple[Choice, ...]
     )
 
 
-def listed(rates: Sequence[float]) -> str:
+def rates_in_words(rates: Sequence[float]) -> str:
     """Rates in a sentence."""
     return ", ".join(f"{rate:g}" for rate in rates)
 

@@ -22,15 +22,15 @@ from ablate.train.monitor.curve import Row
 from ablate.train.schedule import factor
 from ablate.train.state.checkpoint import Checkpoints, damage, remove, steps_done
 
-FOLDER = "branch"
+BRANCHES = "branch"
 
 
 class Branches:
     """The states that a run leaves for shorter ones, at these steps."""
 
     def __init__(self, folder: Path, source_hash: str, steps: Iterable[int]):
-        self.folder, self.steps = folder / FOLDER, frozenset(steps)
-        self.checkpoints = Checkpoints(folder, source_hash, FOLDER, kept=None)
+        self.folder, self.steps = folder / BRANCHES, frozenset(steps)
+        self.checkpoints = Checkpoints(folder, source_hash, BRANCHES, kept=None)
 
     def leave(self, trainer: Trainer, step: int, rows: Iterable[Row]) -> None:
         """After `step` steps. All ranks must call it together; `rows` are those of the first."""
@@ -63,9 +63,9 @@ def take_over(stem: Path, spec: RunSpec, checkpoints: Checkpoints) -> Path | Non
     except (FileNotFoundError, ValueError):
         return None
     most = shared_steps(spec, RunSpec.model_validate(record.spec))
-    states = Checkpoints(stem, checkpoints.source_hash, FOLDER).paths()
+    states = Checkpoints(stem, checkpoints.source_hash, BRANCHES).paths()
     usable = [path for path in states if steps_done(path) <= most and not damage(path)]
-    curve = stem / FOLDER / "curve.jsonl"
+    curve = stem / BRANCHES / "curve.jsonl"
     if not usable or not curve.is_file():
         return None
     aside = checkpoints.folder / f".{usable[0].name}"

@@ -38,7 +38,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 CUT = 4096  # tokens of the tutorial that is really run by default
 RUN = "ffn"  # that tutorial
 # Commands of other programs, which these tests neither run nor know.
-OTHERS = {".", "git", "wandb", "pre-commit", "torchrun"}
+OTHERS = {".", "git", "trackio", "wandb", "pre-commit", "torchrun"}
 FRAGMENT = {  # what a fragment of a study is put into
     "question": "q",
     "axis": ["model.position"],

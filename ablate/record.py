@@ -25,7 +25,7 @@ Status = Literal["finished", "diverged", "out_of_memory", "crashed", "interrupte
 
 TRAINED = ("finished", "diverged")  # outcomes that training again would only repeat, on any machine
 
-MOST_BYTES = 1 << 30  # of a record: far beyond any
+MOST_RECORD_BYTES = 1 << 30  # of a record: far beyond any
 REMEDY = "restore a copy of it, or train that run again: rerun=true"
 
 UMASK = os.umask(0)  # asked once, at the import: asking sets it, for all threads
@@ -68,7 +68,7 @@ class RunRecord(BaseModel):
     def read(cls, file: Path) -> "RunRecord":
         """The record in a file of any name. Raises as `load`."""
         try:
-            content = json.loads(read_regular(file, MOST_BYTES).decode(), parse_constant=_refuse)
+            content = json.loads(read_regular(file, MOST_RECORD_BYTES).decode(), parse_constant=_refuse)
             if not isinstance(content, dict):
                 raise ValueError("no object")
             if content.pop("hash", None) != content_hash(content):

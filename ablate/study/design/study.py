@@ -27,7 +27,7 @@ from ablate.study.stats.tuning import check_grid
 
 PLACEBO = "placebo"  # the name of the arm
 HOME = "base"  # the name of the only corpus, where none is declared
-MOST_SEEDS, MOST_ARMS, MOST_KNOB = 10_000, 1000, 1 << 24  # more is a slip, and would never end
+MOST_STUDY_SEEDS, MOST_ARMS, MOST_KNOB = 10_000, 1000, 1 << 24  # more is a slip, and would never end
 TUNING_SEEDS = 1000  # the first seed for tuning, far from those for testing
 Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factorial"]
 Held = Literal["non_embedding_params", "total_params", "active_flops", "train_flops"]
@@ -334,8 +334,8 @@ def under(path: str, axis: str) -> bool:
 
 def _seeds(node: Any, first: int) -> Any:
     """A number of seeds is that many, from `first` on."""
-    if isinstance(node, int) and node > MOST_SEEDS:
-        raise ValueError(f"{node} seeds; at most {MOST_SEEDS}")
+    if isinstance(node, int) and node > MOST_STUDY_SEEDS:
+        raise ValueError(f"{node} seeds; at most {MOST_STUDY_SEEDS}")
     return tuple(range(first, first + node)) if isinstance(node, int) and not isinstance(node, bool) else node
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ablate.record import read_regular
 
-MOST_BYTES = 1 << 20
+MOST_YAML_BYTES = 1 << 20
 MOST_DEEP = 50  # lists and mappings within each other
 MOST_VALUES = 100_000  # once every alias stands for what it repeats
 
@@ -20,7 +20,7 @@ def read_yaml(file: Path) -> Any:
     from yaml import YAMLError
 
     try:
-        text = read_regular(file, MOST_BYTES).decode()
+        text = read_regular(file, MOST_YAML_BYTES).decode()
         _bounded(text)
         return OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
     except UnicodeDecodeError as error:

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from ablate.cli.terminal import replace_unprintable
 from ablate.errors import printable, system_error
@@ -73,7 +73,7 @@ def hydra_command(given: list[str]) -> int:
 class Parser(argparse.ArgumentParser):
     """One that repeats no control characters of what was typed."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message), file)
 
 

@@ -43,7 +43,7 @@ def _bounded(text: str) -> None:
     sizes: dict[int, int] = {}
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if root is not None and not isinstance(root, yaml.MappingNode):
-        raise ValueError("it is no mapping of keys such as question, axis and arms")
+        raise ValueError("a study is a mapping of keys such as question, axis and arms")
     if root is not None and _size(root, sizes, ()) > MOST_VALUES:  # an alias is the node that it names
         raise ValueError(f"aliases repeat each other to more than {MOST_VALUES} values; write them out")
 

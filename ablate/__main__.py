@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ablate.cli.terminal import replace_unprintable
-from ablate.errors import in_words, printable
+from ablate.errors import printable, system_error
 
 WRONG = 2  # exit code
-MOST_TOKENS = 1_000_000  # that `generate` adds
+MOST_NEW_TOKENS = 1_000_000  # that `generate` adds
 FARTHER = 32  # times the context: the longest prompt
 HYDRA = {  # the commands whose options are composed by Hydra
     "train": "Train one model: `ablate train --help` lists every choice.",
@@ -39,7 +39,7 @@ def main(given: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError, KeyError, MemoryError, RuntimeError) as error:
-        line = said(error)
+        line = line_for(error)
         if line is None:
             raise
         print(printable(f"ablate {options.command}: {line}"), file=sys.stderr)
@@ -47,10 +47,10 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
-def said(error: Exception) -> str | None:
+def line_for(error: Exception) -> str | None:
     """What an error means to whoever typed the command; None for one that is a mistake of ours."""
     if isinstance(error, OSError) and error.errno:
-        return in_words(error)
+        return system_error(error)
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     ):
@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
         help="may be repeated: the rows of one batch",
     )
     add.add_argument(
-        "--tokens", type=whole_number(1, MOST_TOKENS), default=100, metavar="N", help="new tokens at most"
+        "--tokens", type=whole_number(1, MOST_NEW_TOKENS), default=100, metavar="N", help="new tokens at most"
     )
     add.add_argument(
         "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"

@@ -35,7 +35,7 @@ IN_WORDS = {
 }
 
 
-def in_words(error: OSError) -> str:
+def system_error(error: OSError) -> str:
     """What the system refused, in one line: the file, the reason and a remedy."""
     place = error.filename if error.filename is not None else "a file"
     if error.errno in IN_WORDS:

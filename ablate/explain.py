@@ -47,12 +47,12 @@ def explain(error: ValidationError) -> list[str]:
 def _lines(e: Any) -> list[str]:
     """The lines of one error: several where one rule has several mistakes, each after the path."""
     first, *others = _line(e).splitlines()
-    path = ".".join(str(p) for p in e["loc"])
+    path = ".".join(str(p).replace("\n", "\\n") for p in e["loc"])
     return [first, *(f"{path}: {line}" if path else line for line in others)]
 
 
 def _line(e: Any) -> str:
-    path = ".".join(str(p) for p in e["loc"])
+    path = ".".join(str(p).replace("\n", "\\n") for p in e["loc"])
     if e["type"] == "extra_forbidden":
         return f"{path}: unknown option"
     if e["type"] == "missing":

@@ -28,7 +28,7 @@ Status = Literal["finished", "diverged", "out_of_memory", "crashed", "interrupte
 
 TRAINED = ("finished", "diverged")  # outcomes that training again would only repeat, on any machine
 
-MOST_BYTES = 1 << 30  # of a record: far beyond any
+MOST_RECORD_BYTES = 1 << 30  # of a record: far beyond any
 REMEDY = "restore a copy of it, or train that run again: rerun=true"
 
 UMASK = os.umask(0)  # asked once, at the import: asking sets it, for all threads
@@ -93,7 +93,7 @@ class RunRecord(BaseModel):
     def read(cls, file: Path) -> "RunRecord":
         """The record in a file of any name. Raises as `load`."""
         try:
-            return cls.parse(read_regular(file, MOST_BYTES))
+            return cls.parse(read_regular(file, MOST_RECORD_BYTES))
         except ValueError as error:
             raise ValueError(f"{file} is not a record: {error}; {REMEDY}") from None
 

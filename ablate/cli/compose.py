@@ -19,7 +19,7 @@ from ablate.cli.hints import hinted
 from ablate.cli.options import not_folders
 from ablate.cli.refused import refused
 from ablate.data.prepare import Prepared, prepare
-from ablate.errors import AblateError, in_words
+from ablate.errors import AblateError, system_error
 from ablate.explain import explain
 from ablate.registry import load_parts
 from ablate.spec import DataSpec, RunSpec, Strict
@@ -197,7 +197,7 @@ def of_start(rest: Rest, model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _said(error: ValueError | OSError) -> str:
-    return in_words(error) if isinstance(error, OSError) and error.errno else str(error)
+    return system_error(error) if isinstance(error, OSError) and error.errno else str(error)
 
 
 def misplaced(spec: RunSpec, settings: Settings, rest: Rest) -> Iterator[str]:

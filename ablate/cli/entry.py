@@ -17,7 +17,7 @@ from ablate.cli.exits import FAILED, WRONG
 from ablate.cli.help import answer_help
 from ablate.cli.own_parts import load_named_parts
 from ablate.cli.refused import refused
-from ablate.errors import AblateError, in_words, printable
+from ablate.errors import AblateError, printable, system_error
 from ablate.paths import CONF, PACKAGE
 
 TRACEBACK = "HYDRA_FULL_ERROR"
@@ -56,7 +56,7 @@ def hydra_refusals() -> Iterator[None]:
             raise
         line = str(error) if isinstance(error, AblateError) else refused(error)
         if isinstance(error, OSError) and error.errno:
-            line = in_words(error)
+            line = system_error(error)
         print(printable(line), file=sys.stderr)
         raise SystemExit(FAILED if isinstance(error, AblateError) else WRONG) from None
     finally:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ablate.cli.terminal import replace_unprintable
-from ablate.errors import AblateError, in_words, printable
+from ablate.errors import AblateError, printable, system_error
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -45,4 +45,4 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fail(in_words(error), FAILED)
+        fail(system_error(error), FAILED)

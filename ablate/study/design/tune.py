@@ -13,15 +13,15 @@ from ablate.study.stats.tuning import Tuning, check_grid, tune
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_SEEDS = 10_000  # more is a slip
+MOST_STUDY_SEEDS = 10_000  # more is a slip
 TUNING_SEEDS = 1000  # the first seed for tuning, far from those for testing
 TUNE_OPTIONS = ("search", "nested", "fixed_rate_table", "seeds", "metric", "better")
 
 
 def count_seeds(node: Any, first: int) -> Any:
     """A number of seeds is that many, from `first` on."""
-    if isinstance(node, int) and node > MOST_SEEDS:
-        raise ValueError(f"{node} seeds; at most {MOST_SEEDS}")
+    if isinstance(node, int) and node > MOST_STUDY_SEEDS:
+        raise ValueError(f"{node} seeds; at most {MOST_STUDY_SEEDS}")
     return tuple(range(first, first + node)) if isinstance(node, int) and not isinstance(node, bool) else node
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ablate.record import read_regular
 
-MOST_BYTES = 1 << 20
+MOST_YAML_BYTES = 1 << 20
 MOST_DEEP = 50  # lists and mappings within each other
 MOST_VALUES = 100_000  # once every alias stands for what it repeats
 
@@ -20,7 +20,7 @@ def read_yaml(file: Path) -> Any:
     from yaml import YAMLError
 
     try:
-        text = read_regular(file, MOST_BYTES).decode()
+        text = read_regular(file, MOST_YAML_BYTES).decode()
         _bounded(text)
         return OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
     except UnicodeDecodeError as error:
@@ -42,6 +42,8 @@ def _bounded(text: str) -> None:
             raise ValueError(f"line {line}: lists too deep within each other; {MOST_DEEP} is the most")
     sizes: dict[int, int] = {}
     root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        raise ValueError("a study is a mapping of keys such as question, axis and arms")
     if root is not None and _size(root, sizes, ()) > MOST_VALUES:  # an alias is the node that it names
         raise ValueError(f"aliases repeat each other to more than {MOST_VALUES} values; write them out")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "results"
-REMEDY = "restore it, or run the study again: python sweep.py experiment=NAME"
+RESULTS_REMEDY = "restore it, or run the study again: python sweep.py experiment=NAME"
 TIMINGS = "timings.parquet"
 RUN_COLUMNS = (
     "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "source_hash",
@@ -134,11 +134,11 @@ def _table(file: Path, hashes: Mapping[str, str] | None) -> "pd.DataFrame":
             raise ValueError("its hash is not the one in study.json")
         return pd.read_parquet(io.BytesIO(content))
     except (OSError, ValueError) as error:  # pyarrow's, of a damaged file, are ValueErrors
-        raise ValueError(f"{file} is missing or damaged ({error}); {REMEDY}") from None
+        raise ValueError(f"{file} is missing or damaged ({error}); {RESULTS_REMEDY}") from None
 
 
 def _damaged(file: Path, reason: str) -> ValueError:
-    return ValueError(f"{file} is damaged ({reason}); {REMEDY}")
+    return ValueError(f"{file} is damaged ({reason}); {RESULTS_REMEDY}")
 
 
 def write_timings(folder: Path, laps: Iterable[Any], origin: Mapping[str, Any]) -> None:

@@ -38,7 +38,9 @@ def started_model(start: Path, changes: dict[str, Any]) -> dict[str, Any]:
     if is_foreign(start):
         model = model_of(start).model_dump(mode="json")
     else:
-        model = dict(RunRecord.load(start).spec["model"])
+        model = RunRecord.load(start).spec.get("model")
+        if not isinstance(model, dict):
+            raise ValueError(f"{start}: its record describes no model; train that run again: rerun=true")
     of_layers = {key: value for key, value in changes.items() if key in LayerSpec.model_fields}
     variants = {name: override(layer, of_layers) for name, layer in model.get("variants", {}).items()}
     whole: dict[str, Any] = override({**model, "variants": variants}, changes)

@@ -305,10 +305,9 @@ FAIRSEQ_DROPOUTS = (
 BIOGPT = Family(
     name="biogpt",
     architecture="BioGptForCausalLM",
-    always=CORE,
+    always={**CORE, "norm": {"name": "layernorm", "eps": 1e-5}},  # whatever its config says
     options=[
         *(*sizes(), TIED, SCALED, activation(default="gelu"), Option("ffn.width", "intermediate_size")),
-        EPS._replace(theirs="layer_norm_eps", default=1e-12),
     ],
     rows=[
         *ends("biogpt.embed_tokens", "biogpt.layer_norm", "output_projection"),
@@ -316,7 +315,7 @@ BIOGPT = Family(
         *fairseq_rows("biogpt.layers.{n}"),
     ],
     prefix="biogpt.",
-    harmless=FAIRSEQ_DROPOUTS,
+    harmless=(*FAIRSEQ_DROPOUTS, "layer_norm_eps"),
     whole_heads=True,
 )
 
@@ -381,12 +380,13 @@ CTRL = Family(
     architecture="CTRLLMHeadModel",
     always={
         **CORE,
+        "norm": {"name": "layernorm", "eps": 1e-6},  # whatever its config says
         "position": {"name": "sinusoidal", "base": 1e4, "halves": True, "offset": 0, "inclusive": False},
         "embedding": {"scale": "sqrt_width"},
         "ffn": {**MLP, "activation": {"name": "relu"}},
         "head": {"bias": True},
     },
-    options=[*GPT_SIZES, EPS._replace(default=1e-6), TIED, Option("ffn.width", "dff")],
+    options=[*GPT_SIZES, TIED, Option("ffn.width", "dff")],
     rows=[
         Row(("embedding.weight",), "transformer.w.weight", SAME),
         *linear("final_norm", "transformer.layernorm"),
@@ -404,7 +404,7 @@ CTRL = Family(
         ),
     ],
     prefix="transformer.",
-    harmless=(*DROPOUTS, *SUMMARY),
+    harmless=(*DROPOUTS, *SUMMARY, "layer_norm_epsilon"),
     whole_heads=True,
 )
 BLOOM_LAYER = "transformer.h.{n}"

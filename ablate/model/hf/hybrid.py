@@ -29,7 +29,7 @@ from ablate.model.hf.llama import (
     WIDTH,
     norms,
 )
-from ablate.model.hf.llama_kin import kin
+from ablate.model.hf.llama_kin import LOCAL_ROPES, WINDOW, kin, ropes
 from ablate.model.hf.mixtures import (
     DENSE,
     GLU,
@@ -54,6 +54,7 @@ from ablate.model.hf.tables import (
     expert_rows,
     first_dense,
     listed,
+    local_or_global,
     sizes,
 )
 from ablate.model.hf.words import flag
@@ -460,6 +461,73 @@ LFM2_MOE = kin(
     theta=1e6,
 )
 
+LFM3_ROPES = ropes(sliding_attention=10_000.0, full_attention=1e6)
+LFM3_HEADS = {**LFM_HEADS, "gate": "head"}
+LFM3 = kin(
+    "lfm3",
+    "Lfm3ForCausalLM",
+    always={
+        **ALWAYS,
+        "placement": "sandwich",
+        "ffn": {"name": "glu", "activation": SILU},
+        "variants": {
+            "recurrent": {"attention": SHORT, "position": {"name": "none"}},
+            "local": {"attention": LFM3_HEADS, "position": {"name": "rope"}},
+            "global": {"attention": LFM3_HEADS, "position": {"name": "rope"}},
+        },
+    },
+    options=[
+        *(
+            *sizes(),
+            TIED,
+            EPS._replace(theirs="norm_eps", default=1e-5),
+            HEAD_DIM,
+            WIDTH,
+            *LOCAL_ROPES,
+            WINDOW,
+        ),
+        *(
+            Option(f"variants.{kind}.attention.{ours}", theirs, default, *how)
+            for kind in ("local", "global")
+            for ours, theirs, default, how in (
+                ("kv_heads", "num_key_value_heads", None, ()),
+                ("qk_norm.eps", "rms_norm_eps", 1e-5, ()),
+                ("bias", "attention_bias", False, flag("q", "k", "v", "out")),
+            )
+        ),
+        Option(f"{RECURRENT}.convolution", "conv_L_cache", 7),
+        Option(f"{RECURRENT}.bias", "conv_bias", False),
+    ],
+    rows=[
+        *(*LFM_ENDS, *CONV_ROWS, *LFM_FFN, *only([*ATTENTION, *QK_NORMS], "softmax")),
+        *only([Row((f"{MIX}.gate.weight",), f"{SELF}.gate_proj.weight", SAME)], "softmax"),
+        *norms(
+            attention_input_norm="operator_norm",
+            attention_output_norm="post_operator_norm",
+            ffn_input_norm="ffn_norm",
+            ffn_output_norm="post_ffn_norm",
+        ),
+    ],
+    axes=(
+        listed(
+            "layer_types",
+            {"conv": "recurrent", "sliding_attention": "local", "full_attention": "global"},
+            lambda layer: (
+                "recurrent" if layer["attention"]["name"] == SHORT["name"] else local_or_global(layer)
+            ),
+        ),
+    ),
+    unpack=lambda config: eps_of_heads(LFM3_ROPES["unpack"](config)),
+    pack=lambda config: {k: v for k, v in LFM3_ROPES["pack"](config).items() if k != "rms_norm_eps"},
+    must={"use_sandwich_norm": (True,), "use_attention_gate": (True,)},
+)
+
+
+def eps_of_heads(config: dict[str, Any]) -> dict[str, Any]:
+    """The norms of heads have the eps of all."""
+    return {**config, "rms_norm_eps": config.get("norm_eps", 1e-5)}
+
+
 # ----------------------------------------------------------------------------------------- Mamba-2
 
 MAMBA = f"{THEIRS}.mamba"
@@ -492,6 +560,11 @@ def bamba(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def whole(number: float) -> float | int:
+    """A whole number without its point."""
+    return int(number) if number == int(number) else number
+
+
 def bamba_indices(config: dict[str, Any]) -> dict[str, Any]:
     config = dict(config)
     found = config.pop("layer_types")
@@ -505,11 +578,15 @@ def bamba_indices(config: dict[str, Any]) -> dict[str, Any]:
 BAMBA = kin(
     "bamba",
     "BambaForCausalLM",
-    always={**ALWAYS, "position": {"name": "rope"}, "variants": mixed({"name": "mamba2", "norm": {"name": "rmsnorm"}})},
+    always={
+        **ALWAYS,
+        "position": {"name": "rope"},
+        "variants": mixed({"name": "mamba2", "norm": {"name": "rmsnorm"}}),
+    },
     options=[
         *(*sizes(), KV_HEADS, ROPE, EPS._replace(default=1e-5), UNTIED, BIAS, WIDTH, activation()),
         Option(f"{RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
-        Option(f"{RECURRENT}.expand", "mamba_expand", 2),
+        Option(f"{RECURRENT}.expand", "mamba_expand", 2, write=whole),
         Option(f"{RECURRENT}.head_width", "mamba_d_head"),
         Option(f"{RECURRENT}.state_width", "mamba_d_state"),
         Option(f"{RECURRENT}.groups", "mamba_n_groups", 1),
@@ -532,5 +609,5 @@ BAMBA = kin(
     rotary_fraction=0.5,
 )
 FAMILIES: tuple[Family, ...] = (
-    *(QWEN3_5, QWEN3_5_MOE, OLMO_HYBRID, KIMI_LINEAR, MINIMAX, LFM2, LFM2_MOE, BAMBA),
+    *(QWEN3_5, QWEN3_5_MOE, OLMO_HYBRID, KIMI_LINEAR, MINIMAX, LFM2, LFM2_MOE, LFM3, BAMBA),
 )

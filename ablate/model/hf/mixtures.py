@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ablate.model.hf.family import (
     SAME,
+    STACKED,
     Change,
     CheckpointFormatError,
     Family,
@@ -42,11 +43,13 @@ from ablate.model.hf.llama_kin import (
     NOPE_GLOBAL,
     PLACED_NORMS,
     QKV,
+    QKV_NAMES,
     TWO_ROPES,
     WINDOW,
     exaone_types,
     exaone_window,
     kin,
+    renamed,
     ropes,
 )
 from ablate.model.hf.tables import (
@@ -391,6 +394,22 @@ BY_DEEPSEEK = [
     *routed(SPARSE, "n_routed_experts", shared="n_shared_experts", scale="routed_scaling_factor"),
     *(*DENSE, *GROUPS, SIGMOID),
 ]
+
+
+def glm4_norms(config: dict[str, Any]) -> dict[str, Any]:
+    """`use_qk_norm`, with the eps of all norms."""
+    config = deepseek_experts(config)
+    if config.pop("use_qk_norm", False):
+        return {**config, "qk_norm": {"name": "rmsnorm", "eps": config.get("rms_norm_eps", 1e-5)}}
+    return {**config, "qk_norm": {"name": "none"}}
+
+
+def glm4_flag(config: dict[str, Any]) -> dict[str, Any]:
+    """Back: the flag alone, since the norms have the eps of all."""
+    config = dict(config)
+    return {**config, "use_qk_norm": config.pop("qk_norm").get("name") == "rmsnorm"}
+
+
 GLM4_MOE = kin(
     "glm4_moe",
     "Glm4MoeForCausalLM",
@@ -398,19 +417,38 @@ GLM4_MOE = kin(
     options=[
         *(*CORE, ROPE, HEAD_WIDTH, EPS._replace(default=1e-5), UNTIED, *BY_DEEPSEEK),
         Option("attention.bias", "attention_bias", False, *flag(*QKV)),
-        Option(
-            "attention.qk_norm.name",
-            "use_qk_norm",
-            False,
-            read=lambda on: "rmsnorm" if on else "none",
-            write=lambda name: name == "rmsnorm",
-        ),
+        Option("attention.qk_norm", "qk_norm", {}),
     ],
     rows=[*LLAMA_ROWS, *QK_NORMS, *DEEPSEEK_ROWS],
     axes=(first_dense(default=1),),
-    unpack=deepseek_experts,
+    unpack=glm4_norms,
+    pack=glm4_flag,
     harmless=(*JITTER, *LATER),
     rotary_fraction=0.5,
+)
+
+
+SARVAM_NAMES = {
+    "model.embed_tokens": "model.word_embeddings",
+    "self_attn.o_proj": "attention.dense",
+    "self_attn.q_norm": "attention.query_layernorm",
+    "self_attn.k_norm": "attention.key_layernorm",
+    "gate.e_score_correction_bias": "gate.expert_bias",
+}
+SARVAM_MOE = kin(
+    "sarvam_moe",
+    "Glm4MoeForCausalLM",
+    GLM4_MOE,
+    rows=[
+        *(
+            row
+            for row in renamed(GLM4_MOE.rows, SARVAM_NAMES)
+            if not any(f".{name}_proj." in row.theirs and "self_attn" in row.theirs for name in QKV)
+        ),
+        *linear(QKV_NAMES, f"{THEIRS}.attention.query_key_value", STACKED),
+    ],
+    harmless=GLM4_MOE.harmless,
+    rotary_fraction=1.0,
 )
 
 
@@ -623,5 +661,16 @@ GPT_OSS = kin(
 )
 QWEN_FAMILIES = (QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, ARIA, ERNIE_MOE, FLINT, MELLUM, MINIMAX_M2)
 FAMILIES: tuple[Family, ...] = (
-    *(*QWEN_FAMILIES, SOLAR_OPEN, GLM4_MOE, DOTS1, HY_V3, EXAONE_MOE, COHERE2_MOE, HUNYUAN_MOE, GPT_OSS),
+    *(
+        *QWEN_FAMILIES,
+        SOLAR_OPEN,
+        GLM4_MOE,
+        SARVAM_MOE,
+        DOTS1,
+        HY_V3,
+        EXAONE_MOE,
+        COHERE2_MOE,
+        HUNYUAN_MOE,
+        GPT_OSS,
+    ),
 )

@@ -206,7 +206,7 @@ TINY |= {
         {"vocab_size": 50, "max_position_embeddings": 24, "d_model": 32, "num_layers": 3, **ENDS}
         | {"attention_heads": 4, "ffn_dim": 40},
     ),
-    "ctrl": ("ctrl", {**GPT, "dff": 40}),
+    "ctrl": ("ctrl", {**GPT, "dff": 40, "layer_norm_epsilon": 1e-6}),
     "bloom": ("bloom", {"vocab_size": 50, "hidden_size": 32, "n_layer": 3, "n_head": 4, **ENDS}),
     "gpt_neox_japanese": ("gpt_neox_japanese", EARLY),
     "persimmon": ("persimmon", {**EARLY, "intermediate_size": 40}),

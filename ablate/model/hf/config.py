@@ -205,7 +205,7 @@ def _found(model: dict[str, Any], path: str, family: Family) -> Any:
 
 
 def _layered(tree: dict[str, Any], kinds: list[list[str]]) -> dict[str, Any]:
-    """The tree with its layers: one common layer where they are alike, or the shortest pattern of variants."""
+    """The tree with its layers: one common layer where they are alike, or the shortest pattern."""
     patches = tree.pop("variants", {})
     of_layers = list(zip(*kinds, strict=True))
     variants: dict[str, Any] = {}

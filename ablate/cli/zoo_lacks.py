@@ -1,7 +1,12 @@
 """What docs/zoo.md says of families without a table, and of parts of families that are refused."""
 
 # Entries of the mapping whose models are those of another.
-ALIASES = {"gpt-sw3": "gpt2"}
+ALIASES = {
+    "gpt-sw3": "gpt2",
+    "llama4": "llama4_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
 RECURRENT = {
     *("bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear"),
     *("lara_mini", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_text"),
@@ -38,8 +43,6 @@ LACKS = {
     "inkling_text": "convolutions on the branches; scores by relative position",
     "jetmoe": "a mixture of attention heads; a bias after the experts",
     "kolibri1": "a selection bias on the logits of the router",
-    "lfm3": "a table for its two positions beside a convolution",
-    "llama4": "a table for the config that holds it inside another",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
     "mimo_v2_flash": "a width of values and a multiplier of values",
     "minicpm3": RESIDUAL,
@@ -57,8 +60,6 @@ LACKS = {
     "mamba": "Mamba-1",
     "mamba2": "layers of a mixer alone",
     "nemotron_h": "layers of a mixer or a feed-forward alone",
-    "qwen3_5": "a table for the config that holds it inside another",
-    "qwen3_5_moe": "a table for the config that holds it inside another",
     "qwen3_next": "a table for projections that are kept by key head",
     "qwen4_exp": "a sparse indexer; n-gram embeddings by its own hash; hyper-connections of its own",
     "qwen4_exp_text": "a sparse indexer; n-gram embeddings by its own hash; hyper-connections of its own",
@@ -75,8 +76,7 @@ SAID = {
     "dbrx": "gates divided by another norm than their sum",
     "falcon": "all but 7B: ALiBi, and the new architecture",
     "laguna": "heads that differ by layer; a soft-cap in the router",
-    "mpt": "`clip_qkv`, `qk_ln`, prefixes",
-    "olmo": "`clip_qkv`",
+    "mpt": "`qk_ln`, prefixes",
     "opt": "the 350M, whose embedding is projected",
     "qwen2_moe": "a window",
     "qwen3_moe": "a window",

@@ -206,7 +206,7 @@ TINY |= {
         {"vocab_size": 50, "max_position_embeddings": 24, "d_model": 32, "num_layers": 3, **ENDS}
         | {"attention_heads": 4, "ffn_dim": 40},
     ),
-    "ctrl": ("ctrl", {**GPT, "dff": 40}),
+    "ctrl": ("ctrl", {**GPT, "dff": 40, "layer_norm_epsilon": 1e-6}),
     "bloom": ("bloom", {"vocab_size": 50, "hidden_size": 32, "n_layer": 3, "n_head": 4, **ENDS}),
     "gpt_neox_japanese": ("gpt_neox_japanese", EARLY),
     "persimmon": ("persimmon", {**EARLY, "intermediate_size": 40}),
@@ -220,7 +220,7 @@ RANKS = {
     "qk_nope_head_dim": 6,
     "v_head_dim": 10,
 }
-LATENT = {**BASE, **RANKS, "num_key_value_heads": 4, "rms_norm_eps": 0.01}
+LATENT = {**BASE, **RANKS, "num_key_value_heads": 4}
 YARN = {
     "rope_parameters": {
         "rope_type": "yarn",
@@ -289,14 +289,14 @@ DELTA = {
     "linear_value_head_dim": 10,
     "layer_types": ["linear_attention", G, "linear_attention", "linear_attention"],
 }
-CONV = {"layer_types": ["conv", G, "conv", "conv"], "norm_eps": 0.01}
+CONV = {"layer_types": ["conv", G, "conv", "conv"]}
 ALIKE = {"linear_num_key_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 TINY |= {
-    "qwen3_5_text": ("qwen3_5_text", {**BASE, **DELTA, "head_dim": 16, "rms_norm_eps": 0.01}),
+    "qwen3_5_text": ("qwen3_5_text", {**BASE, **DELTA, "head_dim": 16}),
     "qwen3_5_moe_text": (
         "qwen3_5_moe_text",
         {**BASE, **DELTA, **NARROW, "head_dim": 16, "shared_expert_intermediate_size": 28}
-        | {"intermediate_size": None, "rms_norm_eps": 0.01},
+        | {"intermediate_size": None},
     ),
     "olmo_hybrid": ("olmo_hybrid", {**BASE, **DELTA, **ALIKE}),
     "kimi_linear": (
@@ -316,9 +316,37 @@ TINY |= {
     "bamba": (
         "bamba",
         {**BASE, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 12, "mamba_n_groups": 2}
-        | {"attn_layer_indices": [1], "rms_norm_eps": 0.01},
+        | {"attn_layer_indices": [1]},
     ),
 }
+
+LLAMA4 = TINY["llama4_text"][1]
+TINY |= {
+    "olmo_clipped": ("olmo", {**BASE, "clip_qkv": 0.6}),
+    "mpt_clipped": (
+        "mpt",
+        {"vocab_size": 50, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 24, **ENDS}
+        | {"attn_config": {"clip_qkv": 0.6, "alibi": True}},
+    ),
+    "sarvam_moe": ("sarvam_moe", {**BASE, **DEEPSEEK, "head_dim": 8}),
+    "lfm3": (
+        "lfm3",
+        {**BASE, "layer_types": ["conv", G, L, "conv"], "sliding_window": 5, "head_dim": 8}
+        | {"conv_bias": True, "conv_L_cache": 3}
+        | {
+            "rope_parameters": {
+                L: {"rope_type": "default", "rope_theta": 5000.0},
+                G: {"rope_type": "proportional", "rope_theta": 9000.0, "partial_rotary_factor": 0.5},
+            }
+        },
+    ),
+    "llama4": ("llama4", {"text_config": LLAMA4}),
+    "qwen3_5": ("qwen3_5", {"text_config": {**TINY["qwen3_5_text"][1], "rms_norm_eps": 0.003}}),
+    "qwen3_5_moe": ("qwen3_5_moe", {"text_config": {**TINY["qwen3_5_moe_text"][1], "rms_norm_eps": 0.003}}),
+}
+
+
+EPS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 
 def theirs(name: str) -> Any:
@@ -327,7 +355,10 @@ def theirs(name: str) -> Any:
 
     kind, options = TINY[name]
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **options)
+    usual = AutoConfig.for_model(kind).to_dict()
+    config = AutoConfig.for_model(
+        kind, **{key: 0.003 for key in EPS if usual.get(key) is not None}, **options
+    )
     m = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

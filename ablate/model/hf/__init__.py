@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.hf.config import blockers, read_config, write_config
+from ablate.model.hf.convolution import FAMILIES as CONVOLUTION
+from ablate.model.hf.fairseq import FAMILIES as FAIRSEQ
 from ablate.model.hf.falcon import FALCON
 from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, shown
 from ablate.model.hf.fill import fill, filled
@@ -29,9 +31,11 @@ from ablate.model.hf.hybrid import FAMILIES as HYBRID
 from ablate.model.hf.latent import FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.llama_kin import FAMILIES as LLAMA_KIN
+from ablate.model.hf.llama_layers import FAMILIES as LLAMA_LAYERS
 from ablate.model.hf.mixtures import FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
+from ablate.model.hf.scored_mixtures import FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.weights import read_weights, write_weights
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
@@ -43,12 +47,12 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, OLMO, OLMO2, MIXTRAL),
         *(GPT2, GPT_NEOX, FALCON, MPT, PHI),
-        *LLAMA_KIN,
-        *MIXTURES,
-        *GPT_KIN,
+        *(*LLAMA_KIN, *LLAMA_LAYERS),
+        *(*MIXTURES, *SCORED_MIXTURES),
+        *(*GPT_KIN, *FAIRSEQ),
         *LATENT,
         *GATED,
-        *HYBRID,
+        *(*HYBRID, *CONVOLUTION),
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

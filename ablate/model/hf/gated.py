@@ -29,16 +29,8 @@ from ablate.model.hf.llama import (
     UNTIED,
     norms,
 )
-from ablate.model.hf.llama_kin import (
-    CORE,
-    HEAD_NORMS,
-    LOCAL_ROPES,
-    NOPE_GLOBAL,
-    TWO_ROPES,
-    WINDOW,
-    kin,
-    ropes,
-)
+from ablate.model.hf.llama_kin import CORE, HEAD_NORMS, NOPE_GLOBAL, WINDOW, kin
+from ablate.model.hf.llama_layers import LOCAL_ROPES, TWO_ROPES, ropes
 from ablate.model.hf.mixtures import DENSE, GLU, JITTER, SPARSE, halves, kinds, moe, routed
 from ablate.model.hf.tables import (
     INTERLEAVED,

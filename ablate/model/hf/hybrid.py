@@ -1,4 +1,4 @@
-"""Families with recurrent layers: gated delta rule, KDA, lightning, Mamba-2, short convolution."""
+"""Families whose layers are in part recurrent: gated delta rule, KDA, lightning attention."""
 
 from typing import Any
 
@@ -24,27 +24,15 @@ from ablate.model.hf.llama import (
     FEED_FORWARD,
     PRE,
     QK_NORMS,
-    TIED,
     UNTIED,
     WIDTH,
     norms,
 )
 from ablate.model.hf.llama_kin import kin
-from ablate.model.hf.mixtures import (
-    DENSE,
-    GLU,
-    JITTER,
-    LATER,
-    SIGMOID,
-    SPARSE,
-    W123,
-    kinds,
-    moe,
-    renormalised,
-    routed,
-)
+from ablate.model.hf.mixtures import DENSE, GLU, JITTER, LATER, SPARSE, W123, kinds, moe, routed
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
+from ablate.model.hf.scored_mixtures import SIGMOID
 from ablate.model.hf.tables import (
     LAYER,
     PAIRED,
@@ -52,7 +40,6 @@ from ablate.model.hf.tables import (
     THEIRS,
     activation,
     expert_rows,
-    first_dense,
     listed,
     sizes,
 )
@@ -353,186 +340,5 @@ MINIMAX = kin(
     theta=1e6,
 )
 
-# ------------------------------------------------------------------------------ short convolution
 
-
-def lfm2_width(config: dict[str, Any]) -> dict[str, Any]:
-    """The hidden width after its rule, as `inner`."""
-    config = dict(config)
-    width = config.pop("intermediate_size", 12288)
-    adjust, times = config.pop("block_auto_adjust_ff_dim", True), config.pop("block_ffn_dim_multiplier", 1.0)
-    grain = config.pop("block_multiple_of", 256)
-    numbers = [n for n in (width, grain, times) if n is not None]
-    if any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in numbers):
-        raise CheckpointFormatError(
-            "intermediate_size, block_multiple_of or block_ffn_dim_multiplier is no number"
-        )
-    if adjust:
-        width = int(2 * width / 3)
-        if times is not None:
-            width = grain * -(-int(times * width) // grain)
-    config.pop("full_attn_idxs", None)
-    return {**config, "inner": width}
-
-
-def lfm2_given(config: dict[str, Any]) -> dict[str, Any]:
-    config = dict(config)
-    return {**config, "intermediate_size": config.pop("inner"), "block_auto_adjust_ff_dim": False}
-
-
-SHORT = {"name": "short_convolution"}
-CONV_ROWS = only(
-    [
-        *linear(tuple(f"{MIX}.{n}" for n in "bcu"), f"{THEIRS}.conv.in_proj", STACKED),
-        *linear(f"{MIX}.conv", f"{THEIRS}.conv.conv"),
-        *linear(f"{MIX}.out", f"{THEIRS}.conv.out_proj"),
-    ],
-    "short_convolution",
-)
-LFM_NORMS = norms(attention_input_norm="operator_norm", ffn_input_norm="ffn_norm")
-LFM_ENDS = [row._replace(theirs=row.theirs.replace("model.norm.", "model.embedding_norm.")) for row in ENDS]
-
-
-def lfm_attention(names: dict[str, str]) -> list[Row]:
-    """The rows of attention, by their names of the norms."""
-    out = [row._replace(theirs=row.theirs.replace("o_proj", "out_proj")) for row in ATTENTION]
-    heads = [Row((f"{MIX}.{a}.weight",), f"{SELF}.{b}.weight", SAME) for a, b in names.items()]
-    return only([*out, *heads], "softmax")
-
-
-LFM_FFN = [
-    Row((f"{LAYER}.ffn.{a}.weight",), f"{THEIRS}.feed_forward.{b}.weight", SAME)
-    for a, b in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
-]
-LFM_HEADS: dict[str, Any] = {"name": "softmax", "qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "head"}
-LFM_OPTIONS = [
-    *(*sizes(), KV_HEADS, TIED, EPS._replace(theirs="norm_eps", default=1e-5)),
-    Option(f"{GLOBAL}.qk_norm.eps", "norm_eps", 1e-5),
-    Option(f"{RECURRENT}.convolution", "conv_L_cache", 3),
-    Option(f"{RECURRENT}.bias", "conv_bias", False),
-]
-LAYERNORM_NAMES = {"q_norm": "q_layernorm", "k_norm": "k_layernorm"}
-LFM2 = kin(
-    "lfm2",
-    "Lfm2ForCausalLM",
-    always={
-        **ALWAYS,
-        "ffn": {"name": "glu", "activation": {"name": "silu"}},
-        "variants": mixed(SHORT, LFM_HEADS),
-    },
-    options=[*LFM_OPTIONS, ROPE, Option("ffn.width", "inner")],
-    rows=[*LFM_ENDS, *LFM_NORMS, *lfm_attention(LAYERNORM_NAMES), *CONV_ROWS, *LFM_FFN],
-    axes=(words("conv"),),
-    unpack=lfm2_width,
-    pack=lfm2_given,
-    theta=1e6,
-)
-SILU = {"name": "silu"}
-LFM2_MOE = kin(
-    "lfm2_moe",
-    "Lfm2MoeForCausalLM",
-    always={
-        **ALWAYS,
-        "variants": {
-            **mixed(SHORT, LFM_HEADS),
-            "dense": {"ffn": {"name": "glu", "activation": SILU}},
-            "sparse": {"ffn": {"name": "moe", "expert": {"name": "glu", "activation": SILU}}},
-        },
-    },
-    options=[
-        *(*LFM_OPTIONS, ROPE, WIDTH._replace(ours="variants.dense.ffn.width")),
-        *(
-            o
-            for o in routed(SPARSE, "num_experts", scale="routed_scaling_factor")
-            if o.theirs != "hidden_act"
-        ),
-        renormalised(SPARSE, True, "sigmoid_all", "sigmoid"),
-    ],
-    rows=[
-        *(*LFM_ENDS, *LFM_NORMS, *lfm_attention(LAYERNORM_NAMES), *CONV_ROWS, *LFM_FFN),
-        *expert_rows("feed_forward.experts", W123, "feed_forward.gate", bias="feed_forward.expert_bias"),
-    ],
-    axes=(words("conv"), first_dense("num_dense_layers", 2)),
-    must={"use_expert_bias": (True,)},
-    harmless=(*JITTER, "num_local_experts"),
-    theta=1e6,
-)
-
-# ----------------------------------------------------------------------------------------- Mamba-2
-
-MAMBA = f"{THEIRS}.mamba"
-MAMBA_PARTS = ("gate", "u", "key", "query", "step")
-BAMBA_ROWS = [
-    *linear(tuple(f"{MIX}.{n}" for n in MAMBA_PARTS), f"{MAMBA}.in_proj", STACKED),
-    *linear(tuple(f"{MIX}.{n}_conv" for n in ("u", "key", "query")), f"{MAMBA}.conv1d", STACKED),
-    *linear(f"{MIX}.out", f"{MAMBA}.out_proj"),
-    Row((f"{MIX}.log_rate",), f"{MAMBA}.A_log", SAME),
-    Row((f"{MIX}.time_bias",), f"{MAMBA}.dt_bias", SAME),
-    Row((f"{MIX}.skip",), f"{MAMBA}.D", SAME),
-    Row((f"{MIX}.norms.{{g}}.weight",), f"{MAMBA}.norm.weight", STACKED),
-]
-
-
-def bamba(config: dict[str, Any]) -> dict[str, Any]:
-    """Kinds of layers as words; the number of Mamba's heads follows from the widths."""
-    config = dict(config)
-    depth, chosen = config.get("num_hidden_layers", 0), config.pop("attn_layer_indices", None) or []
-    if not isinstance(chosen, list) or not isinstance(depth, int):
-        raise CheckpointFormatError(f"attn_layer_indices is {shown(chosen)}, and should be a list")
-    config["layer_types"] = ["attention" if n in chosen else "mamba" for n in range(min(depth, 100_000))]
-    heads, width = config.pop("mamba_n_heads", None), config.get("mamba_d_head")
-    wide = [config.get("mamba_expand"), config.get("hidden_size")]
-    if None not in (heads, width, *wide) and heads * width != wide[0] * wide[1]:  # type: ignore[operator]
-        raise CheckpointFormatError(f"mamba_n_heads is {shown(heads)}, which is not what mamba_expand makes")
-    limit = config.pop("time_step_limit", None) or [0.0, float("inf")]
-    if list(limit) not in ([0.0, float("inf")], [0.0, {"__float__": "Infinity"}]):
-        raise CheckpointFormatError(f"time_step_limit is {shown(limit)}; no option of ours bounds a step")
-    return config
-
-
-def bamba_indices(config: dict[str, Any]) -> dict[str, Any]:
-    config = dict(config)
-    found = config.pop("layer_types")
-    return {
-        **config,
-        "attn_layer_indices": [n for n, word in enumerate(found) if word == "attention"],
-        "mamba_n_heads": round(config["mamba_expand"] * config["hidden_size"]) // config["mamba_d_head"],
-    }
-
-
-BAMBA = kin(
-    "bamba",
-    "BambaForCausalLM",
-    always={
-        **ALWAYS,
-        "position": {"name": "rope"},
-        "variants": mixed({"name": "mamba2", "norm": {"name": "rmsnorm"}}),
-    },
-    options=[
-        *(*sizes(), KV_HEADS, ROPE, EPS._replace(default=1e-5), UNTIED, BIAS, WIDTH, activation()),
-        Option(f"{RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
-        Option(f"{RECURRENT}.expand", "mamba_expand", 2, write=int),
-        Option(f"{RECURRENT}.head_width", "mamba_d_head"),
-        Option(f"{RECURRENT}.state_width", "mamba_d_state"),
-        Option(f"{RECURRENT}.groups", "mamba_n_groups", 1),
-        Option(f"{RECURRENT}.convolution", "mamba_d_conv", 4),
-        Option(f"{RECURRENT}.convolution_bias", "mamba_conv_bias", True),
-        Option(f"{RECURRENT}.bias", "mamba_proj_bias", False),
-        Option("ffn.bias", "mlp_bias", False, *flag("gate", "up", "down")),
-    ],
-    rows=[
-        *(row._replace(theirs=row.theirs.replace("model.norm.", "model.final_layernorm.")) for row in ENDS),
-        *norms(attention_input_norm="input_layernorm", ffn_input_norm="pre_ff_layernorm"),
-        *only(ATTENTION, "softmax"),
-        *only(BAMBA_ROWS, "mamba2"),
-        *(row._replace(theirs=row.theirs.replace(".mlp.", ".feed_forward.")) for row in FEED_FORWARD),
-    ],
-    axes=(words("mamba", attention="attention"),),
-    unpack=bamba,
-    pack=bamba_indices,
-    harmless=("num_logits_to_keep", "mamba_chunk_size", "z_loss_coefficient"),
-    rotary_fraction=0.5,
-)
-FAMILIES: tuple[Family, ...] = (
-    *(QWEN3_5, QWEN3_5_MOE, OLMO_HYBRID, KIMI_LINEAR, MINIMAX, LFM2, LFM2_MOE, BAMBA),
-)
+FAMILIES: tuple[Family, ...] = (QWEN3_5, QWEN3_5_MOE, OLMO_HYBRID, KIMI_LINEAR, MINIMAX)

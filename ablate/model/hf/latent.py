@@ -6,17 +6,9 @@ from typing import Any
 from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Family, Option, Row, linear, shown
 from ablate.model.hf.llama import ALWAYS, ENDS, EPS, FEED_FORWARD, PRE, TIED, UNTIED, WIDTH
 from ablate.model.hf.llama_kin import kin
-from ablate.model.hf.mixtures import (
-    BY_DEEPSEEK,
-    DEEPSEEK_ROWS,
-    JITTER,
-    LATER,
-    deepseek_experts,
-    kinds,
-    moe,
-    without,
-)
+from ablate.model.hf.mixtures import JITTER, LATER, kinds, moe
 from ablate.model.hf.rotation import magnitude
+from ablate.model.hf.scored_mixtures import BY_DEEPSEEK, DEEPSEEK_ROWS, deepseek_experts, without
 from ablate.model.hf.tables import (
     INTERLEAVED,
     LAYER,

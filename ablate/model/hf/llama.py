@@ -75,6 +75,7 @@ ALWAYS: dict[str, Any] = {
     "ffn": {"name": "glu"},
 }
 QK_NORM = Option("attention.qk_norm.eps", "rms_norm_eps", 1e-6)
+CLIP = Option("attention.clip_qkv", "clip_qkv", None)
 
 
 LAYER_TYPES = ("sliding_attention", "full_attention")
@@ -324,8 +325,7 @@ OLMO = replace(
     name="olmo",
     architecture="OlmoForCausalLM",
     always={**ALWAYS, "norm": {"name": "layernorm", "weight": False, "bias": False, "eps": 1e-5}},
-    options=[*shape(), WIDTH, ACTIVATION, ATTENTION_BIAS, UNTIED],
-    must={"clip_qkv": (None,)},
+    options=[*shape(), WIDTH, ACTIVATION, ATTENTION_BIAS, UNTIED, CLIP],
     whole_heads=False,
 )
 OLMO2 = replace(

@@ -43,6 +43,7 @@ MPT = Family(
         Option("vocab", "vocab_size", 50368),
         Option("norm.eps", "layer_norm_epsilon", 1e-5),
         Option("attention.scale", "softmax_scale", None),
+        Option("attention.clip_qkv", "clip_qkv", None),
         Option("head.tied", "tie_word_embeddings", True),
     ],
     rows=[
@@ -62,7 +63,6 @@ MPT = Family(
         "expansion_ratio": (4,),  # likewise
         "alibi": (True,),
         "attn_type": ("multihead_attention",),
-        "clip_qkv": (None,),
         "prefix_lm": (False,),
         "qk_ln": (False,),
         "no_bias": (True,),

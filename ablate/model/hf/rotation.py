@@ -9,6 +9,7 @@ from ablate.spec import ModelSpec
 # Their names of each scaling's options.
 SCALINGS: dict[str, dict[str, str]] = {
     "default": {},
+    "proportional": {},  # Gemma 4's: no scaling, but which pairs turn
     "linear": {"factor": "factor"},
     "llama3": {
         "factor": "factor",
@@ -126,7 +127,9 @@ def read(parameters: dict[str, Any]) -> dict[str, Any]:
     }
     if not isinstance(kind, str) or kind not in SCALINGS:
         raise CheckpointFormatError(f"rope_type {shown(kind)} is not among ours: {', '.join(SCALINGS)}")
-    scaling: dict[str, Any] = {"name": "none" if kind == "default" else kind}
+    if kind == "proportional":
+        position["proportional"] = True
+    scaling: dict[str, Any] = {"name": "none" if kind in ("default", "proportional") else kind}
     for ours, theirs in SCALINGS[kind].items():
         value = rest.pop(theirs, None)
         if value is None and theirs not in OPTIONAL:
@@ -190,6 +193,8 @@ def write(position: dict[str, Any]) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
     scaling = position["scaling"]
     kind = scaling["name"] if scaling["name"] in SCALINGS else "default"
+    if kind == "default" and position.get("proportional"):
+        kind = "proportional"
     values = {theirs: scaling[ours] for ours, theirs in SCALINGS[kind].items()}
     if "original_max_position_embeddings" in values:  # whole in their configs; reading back shows a fraction
         values["original_max_position_embeddings"] = int(values["original_max_position_embeddings"])

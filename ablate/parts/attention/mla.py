@@ -16,14 +16,14 @@ Projection = Literal["q", "kv", "out"]
 
 @attention("mla", paper="arXiv:2405.04434")
 class LatentAttention(KeyValueMixer):
-    """c = norm(W_c x), [k_h, v_h] = U_h c, r = turned(W_r x): head h attends with q_h = [q, turned(q')] to
-    the keys [k_h, r] and the values v_h (multi-head latent attention; DeepSeek-AI 2024, section 2.1).
+    """c = norm(W_c x), [k_h, v_h] = U_h c, r = turned(W_r x): head h attends with [q, turned(q')] to the
+    keys [k_h, r] and the values v_h (multi-head latent attention; DeepSeek-AI 2024, section 2.1).
 
     The position turns the `head_width` channels of q' and r, which all heads share; beside them a key has
-    `key_width` channels and a value `value_width` (null: the width of a head). c has `kv_rank` channels
-    (null: four times the width of a head), and q = W_q norm(D x) goes through `q_rank` (null: q = W_q x). The
-    memory holds c and r alone. A single token attends to them as they are, with U_h moved to the query and
-    the output. `scale` defaults to one over the square root of a key's whole width.
+    `key_width` channels and a value `value_width` (null: the width of a head). c has `kv_rank` (null:
+    four times the width of a head), and q = W_q norm(D x) goes through `q_rank` (null: q = W_q x). The memory
+    holds c and r alone. A single token attends to them as they are, with U_h moved to the query and the
+    output. `scale` defaults to one over the square root of a key's whole width.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class LatentAttention(KeyValueMixer):
         return self.kernel(torch.cat((plain, turned), -1), k, v, view)
 
     def to_latent(self, plain: Tensor, turned: Tensor, latent: Tensor, view: LayerContext) -> Tensor:
-        """The same without keys and values: q'k = (q U_k') c, and sums of values are U_v of sums of c."""
+        """The same without keys and values: q'k = (q U_k') c, and a sum of values is U_v times that of c."""
         up_k, up_v = self.kv_up.weight.view(self.heads, -1, self.rank).split(
             (self.plain_width, self.value_width), 1
         )

@@ -76,7 +76,7 @@ class DepthRead(nn.Module):
         query = self.query.to(sums.values[0].dtype).t()
         scores = [scale * (y @ query) for y, scale in zip(*sums, strict=True)]
         shares = torch.cat(scores, -1).softmax(-1).split(1, -1)
-        read = shares[0] * sums.values[0]
+        read: Tensor = shares[0] * sums.values[0]
         for share, y in zip(shares[1:], sums.values[1:], strict=True):
             read = read + share * y
         return read

@@ -36,7 +36,7 @@ def started_model(start: Path, changes: dict[str, Any]) -> dict[str, Any]:
     Raises FileNotFoundError, CheckpointFormatError, and ValueError for a record that is not one.
     """
     if is_foreign(start):
-        model = model_of(start).model_dump(mode="json")
+        model: Any = model_of(start).model_dump(mode="json")
     else:
         model = RunRecord.load(start).spec.get("model")
         if not isinstance(model, dict):

@@ -35,7 +35,8 @@ def measure_hashes(names: Sequence[str]) -> dict[str, str]:
 
 
 def missing(record: RunRecord | RunSummary, now: Mapping[str, str]) -> list[str]:
-    """The measures that a record does not have yet, or has from other sources than these (see `measure_hashes`)."""
+    """The measures that a record does not have yet, or has from other sources than these; `now` is what
+    `measure_hashes` says."""
     return [name for name, hash in now.items() if record.measures.get(name) != hash]
 
 

@@ -95,9 +95,9 @@ def score_missing(
     and of ensembles. Runs that are trained alone are scored where they are trained."""
     if not measures:
         return
-    from ablate.measure.score import hashes, missing, work
+    from ablate.measure.score import measure_hashes, missing, work
 
-    now = hashes(measures)
+    now = measure_hashes(measures)
     folders, payloads, earlier = [], [], 0
     for run in called:
         done = workspace.summary(run)

@@ -30,13 +30,14 @@ class MeasureError(AblateError, ValueError):
     """A run that cannot be scored, with the reason."""
 
 
-def hashes(names: Sequence[str]) -> dict[str, str]:
+def measure_hashes(names: Sequence[str]) -> dict[str, str]:
     """The hash of the sources of each measure, as they are now."""
     return {name: measure_hash(name) for name in names}
 
 
 def missing(record: RunRecord | RunSummary, now: Mapping[str, str]) -> list[str]:
-    """The measures that a record does not have yet, or has from other sources than these (see `hashes`)."""
+    """The measures that a record does not have yet, or has from other sources than these; `now` is what
+    `measure_hashes` says."""
     return [name for name, hash in now.items() if record.measures.get(name) != hash]
 
 
@@ -57,7 +58,7 @@ def score(folder: Path, cache: Path, names: Sequence[str]) -> RunRecord:
     record = RunRecord.load(folder)
     if names and record.status != "finished":
         raise MeasureError(f"{folder}: the run is {record.status}, not finished")
-    sources = hashes(names)
+    sources = measure_hashes(names)
     wanted = missing(record, sources)
     if not wanted:
         return record

@@ -25,7 +25,7 @@ EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided
 ZERO = {"zeros", "zeros_like", "new_zeros", "zero_", "zeros_"}
 FILLS = {"fill_", "constant_", "full", "full_like", "new_full"}  # with the number that is given
 KEEPS = {"clone", "to", "type", "float", "double", "half", "bfloat16"}  # a copy of what they are given
-DRAWS = {"normal_", "uniform_", "trunc_normal_"}
+RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_"}
 HARMLESS = {"requires_grad_", "share_memory_", "detach_", "rename_", "squeeze_", "unsqueeze_", "t_"}
 IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
 WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
@@ -51,7 +51,7 @@ class Watched(TorchFunctionMode):
             name = caller.co_name  # `orthogonal_` writes nothing where there is nothing to write
         target = kwargs.get("out", args[0] if args else kwargs.get("tensor"))
         # Without storage there is nothing to draw, and torch would import its compiler to do so.
-        idle = name in DRAWS and isinstance(target, Tensor) and IS_META(target)
+        idle = name in RANDOM_FILLS and isinstance(target, Tensor) and IS_META(target)
         found = target if idle else func(*args, **kwargs)
         if name in WRITES or "out" in kwargs or (name.endswith("_") and not name.endswith("__")):
             if isinstance(target, Tensor) and name not in HARMLESS:

@@ -8,7 +8,7 @@ from training import QUIET, prepared_for, run_spec, write_text
 
 from ablate.engine.lease import take
 from ablate.measure import Measured
-from ablate.measure.score import MeasureError, after, hashes, missing, score, work
+from ablate.measure.score import MeasureError, after, measure_hashes, missing, score, work
 from ablate.record import RunRecord
 from ablate.registry import measure
 from ablate.spec import RunSpec
@@ -34,7 +34,7 @@ def test_measures_join_the_record_and_a_sealed_split_counts_as_a_look(run, monke
     for name, heldout_reads in zip(NAMES, (1, 1, 1), strict=True):
         record = score(folder, cache, [name])
         assert record.heldout_reads == before.heldout_reads + heldout_reads
-        assert not missing(record, hashes([name]))
+        assert not missing(record, measure_hashes([name]))
     assert record == RunRecord.load(folder)
     assert score(folder, cache, NAMES) == record  # nothing is measured twice
     for name in ("length/sliding/ratio/8x", "stability/gradient_max", "cost/kv_bytes_per_token"):

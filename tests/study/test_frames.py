@@ -27,7 +27,7 @@ def test_sign_flips_do_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch: p
     drawn = np.random.default_rng(0).normal(0.3, 1, (20, 3))
     differences = pd.DataFrame(drawn, columns=["a", "b", "c"])
     whole = intervals.sign_flip_p(differences)
-    monkeypatch.setattr(intervals, "BATCH", 20 * 1500)
+    monkeypatch.setattr(intervals, "SIGNS_AT_A_TIME", 20 * 1500)
     assert intervals.sign_flip_p(differences) == whole
 
 

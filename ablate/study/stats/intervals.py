@@ -28,7 +28,7 @@ EXACT = 1e-12  # a spread below this share of the values is rounding
 FLIPS = 20_000  # random sign flips, where all of them would be more than 2 ** ENUMERATED
 ENUMERATED = 14
 DRAWS = 9_999  # of a bootstrap
-BATCH = 250_000  # signs in memory at a time; the draws are the same whatever it is
+SIGNS_AT_A_TIME = 250_000  # signs in memory at a time; the draws are the same whatever it is
 MOST_DEGREES = 1000  # in planning: beyond it Dunnett's value falls by less than 0.5 %, at an integral each
 
 
@@ -293,7 +293,7 @@ def sign_flip_p(differences: pd.DataFrame) -> dict[str, float]:
         permutation_type="samples",
         vectorized=True,
         n_resamples=np.inf if seeds <= ENUMERATED else FLIPS,
-        batch=max(1, BATCH // seeds),
+        batch=max(1, SIGNS_AT_A_TIME // seeds),
         alternative="greater",
         rng=np.random.default_rng(0),
     )

@@ -234,7 +234,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command(
         "check",
-        check,
+        check_contracts,
         "Hold the contracts of a language model against anybody's: look-ahead, cache, gradients, bf16.",
     )
     add.add_argument("target", metavar="TARGET", help="FILE.py:NAME, a Hugging Face folder, or a run")
@@ -317,10 +317,13 @@ def import_(options: argparse.Namespace) -> None:
         print("no tokenizer.json with a token that ends a document: the model cannot be given text")
 
 
-def check(options: argparse.Namespace) -> int:
-    from ablate.cli.check_model import check
+def check_contracts(options: argparse.Namespace) -> int:
+    """`ablate check`: 1 where a contract is broken."""
+    from ablate.cli.check_model import check_model
 
-    whole = check(options.target, options.vocab, options.rows, options.length, options.seed, options.json)
+    whole = check_model(
+        options.target, options.vocab, options.rows, options.length, options.seed, options.json
+    )
     return 0 if whole else 1
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext
-from ablate.parts.scan import chunked, recurrent, unit
+from ablate.parts.scan import chunked, recurrent, unit_length
 from ablate.registry import registries
 from ablate.spec import ModelSpec
 
@@ -82,7 +82,7 @@ def forms(channels: int, delta: bool, tokens: int) -> list[Callable[[], None]]:
     beta = torch.rand(1, HEADS, tokens, 1) if delta else None
 
     def run(form: Callable[..., tuple[Tensor, Tensor]]) -> None:
-        o, _ = form(q, unit(k), v, log_decay, torch.zeros(1, HEADS, D, D), None, beta)
+        o, _ = form(q, unit_length(k), v, log_decay, torch.zeros(1, HEADS, D, D), None, beta)
         o.sum().backward()
 
     return [lambda: run(recurrent), lambda: run(chunked)]

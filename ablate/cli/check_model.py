@@ -15,17 +15,17 @@ from torch import nn
 from ablate.cli.contracts import Contract, Judge, Subject
 from ablate.errors import AblateError
 
-STYLES = {"kept": "green", "broken": "bold red", "not checked": "dim"}
+VERDICT_STYLES = {"kept": "green", "broken": "bold red", "not checked": "dim"}
 
 
 class CheckFailed(AblateError, ValueError):
     """A model that cannot be made or called."""
 
 
-def check(target: str, vocab: int | None, rows: int, length: int, seed: int, as_json: bool) -> bool:
+def check_model(target: str, vocab: int | None, rows: int, length: int, seed: int, as_json: bool) -> bool:
     """Print what is kept and what is broken; whether nothing is broken. Raises CheckFailed."""
     torch.manual_seed(seed)
-    module, known = opened(target)
+    module, known = open_target(target)
     tokens = vocab or known
     if tokens is None:
         raise CheckFailed(f"{target}: say how many tokens it knows: --vocab N")
@@ -45,7 +45,7 @@ def check(target: str, vocab: int | None, rows: int, length: int, seed: int, as_
     return not broken
 
 
-def opened(target: str) -> tuple[nn.Module, int | None]:
+def open_target(target: str) -> tuple[nn.Module, int | None]:
     """The module that is meant, and its vocabulary where it says one. Raises CheckFailed."""
     file, colon, name = target.rpartition(":")
     if colon and file.endswith(".py"):
@@ -65,6 +65,7 @@ def opened(target: str) -> tuple[nn.Module, int | None]:
 
 
 def from_file(file: Path, name: str) -> tuple[nn.Module, int | None]:
+    """The module that a name in a Python file is or makes. Raises CheckFailed."""
     if not file.is_file():
         raise CheckFailed(f"{file}: there is no such file")
     spec = importlib.util.spec_from_file_location(file.stem, file)
@@ -107,9 +108,12 @@ def vocabulary(module: nn.Module) -> int | None:
 
 
 def contracts_table(target: str, found: list[Contract]) -> Table:
+    """One row for each contract."""
     table = Table(title=Text(target), title_justify="left", box=None, pad_edge=False)
     for column in ("contract", "verdict", "finding"):
         table.add_column(column, overflow="fold")
     for contract in found:
-        table.add_row(contract.name, Text(contract.verdict, STYLES[contract.verdict]), Text(contract.finding))
+        table.add_row(
+            contract.name, Text(contract.verdict, VERDICT_STYLES[contract.verdict]), Text(contract.finding)
+        )
     return table

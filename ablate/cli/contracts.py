@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Verdict = Literal["kept", "broken", "not checked"]
+ContractVerdict = Literal["kept", "broken", "not checked"]
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5}  # a model's own noise is added to it
 
 
 class Contract(NamedTuple):
+    """What was found of one contract."""
+
     name: str
-    verdict: Verdict
+    verdict: ContractVerdict
     finding: str
 
 
@@ -81,10 +83,12 @@ class Judge:
 
     def finite(self) -> Contract:
         wrong = int((~self.whole.isfinite()).sum())
-        return verdict("finite logits", not wrong, f"{wrong} of {self.whole.numel()} are not")
+        return contract_of("finite logits", not wrong, f"{wrong} of {self.whole.numel()} are not")
 
     def deterministic(self) -> Contract:
-        return verdict("deterministic", self.noise == 0, f"the same tokens twice differ by {self.noise:.1e}")
+        return contract_of(
+            "deterministic", self.noise == 0, f"the same tokens twice differ by {self.noise:.1e}"
+        )
 
     def looks_ahead(self) -> Contract:
         """Later tokens are changed, at several places; no earlier logit may move."""
@@ -95,7 +99,7 @@ class Judge:
             found = self.apart(self.read(changed)[:, :cut], self.whole[:, :cut])
             if found > worst:
                 worst, where = found, cut
-        return verdict(
+        return contract_of(
             "no look-ahead",
             worst <= self.limit,
             f"tokens from {where} on move earlier logits by {worst:.1e}",
@@ -107,7 +111,7 @@ class Judge:
         tokens = torch.cat((self.subject.tokens[:1], self.subject.other[1:]))
         found = self.apart(self.read(tokens)[:1], self.whole[:1])
         alone = self.apart(self.read(self.subject.tokens[:1]), self.whole[:1])
-        return verdict(
+        return contract_of(
             "rows apart",
             max(found, alone) <= self.limit,
             f"other rows move a row's logits by {max(found, alone):.1e}",
@@ -123,7 +127,7 @@ class Judge:
             moved = self.read(changed) - self.whole
             if not float(moved[:, t].abs().max()) > 0:
                 idle.append(t)
-        return verdict("tokens act", not idle, f"at {some(idle)} a token moves no logit of its own place")
+        return contract_of("tokens act", not idle, f"at {some(idle)} a token moves no logit of its own place")
 
     def cached(self) -> Contract:
         """Token by token with the model's own cache, against the whole pass (Hugging Face's interface)."""
@@ -140,7 +144,7 @@ class Judge:
                 logits.append(out.logits)
         found = self.apart(torch.cat(logits, 1), self.whole)
         kept = found <= max(self.limit, 1e-4)
-        return verdict(name, kept, f"differs by {found:.1e}", f"differs by {found:.1e}")
+        return contract_of(name, kept, f"differs by {found:.1e}", f"differs by {found:.1e}")
 
     def gradients(self) -> Contract:
         """Every parameter is reached by the loss of the next token, and no gradient is infinite."""
@@ -154,7 +158,7 @@ class Judge:
         still = [n for n, g in zip(trained, found, strict=True) if g is None or not g.abs().sum() > 0]
         wild = [n for n, g in zip(trained, found, strict=True) if g is not None and not g.isfinite().all()]
         said = [f"none reaches {some(still)}"] * bool(still) + [f"not finite: {some(wild)}"] * bool(wild)
-        return verdict("gradients", not said, "; ".join(said), f"all {len(trained)} tensors are reached")
+        return contract_of("gradients", not said, "; ".join(said), f"all {len(trained)} tensors are reached")
 
     def half(self) -> Contract:
         """In bf16 the model runs, keeps the dtype and says nearly the same."""
@@ -166,7 +170,9 @@ class Judge:
             return Contract("bf16", "broken", f"does not run: {str(error).splitlines()[0][:120]}")
         found = self.apart(out.to(self.whole.dtype), self.whole)
         rms = float((out.to(self.whole.dtype) - self.whole).square().mean().sqrt()) / self.spread
-        return verdict("bf16", rms < 0.2 and found == found, f"differs by {rms:.2g} (RMS)", f"RMS {rms:.1g}")
+        return contract_of(
+            "bf16", rms < 0.2 and found == found, f"differs by {rms:.2g} (RMS)", f"RMS {rms:.1g}"
+        )
 
 
 class _With(NamedTuple):
@@ -175,7 +181,8 @@ class _With(NamedTuple):
     module: Callable[[Tensor], Any]
 
 
-def verdict(name: str, kept: bool, wrong: str, right: str = "") -> Contract:
+def contract_of(name: str, kept: bool, wrong: str, right: str = "") -> Contract:
+    """Kept, with `right` as the finding, or broken, with `wrong`."""
     return Contract(name, "kept", right) if kept else Contract(name, "broken", wrong)
 
 

@@ -23,7 +23,7 @@ def pieces_of(documents: Iterator[str], source: Source, name: SplitName, tokeniz
     for ids in ready:
         spoken = name != "train" and tokenizer.has_text
         text = tokenizer.decode(ids.tolist()) if spoken else ""
-        yield text, checked(ids, tokenizer).astype(dtype(tokenizer)), True, True
+        yield text, known_tokens(ids, tokenizer).astype(dtype(tokenizer)), True, True
 
 
 def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Pieces:
@@ -33,11 +33,13 @@ def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Pieces:
         numbers = tokenizer.arrays([text for text, _, _ in batch])
         for (text, first, last), ids in zip(batch, numbers, strict=True):
             ends = [tokenizer.end] if last and tokenizer.end is not None else []
-            whole = np.concatenate([checked(ids, tokenizer), ends], dtype=dtype(tokenizer), casting="unsafe")
+            whole = np.concatenate(
+                [known_tokens(ids, tokenizer), ends], dtype=dtype(tokenizer), casting="unsafe"
+            )
             yield text, whole, first, last
 
 
-def checked(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+def known_tokens(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The tokens. Raises TokenizerError for one that is not in the vocabulary."""
     if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab:
         raise TokenizerError(f"data: a token is not in 0..{tokenizer.vocab - 1}: {ids.max()}")
@@ -45,6 +47,7 @@ def checked(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def dtype(tokenizer: Tokenizer) -> np.dtype:
+    """The smallest unsigned integers that hold every token."""
     return np.dtype(np.uint16 if tokenizer.vocab <= 1 << 16 else np.uint32)
 
 

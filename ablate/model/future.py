@@ -17,7 +17,7 @@ from ablate.parts.linear import Linear
 from ablate.registry import future
 from ablate.spec import Shape
 
-NO_LOSS = -100  # a target that there is not
+NO_TARGET = -100  # a target that there is not
 Make = Callable[[], nn.Module]
 Ahead = Annotated[int, Gt(0), Le(16)]
 Weight = Annotated[float, Gt(0)]
@@ -27,7 +27,7 @@ class FutureContext(NamedTuple):
     """What the decoder lends in one call."""
 
     tokens: Tensor  # (B,T)
-    targets: Tensor  # (B,T) the next tokens, NO_LOSS where there is none
+    targets: Tensor  # (B,T) the next tokens, NO_TARGET where there is none
     document: Tensor | None  # (B,T)
     embed: Callable[[Tensor], Tensor]  # tokens (B,T) -> (B,T,C)
     layer: Callable[[nn.Module, Tensor], Tensor]  # a layer as one of the decoder's, x (B,T,C) -> (B,T,C)
@@ -35,11 +35,11 @@ class FutureContext(NamedTuple):
 
     def later(self, ahead: int) -> Tensor:
         """(B,T): the token that stands so many after the next; none beyond the row or the document."""
-        found = F.pad(self.targets[:, ahead:], (0, ahead), value=NO_LOSS)
+        found = F.pad(self.targets[:, ahead:], (0, ahead), value=NO_TARGET)
         if self.document is None:
             return found
         of_later = F.pad(self.document[:, ahead:], (0, ahead), value=-1)
-        return found.masked_fill(of_later != self.document, NO_LOSS)
+        return found.masked_fill(of_later != self.document, NO_TARGET)
 
 
 @future("none", paper="the next token alone")

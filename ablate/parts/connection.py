@@ -35,7 +35,7 @@ class Connection(nn.Module):
         return close(kept, delta)
 
 
-class Stream:
+class ResidualStream:
     """Makes the modules of a residual stream; one for a model."""
 
     closes: ClassVar[bool] = True  # norms and gains of a placement may stand on it

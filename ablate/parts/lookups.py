@@ -57,7 +57,7 @@ class HashedTable(nn.Module):
         super().__init__()
         self.table = nn.Embedding(next_prime(rows), width)
         self.rows = self.table.num_embeddings
-        self.multipliers = [multiplier(f"{key}/{size}/{back}") for back in range(size)]
+        self.multipliers = [hash_multiplier(f"{key}/{size}/{back}") for back in range(size)]
 
     def forward(self, tokens: list[Tensor]) -> Tensor:
         """Tokens, those before and so on, each (B,T) -> (B,T,width)."""
@@ -68,7 +68,7 @@ class HashedTable(nn.Module):
         return found
 
 
-def multiplier(key: str) -> int:
+def hash_multiplier(key: str) -> int:
     """An odd number below 2^31, so that no product with a token overflows; the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1 | 1
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 64  # tokens; a power of two
+CHUNK_TOKENS = 64  # tokens; a power of two
 
 
 def recurrent(
@@ -52,7 +52,7 @@ def chunked(
     state: Tensor,
     segment: Tensor | None = None,
     beta: Tensor | None = None,
-    chunk: int = CHUNK,
+    chunk: int = CHUNK_TOKENS,
 ) -> tuple[Tensor, Tensor]:
     """The same in chunks: between chunks goes a state, inside of one all is products."""
     T = q.shape[2]
@@ -149,7 +149,7 @@ def by_head(x: Tensor, width: int) -> Tensor:
     return wide(x).reshape(*x.shape[:-1], -1, width).transpose(1, 2)
 
 
-def unit(x: Tensor) -> Tensor:
+def unit_length(x: Tensor) -> Tensor:
     """x / |x| over the last dimension, with 1e-6 under the root."""
     return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-SHORTEST, LONGEST = 1e-3, 1e-1  # the step of a state, log-uniformly between these
+SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1  # the step of a state, log-uniformly between these
 HIGHEST_RATE = 16.0
 
 
@@ -16,6 +16,6 @@ def decay_rates(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def time_scales(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """The number whose softplus is a step, log-uniform in [1e-3, 1e-1] (Mamba, section 3.6)."""
-    low, high = math.log(SHORTEST), math.log(LONGEST)
+    low, high = math.log(SHORTEST_STEP), math.log(LONGEST_STEP)
     step = torch.empty(shape).uniform_(low, high, generator=generator).exp()
     return step + (-torch.expm1(-step)).log()

@@ -7,7 +7,7 @@ from conftest import small
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.future import NO_LOSS, FutureContext
+from ablate.model.future import NO_TARGET, FutureContext
 from ablate.model.measure import count
 from ablate.parts.base import ForwardContext, IncompatibleParts
 
@@ -21,7 +21,7 @@ def model(name: str, tokens: int = 2, **options: object) -> Decoder:
 
 def nll(m: Decoder, x: Tensor, targets: Tensor) -> Tensor:
     logits = m.head(x, m.embedding.weight)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_LOSS, reduction="sum")
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum")
 
 
 @pytest.mark.parametrize("name", ["independent", "chained"])
@@ -33,7 +33,7 @@ def test_the_objective_written_out(name, tokens):
     view = m.views(ForwardContext.of(tokens), torch.double)[0]
     x, extra = seen[0], []
     for k in (1, 2):
-        targets = torch.cat((TARGETS[:, k:], torch.full((2, k), NO_LOSS)), 1)
+        targets = torch.cat((TARGETS[:, k:], torch.full((2, k), NO_TARGET)), 1)
         if name == "independent":
             h = m.future.layers[k - 1](seen[0], view, 2)
         else:
@@ -67,9 +67,9 @@ def test_a_later_token_of_another_document_is_no_target(tokens):
         torch.tensor([[0, 0, 0, 1, 1, 1]]),
         *[lambda *_: torch.empty(0)] * 3,
     )
-    assert lent.later(1).tolist() == [[2, 3, NO_LOSS, 5, 6, NO_LOSS]]
-    assert lent.later(2).tolist() == [[3, NO_LOSS, NO_LOSS, 6, NO_LOSS, NO_LOSS]]
-    assert lent._replace(document=None).later(2).tolist() == [[3, 4, 5, 6, NO_LOSS, NO_LOSS]]
+    assert lent.later(1).tolist() == [[2, 3, NO_TARGET, 5, 6, NO_TARGET]]
+    assert lent.later(2).tolist() == [[3, NO_TARGET, NO_TARGET, 6, NO_TARGET, NO_TARGET]]
+    assert lent._replace(document=None).later(2).tolist() == [[3, 4, 5, 6, NO_TARGET, NO_TARGET]]
 
 
 def test_experts_in_the_last_layer_are_refused():

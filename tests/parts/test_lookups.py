@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext
-from ablate.parts.lookups import HashedTable, multiplier, next_prime
+from ablate.parts.lookups import HashedTable, hash_multiplier, next_prime
 from ablate.parts.recurrence import NoStates, RecurrentContext
 from ablate.registry import lookup
 from ablate.spec import ModelSpec
@@ -51,7 +51,7 @@ def gram(tokens: Tensor, b: int, t: int, size: int) -> list[int]:
 def row(table: HashedTable, key: str, tokens: list[int]) -> Tensor:
     mixed = 0
     for back, token in enumerate(tokens):
-        mixed ^= token * multiplier(f"{key}/{len(tokens)}/{back}")
+        mixed ^= token * hash_multiplier(f"{key}/{len(tokens)}/{back}")
     return table.table.weight[mixed % table.rows]
 
 

@@ -99,7 +99,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     return [] if a == b else [(path, a, b)]
 
 
-def lookup(model: dict[str, Any], path: str) -> Any:
+def value_at(model: dict[str, Any], path: str) -> Any:
     """The value at a path, of the whole model or of its first layer. Raises KeyError."""
     value: Any = {**model, **model["layers"][0]}
     for step in path.split("."):

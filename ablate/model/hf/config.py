@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ablate.explain import explain
 from ablate.model.hf import rotation
-from ablate.model.hf.canonical import canonical, differences, lookup, place
+from ablate.model.hf.canonical import canonical, differences, place, value_at
 from ablate.model.hf.family import REQUIRED, CheckpointFormatError, ExportError, Family, Option, shown
 from ablate.spec import ModelSpec, override
 
@@ -197,11 +197,11 @@ def _kinds(model: dict[str, Any], family: Family) -> list[list[str]]:
 def _found(model: dict[str, Any], path: str, family: Family) -> Any:
     """As `lookup`; what stands in a variant is found in the first layer of that kind."""
     if not path.startswith("variants."):
-        return lookup(model, path)
+        return value_at(model, path)
     _, kind, inside = path.split(".", 2)
     for layers in _kinds(model, family):
         if kind in layers:
-            return lookup({**model, "layers": [model["layers"][layers.index(kind)]]}, inside)
+            return value_at({**model, "layers": [model["layers"][layers.index(kind)]]}, inside)
     raise KeyError(path)
 
 
@@ -231,7 +231,7 @@ def _period(items: list[Any]) -> int:
 
 def _or_none(model: dict[str, Any], path: str) -> Any:
     try:
-        return lookup(model, path)
+        return value_at(model, path)
     except KeyError:
         return None
 
@@ -244,7 +244,7 @@ def _broken(model: dict[str, Any], family: Family) -> list[str]:
         if path.split(".")[0] in varied:
             continue  # what layers have in its place is compared when the config is read back
         try:
-            found = lookup(model, path)
+            found = value_at(model, path)
         except KeyError:
             continue  # the part's name, which comes first, is said already
         if sorted(found) != sorted(value) if isinstance(value, list) else found != value:

@@ -75,6 +75,7 @@ def lfm2_width(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def lfm2_given(config: dict[str, Any]) -> dict[str, Any]:
+    """The hidden width as it is, without their rule."""
     config = dict(config)
     return {**config, "intermediate_size": config.pop("inner"), "block_auto_adjust_ff_dim": False}
 
@@ -262,6 +263,7 @@ def whole(number: float) -> float | int:
 
 
 def bamba_indices(config: dict[str, Any]) -> dict[str, Any]:
+    """Their layer types as indices of attention, and the heads that their widths make."""
     config = dict(config)
     found = config.pop("layer_types")
     return {

@@ -215,7 +215,6 @@ NEOX_JAPANESE_LAYER = "gpt_neox_japanese.layers.{n}"
 
 
 def wide_by(config: dict[str, Any]) -> dict[str, Any]:
-    """The hidden width as a multiple of the width."""
     config = dict(config)
     times, width = config.pop("intermediate_multiple_size", 4), config.get("hidden_size")
     if not isinstance(times, int) or not isinstance(width, int) or times < 1:
@@ -224,6 +223,7 @@ def wide_by(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def times_wide(config: dict[str, Any]) -> dict[str, Any]:
+    """The hidden width as a multiple of the width."""
     inner = config["inner"]
     rest = {key: value for key, value in config.items() if key != "inner"}
     return {**rest, "intermediate_multiple_size": inner // config["hidden_size"]}

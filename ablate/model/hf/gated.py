@@ -106,6 +106,7 @@ def laguna(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def laguna_gating(config: dict[str, Any]) -> dict[str, Any]:
+    """What the gate acts on, in their words, and the heads of every layer."""
     config = ropes(full_attention=500_000.0, sliding_attention=10_000.0)["pack"](config)
     gate, heads = config.pop("gate"), config["num_attention_heads"]
     return {
@@ -166,6 +167,7 @@ def llama4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def llama4_flags(config: dict[str, Any]) -> dict[str, Any]:
+    """Their switches for the norm of queries and for the temperature."""
     config = dict(config)
     normed = config.pop("qk_norm")["name"] == "rmsnorm"
     return {**config, "use_qk_norm": normed, "attn_temperature_tuning": config["attn_scale"] != 0}
@@ -267,6 +269,7 @@ def dbrx(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def dbrx_parts(config: dict[str, Any]) -> dict[str, Any]:
+    """Their options of attention and experts, each in a mapping of its own."""
     config = dict(config)
     attn = {key: config.pop(key) for key in ("kv_n_heads", "clip_qkv")}
     attn["rope_theta"] = config["rope_parameters"]["rope_theta"]

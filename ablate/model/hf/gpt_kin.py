@@ -169,6 +169,7 @@ def read_afn(name: str) -> dict[str, Any]:
 
 
 def write_afn(ours: dict[str, Any]) -> str:
+    """Their name of an activation: `gelu` is the approximation."""
     return {"gelu_new": "gelu", "gelu": "exact gelu"}.get(name := write_activation(ours), name)
 
 

@@ -240,6 +240,7 @@ def kimi(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def kimi_back(config: dict[str, Any]) -> dict[str, Any]:
+    """Their keys, without positions: no layer takes one."""
     config = dict(spelled_out({**config, "rope_parameters": {"rope_type": ""}}))
     for key in ("rope_parameters", "rope_theta", "rope_scaling"):
         config.pop(key, None)

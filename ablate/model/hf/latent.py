@@ -127,6 +127,7 @@ def deepseek_v2(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def method_said(config: dict[str, Any]) -> dict[str, Any]:
+    """Their keys, with the name of the way in which experts are chosen."""
     grouped = config["n_group"] != 1
     return {**spelled_out(config), "topk_method": "group_limited_greedy" if grouped else "greedy"}
 

@@ -268,6 +268,7 @@ def ministral3_temperature(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def ministral3_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """The temperature by position, which they say among RoPE's parameters."""
     config = dict(config)
     growth, floor = config.pop("query_growth"), config.pop("query_floor")
     for key in ("rope_parameters", "rope_scaling"):

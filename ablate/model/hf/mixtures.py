@@ -246,6 +246,7 @@ def ernie_layers(config: dict[str, Any]) -> list[str]:
 
 
 def ernie_indices(found: list[str]) -> dict[str, Any]:
+    """The first and the last layer with experts."""
     sparse = [n for n, kind in enumerate(found) if kind == "sparse"] or [len(found)]
     return {
         "moe_layer_start_index": sparse[0],

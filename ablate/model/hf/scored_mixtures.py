@@ -245,6 +245,7 @@ def cohere_scores(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def cohere_selection(config: dict[str, Any]) -> dict[str, Any]:
+    """How experts are chosen, in their words."""
     config = dict(config)
     gates = config.pop("gates")
     kind = "softmax" if gates == "selected" else "sigmoid"
@@ -317,6 +318,7 @@ def in_turns(x: Tensor) -> list[Tensor]:
 
 
 def joined(ours: list[Tensor]) -> Tensor:
+    """Gates and ups of all experts in one tensor, channel by channel in turn."""
     gates, ups = halves(ours)
     return torch.stack((torch.stack(gates), torch.stack(ups)), -1).flatten(-2)
 

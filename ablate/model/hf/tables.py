@@ -166,6 +166,7 @@ ROPE = Option("position", "rope_parameters", read=read_rope, write=write_rope)
 
 
 def interleaved_rope(parameters: dict[str, Any]) -> dict[str, Any]:
+    """RoPE whose pairs stand beside each other."""
     return {**read_rope(parameters), "interleaved": True}
 
 

@@ -1,3 +1,5 @@
+"""Deltanet, a token mixer."""
+
 from typing import Annotated
 
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from torch import Tensor
 
 from ablate.parts.linear import Linear
 from ablate.parts.recurrence import RecurrentContext, RecurrentMixer, ShortConvolution
-from ablate.parts.scan import by_head, unit, wide
+from ablate.parts.scan import by_head, unit_length, wide
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import Shape
 
@@ -46,8 +48,8 @@ class DeltaNet(RecurrentMixer):
 
     def forward(self, x: Tensor, view: RecurrentContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C)."""
-        q = unit(by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.key_width))
-        k = unit(by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.key_width))
+        q = unit_length(by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.key_width))
+        k = unit_length(by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.key_width))
         v = by_head(F.silu(self.v_conv(self.v(x), view, n, "v")), self.value_width)
         beta = by_head(self.reach * wide(self.b(x)).sigmoid(), 1)
         o = view.scan(n, q * self.key_width**-0.5, k, v, beta.new_zeros(beta.shape), beta)

@@ -1,3 +1,5 @@
+"""Gated deltanet, a token mixer."""
+
 from typing import Annotated, Any
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from ablate.parts.linear import Linear
 from ablate.parts.recurrence import RecurrentContext, RecurrentMixer, ShortConvolution
-from ablate.parts.scan import by_head, softplus, unit, wide
+from ablate.parts.scan import by_head, softplus, unit_length, wide
 from ablate.parts.time_scale import decay_rates, time_scales
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
@@ -65,7 +67,7 @@ class GatedDeltaNet(RecurrentMixer):
         q = by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.key_width)
         k = by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.key_width)
         v = by_head(F.silu(self.v_conv(self.v(x), view, n, "v")), self.value_width)
-        q, k = (unit(y).repeat_interleave(self.shared, 1) for y in (q, k))
+        q, k = (unit_length(y).repeat_interleave(self.shared, 1) for y in (q, k))
         log_decay = by_head(-self.log_rate.exp() * softplus(wide(self.a(x)) + self.time_bias), 1)
         beta = by_head(self.reach * wide(self.b(x)).sigmoid(), 1)
         o = view.scan(n, q * self.key_width**-0.5, k, v, log_decay, beta)

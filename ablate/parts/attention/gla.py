@@ -1,3 +1,5 @@
+"""Gated linear attention, a token mixer."""
+
 from typing import Annotated
 
 import torch.nn.functional as F

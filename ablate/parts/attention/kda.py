@@ -1,3 +1,5 @@
+"""Kimi delta attention, a token mixer."""
+
 from typing import Annotated
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from ablate.parts.linear import Linear
 from ablate.parts.recurrence import RecurrentContext, RecurrentMixer, ShortConvolution
-from ablate.parts.scan import by_head, softplus, unit, wide
+from ablate.parts.scan import by_head, softplus, unit_length, wide
 from ablate.parts.time_scale import decay_rates, time_scales
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import Shape
@@ -51,8 +53,8 @@ class KimiDeltaAttention(RecurrentMixer):
 
     def forward(self, x: Tensor, view: RecurrentContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C)."""
-        q = unit(by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.head_width))
-        k = unit(by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.head_width))
+        q = unit_length(by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.head_width))
+        k = unit_length(by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.head_width))
         v = by_head(F.silu(self.v_conv(self.v(x), view, n, "v")), self.head_width)
         step = softplus(wide(self.forget_up(self.forget_down(x))) + self.time_bias)
         log_decay = -self.log_rate.exp()[:, None, None] * by_head(step, self.head_width)

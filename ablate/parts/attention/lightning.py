@@ -1,3 +1,5 @@
+"""Lightning, a token mixer."""
+
 from typing import Annotated
 
 import torch

@@ -1,3 +1,5 @@
+"""Mamba2, a token mixer."""
+
 from typing import Annotated, Any
 
 import torch

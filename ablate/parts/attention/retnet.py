@@ -1,3 +1,5 @@
+"""Retnet, a token mixer."""
+
 from typing import Annotated
 
 import torch

@@ -1,3 +1,5 @@
+"""Shared keys, a token mixer."""
+
 from typing import Annotated, Any
 
 from annotated_types import Ge

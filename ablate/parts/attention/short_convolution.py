@@ -1,3 +1,5 @@
+"""Short convolution, a token mixer."""
+
 from typing import Annotated
 
 from annotated_types import Ge

@@ -1,3 +1,5 @@
+"""Value embedding, a token mixer."""
+
 from typing import Any
 
 import torch

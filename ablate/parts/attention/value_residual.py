@@ -1,3 +1,5 @@
+"""Value residual, a token mixer."""
+
 from typing import Any
 
 import torch

@@ -1,3 +1,5 @@
+"""Engram, a lookup."""
+
 from typing import Annotated, Any
 
 import torch

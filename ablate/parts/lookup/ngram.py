@@ -1,3 +1,5 @@
+"""Ngram, a lookup."""
+
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le

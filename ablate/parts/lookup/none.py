@@ -1,3 +1,5 @@
+"""Nothing is looked up."""
+
 from ablate.parts.lookups import Lookup
 from ablate.registry import lookup
 

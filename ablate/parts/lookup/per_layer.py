@@ -1,3 +1,5 @@
+"""Per layer, a lookup."""
+
 from typing import Annotated
 
 from annotated_types import Gt

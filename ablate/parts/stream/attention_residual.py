@@ -1,17 +1,19 @@
+"""Attention residual, a residual stream."""
+
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from ablate.parts.connection import Close, Connection, State, Stream
+from ablate.parts.connection import Close, Connection, ResidualStream, State
 from ablate.parts.starts import zeros
 from ablate.registry import stream
 from ablate.spec import Shape
 
 
 @stream("attention_residual", paper="arXiv:2603.15031")
-class AttentionResidual(Stream):
+class AttentionResidual(ResidualStream):
     """A branch reads sum_i softmax_i(w . norm(y_i)) y_i over the embedding y_0 and the outputs y_1, y_2, ...
     of all earlier branches; w is the branch's own (Kimi team 2026, full form).
 
@@ -38,7 +40,7 @@ class AttentionResidual(Stream):
         return DepthRead(self.shape.width, self.sums)
 
 
-class Sums(NamedTuple):
+class DepthSums(NamedTuple):
     """The embedding and the sums after it, each (B,T,C), and 1 / rms of each, (B,T,1)."""
 
     values: tuple[Tensor, ...]
@@ -46,20 +48,21 @@ class Sums(NamedTuple):
 
 
 def inverse_rms(y: Tensor) -> Tensor:
+    """1 / rms over the channels, (B,T,C) -> (B,T,1)."""
     return (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 class Alone(nn.Module):
     """(B,T,C) -> one sum."""
 
-    def forward(self, x: Tensor) -> Sums:
-        return Sums((x,), (inverse_rms(x),))
+    def forward(self, x: Tensor) -> DepthSums:
+        return DepthSums((x,), (inverse_rms(x),))
 
 
 class Only(nn.Module):
     """One sum -> (B,T,C): before the first branch there is the embedding alone."""
 
-    def forward(self, sums: Sums) -> Tensor:
+    def forward(self, sums: DepthSums) -> Tensor:
         return sums.values[0]
 
 
@@ -72,7 +75,7 @@ class DepthRead(nn.Module):
         self.starts = {"query": zeros}
         self.more_products, self.more_activations = sums * width, 3 * sums
 
-    def forward(self, sums: Sums) -> Tensor:
+    def forward(self, sums: DepthSums) -> Tensor:
         query = self.query.to(sums.values[0].dtype).t()
         scores = [scale * (y @ query) for y, scale in zip(*sums, strict=True)]
         shares = torch.cat(scores, -1).softmax(-1).split(1, -1)
@@ -96,4 +99,4 @@ class DepthAttention(Connection):
         values, scales = kept
         if not self.begins:
             values, delta, scales = values[:-1], values[-1] + delta, scales[:-1]
-        return Sums((*values, delta), (*scales, inverse_rms(delta)))
+        return DepthSums((*values, delta), (*scales, inverse_rms(delta)))

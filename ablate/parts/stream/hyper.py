@@ -1,17 +1,19 @@
+"""Hyper, a residual stream."""
+
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from ablate.parts.connection import Close, Connection, State, Stream
+from ablate.parts.connection import Close, Connection, ResidualStream, State
 from ablate.parts.starts import eye
 from ablate.registry import stream
 from ablate.spec import Shape
 
 
 @stream("hyper", paper="arXiv:2409.19606")
-class HyperConnections(Stream):
+class HyperConnections(ResidualStream):
     """X <- R' X + p f(r' X)' over N streams X (N,C) of each token (Zhu et al. 2024, eq. 1 to 5, static).
 
     r starts as the unit vector of the branch's number modulo N, R as the identity, p as ones, so that the

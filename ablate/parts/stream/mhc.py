@@ -1,3 +1,5 @@
+"""Manifold-constrained hyper-connections, a residual stream."""
+
 import math
 from typing import Annotated, Any, Literal
 
@@ -6,13 +8,13 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from ablate.parts.connection import Close, Connection, State, Stream
+from ablate.parts.connection import Close, Connection, ResidualStream, State
 from ablate.registry import stream
 from ablate.spec import Shape
 
 
 @stream("mhc", paper="arXiv:2512.24880")
-class ManifoldHyperConnections(Stream):
+class ManifoldHyperConnections(ResidualStream):
     """X <- R' X + p f(r' X)' over N streams X (N,C), with r = sigmoid, p = `write_scale` sigmoid and R doubly
     stochastic, all of s norm(X) W + c (Xie et al. 2025, eq. 6 to 9; DeepSeek-V4).
 

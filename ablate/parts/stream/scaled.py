@@ -1,15 +1,17 @@
+"""Scaled, a residual stream."""
+
 from typing import Annotated, Any
 
 from annotated_types import Gt
 from torch import Tensor
 
-from ablate.parts.connection import Close, Connection, State, Stream
+from ablate.parts.connection import Close, Connection, ResidualStream, State
 from ablate.registry import stream
 from ablate.spec import Shape
 
 
 @stream("scaled", paper="arXiv:2405.04324")
-class Scaled(Stream):
+class Scaled(ResidualStream):
     """x <- x + m f(x), with the number `multiplier` (Granite's residual_multiplier; MiniCPM, where it is
     1.4 / sqrt(L))."""
 
@@ -22,6 +24,8 @@ class Scaled(Stream):
 
 
 class ScaledConnection(Connection):
+    """x + m delta."""
+
     def __init__(self, multiplier: float):
         super().__init__()
         self.multiplier = multiplier

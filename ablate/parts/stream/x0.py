@@ -1,15 +1,17 @@
+"""The embedding beside the stream, a residual stream."""
+
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ablate.parts.connection import Close, Connection, State, Stream
+from ablate.parts.connection import Close, Connection, ResidualStream, State
 from ablate.registry import stream
 from ablate.spec import Shape
 
 
 @stream("x0", paper="https://github.com/KellerJordan/modded-nanogpt")
-class X0(Stream):
+class X0(ResidualStream):
     """x <- a x + b x_0 before each layer, then x <- x + f(x); x_0 is the embedding (modded-nanogpt).
 
     a starts at 1 and b at `start`, one number each for a layer. At 0 it starts as the plain stream.

@@ -1,3 +1,5 @@
+"""LongRoPE, for longer contexts."""
+
 import math
 from typing import Annotated, Any
 

@@ -276,7 +276,7 @@ ROWS = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", WORDS, flags=re.
 def test_a_word_of_ours_is_accepted(said, folder):
     if said.startswith("ablate "):
         check_command(said.split(), folder)
-    elif said.startswith("wandb."):
+    elif said.startswith(("wandb.", "engine=")):
         check_sweep(["experiment=NAME", said], folder)
     else:
         check_settings(said)

@@ -215,6 +215,7 @@ NEOX_JAPANESE_LAYER = "gpt_neox_japanese.layers.{n}"
 
 
 def wide_by(config: dict[str, Any]) -> dict[str, Any]:
+    """The hidden width of a multiple of the width. Raises CheckpointFormatError."""
     config = dict(config)
     times, width = config.pop("intermediate_multiple_size", 4), config.get("hidden_size")
     if not isinstance(times, int) or not isinstance(width, int) or times < 1:

@@ -29,6 +29,8 @@ from ablate.study.results import Results
 
 Drawings = Sequence[list[Drawing]]
 
+OF_TOKENS = "tokens"  # the column of losses by token
+
 
 def report_context(judgement: StudyJudgement, drawings: Drawings, scale_drawings: Drawings) -> dict[str, Any]:
     """The context of both templates. `drawings` has the figures of each corpus, `scale_drawings` those of
@@ -121,7 +123,7 @@ def _corpus(judgement: StudyJudgement, judged: Judged, drawings: list[Drawing]) 
         "leaderboard": leaderboard,
         "rows": rows,
         "beside": leaderboard is not None and "other text" in leaderboard.columns,
-        "tokens": leaderboard is not None and "tokens" in leaderboard.columns,
+        "tokens": leaderboard is not None and OF_TOKENS in leaderboard.columns,
         "drawings": drawings,
         "tables": corpus_tables(judgement, judged),
         "slope": judged.slope.reason if judged.slope is not None and judged.slope.status == "blank" else "",

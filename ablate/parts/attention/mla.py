@@ -11,7 +11,7 @@ from ablate.parts.mixer import KeyValueMixer, MixerCosts, keys_seen
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
-Projection = Literal["q", "kv", "out"]
+LatentProjection = Literal["q", "kv", "out"]
 
 
 @attention("mla", paper="arXiv:2405.04434")
@@ -36,7 +36,7 @@ class LatentAttention(KeyValueMixer):
         value_width: Annotated[int, Gt(0)] | None = None,
         norm: Annotated[Factory, Part("norm")] = use("rmsnorm"),
         scale: Annotated[float, Gt(0)] | None = None,
-        bias: tuple[Projection, ...] = (),
+        bias: tuple[LatentProjection, ...] = (),
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
     ):
         super().__init__()
@@ -126,7 +126,7 @@ class LatentAttention(KeyValueMixer):
         R = model.shape().head_width
         whole = (options.key_width or R) + R
         return {
-            "bias": tuple(name for name in get_args(Projection) if name in options.bias),
+            "bias": tuple(name for name in get_args(LatentProjection) if name in options.bias),
             "kv_rank": None if options.kv_rank == 4 * R else options.kv_rank,
             "key_width": None if options.key_width == R else options.key_width,
             "value_width": None if options.value_width == R else options.value_width,

@@ -163,6 +163,7 @@ ROPE = Option("position", "rope_parameters", read=read_rope, write=write_rope)
 
 
 def interleaved_rope(parameters: dict[str, Any]) -> dict[str, Any]:
+    """RoPE of neighbouring channels."""
     return {**read_rope(parameters), "interleaved": True}
 
 

@@ -1,3 +1,5 @@
+"""Attention to a compressed vector, from which each head makes its keys and values."""
+
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 

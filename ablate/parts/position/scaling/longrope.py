@@ -1,3 +1,5 @@
+"""RoPE for long contexts by a divisor for each pair."""
+
 import math
 from typing import Annotated, Any
 

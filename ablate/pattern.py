@@ -9,7 +9,7 @@ from ablate.registry import registries
 REPEATED = re.compile(r"\s*(\S+)\s+x\s?([1-9]\d{0,4})\s*")
 
 
-def with_repeats(pattern: Any) -> Any:
+def names_repeated(pattern: Any) -> Any:
     """`[dense x1, sparse x47]` with each name as often as it says; what is no list of names is left."""
     if not isinstance(pattern, list | tuple):
         return pattern

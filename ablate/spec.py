@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
-from ablate.pattern import mixers_named, with_repeats
+from ablate.pattern import mixers_named, names_repeated
 from ablate.registry import Numbers, Options, Part, Unsaid
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class ModelSpec(LayerSpec):
         pattern that is no variant, but a token mixer, is the common layer with that mixer."""
         if not isinstance(node, Mapping) or not isinstance(node.get("variants", {}), Mapping):
             return node
-        node = {**node, "pattern": with_repeats(node.get("pattern", ()))}
+        node = {**node, "pattern": names_repeated(node.get("pattern", ()))}
         common = {f: node[f] for f in LayerSpec.model_fields if f in node}
         patches = {**mixers_named(node), **node.get("variants", {})}
         whole = {name: override(common, patch or {}) for name, patch in patches.items()}

@@ -7,13 +7,13 @@ ALIASES = {
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
 }
-RECURRENT = {
+RECURRENT_FAMILIES = {
     *("bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear"),
     *("lara_mini", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_text"),
     *("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next", "qwen4_exp", "qwen4_exp_text", "recurrent_gemma"),
     *("rwkv", "xlstm", "zamba", "zamba2"),
 }
-RESIDUAL = "a table for its residual multiplier"
+RESIDUAL_TABLE = "a table for its residual multiplier"
 LACKS = {
     "axk1": "a norm after the experts that dense layers do not have",
     "axk2": "a sparse indexer; a gated norm",
@@ -30,14 +30,14 @@ LACKS = {
     "gemma4_text": "a table for its per-layer embeddings and shared keys and values",
     "gemma4_unified_text": "a table for its per-layer embeddings and shared keys and values",
     "glm_moe_dsa": "a sparse indexer",
-    "granite": RESIDUAL,
-    "granite_swa": RESIDUAL,
-    "granitemoe": RESIDUAL,
-    "granitemoe_swa": RESIDUAL,
-    "granitemoeshared": RESIDUAL,
+    "granite": RESIDUAL_TABLE,
+    "granite_swa": RESIDUAL_TABLE,
+    "granitemoe": RESIDUAL_TABLE,
+    "granitemoe_swa": RESIDUAL_TABLE,
+    "granitemoeshared": RESIDUAL_TABLE,
     "hrm_text": "looped layers of two clocks",
     "hy_v4": "a sparse indexer; a table for its hyper-connections",
-    "hyperclovax": RESIDUAL,
+    "hyperclovax": RESIDUAL_TABLE,
     "inkling2_loop_text": "convolutions on the branches; scores by relative position; looped layers",
     "inkling2_text": "convolutions on the branches; scores by relative position",
     "inkling_text": "convolutions on the branches; scores by relative position",
@@ -45,7 +45,7 @@ LACKS = {
     "kolibri1": "a selection bias on the logits of the router",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
     "mimo_v2_flash": "a width of values and a multiplier of values",
-    "minicpm3": RESIDUAL,
+    "minicpm3": RESIDUAL_TABLE,
     "minimax_m3_vl_text": "a block-sparse indexer",
     "modernbert-decoder": "a first layer without a norm; a transform before the head",
     "phimoe": "SparseMixer's routing",
@@ -54,7 +54,7 @@ LACKS = {
     "bailing_hybrid": "KDA with a bounded gate",
     "falcon_h1": "Mamba-2 and attention side by side; multipliers inside of both",
     "falcon_mamba": "Mamba-1",
-    "granitemoehybrid": RESIDUAL,
+    "granitemoehybrid": RESIDUAL_TABLE,
     "jamba": "Mamba-1",
     "lara_mini": "a table for its window beside the gated delta rule",
     "mamba": "Mamba-1",

@@ -356,9 +356,8 @@ def theirs(name: str) -> Any:
     kind, options = TINY[name]
     torch.manual_seed(0)
     usual = AutoConfig.for_model(kind).to_dict()
-    config = AutoConfig.for_model(
-        kind, **{key: 0.003 for key in EPS if usual.get(key) is not None}, **options
-    )
+    sharp = {key: 0.003 for key in EPS if usual.get(key) is not None}
+    config = AutoConfig.for_model(kind, **(sharp | options))
     m = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -17,25 +17,25 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.hf.config import blockers, read_config, write_config
-from ablate.model.hf.convolution import FAMILIES as CONVOLUTION
-from ablate.model.hf.fairseq import FAMILIES as FAIRSEQ
+from ablate.model.hf.convolution import CONVOLUTION_FAMILIES as CONVOLUTION
+from ablate.model.hf.fairseq import FAIRSEQ_FAMILIES as FAIRSEQ
 from ablate.model.hf.falcon import FALCON
 from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, shown
 from ablate.model.hf.fill import fill, filled
 from ablate.model.hf.folder import new_folder, read_json, write_json, write_tensors
-from ablate.model.hf.gated import FAMILIES as GATED
+from ablate.model.hf.gated import GATED_FAMILIES as GATED
 from ablate.model.hf.gpt2 import GPT2
-from ablate.model.hf.gpt_kin import FAMILIES as GPT_KIN
+from ablate.model.hf.gpt_kin import GPT_KIN_FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
-from ablate.model.hf.hybrid import FAMILIES as HYBRID
-from ablate.model.hf.latent import FAMILIES as LATENT
+from ablate.model.hf.hybrid import HYBRID_FAMILIES as HYBRID
+from ablate.model.hf.latent import LATENT_FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
-from ablate.model.hf.llama_kin import FAMILIES as LLAMA_KIN
-from ablate.model.hf.llama_layers import FAMILIES as LLAMA_LAYERS
-from ablate.model.hf.mixtures import FAMILIES as MIXTURES
+from ablate.model.hf.llama_kin import LLAMA_KIN_FAMILIES as LLAMA_KIN
+from ablate.model.hf.llama_layers import LLAMA_LAYERS_FAMILIES as LLAMA_LAYERS
+from ablate.model.hf.mixtures import MIXTURES_FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
-from ablate.model.hf.scored_mixtures import FAMILIES as SCORED_MIXTURES
+from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.weights import read_weights, write_weights
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec

@@ -15,14 +15,14 @@ from ablate.model.hf.family import (
 from ablate.model.hf.hybrid import (
     BIAS,
     GLOBAL,
+    GLOBAL_KV_HEADS,
+    GLOBAL_ROPE,
     HEAD_DIM,
-    KV_HEADS,
+    IN_RECURRENT,
     MIX,
-    RECURRENT,
-    ROPE,
-    SELF,
-    mixed,
+    SELF_ATTN,
     only,
+    recurrent_and_global,
     words,
 )
 from ablate.model.hf.llama import (
@@ -31,7 +31,9 @@ from ablate.model.hf.llama import (
     ENDS,
     EPS,
     FEED_FORWARD,
+    LAYER,
     QK_NORMS,
+    THEIRS,
     TIED,
     UNTIED,
     WIDTH,
@@ -39,16 +41,14 @@ from ablate.model.hf.llama import (
 )
 from ablate.model.hf.llama_kin import WINDOW, kin
 from ablate.model.hf.llama_layers import LOCAL_ROPES, ropes
-from ablate.model.hf.mixtures import JITTER, SPARSE, W123, renormalised, routed
+from ablate.model.hf.mixtures import JITTER, SPARSE, W123, renormalised, routed_options
 from ablate.model.hf.tables import (
-    LAYER,
-    THEIRS,
-    activation,
+    activation_option,
     expert_rows,
     first_dense,
-    listed,
+    listed_axis,
     local_or_global,
-    sizes,
+    size_options,
 )
 from ablate.model.hf.words import flag
 
@@ -75,12 +75,12 @@ def lfm2_width(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def lfm2_given(config: dict[str, Any]) -> dict[str, Any]:
-    """The hidden width as it is, without their rule."""
+    """Back: the width itself, and no rule."""
     config = dict(config)
     return {**config, "intermediate_size": config.pop("inner"), "block_auto_adjust_ff_dim": False}
 
 
-SHORT = {"name": "short_convolution"}
+SHORT_CONV = {"name": "short_convolution"}
 CONV_ROWS = only(
     [
         *linear(tuple(f"{MIX}.{n}" for n in "bcu"), f"{THEIRS}.conv.in_proj", STACKED),
@@ -96,7 +96,7 @@ LFM_ENDS = [row._replace(theirs=row.theirs.replace("model.norm.", "model.embeddi
 def lfm_attention(names: dict[str, str]) -> list[Row]:
     """The rows of attention, by their names of the norms."""
     out = [row._replace(theirs=row.theirs.replace("o_proj", "out_proj")) for row in ATTENTION]
-    heads = [Row((f"{MIX}.{a}.weight",), f"{SELF}.{b}.weight", SAME) for a, b in names.items()]
+    heads = [Row((f"{MIX}.{a}.weight",), f"{SELF_ATTN}.{b}.weight", SAME) for a, b in names.items()]
     return only([*out, *heads], "softmax")
 
 
@@ -106,10 +106,10 @@ LFM_FFN = [
 ]
 LFM_HEADS: dict[str, Any] = {"name": "softmax", "qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "head"}
 LFM_OPTIONS = [
-    *(*sizes(), KV_HEADS, TIED, EPS._replace(theirs="norm_eps", default=1e-5)),
+    *(*size_options(), GLOBAL_KV_HEADS, TIED, EPS._replace(theirs="norm_eps", default=1e-5)),
     Option(f"{GLOBAL}.qk_norm.eps", "norm_eps", 1e-5),
-    Option(f"{RECURRENT}.convolution", "conv_L_cache", 3),
-    Option(f"{RECURRENT}.bias", "conv_bias", False),
+    Option(f"{IN_RECURRENT}.convolution", "conv_L_cache", 3),
+    Option(f"{IN_RECURRENT}.bias", "conv_bias", False),
 ]
 LAYERNORM_NAMES = {"q_norm": "q_layernorm", "k_norm": "k_layernorm"}
 LFM2 = kin(
@@ -118,9 +118,9 @@ LFM2 = kin(
     always={
         **ALWAYS,
         "ffn": {"name": "glu", "activation": {"name": "silu"}},
-        "variants": mixed(SHORT, LFM_HEADS),
+        "variants": recurrent_and_global(SHORT_CONV, LFM_HEADS),
     },
-    options=[*LFM_OPTIONS, ROPE, Option("ffn.width", "inner")],
+    options=[*LFM_OPTIONS, GLOBAL_ROPE, Option("ffn.width", "inner")],
     rows=[*LFM_ENDS, *LFM_NORMS, *lfm_attention(LAYERNORM_NAMES), *CONV_ROWS, *LFM_FFN],
     axes=(words("conv"),),
     unpack=lfm2_width,
@@ -134,16 +134,16 @@ LFM2_MOE = kin(
     always={
         **ALWAYS,
         "variants": {
-            **mixed(SHORT, LFM_HEADS),
+            **recurrent_and_global(SHORT_CONV, LFM_HEADS),
             "dense": {"ffn": {"name": "glu", "activation": SILU}},
             "sparse": {"ffn": {"name": "moe", "expert": {"name": "glu", "activation": SILU}}},
         },
     },
     options=[
-        *(*LFM_OPTIONS, ROPE, WIDTH._replace(ours="variants.dense.ffn.width")),
+        *(*LFM_OPTIONS, GLOBAL_ROPE, WIDTH._replace(ours="variants.dense.ffn.width")),
         *(
             o
-            for o in routed(SPARSE, "num_experts", scale="routed_scaling_factor")
+            for o in routed_options(SPARSE, "num_experts", scale="routed_scaling_factor")
             if o.theirs != "hidden_act"
         ),
         renormalised(SPARSE, True, "sigmoid_all", "sigmoid"),
@@ -168,14 +168,14 @@ LFM3 = kin(
         "placement": "sandwich",
         "ffn": {"name": "glu", "activation": SILU},
         "variants": {
-            "recurrent": {"attention": SHORT, "position": {"name": "none"}},
+            "recurrent": {"attention": SHORT_CONV, "position": {"name": "none"}},
             "local": {"attention": LFM3_HEADS, "position": {"name": "rope"}},
             "global": {"attention": LFM3_HEADS, "position": {"name": "rope"}},
         },
     },
     options=[
         *(
-            *sizes(),
+            *size_options(),
             TIED,
             EPS._replace(theirs="norm_eps", default=1e-5),
             HEAD_DIM,
@@ -192,12 +192,12 @@ LFM3 = kin(
                 ("bias", "attention_bias", False, flag("q", "k", "v", "out")),
             )
         ),
-        Option(f"{RECURRENT}.convolution", "conv_L_cache", 7),
-        Option(f"{RECURRENT}.bias", "conv_bias", False),
+        Option(f"{IN_RECURRENT}.convolution", "conv_L_cache", 7),
+        Option(f"{IN_RECURRENT}.bias", "conv_bias", False),
     ],
     rows=[
         *(*LFM_ENDS, *CONV_ROWS, *LFM_FFN, *only([*ATTENTION, *QK_NORMS], "softmax")),
-        *only([Row((f"{MIX}.gate.weight",), f"{SELF}.gate_proj.weight", SAME)], "softmax"),
+        *only([Row((f"{MIX}.gate.weight",), f"{SELF_ATTN}.gate_proj.weight", SAME)], "softmax"),
         *norms(
             attention_input_norm="operator_norm",
             attention_output_norm="post_operator_norm",
@@ -206,11 +206,11 @@ LFM3 = kin(
         ),
     ],
     axes=(
-        listed(
+        listed_axis(
             "layer_types",
             {"conv": "recurrent", "sliding_attention": "local", "full_attention": "global"},
             lambda layer: (
-                "recurrent" if layer["attention"]["name"] == SHORT["name"] else local_or_global(layer)
+                "recurrent" if layer["attention"]["name"] == SHORT_CONV["name"] else local_or_global(layer)
             ),
         ),
     ),
@@ -257,13 +257,13 @@ def bamba(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def whole(number: float) -> float | int:
+def unpointed(number: float) -> float | int:
     """A whole number without its point."""
     return int(number) if number == int(number) else number
 
 
 def bamba_indices(config: dict[str, Any]) -> dict[str, Any]:
-    """Their layer types as indices of attention, and the heads that their widths make."""
+    """Back: the layers of attention by number, and the heads that follow."""
     config = dict(config)
     found = config.pop("layer_types")
     return {
@@ -279,18 +279,27 @@ BAMBA = kin(
     always={
         **ALWAYS,
         "position": {"name": "rope"},
-        "variants": mixed({"name": "mamba2", "norm": {"name": "rmsnorm"}}),
+        "variants": recurrent_and_global({"name": "mamba2", "norm": {"name": "rmsnorm"}}),
     },
     options=[
-        *(*sizes(), KV_HEADS, ROPE, EPS._replace(default=1e-5), UNTIED, BIAS, WIDTH, activation()),
-        Option(f"{RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
-        Option(f"{RECURRENT}.expand", "mamba_expand", 2, write=whole),
-        Option(f"{RECURRENT}.head_width", "mamba_d_head"),
-        Option(f"{RECURRENT}.state_width", "mamba_d_state"),
-        Option(f"{RECURRENT}.groups", "mamba_n_groups", 1),
-        Option(f"{RECURRENT}.convolution", "mamba_d_conv", 4),
-        Option(f"{RECURRENT}.convolution_bias", "mamba_conv_bias", True),
-        Option(f"{RECURRENT}.bias", "mamba_proj_bias", False),
+        *(
+            *size_options(),
+            GLOBAL_KV_HEADS,
+            GLOBAL_ROPE,
+            EPS._replace(default=1e-5),
+            UNTIED,
+            BIAS,
+            WIDTH,
+            activation_option(),
+        ),
+        Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
+        Option(f"{IN_RECURRENT}.expand", "mamba_expand", 2, write=unpointed),
+        Option(f"{IN_RECURRENT}.head_width", "mamba_d_head"),
+        Option(f"{IN_RECURRENT}.state_width", "mamba_d_state"),
+        Option(f"{IN_RECURRENT}.groups", "mamba_n_groups", 1),
+        Option(f"{IN_RECURRENT}.convolution", "mamba_d_conv", 4),
+        Option(f"{IN_RECURRENT}.convolution_bias", "mamba_conv_bias", True),
+        Option(f"{IN_RECURRENT}.bias", "mamba_proj_bias", False),
         Option("ffn.bias", "mlp_bias", False, *flag("gate", "up", "down")),
     ],
     rows=[
@@ -308,4 +317,4 @@ BAMBA = kin(
 )
 
 
-FAMILIES: tuple[Family, ...] = (LFM2, LFM2_MOE, LFM3, BAMBA)
+CONVOLUTION_FAMILIES: tuple[Family, ...] = (LFM2, LFM2_MOE, LFM3, BAMBA)

@@ -16,19 +16,24 @@ from ablate.model.hf.family import (
 from ablate.model.hf.gpt_kin import (
     ALL,
     BEYOND,
-    CORE,
     DROPOUTS,
-    EPS,
+    GPT_CORE,
+    GPT_EPS,
+    GPT_MLP,
+    GPT_QKV,
     GPT_SIZES,
-    MLP,
-    QKV,
+    GPT_TIED,
+    GPT_UNTIED,
     SUMMARY,
-    TIED,
-    UNTIED,
-    ends,
+    end_rows,
     placed,
 )
-from ablate.model.hf.tables import LAYER, ROPE, activation, sizes
+from ablate.model.hf.llama import LAYER
+from ablate.model.hf.tables import (
+    ROPE,
+    activation_option,
+    size_options,
+)
 
 # ------------------------------------------------------------------------- fairseq's: BioGPT, OPT, XGLM
 
@@ -62,12 +67,18 @@ FAIRSEQ_DROPOUTS = (
 BIOGPT = Family(
     name="biogpt",
     architecture="BioGptForCausalLM",
-    always={**CORE, "norm": {"name": "layernorm", "eps": 1e-5}},  # whatever its config says
+    always={**GPT_CORE, "norm": {"name": "layernorm", "eps": 1e-5}},  # whatever its config says
     options=[
-        *(*sizes(), TIED, SCALED, activation(default="gelu"), Option("ffn.width", "intermediate_size")),
+        *(
+            *size_options(),
+            GPT_TIED,
+            SCALED,
+            activation_option(default="gelu"),
+            Option("ffn.width", "intermediate_size"),
+        ),
     ],
     rows=[
-        *ends("biogpt.embed_tokens", "biogpt.layer_norm", "output_projection"),
+        *end_rows("biogpt.embed_tokens", "biogpt.layer_norm", "output_projection"),
         Row(("positions.0.table.weight",), "biogpt.embed_positions.weight", BEYOND),
         *fairseq_rows("biogpt.layers.{n}"),
     ],
@@ -89,13 +100,13 @@ def opt_config(config: dict[str, Any]) -> dict[str, Any]:
 OPT = Family(
     name="opt",
     architecture="OPTForCausalLM",
-    always=CORE,
+    always=GPT_CORE,
     options=[
-        *(*sizes(), TIED, Option("ffn.width", "ffn_dim")),
-        activation(theirs="activation_function", default="relu"),
+        *(*size_options(), GPT_TIED, Option("ffn.width", "ffn_dim")),
+        activation_option(theirs="activation_function", default="relu"),
     ],
     rows=[
-        *ends("model.decoder.embed_tokens", "model.decoder.final_layer_norm"),
+        *end_rows("model.decoder.embed_tokens", "model.decoder.final_layer_norm"),
         Row(("positions.0.table.weight",), "model.decoder.embed_positions.weight", BEYOND),
         *fairseq_rows("model.decoder.layers.{n}"),
     ],
@@ -115,15 +126,15 @@ XGLM = Family(
     name="xglm",
     architecture="XGLMForCausalLM",
     always={
-        **CORE,
+        **GPT_CORE,
         "position": {"name": "sinusoidal", "base": 1e4, "halves": True, "offset": 2, "inclusive": True},
     },
     options=[
-        *sizes(width="d_model", depth="num_layers", heads="attention_heads"),
-        *(TIED, SCALED, Option("ffn.width", "ffn_dim")),
-        activation(theirs="activation_function", default="gelu"),
+        *size_options(width="d_model", depth="num_layers", heads="attention_heads"),
+        *(GPT_TIED, SCALED, Option("ffn.width", "ffn_dim")),
+        activation_option(theirs="activation_function", default="gelu"),
     ],
-    rows=[*ends("model.embed_tokens", "model.layer_norm"), *fairseq_rows("model.layers.{n}")],
+    rows=[*end_rows("model.embed_tokens", "model.layer_norm"), *fairseq_rows("model.layers.{n}")],
     prefix="model.",
     harmless=FAIRSEQ_DROPOUTS,
     whole_heads=True,
@@ -136,14 +147,14 @@ CTRL = Family(
     name="ctrl",
     architecture="CTRLLMHeadModel",
     always={
-        **CORE,
+        **GPT_CORE,
         "norm": {"name": "layernorm", "eps": 1e-6},
         "position": {"name": "sinusoidal", "base": 1e4, "halves": True, "offset": 0, "inclusive": False},
         "embedding": {"scale": "sqrt_width"},
-        "ffn": {**MLP, "activation": {"name": "relu"}},
+        "ffn": {**GPT_MLP, "activation": {"name": "relu"}},
         "head": {"bias": True},
     },
-    options=[*GPT_SIZES, TIED, Option("ffn.width", "dff")],
+    options=[*GPT_SIZES, GPT_TIED, Option("ffn.width", "dff")],
     rows=[
         Row(("embedding.weight",), "transformer.w.weight", SAME),
         *linear("final_norm", "transformer.layernorm"),
@@ -170,21 +181,21 @@ BLOOM = Family(
     name="bloom",
     architecture="BloomForCausalLM",
     always={
-        **CORE,
+        **GPT_CORE,
         "position": {"name": "alibi", "max_slope_exponent": 8.0, "scaled": False},
         "embedding": {"norm": {"name": "layernorm"}},
-        "ffn": {**MLP, "activation": {"name": "gelu", "form": "tanh"}},
+        "ffn": {**GPT_MLP, "activation": {"name": "gelu", "form": "tanh"}},
     },
     options=[
-        *sizes(depth="n_layer", heads="n_head", context="seq_length"),
-        *(EPS, TIED, Option("embedding.norm.eps", "layer_norm_epsilon", 1e-5)),
+        *size_options(depth="n_layer", heads="n_head", context="seq_length"),
+        *(GPT_EPS, GPT_TIED, Option("embedding.norm.eps", "layer_norm_epsilon", 1e-5)),
     ],
     rows=[
         Row(("embedding.weight",), "transformer.word_embeddings.weight", SAME),
         *linear("embedding_norm.0", "transformer.word_embeddings_layernorm"),
         *linear("final_norm", "transformer.ln_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
-        *linear(QKV, f"{BLOOM_LAYER}.self_attention.query_key_value", BY_HEAD),
+        *linear(GPT_QKV, f"{BLOOM_LAYER}.self_attention.query_key_value", BY_HEAD),
         *placed(
             BLOOM_LAYER,
             attention_residual__input_norm="input_layernorm",
@@ -215,7 +226,7 @@ NEOX_JAPANESE_LAYER = "gpt_neox_japanese.layers.{n}"
 
 
 def wide_by(config: dict[str, Any]) -> dict[str, Any]:
-    """The hidden width of a multiple of the width. Raises CheckpointFormatError."""
+    """The hidden width as a multiple of the width."""
     config = dict(config)
     times, width = config.pop("intermediate_multiple_size", 4), config.get("hidden_size")
     if not isinstance(times, int) or not isinstance(width, int) or times < 1:
@@ -224,7 +235,7 @@ def wide_by(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def times_wide(config: dict[str, Any]) -> dict[str, Any]:
-    """The hidden width as a multiple of the width."""
+    """Back: the width as a multiple."""
     inner = config["inner"]
     rest = {key: value for key, value in config.items() if key != "inner"}
     return {**rest, "intermediate_multiple_size": inner // config["hidden_size"]}
@@ -234,14 +245,20 @@ GPT_NEOX_JAPANESE = Family(
     name="gpt_neox_japanese",
     architecture="GPTNeoXJapaneseForCausalLM",
     always={
-        **CORE,
+        **GPT_CORE,
         "position": {"name": "rope"},
         "attention": {"name": "softmax"},
         "ffn": {"name": "mlp", "bias": []},
         "variants": {"plain": {"attention": {"bias": []}}, "last": {"attention": {"bias": ["out"]}}},
     },
     options=[
-        *(*sizes(), ROPE, EPS._replace(theirs="layer_norm_eps"), TIED, activation(default="gelu")),
+        *(
+            *size_options(),
+            ROPE,
+            GPT_EPS._replace(theirs="layer_norm_eps"),
+            GPT_TIED,
+            activation_option(default="gelu"),
+        ),
         Option("ffn.width", "inner"),
     ],
     rows=[
@@ -249,7 +266,7 @@ GPT_NEOX_JAPANESE = Family(
         *linear("final_norm", "gpt_neox_japanese.final_layer_norm"),
         Row(("head.weight",), "embed_out.weight", SAME),
         Row(
-            tuple(f"{name}.weight" for name in QKV),
+            tuple(f"{name}.weight" for name in GPT_QKV),
             f"{NEOX_JAPANESE_LAYER}.attention.query_key_value.weight",
             BY_HEAD,
         ),
@@ -282,18 +299,24 @@ PERSIMMON = Family(
     name="persimmon",
     architecture="PersimmonForCausalLM",
     always={
-        **CORE,
+        **GPT_CORE,
         "position": {"name": "rope"},
         "attention": {"name": "softmax", "bias": ALL, "qk_norm_over": "head"},
     },
     options=[
-        *(*sizes(), ROPE, EPS._replace(theirs="layer_norm_eps"), UNTIED, activation(default="relu2")),
+        *(
+            *size_options(),
+            ROPE,
+            GPT_EPS._replace(theirs="layer_norm_eps"),
+            GPT_UNTIED,
+            activation_option(default="relu2"),
+        ),
         Option("ffn.width", "intermediate_size"),
         Option("attention.qk_norm", "qk_norm", {}),
     ],
     rows=[
-        *ends("model.embed_tokens", "model.final_layernorm"),
-        *linear(QKV, f"{PERSIMMON_LAYER}.self_attn.query_key_value", BY_HEAD),
+        *end_rows("model.embed_tokens", "model.final_layernorm"),
+        *linear(GPT_QKV, f"{PERSIMMON_LAYER}.self_attn.query_key_value", BY_HEAD),
         *placed(
             PERSIMMON_LAYER,
             attention_residual__input_norm="input_layernorm",
@@ -325,4 +348,4 @@ def head_norm(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "qk_norm": {"name": "none"}}
 
 
-FAMILIES = (BIOGPT, OPT, XGLM, CTRL, BLOOM, GPT_NEOX_JAPANESE, PERSIMMON)
+FAIRSEQ_FAMILIES = (BIOGPT, OPT, XGLM, CTRL, BLOOM, GPT_NEOX_JAPANESE, PERSIMMON)

@@ -23,31 +23,40 @@ from ablate.model.hf.llama import (
     EPS,
     FEED_FORWARD,
     HEAD_WIDTH,
+    LAYER,
     PRE,
     QK_NORM,
     QK_NORMS,
+    THEIRS,
     UNTIED,
     norms,
 )
-from ablate.model.hf.llama_kin import CORE, HEAD_NORMS, NOPE_GLOBAL, WINDOW, kin
+from ablate.model.hf.llama_kin import HEAD_NORMS, LLAMA_SIZES, NOPE_GLOBAL, WINDOW, kin
 from ablate.model.hf.llama_layers import LOCAL_ROPES, TWO_ROPES, ropes
-from ablate.model.hf.mixtures import DENSE, GLU, JITTER, SPARSE, halves, kinds, moe, routed
+from ablate.model.hf.mixtures import (
+    DENSE,
+    GATED_MLP,
+    JITTER,
+    SPARSE,
+    dense_and_sparse,
+    halves,
+    moe,
+    routed_options,
+)
 from ablate.model.hf.tables import (
     INTERLEAVED,
-    LAYER,
     OF_EXPERTS,
     ROPE,
     SPARSE_LISTED,
-    THEIRS,
-    activation,
+    activation_option,
     depth_of,
     every,
     expert_rows,
     first_dense,
-    listed,
-    numbered,
-    sizes,
+    listed_axis,
+    size_options,
     sparse_or_dense,
+    whole_number,
     windowed,
 )
 
@@ -64,12 +73,12 @@ AFMOE = kin(
         **ALWAYS,
         "placement": "sandwich",
         "attention": {**HEAD_NORMS, "gate": "channel"},
-        "variants": {**NOPE_GLOBAL, **kinds(moe("sigmoid"))},
+        "variants": {**NOPE_GLOBAL, **dense_and_sparse(moe("sigmoid"))},
     },
     options=[
-        *(*CORE, ROPE._replace(ours="variants.local.position"), HEAD_WIDTH, UNTIED, WINDOW, *DENSE),
+        *(*LLAMA_SIZES, ROPE._replace(ours="variants.local.position"), HEAD_WIDTH, UNTIED, WINDOW, *DENSE),
         *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5), ATTENTION_BIAS),
-        *routed(SPARSE, "num_experts", shared="num_shared_experts", scale="route_scale"),
+        *routed_options(SPARSE, "num_experts", shared="num_shared_experts", scale="route_scale"),
         Option(
             "embedding.scale",
             "mup_enabled",
@@ -106,7 +115,7 @@ def laguna(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def laguna_gating(config: dict[str, Any]) -> dict[str, Any]:
-    """What the gate acts on, in their words, and the heads of every layer."""
+    """Back: the gate by its name, and the heads of each layer."""
     config = ropes(full_attention=500_000.0, sliding_attention=10_000.0)["pack"](config)
     gate, heads = config.pop("gate"), config["num_attention_heads"]
     return {
@@ -122,14 +131,14 @@ LAGUNA = kin(
     always={
         **ALWAYS,
         "attention": {**HEAD_NORMS, "gate_activation": {"name": "softplus"}},
-        "variants": {**TWO_ROPES, **kinds(moe("sigmoid", shared=1, shared_expert=GLU))},
+        "variants": {**TWO_ROPES, **dense_and_sparse(moe("sigmoid", shared=1, shared_expert=GATED_MLP))},
     },
     options=[
-        *(*CORE, *LOCAL_ROPES, HEAD_WIDTH, EPS, QK_NORM, UNTIED, WINDOW, ATTENTION_BIAS, *DENSE),
+        *(*LLAMA_SIZES, *LOCAL_ROPES, HEAD_WIDTH, EPS, QK_NORM, UNTIED, WINDOW, ATTENTION_BIAS, *DENSE),
         Option("attention.gate", "gate", "head"),
-        *routed(SPARSE, "num_experts", scale="moe_routed_scaling_factor"),
+        *routed_options(SPARSE, "num_experts", scale="moe_routed_scaling_factor"),
         Option(f"{SPARSE}.shared_expert.width", "shared_expert_intermediate_size"),
-        activation(f"{SPARSE}.shared_expert"),
+        activation_option(f"{SPARSE}.shared_expert"),
     ],
     rows=[
         *(*ENDS, *PRE, *ATTENTION, *QK_NORMS, *FEED_FORWARD, gate_row("g_proj")),
@@ -149,7 +158,7 @@ def moe_layers(config: dict[str, Any]) -> list[str]:
     """`moe_layers`, or each so-manieth layer."""
     depth, listed_layers = depth_of(config), config.get("moe_layers")
     if listed_layers is None:
-        step = max(1, numbered(config, "interleave_moe_layer_step", 1))
+        step = max(1, whole_number(config, "interleave_moe_layer_step", 1))
         listed_layers = list(range(step - 1, depth, step))
     if not isinstance(listed_layers, list):
         raise CheckpointFormatError(f"moe_layers is {shown(listed_layers)}, and should be a list")
@@ -167,7 +176,7 @@ def llama4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def llama4_flags(config: dict[str, Any]) -> dict[str, Any]:
-    """Their switches for the norm of queries and for the temperature."""
+    """Back: two flags."""
     config = dict(config)
     normed = config.pop("qk_norm")["name"] == "rmsnorm"
     return {**config, "use_qk_norm": normed, "attn_temperature_tuning": config["attn_scale"] != 0}
@@ -187,17 +196,26 @@ LLAMA4 = kin(
             "nope": {"position": {"name": "none"}, "attention": {"name": "softmax"}},
             "chunked": {"attention": {"name": "softmax"}},
             "whole": {},
-            **kinds(moe("sigmoid_all", gate_on="input", shared=1)),
+            **dense_and_sparse(moe("sigmoid_all", gate_on="input", shared=1)),
         },
     },
     options=[
-        *(*CORE, INTERLEAVED._replace(ours="variants.rope.position"), HEAD_WIDTH, UNTIED, ATTENTION_BIAS),
+        *(
+            *LLAMA_SIZES,
+            INTERLEAVED._replace(ours="variants.rope.position"),
+            HEAD_WIDTH,
+            UNTIED,
+            ATTENTION_BIAS,
+        ),
         *(EPS._replace(default=1e-5), Option("variants.rope.attention.qk_norm", "qk_norm", {})),
         Option("variants.nope.attention.temperature", "attn_scale", 0.1),
         Option("variants.nope.attention.temperature_floor", "floor_scale", 8192, read=int),
         Option("variants.chunked.attention.chunk", "attention_chunk_size", 8192),
         Option("variants.dense.ffn.width", "intermediate_size_mlp"),
-        *(activation("variants.dense.ffn"), *routed(SPARSE, "num_local_experts", width="intermediate_size")),
+        *(
+            activation_option("variants.dense.ffn"),
+            *routed_options(SPARSE, "num_local_experts", width="intermediate_size"),
+        ),
     ],
     rows=[
         *(*ENDS, *PRE, *ATTENTION),
@@ -220,12 +238,12 @@ LLAMA4 = kin(
         Row((f"{EXPERT}.down.weight",), f"{THEIRS}.feed_forward.experts.down_proj", OF_EXPERTS),
     ],
     axes=(
-        listed(
+        listed_axis(
             "no_rope_layers",
             {1: "rope", 0: "nope"},
             lambda layer: "nope" if layer["position"]["name"] == "none" else "rope",
         ),
-        listed(
+        listed_axis(
             "layer_types",
             {"chunked_attention": "chunked", "full_attention": "whole"},
             lambda layer: "chunked" if layer["attention"].get("chunk") else "whole",
@@ -269,7 +287,7 @@ def dbrx(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def dbrx_parts(config: dict[str, Any]) -> dict[str, Any]:
-    """Their options of attention and experts, each in a mapping of its own."""
+    """Back: the two objects."""
     config = dict(config)
     attn = {key: config.pop(key) for key in ("kv_n_heads", "clip_qkv")}
     attn["rope_theta"] = config["rope_parameters"]["rope_theta"]
@@ -297,14 +315,14 @@ DBRX = Family(
     always={
         **ALWAYS,
         "norm": {"name": "layernorm", "bias": False, "eps": 1e-5},
-        "ffn": {"name": "moe", "expert": GLU},
+        "ffn": {"name": "moe", "expert": GATED_MLP},
     },
     options=[
-        *sizes(width="d_model", depth="n_layers", heads="n_heads", context="max_seq_len"),
+        *size_options(width="d_model", depth="n_layers", heads="n_heads", context="max_seq_len"),
         *(ROPE, UNTIED, Option("attention.kv_heads", "kv_n_heads", 1)),
         Option("attention.clip_qkv", "clip_qkv", None),
         Option("ffn.normalisation", "gates", "renormalised"),
-        *routed("ffn", "moe_num_experts", "moe_top_k", "ffn_hidden_size"),
+        *routed_options("ffn", "moe_num_experts", "moe_top_k", "ffn_hidden_size"),
     ],
     rows=[
         Row(("embedding.weight",), "transformer.wte.weight", SAME),
@@ -332,4 +350,4 @@ DBRX = Family(
     harmless=(*JITTER, "resid_pdrop", "emb_pdrop", "num_local_experts"),
     whole_heads=True,
 )
-FAMILIES: tuple[Family, ...] = (AFMOE, LAGUNA, LLAMA4, DBRX)
+GATED_FAMILIES: tuple[Family, ...] = (AFMOE, LAGUNA, LLAMA4, DBRX)

@@ -18,27 +18,35 @@ from ablate.model.hf.family import (
     linear,
     shown,
 )
-from ablate.model.hf.tables import INTERLEAVED, LAYER, activation, local_or_global, sizes
+from ablate.model.hf.llama import LAYER
+from ablate.model.hf.tables import (
+    INTERLEAVED,
+    activation_option,
+    local_or_global,
+    size_options,
+)
 from ablate.model.hf.words import read_activation, write_activation
 
-QKV = tuple(f"{LAYER}.attention.{name}" for name in ("q", "k", "v"))
-GPT_SIZES = sizes(width="n_embd", depth="n_layer", heads="n_head", context="n_positions", vocab="vocab_size")
-EPS = Option("norm.eps", "layer_norm_epsilon", 1e-5)
-TIED = Option("head.tied", "tie_word_embeddings", True)
-UNTIED = Option("head.tied", "tie_word_embeddings", False)
+GPT_QKV = tuple(f"{LAYER}.attention.{name}" for name in ("q", "k", "v"))
+GPT_SIZES = size_options(
+    width="n_embd", depth="n_layer", heads="n_head", context="n_positions", vocab="vocab_size"
+)
+GPT_EPS = Option("norm.eps", "layer_norm_epsilon", 1e-5)
+GPT_TIED = Option("head.tied", "tie_word_embeddings", True)
+GPT_UNTIED = Option("head.tied", "tie_word_embeddings", False)
 INNER = Option("ffn.width", "n_inner", None)
-NEW_GELU = activation(theirs="activation_function", default="gelu_new")
+NEW_GELU = activation_option(theirs="activation_function", default="gelu_new")
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "summary_type", "summary_use_proj")
 SUMMARY = ("summary_activation", "summary_proj_to_labels", "summary_first_dropout")
-MLP: dict[str, Any] = {"name": "mlp", "bias": ["up", "down"]}
+GPT_MLP: dict[str, Any] = {"name": "mlp", "bias": ["up", "down"]}
 ALL = ["q", "k", "v", "out"]
-CORE: dict[str, Any] = {
+GPT_CORE: dict[str, Any] = {
     "norm": {"name": "layernorm"},
     "placement": "pre",
     "topology": "serial",
     "position": {"name": "learned"},
     "attention": {"name": "softmax", "bias": ALL},
-    "ffn": MLP,
+    "ffn": GPT_MLP,
 }
 BEYOND = Change(  # a table of positions whose first two rows stand for nothing
     lambda x, like, shape: [x[2:]],
@@ -54,7 +62,7 @@ def placed(layer: str, **slots: str) -> list[Row]:
     return rows
 
 
-def ends(embedding: str, norm: str, head: str = "lm_head", positions: str | None = None) -> list[Row]:
+def end_rows(embedding: str, norm: str, head: str = "lm_head", positions: str | None = None) -> list[Row]:
     """The rows outside of the layers."""
     rows = [
         Row(("embedding.weight",), f"{embedding}.weight", SAME),
@@ -96,15 +104,15 @@ GPTJ = Family(
     name="gptj",
     architecture="GPTJForCausalLM",
     always={
-        **CORE,
+        **GPT_CORE,
         "topology": "parallel",
         "position": {"name": "rope", "interleaved": True},
         "attention": {"name": "softmax", "bias": []},
         "head": {"bias": True},
     },
-    options=[*GPT_SIZES, EPS, UNTIED, INNER, NEW_GELU, INTERLEAVED],
+    options=[*GPT_SIZES, GPT_EPS, GPT_UNTIED, INNER, NEW_GELU, INTERLEAVED],
     rows=[
-        *ends("transformer.wte", "transformer.ln_f"),
+        *end_rows("transformer.wte", "transformer.ln_f"),
         *placed(
             GPTJ_LAYER,
             attention_residual__input_norm="ln_1",
@@ -133,9 +141,9 @@ CODEGEN = Family(
     always=GPTJ.always,
     options=GPTJ.options,
     rows=[
-        *ends("transformer.wte", "transformer.ln_f"),
+        *end_rows("transformer.wte", "transformer.ln_f"),
         *placed(GPTJ_LAYER, attention_residual__input_norm="ln_1", attention__out="attn.out_proj"),
-        Row(tuple(f"{name}.weight" for name in QKV), f"{GPTJ_LAYER}.attn.qkv_proj.weight", IN_FOUR),
+        Row(tuple(f"{name}.weight" for name in GPT_QKV), f"{GPTJ_LAYER}.attn.qkv_proj.weight", IN_FOUR),
         *GPTJ_FFN,
     ],
     prefix="transformer.",
@@ -148,7 +156,7 @@ CODEGEN = Family(
 # ------------------------------------------------------------------------------------ GPT-2's kin
 
 CONV1D = [
-    *linear(QKV, "transformer.h.{n}.attn.c_attn", STACKED_TRANSPOSED),
+    *linear(GPT_QKV, "transformer.h.{n}.attn.c_attn", STACKED_TRANSPOSED),
     *linear(f"{LAYER}.attention.out", "transformer.h.{n}.attn.c_proj", TRANSPOSED),
     *linear(f"{LAYER}.ffn.up", "transformer.h.{n}.mlp.c_fc", TRANSPOSED),
     *linear(f"{LAYER}.ffn.down", "transformer.h.{n}.mlp.c_proj", TRANSPOSED),
@@ -169,17 +177,17 @@ def read_afn(name: str) -> dict[str, Any]:
 
 
 def write_afn(ours: dict[str, Any]) -> str:
-    """Their name of an activation: `gelu` is the approximation."""
+    """Back, where the family has a name for it."""
     return {"gelu_new": "gelu", "gelu": "exact gelu"}.get(name := write_activation(ours), name)
 
 
 OPENAI_GPT = Family(
     name="openai-gpt",
     architecture="OpenAIGPTLMHeadModel",
-    always={**CORE, "placement": "post"},
-    options=[*GPT_SIZES, EPS, TIED, Option("ffn.activation", "afn", "gelu", read_afn, write_afn)],
+    always={**GPT_CORE, "placement": "post"},
+    options=[*GPT_SIZES, GPT_EPS, GPT_TIED, Option("ffn.activation", "afn", "gelu", read_afn, write_afn)],
     rows=[
-        *ends("transformer.tokens_embed", "transformer.nothing", positions="transformer.positions_embed"),
+        *end_rows("transformer.tokens_embed", "transformer.nothing", positions="transformer.positions_embed"),
         *UNTURNED,
         *placed(
             "transformer.h.{n}", attention_residual__residual_norm="ln_1", ffn_residual__residual_norm="ln_2"
@@ -195,12 +203,12 @@ BLOCK_NORMS = placed(
 GPT_BIGCODE = Family(
     name="gpt_bigcode",
     architecture="GPTBigCodeForCausalLM",
-    always={**CORE, "attention": {"name": "softmax", "bias": ALL, "kv_heads": 1}},
-    options=[*GPT_SIZES, EPS, TIED, INNER, NEW_GELU._replace(default="gelu_pytorch_tanh")],
+    always={**GPT_CORE, "attention": {"name": "softmax", "bias": ALL, "kv_heads": 1}},
+    options=[*GPT_SIZES, GPT_EPS, GPT_TIED, INNER, NEW_GELU._replace(default="gelu_pytorch_tanh")],
     rows=[
-        *ends("transformer.wte", "transformer.ln_f", positions="transformer.wpe"),
+        *end_rows("transformer.wte", "transformer.ln_f", positions="transformer.wpe"),
         *BLOCK_NORMS,
-        *linear(QKV, "transformer.h.{n}.attn.c_attn", STACKED),
+        *linear(GPT_QKV, "transformer.h.{n}.attn.c_attn", STACKED),
         *placed(
             "transformer.h.{n}", attention__out="attn.c_proj", ffn__up="mlp.c_fc", ffn__down="mlp.c_proj"
         ),
@@ -235,17 +243,17 @@ GPT_NEO = Family(
     name="gpt_neo",
     architecture="GPTNeoForCausalLM",
     always={
-        **CORE,
+        **GPT_CORE,
         "attention": {"name": "softmax", "bias": ["out"], "scale": 1.0},
         "variants": {"local": {}, "global": {}},
     },
     options=[
-        *sizes(depth="num_layers", heads="num_heads"),
-        *(EPS, TIED, NEW_GELU, Option("ffn.width", "intermediate_size", None)),
+        *size_options(depth="num_layers", heads="num_heads"),
+        *(GPT_EPS, GPT_TIED, NEW_GELU, Option("ffn.width", "intermediate_size", None)),
         Option("variants.local.attention.window", "window_size", 256),
     ],
     rows=[
-        *ends("transformer.wte", "transformer.ln_f", positions="transformer.wpe"),
+        *end_rows("transformer.wte", "transformer.ln_f", positions="transformer.wpe"),
         *BLOCK_NORMS,
         *placed(
             "transformer.h.{n}",
@@ -274,4 +282,4 @@ GPT_NEO = Family(
 )
 
 
-FAMILIES = (GPTJ, CODEGEN, OPENAI_GPT, GPT_BIGCODE, GPT_NEO)
+GPT_KIN_FAMILIES = (GPTJ, CODEGEN, OPENAI_GPT, GPT_BIGCODE, GPT_NEO)

@@ -22,40 +22,52 @@ from ablate.model.hf.llama import (
     ENDS,
     EPS,
     FEED_FORWARD,
+    LAYER,
     PRE,
     QK_NORMS,
+    THEIRS,
     UNTIED,
     WIDTH,
     norms,
 )
 from ablate.model.hf.llama_kin import kin
-from ablate.model.hf.mixtures import DENSE, GLU, JITTER, LATER, SPARSE, W123, kinds, moe, routed
+from ablate.model.hf.mixtures import (
+    DENSE,
+    GATED_MLP,
+    JITTER,
+    LATER,
+    SPARSE,
+    W123,
+    dense_and_sparse,
+    moe,
+    routed_options,
+)
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.scored_mixtures import SIGMOID
 from ablate.model.hf.tables import (
-    LAYER,
     PAIRED,
     SPARSE_LISTED,
-    THEIRS,
-    activation,
+    activation_option,
     expert_rows,
-    listed,
-    sizes,
+    listed_axis,
+    size_options,
 )
 from ablate.model.hf.words import flag
 
 MIX = f"{LAYER}.attention"
-RECURRENT = "variants.recurrent.attention"
+IN_RECURRENT = "variants.recurrent.attention"
 GLOBAL = "variants.global.attention"
-ROPE = Option("variants.global.position", "rope_parameters", read=read_rope, write=write_rope)
-KV_HEADS = Option(f"{GLOBAL}.kv_heads", "num_key_value_heads", None)
+GLOBAL_ROPE = Option("variants.global.position", "rope_parameters", read=read_rope, write=write_rope)
+GLOBAL_KV_HEADS = Option(f"{GLOBAL}.kv_heads", "num_key_value_heads", None)
 BIAS = Option(f"{GLOBAL}.bias", "attention_bias", False, *flag("q", "k", "v", "out"))
 HEAD_DIM = Option("head_width", "head_dim", None)
 INTERVAL = ("full_attention_interval", "linear_attention_interval")
 
 
-def mixed(recurrent: dict[str, Any], attention: dict[str, Any] | None = None) -> dict[str, Any]:
+def recurrent_and_global(
+    recurrent: dict[str, Any], attention: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Recurrent layers without a position, and layers of attention with one."""
     return {
         "recurrent": {"attention": recurrent, "position": {"name": "none"}},
@@ -70,7 +82,7 @@ def recurrent_or_global(layer: dict[str, Any]) -> str:
 
 def words(recurrent: str, key: str = "layer_types", attention: str = "full_attention") -> Any:
     """The axis of a family with a word for recurrent layers."""
-    return listed(key, {recurrent: "recurrent", attention: "global"}, recurrent_or_global)
+    return listed_axis(key, {recurrent: "recurrent", attention: "global"}, recurrent_or_global)
 
 
 # ------------------------------------------------------------------------------- gated delta rule
@@ -78,13 +90,13 @@ def words(recurrent: str, key: str = "layer_types", attention: str = "full_atten
 
 GDN: dict[str, Any] = {"name": "gated_deltanet", "norm": {"name": "rmsnorm"}}
 GDN_SIZES = [
-    Option(f"{RECURRENT}.key_heads", "linear_num_key_heads"),
-    Option(f"{RECURRENT}.value_heads", "linear_num_value_heads"),
-    Option(f"{RECURRENT}.key_width", "linear_key_head_dim"),
-    Option(f"{RECURRENT}.value_width", "linear_value_head_dim"),
-    Option(f"{RECURRENT}.convolution", "linear_conv_kernel_dim", 4),
+    Option(f"{IN_RECURRENT}.key_heads", "linear_num_key_heads"),
+    Option(f"{IN_RECURRENT}.value_heads", "linear_num_value_heads"),
+    Option(f"{IN_RECURRENT}.key_width", "linear_key_head_dim"),
+    Option(f"{IN_RECURRENT}.value_width", "linear_value_head_dim"),
+    Option(f"{IN_RECURRENT}.convolution", "linear_conv_kernel_dim", 4),
 ]
-GDN_EPS = Option(f"{RECURRENT}.norm.eps", "rms_norm_eps", 1e-6)
+GDN_EPS = Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-6)
 LINEAR = f"{THEIRS}.linear_attn"
 OFFSET = {"name": "rmsnorm", "offset": True}
 QWEN_ATTENTION = {"name": "softmax", "qk_norm": OFFSET, "qk_norm_over": "head", "gate": "channel"}
@@ -109,9 +121,9 @@ def only(rows: list[Row], mixer: str) -> list[Row]:
     return [row._replace(kind=mixer) for row in rows]
 
 
-SELF = f"{THEIRS}.self_attn"
+SELF_ATTN = f"{THEIRS}.self_attn"
 GATED_ATTENTION = [
-    *linear((f"{MIX}.q", f"{MIX}.gate"), f"{SELF}.q_proj", PAIRED),
+    *linear((f"{MIX}.q", f"{MIX}.gate"), f"{SELF_ATTN}.q_proj", PAIRED),
     *(row for row in ATTENTION if ".q_proj." not in row.theirs),
 ]
 QWEN_ALWAYS: dict[str, Any] = {
@@ -120,7 +132,7 @@ QWEN_ALWAYS: dict[str, Any] = {
     "position": {"name": "rope"},
 }
 QWEN_OPTIONS = [
-    *(*sizes(), KV_HEADS, ROPE, HEAD_DIM, EPS, UNTIED, BIAS, *GDN_SIZES, GDN_EPS),
+    *(*size_options(), GLOBAL_KV_HEADS, GLOBAL_ROPE, HEAD_DIM, EPS, UNTIED, BIAS, *GDN_SIZES, GDN_EPS),
     Option(f"{GLOBAL}.qk_norm.eps", "rms_norm_eps", 1e-6),
 ]
 QWEN_ROWS = [
@@ -130,8 +142,8 @@ QWEN_ROWS = [
 QWEN3_5 = kin(
     "qwen3_5_text",
     "Qwen3_5ForCausalLM",
-    always={**QWEN_ALWAYS, "variants": mixed(GDN, QWEN_ATTENTION)},
-    options=[*QWEN_OPTIONS, WIDTH, activation()],
+    always={**QWEN_ALWAYS, "variants": recurrent_and_global(GDN, QWEN_ATTENTION)},
+    options=[*QWEN_OPTIONS, WIDTH, activation_option()],
     rows=[*QWEN_ROWS, *FEED_FORWARD],
     axes=(words("linear_attention"),),
     harmless=(*INTERVAL, "mtp_num_hidden_layers", "mamba_ssm_dtype", "attn_output_gate"),
@@ -139,16 +151,16 @@ QWEN3_5 = kin(
 )
 SHARED = [
     Option("ffn.shared_expert.width", "shared_expert_intermediate_size"),
-    activation("ffn.shared_expert"),
+    activation_option("ffn.shared_expert"),
 ]
 SHARED_GATE = Row((f"{LAYER}.ffn.shared_gate.weight",), f"{THEIRS}.mlp.shared_expert_gate.weight", SAME)
-GATED_SHARE: dict[str, Any] = {"shared": 1, "shared_gate": True, "shared_expert": GLU}
+GATED_SHARE: dict[str, Any] = {"shared": 1, "shared_gate": True, "shared_expert": GATED_MLP}
 QWEN3_5_MOE = kin(
     "qwen3_5_moe_text",
     "Qwen3_5MoeForCausalLM",
     QWEN3_5,
     always={**QWEN3_5.always, "ffn": moe("renormalised", **GATED_SHARE)},
-    options=[*QWEN_OPTIONS, *routed("ffn", "num_experts"), *SHARED],
+    options=[*QWEN_OPTIONS, *routed_options("ffn", "num_experts"), *SHARED],
     rows=[*QWEN_ROWS, *expert_rows(shared="mlp.shared_expert"), SHARED_GATE],
     harmless=(*JITTER, *QWEN3_5.harmless, "num_local_experts"),
 )
@@ -160,7 +172,7 @@ OLMO_HYBRID = kin(
         **{key: value for key, value in ALWAYS.items() if key != "placement"},
         "placement": "pre",
         "variants": {
-            "recurrent": {**mixed(GDN)["recurrent"], "placement": {"name": "pre"}},
+            "recurrent": {**recurrent_and_global(GDN)["recurrent"], "placement": {"name": "pre"}},
             "global": {
                 "attention": {"name": "softmax", "qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "width"},
                 "position": {"name": "rope"},
@@ -169,9 +181,19 @@ OLMO_HYBRID = kin(
         },
     },
     options=[
-        *(*sizes(), KV_HEADS, ROPE, EPS, UNTIED, BIAS, WIDTH, activation(), *GDN_SIZES),
+        *(
+            *size_options(),
+            GLOBAL_KV_HEADS,
+            GLOBAL_ROPE,
+            EPS,
+            UNTIED,
+            BIAS,
+            WIDTH,
+            activation_option(),
+            *GDN_SIZES,
+        ),
         Option(f"{GLOBAL}.qk_norm.eps", "rms_norm_eps", 1e-6),
-        Option(f"{RECURRENT}.negative_eigenvalues", "linear_allow_neg_eigval", True),
+        Option(f"{IN_RECURRENT}.negative_eigenvalues", "linear_allow_neg_eigval", True),
     ],
     rows=[
         *(*ENDS, *FEED_FORWARD, *only([*ATTENTION, *QK_NORMS], "softmax")),
@@ -219,9 +241,9 @@ KDA_NAMES = {
     "v_conv": "v_conv1d",
 }
 KDA_ROWS = [
-    *(Row((f"{MIX}.{a}.weight",), f"{SELF}.{b}.weight", SAME) for a, b in KDA_NAMES.items()),
-    Row((f"{MIX}.log_rate",), f"{SELF}.A_log", FOUR),
-    Row((f"{MIX}.time_bias",), f"{SELF}.dt_bias", SAME),
+    *(Row((f"{MIX}.{a}.weight",), f"{SELF_ATTN}.{b}.weight", SAME) for a, b in KDA_NAMES.items()),
+    Row((f"{MIX}.log_rate",), f"{SELF_ATTN}.A_log", FOUR),
+    Row((f"{MIX}.time_bias",), f"{SELF_ATTN}.dt_bias", SAME),
 ]
 
 
@@ -240,7 +262,7 @@ def kimi(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def kimi_back(config: dict[str, Any]) -> dict[str, Any]:
-    """Their keys, without positions: no layer takes one."""
+    """Back, without a position."""
     config = dict(spelled_out({**config, "rope_parameters": {"rope_type": ""}}))
     for key in ("rope_parameters", "rope_theta", "rope_scaling"):
         config.pop(key, None)
@@ -260,16 +282,21 @@ KIMI_LINEAR = kin(
         "variants": {
             "recurrent": {"attention": {"name": "kda", "norm": {"name": "rmsnorm"}}},
             "global": {"attention": MLA},
-            **kinds(moe("sigmoid")),
+            **dense_and_sparse(moe("sigmoid")),
         },
     },
     options=[
-        *(*sizes(context="model_max_length"), *map(of_global, WIDTHS), EPS._replace(default=1e-5), UNTIED),
-        Option(f"{RECURRENT}.head_width", "linear_head_dim"),
-        Option(f"{RECURRENT}.convolution", "linear_conv_kernel_dim", 4),
-        Option(f"{RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
+        *(
+            *size_options(context="model_max_length"),
+            *map(of_global, WIDTHS),
+            EPS._replace(default=1e-5),
+            UNTIED,
+        ),
+        Option(f"{IN_RECURRENT}.head_width", "linear_head_dim"),
+        Option(f"{IN_RECURRENT}.convolution", "linear_conv_kernel_dim", 4),
+        Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
         *(*DENSE, SIGMOID._replace(theirs="moe_renormalize")),
-        *routed(
+        *routed_options(
             SPARSE,
             "num_experts",
             "num_experts_per_token",
@@ -311,12 +338,12 @@ MINIMAX = kin(
         "placement": "post",
         "embedding": {"norm": {"name": "rmsnorm"}},
         "ffn": moe("renormalised"),
-        "variants": mixed({"name": "lightning", "norm": {"name": "rmsnorm", "eps": 1e-6}}),
+        "variants": recurrent_and_global({"name": "lightning", "norm": {"name": "rmsnorm", "eps": 1e-6}}),
     },
     options=[
-        *(*sizes(), KV_HEADS, ROPE, HEAD_DIM, EPS._replace(default=1e-5), UNTIED),
+        *(*size_options(), GLOBAL_KV_HEADS, GLOBAL_ROPE, HEAD_DIM, EPS._replace(default=1e-5), UNTIED),
         Option("embedding.norm.eps", "rms_norm_eps", 1e-5),
-        *routed("ffn", "num_local_experts", width="intermediate_size"),
+        *routed_options("ffn", "num_local_experts", width="intermediate_size"),
     ],
     rows=[
         *(*(row for row in ENDS if row.ours != ("final_norm.weight",)), *only(ATTENTION, "softmax")),
@@ -326,10 +353,10 @@ MINIMAX = kin(
         Row(("layers.{last}.ffn_residual.residual_norm.weight",), "model.norm.weight", SAME),
         *only(
             [
-                Row(tuple(f"{MIX}.{n}.weight" for n in "qkv"), f"{SELF}.qkv_proj.weight", BY_HEAD_ROWS),
-                Row((f"{MIX}.gate.weight",), f"{SELF}.output_gate.weight", SAME),
-                Row((f"{MIX}.norm.weight",), f"{SELF}.norm.weight", SAME),
-                Row((f"{MIX}.out.weight",), f"{SELF}.out_proj.weight", SAME),
+                Row(tuple(f"{MIX}.{n}.weight" for n in "qkv"), f"{SELF_ATTN}.qkv_proj.weight", BY_HEAD_ROWS),
+                Row((f"{MIX}.gate.weight",), f"{SELF_ATTN}.output_gate.weight", SAME),
+                Row((f"{MIX}.norm.weight",), f"{SELF_ATTN}.norm.weight", SAME),
+                Row((f"{MIX}.out.weight",), f"{SELF_ATTN}.out_proj.weight", SAME),
             ],
             "lightning",
         ),
@@ -342,4 +369,4 @@ MINIMAX = kin(
 )
 
 
-FAMILIES: tuple[Family, ...] = (QWEN3_5, QWEN3_5_MOE, OLMO_HYBRID, KIMI_LINEAR, MINIMAX)
+HYBRID_FAMILIES: tuple[Family, ...] = (QWEN3_5, QWEN3_5_MOE, OLMO_HYBRID, KIMI_LINEAR, MINIMAX)

@@ -4,19 +4,17 @@ import math
 from typing import Any
 
 from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Family, Option, Row, linear, shown
-from ablate.model.hf.llama import ALWAYS, ENDS, EPS, FEED_FORWARD, PRE, TIED, UNTIED, WIDTH
+from ablate.model.hf.llama import ALWAYS, ENDS, EPS, FEED_FORWARD, LAYER, PRE, THEIRS, TIED, UNTIED, WIDTH
 from ablate.model.hf.llama_kin import kin
-from ablate.model.hf.mixtures import JITTER, LATER, kinds, moe
+from ablate.model.hf.mixtures import JITTER, LATER, dense_and_sparse, moe
 from ablate.model.hf.rotation import magnitude
 from ablate.model.hf.scored_mixtures import BY_DEEPSEEK, DEEPSEEK_ROWS, deepseek_experts, without
 from ablate.model.hf.tables import (
     INTERLEAVED,
-    LAYER,
     SPARSE_LISTED,
-    THEIRS,
-    activation,
+    activation_option,
     first_dense,
-    sizes,
+    size_options,
 )
 
 SELF = f"{THEIRS}.self_attn"
@@ -42,7 +40,7 @@ MLA_ROWS = [
     *linear(f"{LAYER}.attention.out", f"{SELF}.o_proj"),
 ]
 IMPLIED = ("qk_head_dim", "head_dim")
-WHOLE = "qk_rope_head_dim"
+ROPE_WIDTH = "qk_rope_head_dim"
 
 
 def query_row(theirs: str) -> Row:
@@ -65,10 +63,10 @@ def latent(config: dict[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     above = rope.get("mscale_all_dim") if isinstance(rope, dict) else None
     if above:
-        numbers = (above, rope.get("factor"), config.get(WHOLE), config.get("qk_nope_head_dim"))
+        numbers = (above, rope.get("factor"), config.get(ROPE_WIDTH), config.get("qk_nope_head_dim"))
         if any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in numbers):
             raise CheckpointFormatError(f"mscale_all_dim is {shown(above)} without the numbers that it needs")
-        whole = config[WHOLE] + config["qk_nope_head_dim"]
+        whole = config[ROPE_WIDTH] + config["qk_nope_head_dim"]
         config["score_scale"] = whole**-0.5 * magnitude(rope["factor"], above) ** 2
     return config
 
@@ -80,7 +78,7 @@ def spelled_out(config: dict[str, Any]) -> dict[str, Any]:
     config["num_key_value_heads"] = config["num_attention_heads"]
     scale, rope = config.pop("score_scale"), dict(config["rope_parameters"])
     if scale is not None and rope["rope_type"] == "yarn" and rope["factor"] > 1:
-        length = math.sqrt(scale * math.sqrt(config[WHOLE] + config["qk_nope_head_dim"]))
+        length = math.sqrt(scale * math.sqrt(config[ROPE_WIDTH] + config["qk_nope_head_dim"]))
         if not math.isclose(length, 1.0, rel_tol=1e-9):
             rope["mscale_all_dim"] = (length - 1) / (0.1 * math.log(rope["factor"]))
             config["rope_scaling"] = rope
@@ -92,12 +90,12 @@ def interleaving(options: list[Option]) -> list[Option]:
     return [*options, Option("position.interleaved", "rope_interleave", True)]
 
 
-COMMON = [*sizes(), *WIDTHS, EPS]
+MLA_COMMON = [*size_options(), *WIDTHS, EPS]
 DEEPSEEK_V3 = kin(
     "deepseek_v3",
     "DeepseekV3ForCausalLM",
-    always={**ALWAYS, "position": TURNED, "attention": MLA, "variants": kinds(moe("sigmoid"))},
-    options=interleaving([*COMMON, UNTIED, INTERLEAVED, *BY_DEEPSEEK]),
+    always={**ALWAYS, "position": TURNED, "attention": MLA, "variants": dense_and_sparse(moe("sigmoid"))},
+    options=interleaving([*MLA_COMMON, UNTIED, INTERLEAVED, *BY_DEEPSEEK]),
     rows=[*ENDS, *PRE, *MLA_ROWS, query_row("q_b_proj"), query_row("q_proj"), *DEEPSEEK_ROWS],
     axes=(first_dense(default=3),),
     unpack=latent,
@@ -109,7 +107,7 @@ GLM4_MOE_LITE = kin(
     "glm4_moe_lite",
     "Glm4MoeLiteForCausalLM",
     DEEPSEEK_V3,
-    options=interleaving([*COMMON[:-1], EPS._replace(default=1e-5), UNTIED, INTERLEAVED, *BY_DEEPSEEK]),
+    options=interleaving([*MLA_COMMON[:-1], EPS._replace(default=1e-5), UNTIED, INTERLEAVED, *BY_DEEPSEEK]),
     axes=(SPARSE_LISTED,),
     harmless=(*JITTER, *LATER, *IMPLIED),
 )
@@ -127,7 +125,7 @@ def deepseek_v2(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def method_said(config: dict[str, Any]) -> dict[str, Any]:
-    """Their keys, with the name of the way in which experts are chosen."""
+    """Back: how groups are chosen."""
     grouped = config["n_group"] != 1
     return {**spelled_out(config), "topk_method": "group_limited_greedy" if grouped else "greedy"}
 
@@ -138,9 +136,9 @@ DEEPSEEK_V2 = kin(
     DEEPSEEK_V3,
     always={
         **DEEPSEEK_V3.always,
-        "variants": kinds(moe("all", group_score="best")),
+        "variants": dense_and_sparse(moe("all", group_score="best")),
     },
-    options=[*COMMON, UNTIED, INTERLEAVED, *without(BY_DEEPSEEK, "norm_topk_prob")],
+    options=[*MLA_COMMON, UNTIED, INTERLEAVED, *without(BY_DEEPSEEK, "norm_topk_prob")],
     rows=[row for row in DEEPSEEK_V3.rows if "correction_bias" not in row.theirs],
     axes=(first_dense(),),
     unpack=deepseek_v2,
@@ -152,10 +150,10 @@ YOUTU = kin(
     "youtu",
     "YoutuForCausalLM",
     always={**ALWAYS, "position": TURNED, "attention": MLA},
-    options=interleaving([*COMMON, TIED, INTERLEAVED, WIDTH, activation()]),
+    options=interleaving([*MLA_COMMON, TIED, INTERLEAVED, WIDTH, activation_option()]),
     rows=[*ENDS, *PRE, *MLA_ROWS, query_row("q_b_proj"), query_row("q_proj"), *FEED_FORWARD],
     unpack=latent,
     pack=spelled_out,
     harmless=(*IMPLIED, "embedding_initializer_range"),
 )
-FAMILIES: tuple[Family, ...] = (DEEPSEEK_V3, SARVAM_MLA, GLM4_MOE_LITE, DEEPSEEK_V2, YOUTU)
+LATENT_FAMILIES: tuple[Family, ...] = (DEEPSEEK_V3, SARVAM_MLA, GLM4_MOE_LITE, DEEPSEEK_V2, YOUTU)

@@ -21,10 +21,12 @@ from ablate.model.hf.llama import (
     EPS,
     FEED_FORWARD,
     HEAD_WIDTH,
+    LAYER,
     LLAMA,
     PRE,
     QK_NORM,
     QK_NORMS,
+    THEIRS,
     TIED,
     UNTIED,
     WIDTH,
@@ -33,23 +35,21 @@ from ablate.model.hf.llama import (
 from ablate.model.hf.tables import (
     INTERLEAVED,
     KV_HEADS,
-    LAYER,
     LESS_ONE,
     ROPE,
-    THEIRS,
     layer_rows,
-    sizes,
+    size_options,
 )
 from ablate.model.hf.words import flag
 
 MLP_BIAS = Option("ffn.bias", "mlp_bias", False, *flag("up", "down"))
 GLU_BIAS = Option("ffn.bias", "mlp_bias", False, *flag("gate", "up", "down"))
-QKV = ("q", "k", "v")
-QKV_NAMES = tuple(f"{LAYER}.attention.{name}" for name in QKV)
+QKV_PARTS = ("q", "k", "v")
+QKV_NAMES = tuple(f"{LAYER}.attention.{name}" for name in QKV_PARTS)
 GATE_UP = (f"{LAYER}.ffn.gate", f"{LAYER}.ffn.up")
 OUT = linear(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.o_proj")
 HEAD_NORMS: dict[str, Any] = {"name": "softmax", "qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "head"}
-MLP = {"name": "mlp"}
+PLAIN_MLP = {"name": "mlp"}
 MLP_ROWS = layer_rows({"ffn.up": "mlp.up_proj", "ffn.down": "mlp.down_proj"})
 LAYERNORM_ENDS = [*ENDS, Row(("final_norm.bias",), "model.norm.bias", SAME)]
 LAYERNORM_PRE = layer_rows(
@@ -58,10 +58,10 @@ LAYERNORM_PRE = layer_rows(
         "ffn_residual.input_norm": "post_attention_layernorm",
     }
 )
-CORE = [*sizes(), KV_HEADS]
-COMMON = [*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS]
+LLAMA_SIZES = [*size_options(), KV_HEADS]
+COMMON = [*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS]
 WINDOW = Option("variants.local.attention.window", "sliding_window", None)
-LOCAL: dict[str, Any] = {"local": {}, "global": {}}
+LOCAL_AND_GLOBAL: dict[str, Any] = {"local": {}, "global": {}}
 NOPE_GLOBAL: dict[str, Any] = {
     "local": {"position": {"name": "rope"}},
     "global": {"position": {"name": "none"}},
@@ -111,7 +111,7 @@ EXAONE = kin("exaone", "LlamaForCausalLM", rows=renamed(LLAMA.rows, EXAONE_NAMES
 ARCEE = kin(
     "arcee",
     "ArceeForCausalLM",
-    always={**ALWAYS, "ffn": MLP},
+    always={**ALWAYS, "ffn": PLAIN_MLP},
     options=[*COMMON, ATTENTION_BIAS, UNTIED, MLP_BIAS],
     rows=[*ENDS, *PRE, *ATTENTION, *MLP_ROWS],
 )
@@ -119,9 +119,9 @@ LAYERNORM_EPS = Option("norm.eps", "layer_norm_eps", 1e-5)
 JAIS2 = kin(
     "jais2",
     "Jais2ForCausalLM",
-    always={**ALWAYS, "norm": {"name": "layernorm"}, "ffn": MLP},
+    always={**ALWAYS, "norm": {"name": "layernorm"}, "ffn": PLAIN_MLP},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, MLP_BIAS, LAYERNORM_EPS),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, UNTIED, MLP_BIAS, LAYERNORM_EPS),
         ACTIVATION._replace(default="relu2"),
         ATTENTION_BIAS._replace(default=True),
     ],
@@ -130,9 +130,9 @@ JAIS2 = kin(
 NEMOTRON = kin(
     "nemotron",
     "NemotronForCausalLM",
-    always={**ALWAYS, "norm": {"name": "layernorm"}, "position": {"name": "rope"}, "ffn": MLP},
+    always={**ALWAYS, "norm": {"name": "layernorm"}, "position": {"name": "rope"}, "ffn": PLAIN_MLP},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, MLP_BIAS, ATTENTION_BIAS),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, UNTIED, MLP_BIAS, ATTENTION_BIAS),
         LAYERNORM_EPS._replace(theirs="norm_eps"),
         ACTIVATION._replace(default="relu2"),
     ],
@@ -145,9 +145,9 @@ NEMOTRON = kin(
 STARCODER2 = kin(
     "starcoder2",
     "Starcoder2ForCausalLM",
-    always={**ALWAYS, "norm": {"name": "layernorm"}, "ffn": MLP},
+    always={**ALWAYS, "norm": {"name": "layernorm"}, "ffn": PLAIN_MLP},
     options=[
-        *(*CORE, ROPE, WIDTH, TIED, LAYERNORM_EPS._replace(theirs="norm_epsilon")),
+        *(*LLAMA_SIZES, ROPE, WIDTH, TIED, LAYERNORM_EPS._replace(theirs="norm_epsilon")),
         ACTIVATION._replace(default="gelu_pytorch_tanh"),
         ATTENTION_BIAS._replace(theirs="use_bias", default=True),
         MLP_BIAS._replace(theirs="use_bias", default=True),
@@ -170,8 +170,8 @@ STABLELM = kin(
         "ffn": {"name": "glu"},
     },
     options=[
-        *(*CORE, ROPE, WIDTH, UNTIED, LAYERNORM_EPS, ACTIVATION),
-        Option("attention.bias", "use_qkv_bias", False, *flag(*QKV)),
+        *(*LLAMA_SIZES, ROPE, WIDTH, UNTIED, LAYERNORM_EPS, ACTIVATION),
+        Option("attention.bias", "use_qkv_bias", False, *flag(*QKV_PARTS)),
         Option(
             "topology",
             "use_parallel_residual",
@@ -197,7 +197,7 @@ APERTUS = kin(
     "ApertusForCausalLM",
     always={**ALWAYS, "attention": HEAD_NORMS, "ffn": {"name": "mlp", "activation": {"name": "xielu"}}},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, ATTENTION_BIAS),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, UNTIED, ATTENTION_BIAS),
         *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
     ],
     rows=APERTUS_ROWS,
@@ -221,7 +221,7 @@ BITNET = kin(
         "ffn": {"name": "glu", "inner_norm": SUB_NORM},
     },
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, UNTIED, ATTENTION_BIAS, EPS),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, UNTIED, ATTENTION_BIAS, EPS),
         ACTIVATION._replace(default="relu2"),
         Option("attention.inner_norm.eps", "rms_norm_eps", 1e-6),
         Option("ffn.inner_norm.eps", "rms_norm_eps", 1e-6),
@@ -241,7 +241,7 @@ ERNIE4_5 = kin(
     "Ernie4_5ForCausalLM",
     always={**ALWAYS, "position": {"name": "rope", "rotary_fraction": 1.0, "interleaved": True}},
     options=[
-        *(*CORE, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), TIED),
+        *(*LLAMA_SIZES, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), TIED),
         ATTENTION_BIAS._replace(theirs="use_bias"),
         GLU_BIAS._replace(theirs="use_bias"),
     ],
@@ -252,8 +252,8 @@ GLM = kin(
     "GlmForCausalLM",
     always={**ALWAYS, "position": {"name": "rope", "interleaved": True}},
     options=[
-        *(*CORE, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1.5625e-7), UNTIED),
-        Option("attention.bias", "attention_bias", False, *flag(*QKV)),
+        *(*LLAMA_SIZES, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1.5625e-7), UNTIED),
+        Option("attention.bias", "attention_bias", False, *flag(*QKV_PARTS)),
     ],
     rows=[
         *(*ENDS, *PRE, *ATTENTION),
@@ -282,8 +282,17 @@ HELIUM = kin(
     "HeliumForCausalLM",
     always={**ALWAYS, "position": {"name": "rope", "rotary_fraction": 1.0, "interleaved": True}},
     options=[
-        *(*CORE, INTERLEAVED, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-8), UNTIED, GLU_BIAS),
-        Option("attention.bias", "attention_bias", False, *flag(*QKV)),
+        *(
+            *LLAMA_SIZES,
+            INTERLEAVED,
+            HEAD_WIDTH,
+            WIDTH,
+            ACTIVATION,
+            EPS._replace(default=1e-8),
+            UNTIED,
+            GLU_BIAS,
+        ),
+        Option("attention.bias", "attention_bias", False, *flag(*QKV_PARTS)),
     ],
     theta=100_000.0,
 )
@@ -292,7 +301,7 @@ SEED_OSS = kin(
     "SeedOssForCausalLM",
     options=[
         *(*COMMON, UNTIED, GLU_BIAS),
-        Option("attention.bias", "attention_bias", True, *flag(*QKV)),
+        Option("attention.bias", "attention_bias", True, *flag(*QKV_PARTS)),
     ],
     must={"attention_out_bias": (False,)},
     harmless=("residual_dropout",),
@@ -310,7 +319,7 @@ PHI3 = kin(
     "Phi3ForCausalLM",
     always={**ALWAYS, "position": {"name": "rope"}},
     options=[
-        *(*CORE, ROPE, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED),
+        *(*LLAMA_SIZES, ROPE, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED),
         Option("attention.window", "sliding_window", None),
     ],
     rows=[
@@ -331,7 +340,7 @@ HUNYUAN = kin(
     "HunYuanDenseV1ForCausalLM",
     always={**ALWAYS, "attention": HUNYUAN_ATTENTION},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, UNTIED, ATTENTION_BIAS),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, UNTIED, ATTENTION_BIAS),
         *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
     ],
     rows=[*ENDS, *PRE, *ATTENTION, *PLACED_NORMS, *FEED_FORWARD],
@@ -350,10 +359,10 @@ NANOCHAT = kin(
         "norm": PLAIN_NORM,
         "embedding": {"norm": PLAIN_NORM},
         "attention": {"name": "softmax", "qk_norm": PLAIN_NORM, "qk_norm_at": "after"},
-        "ffn": MLP,
+        "ffn": PLAIN_MLP,
     },
     options=[
-        *(*CORE, ROPE, WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED),
+        *(*LLAMA_SIZES, ROPE, WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED),
         Option("embedding.norm.eps", "rms_norm_eps", 1e-6),
         ACTIVATION._replace(default="relu2"),
         Option("head.softcap", "final_logit_softcapping", 15.0),
@@ -369,7 +378,7 @@ NANOCHAT = kin(
 )
 
 
-FAMILIES = (
+LLAMA_KIN_FAMILIES = (
     *(INTERNLM3, IQUESTCODER, EXAONE, ARCEE, JAIS2, NEMOTRON, STARCODER2, STABLELM, APERTUS, APERTUS1P5),
     *(BITNET, ERNIE4_5, GLM, GLM4, HELIUM, SEED_OSS, PHI3, HUNYUAN, NANOCHAT),
 )

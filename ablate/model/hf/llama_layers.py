@@ -27,11 +27,11 @@ from ablate.model.hf.llama import (
 )
 from ablate.model.hf.llama_kin import (
     COMMON,
-    CORE,
     GLU_BIAS,
     HEAD_NORMS,
     LAYERNORM_EPS,
-    LOCAL,
+    LLAMA_SIZES,
+    LOCAL_AND_GLOBAL,
     NOPE_GLOBAL,
     WINDOW,
     kin,
@@ -42,7 +42,7 @@ from ablate.model.hf.tables import (
     INTERLEAVED,
     ROPE,
     every,
-    listed,
+    listed_axis,
     ropes_by_type,
     windowed,
 )
@@ -52,15 +52,15 @@ from ablate.model.hf.tables import (
 MINISTRAL = kin(
     "ministral",
     "MinistralForCausalLM",
-    always={**ALWAYS, "variants": LOCAL},
+    always={**ALWAYS, "variants": LOCAL_AND_GLOBAL},
     options=[*COMMON, UNTIED, WINDOW],
     axes=(windowed(),),
 )
 CWM = kin(
     "cwm",
     "CwmForCausalLM",
-    always={**ALWAYS, "variants": LOCAL},
-    options=[*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED, WINDOW],
+    always={**ALWAYS, "variants": LOCAL_AND_GLOBAL},
+    options=[*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED, WINDOW],
     axes=(windowed(),),
     theta=1e6,
 )
@@ -72,11 +72,11 @@ SMOLLM3 = kin(
         "variants": {"rope": {"position": {"name": "rope"}}, "nope": {"position": {"name": "none"}}},
     },
     options=[
-        *(*CORE, ROPE._replace(ours="variants.rope.position"), WIDTH, ACTIVATION, EPS, TIED),
+        *(*LLAMA_SIZES, ROPE._replace(ours="variants.rope.position"), WIDTH, ACTIVATION, EPS, TIED),
         *(ATTENTION_BIAS, GLU_BIAS),
     ],
     axes=(
-        listed(
+        listed_axis(
             "no_rope_layers",
             {1: "rope", 0: "nope"},
             lambda layer: "nope" if layer["position"]["name"] == "none" else "rope",
@@ -105,7 +105,7 @@ OLMO3 = kin(
     OLMO2,
     always={**OLMO2.always, "variants": TWO_ROPES},
     options=[
-        *(*CORE, *LOCAL_ROPES, WIDTH, ACTIVATION, ATTENTION_BIAS, UNTIED, WINDOW),
+        *(*LLAMA_SIZES, *LOCAL_ROPES, WIDTH, ACTIVATION, ATTENTION_BIAS, UNTIED, WINDOW),
         *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
     ],
     axes=(windowed(every(4)),),
@@ -130,7 +130,15 @@ GEMMA3 = kin(
         "variants": TWO_ROPES,
     },
     options=[
-        *(*CORE, *LOCAL_ROPES, HEAD_WIDTH._replace(default=256), WIDTH, GEMMA_ACTIVATION, EPS, QK_NORM),
+        *(
+            *LLAMA_SIZES,
+            *LOCAL_ROPES,
+            HEAD_WIDTH._replace(default=256),
+            WIDTH,
+            GEMMA_ACTIVATION,
+            EPS,
+            QK_NORM,
+        ),
         *(ATTENTION_BIAS, TIED, WINDOW, GEMMA_SCALE),
         Option("head.softcap", "final_logit_softcapping", None),
         Option("attention.softcap", "attn_logit_softcapping", None),
@@ -146,7 +154,7 @@ VAULTGEMMA = kin(
     "vaultgemma",
     "VaultGemmaForCausalLM",
     GEMMA2,
-    always={**GEMMA2.always, "placement": "pre", "variants": LOCAL},
+    always={**GEMMA2.always, "placement": "pre", "variants": LOCAL_AND_GLOBAL},
     options=[*(o for o in GEMMA2.options if o.ours != "attention.window"), WINDOW],
     rows=[
         *(*ENDS, *ATTENTION, *FEED_FORWARD),
@@ -181,7 +189,7 @@ EXAONE4 = kin(
     "Exaone4ForCausalLM",
     always={**ALWAYS, "placement": "output", "attention": HEAD_NORMS, "variants": NOPE_GLOBAL},
     options=[
-        *(*CORE, LOCAL_ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, UNTIED, WINDOW),
+        *(*LLAMA_SIZES, LOCAL_ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, UNTIED, WINDOW),
         *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
     ],
     rows=[*OLMO2.rows],
@@ -206,7 +214,7 @@ COHERE = kin(
         "position": {"name": "rope", "rotary_fraction": 1.0, "interleaved": True},
     },
     options=[
-        *(*CORE, INTERLEAVED, WIDTH, ACTIVATION, LAYERNORM_EPS, ATTENTION_BIAS, TIED, LOGIT_SCALE),
+        *(*LLAMA_SIZES, INTERLEAVED, WIDTH, ACTIVATION, LAYERNORM_EPS, ATTENTION_BIAS, TIED, LOGIT_SCALE),
     ],
     rows=COHERE_ROWS,
     must={"use_qk_norm": (False,)},
@@ -224,7 +232,7 @@ COHERE2 = kin(
         },
     },
     options=[
-        *(*CORE, INTERLEAVED._replace(ours="variants.local.position"), HEAD_WIDTH, WIDTH, ACTIVATION),
+        *(*LLAMA_SIZES, INTERLEAVED._replace(ours="variants.local.position"), HEAD_WIDTH, WIDTH, ACTIVATION),
         *(LAYERNORM_EPS, ATTENTION_BIAS, TIED, LOGIT_SCALE, WINDOW),
     ],
     axes=(windowed(every(4)),),
@@ -245,7 +253,17 @@ COHERE_COMPASS = kin(
     COHERE,
     always={**COHERE.always, "position": ALWAYS["position"], "variants": TWO_ROPES},
     options=[
-        *(*CORE, HEAD_WIDTH, WIDTH, ACTIVATION, LAYERNORM_EPS, ATTENTION_BIAS, TIED, WINDOW, *LOCAL_ROPES),
+        *(
+            *LLAMA_SIZES,
+            HEAD_WIDTH,
+            WIDTH,
+            ACTIVATION,
+            LAYERNORM_EPS,
+            ATTENTION_BIAS,
+            TIED,
+            WINDOW,
+            *LOCAL_ROPES,
+        ),
         LOGIT_SCALE._replace(default=None, read=multiplier),
     ],
     axes=(windowed(lambda n, config: "full_attention"),),
@@ -268,7 +286,7 @@ def ministral3_temperature(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def ministral3_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """The temperature by position, which they say among RoPE's parameters."""
+    """Back: the temperature among the parameters of RoPE."""
     config = dict(config)
     growth, floor = config.pop("query_growth"), config.pop("query_floor")
     for key in ("rope_parameters", "rope_scaling"):
@@ -283,7 +301,7 @@ MINISTRAL3 = kin(
     "Ministral3ForCausalLM",
     always={**ALWAYS, "attention": {"name": "softmax", "temperature_shift": False}},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, WIDTH, ACTIVATION, EPS._replace(default=1e-5), UNTIED),
         Option("attention.window", "sliding_window", None),
         Option("attention.temperature", "query_growth", 0.0),
         Option("attention.temperature_floor", "query_floor", 8192),
@@ -293,7 +311,7 @@ MINISTRAL3 = kin(
 )
 
 
-FAMILIES = (
+LLAMA_LAYERS_FAMILIES = (
     *(MINISTRAL, CWM, SMOLLM3, OLMO3, GEMMA3, VAULTGEMMA, EXAONE4),
     *(COHERE, COHERE2, COHERE_COMPASS, MINISTRAL3),
 )

@@ -24,19 +24,21 @@ from ablate.model.hf.llama import (
     EPS,
     FEED_FORWARD,
     HEAD_WIDTH,
+    LAYER,
     OLMO2,
     PRE,
     QK_NORM,
     QK_NORMS,
+    THEIRS,
     TIED,
     UNTIED,
     WIDTH,
 )
 from ablate.model.hf.llama_kin import (
-    CORE,
     HEAD_NORMS,
+    LLAMA_SIZES,
     NOPE_GLOBAL,
-    QKV,
+    QKV_PARTS,
     WINDOW,
     kin,
 )
@@ -48,22 +50,20 @@ from ablate.model.hf.llama_layers import (
 from ablate.model.hf.tables import (
     FLAT,
     INTERLEAVED,
-    LAYER,
     OF_EXPERTS,
     ROPE,
     SPARSE_LISTED,
     SPARSE_STEPS,
-    THEIRS,
-    activation,
+    activation_option,
     depth_of,
     expert_rows,
-    numbered,
     sparse_or_dense,
+    whole_number,
     windowed,
 )
 from ablate.model.hf.words import flag
 
-GLU: dict[str, Any] = {"name": "glu"}
+GATED_MLP: dict[str, Any] = {"name": "glu"}
 JITTER = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
 LATER = ("num_nextn_predict_layers",)  # heads for later tokens, which transformers leaves out
 LLAMA_ROWS = [*ENDS, *PRE, *ATTENTION]
@@ -72,15 +72,15 @@ SPARSE = "variants.sparse.ffn"
 
 def moe(normalisation: str, **options: Any) -> dict[str, Any]:
     """A mixture of gated experts, as `always` says it."""
-    return {"name": "moe", "normalisation": normalisation, "expert": GLU, **options}
+    return {"name": "moe", "normalisation": normalisation, "expert": GATED_MLP, **options}
 
 
-def kinds(mixture: dict[str, Any]) -> dict[str, Any]:
+def dense_and_sparse(mixture: dict[str, Any]) -> dict[str, Any]:
     """Dense layers and sparse ones."""
-    return {"dense": {"ffn": GLU}, "sparse": {"ffn": mixture}}
+    return {"dense": {"ffn": GATED_MLP}, "sparse": {"ffn": mixture}}
 
 
-def routed(
+def routed_options(
     at: str,
     experts: str,
     top_k: str = "num_experts_per_tok",
@@ -93,7 +93,7 @@ def routed(
         Option(f"{at}.experts", experts),
         Option(f"{at}.top_k", top_k),
         Option(f"{at}.expert.width", width),
-        activation(f"{at}.expert"),
+        activation_option(f"{at}.expert"),
     ]
     if shared is not None:
         options.append(Option(f"{at}.shared", shared, 0, read=lambda n: n or 0))
@@ -102,7 +102,7 @@ def routed(
     return options
 
 
-DENSE = [WIDTH._replace(ours="variants.dense.ffn.width"), activation("variants.dense.ffn")]
+DENSE = [WIDTH._replace(ours="variants.dense.ffn.width"), activation_option("variants.dense.ffn")]
 NO_GROUPS = {"n_group": (1,), "topk_group": (1,)}
 
 
@@ -120,10 +120,10 @@ def renormalised(at: str, default: bool, no: str = "all", yes: str = "renormalis
 QWEN3_MOE = kin(
     "qwen3_moe",
     "Qwen3MoeForCausalLM",
-    always={**ALWAYS, "attention": HEAD_NORMS, "variants": kinds(moe("all"))},
+    always={**ALWAYS, "attention": HEAD_NORMS, "variants": dense_and_sparse(moe("all"))},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED, *DENSE),
-        *(*routed(SPARSE, "num_experts"), renormalised(SPARSE, False)),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED, *DENSE),
+        *(*routed_options(SPARSE, "num_experts"), renormalised(SPARSE, False)),
     ],
     rows=[*LLAMA_ROWS, *QK_NORMS, *FEED_FORWARD, *expert_rows()],
     axes=(SPARSE_STEPS,),
@@ -155,13 +155,20 @@ QWEN2_MOE = kin(
     "Qwen2MoeForCausalLM",
     always={
         **ALWAYS,
-        "variants": kinds(moe("all", shared=1, shared_gate=True, shared_expert=GLU)),
+        "variants": dense_and_sparse(moe("all", shared=1, shared_gate=True, shared_expert=GATED_MLP)),
     },
     options=[
-        *(*CORE, ROPE, EPS, UNTIED, *DENSE, Option("attention.bias", "qkv_bias", True, *flag(*QKV))),
-        *(*routed(SPARSE, "num_experts"), renormalised(SPARSE, False)),
+        *(
+            *LLAMA_SIZES,
+            ROPE,
+            EPS,
+            UNTIED,
+            *DENSE,
+            Option("attention.bias", "qkv_bias", True, *flag(*QKV_PARTS)),
+        ),
+        *(*routed_options(SPARSE, "num_experts"), renormalised(SPARSE, False)),
         Option(f"{SPARSE}.shared_expert.width", "shared_expert_intermediate_size"),
-        activation(f"{SPARSE}.shared_expert"),
+        activation_option(f"{SPARSE}.shared_expert"),
     ],
     rows=[
         *(*LLAMA_ROWS, *FEED_FORWARD, *expert_rows(shared="mlp.shared_expert")),
@@ -181,8 +188,15 @@ OLMOE = kin(
         "ffn": moe("all"),
     },
     options=[
-        *(*CORE, ROPE, UNTIED, ATTENTION_BIAS, EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
-        *(*routed("ffn", "num_experts", width="intermediate_size"), renormalised("ffn", False)),
+        *(
+            *LLAMA_SIZES,
+            ROPE,
+            UNTIED,
+            ATTENTION_BIAS,
+            EPS._replace(default=1e-5),
+            QK_NORM._replace(default=1e-5),
+        ),
+        *(*routed_options("ffn", "num_experts", width="intermediate_size"), renormalised("ffn", False)),
         Option("attention.clip_qkv", "clip_qkv", None),
     ],
     rows=[*LLAMA_ROWS, *QK_NORMS, *expert_rows()],
@@ -194,8 +208,8 @@ FLEX_OLMO = kin(
     OLMO2,
     always={**OLMO2.always, "ffn": moe("all")},
     options=[
-        *(*CORE, ROPE, EPS, QK_NORM, UNTIED, ATTENTION_BIAS, renormalised("ffn", False)),
-        *routed("ffn", "num_experts", width="intermediate_size"),
+        *(*LLAMA_SIZES, ROPE, EPS, QK_NORM, UNTIED, ATTENTION_BIAS, renormalised("ffn", False)),
+        *routed_options("ffn", "num_experts", width="intermediate_size"),
     ],
     rows=[*(row for row in OLMO2.rows if row not in FEED_FORWARD), *expert_rows()],
     harmless=JITTER,
@@ -206,8 +220,8 @@ ARIA = kin(
     "AriaTextForCausalLM",
     always={**ALWAYS, "ffn": moe("selected")},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, EPS, UNTIED, ATTENTION_BIAS),
-        *routed("ffn", "moe_num_experts", "moe_topk", "intermediate_size", "moe_num_shared_experts"),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, EPS, UNTIED, ATTENTION_BIAS),
+        *routed_options("ffn", "moe_num_experts", "moe_topk", "intermediate_size", "moe_num_shared_experts"),
     ],
     rows=[
         *(*LLAMA_ROWS, *linear(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.router")),
@@ -237,7 +251,10 @@ def halves(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 def ernie_layers(config: dict[str, Any]) -> list[str]:
     """Sparse from one layer to another, in steps."""
     depth = depth_of(config)
-    start, step = numbered(config, "moe_layer_start_index", 1), numbered(config, "moe_layer_interval", 1)
+    start, step = (
+        whole_number(config, "moe_layer_start_index", 1),
+        whole_number(config, "moe_layer_interval", 1),
+    )
     end = config.get("moe_layer_end_index", -1)
     last = depth - 1 if end == -1 else end
     if isinstance(last, bool) or not isinstance(last, int) or step < 1:
@@ -246,7 +263,7 @@ def ernie_layers(config: dict[str, Any]) -> list[str]:
 
 
 def ernie_indices(found: list[str]) -> dict[str, Any]:
-    """The first and the last layer with experts."""
+    """Back: the first and the last sparse layer."""
     sparse = [n for n, kind in enumerate(found) if kind == "sparse"] or [len(found)]
     return {
         "moe_layer_start_index": sparse[0],
@@ -267,11 +284,11 @@ ERNIE_MOE = kin(
     always={
         **ALWAYS,
         "position": {"name": "rope", "rotary_fraction": 1.0, "interleaved": True},
-        "variants": kinds(moe("renormalised")),
+        "variants": dense_and_sparse(moe("renormalised")),
     },
     options=[
-        *(*CORE, INTERLEAVED, HEAD_WIDTH, EPS._replace(default=1e-5), TIED, *DENSE),
-        *routed(SPARSE, "moe_num_experts", "moe_k", shared="moe_num_shared_experts"),
+        *(*LLAMA_SIZES, INTERLEAVED, HEAD_WIDTH, EPS._replace(default=1e-5), TIED, *DENSE),
+        *routed_options(SPARSE, "moe_num_experts", "moe_k", shared="moe_num_shared_experts"),
     ],
     rows=[
         *(*LLAMA_ROWS, *FEED_FORWARD, *expert_rows(shared="mlp.shared_experts")),
@@ -288,13 +305,20 @@ FLINT = kin(
     always={
         **ALWAYS,
         "attention": {**HEAD_NORMS, "sink_logit": True},
-        "variants": {**NOPE_GLOBAL, **kinds(moe("sigmoid", shared=1, shared_expert=GLU))},
+        "variants": {**NOPE_GLOBAL, **dense_and_sparse(moe("sigmoid", shared=1, shared_expert=GATED_MLP))},
     },
     options=[
-        *(*CORE, ROPE._replace(ours="variants.local.position"), HEAD_WIDTH, EPS, QK_NORM, ATTENTION_BIAS),
-        *(UNTIED, WINDOW, *DENSE, *routed(SPARSE, "num_experts")),
+        *(
+            *LLAMA_SIZES,
+            ROPE._replace(ours="variants.local.position"),
+            HEAD_WIDTH,
+            EPS,
+            QK_NORM,
+            ATTENTION_BIAS,
+        ),
+        *(UNTIED, WINDOW, *DENSE, *routed_options(SPARSE, "num_experts")),
         Option(f"{SPARSE}.shared_expert.width", "shared_expert_intermediate_size"),
-        activation(f"{SPARSE}.shared_expert"),
+        activation_option(f"{SPARSE}.shared_expert"),
     ],
     rows=[
         *(*LLAMA_ROWS, *QK_NORMS, *FEED_FORWARD, *expert_rows(shared="mlp.shared_expert")),
@@ -310,11 +334,11 @@ MELLUM = kin(
     always={
         **ALWAYS,
         "attention": HEAD_NORMS,
-        "variants": {**TWO_ROPES, **kinds(moe("renormalised"))},
+        "variants": {**TWO_ROPES, **dense_and_sparse(moe("renormalised"))},
     },
     options=[
-        *(*CORE, *LOCAL_ROPES, HEAD_WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED, WINDOW, *DENSE),
-        *(*routed(SPARSE, "num_local_experts"), renormalised(SPARSE, True)),
+        *(*LLAMA_SIZES, *LOCAL_ROPES, HEAD_WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED, WINDOW, *DENSE),
+        *(*routed_options(SPARSE, "num_local_experts"), renormalised(SPARSE, True)),
     ],
     rows=[*LLAMA_ROWS, *QK_NORMS, *FEED_FORWARD, *expert_rows()],
     axes=(windowed(), SPARSE_LISTED),
@@ -332,8 +356,8 @@ MINIMAX_M2 = kin(
         "ffn": moe("sigmoid"),
     },
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, EPS, QK_NORM, UNTIED),
-        *routed("ffn", "num_local_experts", width="intermediate_size"),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, EPS, QK_NORM, UNTIED),
+        *routed_options("ffn", "num_local_experts", width="intermediate_size"),
     ],
     rows=[
         *(*LLAMA_ROWS, *QK_NORMS),
@@ -349,6 +373,6 @@ MINIMAX_M2 = kin(
 )
 
 
-FAMILIES: tuple[Family, ...] = (
+MIXTURES_FAMILIES: tuple[Family, ...] = (
     *(QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, ARIA, ERNIE_MOE, FLINT, MELLUM, MINIMAX_M2),
 )

@@ -22,20 +22,22 @@ from ablate.model.hf.llama import (
     EPS,
     FEED_FORWARD,
     HEAD_WIDTH,
+    LAYER,
     QK_NORM,
     QK_NORMS,
+    THEIRS,
     TIED,
     UNTIED,
 )
 from ablate.model.hf.llama_kin import (
-    CORE,
     HEAD_NORMS,
     LAYERNORM_EPS,
-    LOCAL,
+    LLAMA_SIZES,
+    LOCAL_AND_GLOBAL,
     NOPE_GLOBAL,
     PLACED_NORMS,
-    QKV,
     QKV_NAMES,
+    QKV_PARTS,
     WINDOW,
     kin,
     renamed,
@@ -48,24 +50,22 @@ from ablate.model.hf.llama_layers import (
 )
 from ablate.model.hf.mixtures import (
     DENSE,
-    GLU,
+    GATED_MLP,
     JITTER,
     LATER,
     LLAMA_ROWS,
     SPARSE,
+    dense_and_sparse,
     halves,
-    kinds,
     moe,
     renormalised,
-    routed,
+    routed_options,
 )
 from ablate.model.hf.tables import (
     INTERLEAVED,
-    LAYER,
     OF_EXPERTS,
     ROPE,
     SPARSE_LISTED,
-    THEIRS,
     every,
     expert_rows,
     first_dense,
@@ -77,7 +77,7 @@ DEEPSEEK_ROWS = [
     *FEED_FORWARD,
     *expert_rows(shared="mlp.shared_experts", bias="mlp.gate.e_score_correction_bias"),
 ]
-GROUPS = [
+GROUP_OPTIONS = [
     Option(f"{SPARSE}.groups", "n_group", 1),
     Option(f"{SPARSE}.top_groups", "topk_group", 1),
 ]
@@ -95,8 +95,8 @@ SOLAR_OPEN = kin(
     "SolarOpenForCausalLM",
     always={**ALWAYS, "ffn": moe("sigmoid")},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, EPS._replace(default=1e-5), ATTENTION_BIAS, UNTIED),
-        *routed("ffn", "n_routed_experts", shared="n_shared_experts", scale="routed_scaling_factor"),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, EPS._replace(default=1e-5), ATTENTION_BIAS, UNTIED),
+        *routed_options("ffn", "n_routed_experts", shared="n_shared_experts", scale="routed_scaling_factor"),
         Option("ffn.groups", "n_group", 1),
         Option("ffn.top_groups", "topk_group", 1),
         renormalised("ffn", True, "sigmoid_all", "sigmoid"),
@@ -108,8 +108,8 @@ SOLAR_OPEN = kin(
 )
 SIGMOID = renormalised(SPARSE, True, "sigmoid_all", "sigmoid")
 BY_DEEPSEEK = [
-    *routed(SPARSE, "n_routed_experts", shared="n_shared_experts", scale="routed_scaling_factor"),
-    *(*DENSE, *GROUPS, SIGMOID),
+    *routed_options(SPARSE, "n_routed_experts", shared="n_shared_experts", scale="routed_scaling_factor"),
+    *(*DENSE, *GROUP_OPTIONS, SIGMOID),
 ]
 
 
@@ -130,10 +130,10 @@ def glm4_flag(config: dict[str, Any]) -> dict[str, Any]:
 GLM4_MOE = kin(
     "glm4_moe",
     "Glm4MoeForCausalLM",
-    always={**ALWAYS, "position": {"name": "rope"}, "variants": kinds(moe("sigmoid"))},
+    always={**ALWAYS, "position": {"name": "rope"}, "variants": dense_and_sparse(moe("sigmoid"))},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, EPS._replace(default=1e-5), UNTIED, *BY_DEEPSEEK),
-        Option("attention.bias", "attention_bias", False, *flag(*QKV)),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, EPS._replace(default=1e-5), UNTIED, *BY_DEEPSEEK),
+        Option("attention.bias", "attention_bias", False, *flag(*QKV_PARTS)),
         Option("attention.qk_norm", "qk_norm", {}),
     ],
     rows=[*LLAMA_ROWS, *QK_NORMS, *DEEPSEEK_ROWS],
@@ -160,7 +160,7 @@ SARVAM_MOE = kin(
         *(
             row
             for row in renamed(GLM4_MOE.rows, SARVAM_NAMES)
-            if not any(f".{name}_proj." in row.theirs and "self_attn" in row.theirs for name in QKV)
+            if not any(f".{name}_proj." in row.theirs and "self_attn" in row.theirs for name in QKV_PARTS)
         ),
         *linear(QKV_NAMES, f"{THEIRS}.attention.query_key_value", STACKED),
     ],
@@ -180,10 +180,10 @@ DOTS1 = kin(
     always={
         **ALWAYS,
         "attention": HEAD_NORMS,
-        "variants": {**LOCAL, **kinds(moe("sigmoid"))},
+        "variants": {**LOCAL_AND_GLOBAL, **dense_and_sparse(moe("sigmoid"))},
     },
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED, WINDOW),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, EPS, QK_NORM, ATTENTION_BIAS, UNTIED, WINDOW),
         *(*without(BY_DEEPSEEK, "norm_topk_prob"), SIGMOID._replace(default=False)),
     ],
     rows=[*LLAMA_ROWS, *QK_NORMS, *DEEPSEEK_ROWS],
@@ -194,11 +194,11 @@ DOTS1 = kin(
 HY_V3 = kin(
     "hy_v3",
     "HYV3ForCausalLM",
-    always={**ALWAYS, "attention": HEAD_NORMS, "variants": kinds(moe("sigmoid"))},
+    always={**ALWAYS, "attention": HEAD_NORMS, "variants": dense_and_sparse(moe("sigmoid"))},
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, UNTIED, ATTENTION_BIAS, *DENSE),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, UNTIED, ATTENTION_BIAS, *DENSE),
         *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
-        *routed(SPARSE, "num_experts", shared="num_shared_experts", scale="router_scaling_factor"),
+        *routed_options(SPARSE, "num_experts", shared="num_shared_experts", scale="router_scaling_factor"),
     ],
     rows=[
         *(*LLAMA_ROWS, *QK_NORMS, *FEED_FORWARD),
@@ -215,12 +215,12 @@ EXAONE_MOE = kin(
     always={
         **ALWAYS,
         "attention": HEAD_NORMS,
-        "variants": {**NOPE_GLOBAL, **kinds(moe("sigmoid"))},
+        "variants": {**NOPE_GLOBAL, **dense_and_sparse(moe("sigmoid"))},
     },
     options=[
-        *(*CORE, ROPE._replace(ours="variants.local.position"), HEAD_WIDTH, UNTIED, WINDOW, *DENSE),
-        *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5), *GROUPS, SIGMOID),
-        *routed(SPARSE, "num_experts", shared="num_shared_experts", scale="routed_scaling_factor"),
+        *(*LLAMA_SIZES, ROPE._replace(ours="variants.local.position"), HEAD_WIDTH, UNTIED, WINDOW, *DENSE),
+        *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5), *GROUP_OPTIONS, SIGMOID),
+        *routed_options(SPARSE, "num_experts", shared="num_shared_experts", scale="routed_scaling_factor"),
     ],
     rows=[
         *(*LLAMA_ROWS, *QK_NORMS, *FEED_FORWARD),
@@ -245,7 +245,7 @@ def cohere_scores(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def cohere_selection(config: dict[str, Any]) -> dict[str, Any]:
-    """How experts are chosen, in their words."""
+    """Back: the two keys, and how shared experts are added."""
     config = dict(config)
     gates = config.pop("gates")
     kind = "softmax" if gates == "selected" else "sigmoid"
@@ -257,11 +257,11 @@ COHERE2_MOE = kin(
     "cohere2_moe",
     "Cohere2MoeForCausalLM",
     COHERE2,
-    always={**COHERE2.always, "ffn": {"name": "moe", "expert": GLU}},
+    always={**COHERE2.always, "ffn": {"name": "moe", "expert": GATED_MLP}},
     options=[
-        *(*CORE, INTERLEAVED._replace(ours="variants.local.position"), HEAD_WIDTH, LAYERNORM_EPS),
+        *(*LLAMA_SIZES, INTERLEAVED._replace(ours="variants.local.position"), HEAD_WIDTH, LAYERNORM_EPS),
         *(ATTENTION_BIAS, TIED, LOGIT_SCALE, WINDOW, Option("ffn.normalisation", "gates", "selected")),
-        *routed("ffn", "num_experts", width="intermediate_size", shared="num_shared_experts"),
+        *routed_options("ffn", "num_experts", width="intermediate_size", shared="num_shared_experts"),
     ],
     rows=[
         *(row for row in COHERE2.rows if row not in FEED_FORWARD),
@@ -297,9 +297,9 @@ HUNYUAN_MOE = kin(
         "ffn": moe("renormalised", shared=1),
     },
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, UNTIED, ATTENTION_BIAS),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, UNTIED, ATTENTION_BIAS),
         *(EPS._replace(default=1e-5), QK_NORM._replace(default=1e-5)),
-        *routed("ffn", "num_experts", "moe_topk", "intermediate_size"),
+        *routed_options("ffn", "num_experts", "moe_topk", "intermediate_size"),
     ],
     rows=[
         *(*LLAMA_ROWS, *PLACED_NORMS),
@@ -317,8 +317,8 @@ def in_turns(x: Tensor) -> list[Tensor]:
     return [part for which in (0, 1) for part in x[..., which::2].unbind()]
 
 
-def joined(ours: list[Tensor]) -> Tensor:
-    """Gates and ups of all experts in one tensor, channel by channel in turn."""
+def joined_halves(ours: list[Tensor]) -> Tensor:
+    """Back: gates and ups in turns."""
     gates, ups = halves(ours)
     return torch.stack((torch.stack(gates), torch.stack(ups)), -1).flatten(-2)
 
@@ -341,12 +341,12 @@ GPT_OSS = kin(
                 "up_offset": 1.0,
             },
         },
-        "variants": LOCAL,
+        "variants": LOCAL_AND_GLOBAL,
     },
     options=[
-        *(*CORE, ROPE, HEAD_WIDTH, EPS._replace(default=1e-5), UNTIED, WINDOW),
+        *(*LLAMA_SIZES, ROPE, HEAD_WIDTH, EPS._replace(default=1e-5), UNTIED, WINDOW),
         ATTENTION_BIAS._replace(default=True),
-        *without(routed("ffn", "num_local_experts", width="intermediate_size"), "hidden_act"),
+        *without(routed_options("ffn", "num_local_experts", width="intermediate_size"), "hidden_act"),
         Option("ffn.expert.activation.beta", "swiglu_alpha", 1.702),
         Option("ffn.expert.limit", "swiglu_limit", 7.0),
     ],
@@ -358,13 +358,13 @@ GPT_OSS = kin(
             f"{THEIRS}.mlp.experts.gate_up_proj",
             Change(
                 lambda x, like, shape: [part.t() for part in in_turns(x)],
-                lambda ours, shape: joined([w.t() for w in ours]),
+                lambda ours, shape: joined_halves([w.t() for w in ours]),
             ),
         ),
         Row(
             tuple(f"{name}.bias" for name in GATE_UP_EXPERTS),
             f"{THEIRS}.mlp.experts.gate_up_proj_bias",
-            Change(lambda x, like, shape: in_turns(x), lambda ours, shape: joined(ours)),
+            Change(lambda x, like, shape: in_turns(x), lambda ours, shape: joined_halves(ours)),
         ),
         Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.down_proj", OF_EXPERTS),
         Row(
@@ -380,6 +380,6 @@ GPT_OSS = kin(
 )
 
 
-FAMILIES: tuple[Family, ...] = (
+SCORED_MIXTURES_FAMILIES: tuple[Family, ...] = (
     *(SOLAR_OPEN, GLM4_MOE, SARVAM_MOE, DOTS1, HY_V3, EXAONE_MOE, COHERE2_MOE, HUNYUAN_MOE, GPT_OSS),
 )

@@ -17,14 +17,11 @@ from ablate.model.hf.family import (
     linear,
     shown,
 )
+from ablate.model.hf.llama import LAYER, MOST_LAYERS, THEIRS
 from ablate.model.hf.rotation import gather
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import read_activation, write_activation
-
-LAYER = "layers.{n}"
-THEIRS = "model.layers.{n}"
-MOST_LAYERS = 100_000
 
 LESS_ONE = Change(lambda x, like, shape: [x + 1], lambda ours, shape: ours[0] - 1)  # norms stored less 1
 SIDE_BY_SIDE = Change(  # matrices joined by their columns, as the last of several MLPs are
@@ -57,7 +54,7 @@ def depth_of(config: dict[str, Any], key: str = "num_hidden_layers") -> int:
     return depth
 
 
-def numbered(config: dict[str, Any], key: str, default: int) -> int:
+def whole_number(config: dict[str, Any], key: str, default: int) -> int:
     """A whole number, 0 or more, that layers are worked out from. Raises CheckpointFormatError."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_LAYERS:
@@ -67,7 +64,7 @@ def numbered(config: dict[str, Any], key: str, default: int) -> int:
     return value
 
 
-def listed(
+def listed_axis(
     key: str,
     kinds: dict[Any, str],
     kind: Callable[[dict[str, Any]], str],
@@ -105,7 +102,7 @@ def sparse_or_dense(layer: dict[str, Any]) -> str:
 def windowed(default: Callable[[int, dict[str, Any]], str] | None = None) -> Axis:
     """`layer_types` of layers with a window and layers that see all."""
     kinds = {"sliding_attention": "local", "full_attention": "global"}
-    return listed("layer_types", kinds, local_or_global, default)
+    return listed_axis("layer_types", kinds, local_or_global, default)
 
 
 def every(period: int) -> Callable[[int, dict[str, Any]], str]:
@@ -117,7 +114,7 @@ def first_dense(key: str = "first_k_dense_replace", default: int = 0) -> Axis:
     """So many dense layers, then sparse ones."""
 
     def read(config: dict[str, Any]) -> list[str]:
-        dense, depth = numbered(config, key, default), depth_of(config)
+        dense, depth = whole_number(config, key, default), depth_of(config)
         return ["dense" if n < dense else "sparse" for n in range(depth)]
 
     def write(kinds: list[str]) -> dict[str, Any]:
@@ -128,7 +125,7 @@ def first_dense(key: str = "first_k_dense_replace", default: int = 0) -> Axis:
 
 def sparse_steps(config: dict[str, Any]) -> list[str]:
     """`mlp_only_layers` and `decoder_sparse_step` of Qwen's mixtures."""
-    only, step = config.get("mlp_only_layers") or [], numbered(config, "decoder_sparse_step", 1)
+    only, step = config.get("mlp_only_layers") or [], whole_number(config, "decoder_sparse_step", 1)
     if not isinstance(only, list) or not all(isinstance(n, int) for n in only) or step < 1:
         raise CheckpointFormatError(f"mlp_only_layers is {shown(only)}, and should be a list of numbers")
     return ["sparse" if n not in only and (n + 1) % step == 0 else "dense" for n in range(depth_of(config))]
@@ -143,13 +140,13 @@ SPARSE_STEPS = Axis(
     },
     sparse_or_dense,
 )
-SPARSE_LISTED = listed("mlp_layer_types", {"dense": "dense", "sparse": "sparse"}, sparse_or_dense)
+SPARSE_LISTED = listed_axis("mlp_layer_types", {"dense": "dense", "sparse": "sparse"}, sparse_or_dense)
 
 
 # ----------------------------------------------------------------------------------------- options
 
 
-def sizes(**names: str) -> list[Option]:
+def size_options(**names: str) -> list[Option]:
     """The options of size, each by the name that the family has for it."""
     usual = {
         "width": "hidden_size",
@@ -166,14 +163,14 @@ ROPE = Option("position", "rope_parameters", read=read_rope, write=write_rope)
 
 
 def interleaved_rope(parameters: dict[str, Any]) -> dict[str, Any]:
-    """RoPE whose pairs stand beside each other."""
+    """RoPE of neighbouring channels."""
     return {**read_rope(parameters), "interleaved": True}
 
 
 INTERLEAVED = Option("position", "rope_parameters", read=interleaved_rope, write=write_rope)
 
 
-def activation(ours: str = "ffn", theirs: str = "hidden_act", default: str = "silu") -> Option:
+def activation_option(ours: str = "ffn", theirs: str = "hidden_act", default: str = "silu") -> Option:
     """Which activation the part at this path has."""
     return Option(f"{ours}.activation", theirs, default, read_activation, write_activation)
 

@@ -1,4 +1,4 @@
-"""Multi-head latent attention, a token mixer."""
+"""Attention to a compressed vector, from which each head makes its keys and values."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args

@@ -15,8 +15,8 @@ class Alibi(Position):
     """Each head fades with distance: b(h,i,j) = -m_h |i - j|, m_h = 2^(-span (h+1)/H).
 
     Press et al. 2022, section 3; the slopes of an H that is no power of two are those of the authors' code.
-    With `scaled`, m_h is divided by sqrt(D), as q.k is (Falcon-RW). The distance is absolute, which differs
-    from the paper only where a prefix sees ahead.
+    With `scaled`, m_h is divided by sqrt(D), as q.k is (Falcon-RW).
+    The distance is absolute, which differs from the paper only where a prefix sees ahead.
     """
 
     def __init__(

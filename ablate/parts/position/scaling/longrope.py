@@ -1,4 +1,4 @@
-"""LongRoPE, for longer contexts."""
+"""RoPE for long contexts by a divisor for each pair."""
 
 import math
 from typing import Annotated, Any

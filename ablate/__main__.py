@@ -93,7 +93,7 @@ class Parser(argparse.ArgumentParser):
         super()._print_message(printable(message), file)
 
 
-def whole_number(low: int, high: int) -> Callable[[str], int]:
+def integer_within(low: int, high: int) -> Callable[[str], int]:
     """The type of an option that takes whole numbers in a range."""
 
     def read(text: str) -> int:
@@ -154,19 +154,19 @@ def parser() -> argparse.ArgumentParser:
         help="may be repeated: the rows of one batch",
     )
     add.add_argument(
-        "--tokens", type=whole_number(1, MOST_NEW_TOKENS), default=100, metavar="N", help="new tokens at most"
+        "--tokens", type=integer_within(1, MOST_NEW_TOKENS), default=100, metavar="N", help="new tokens at most"
     )
     add.add_argument(
         "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
     )
     add.add_argument(
-        "--top-k", type=whole_number(1, 2**31), metavar="K", help="choose among the K likeliest tokens"
+        "--top-k", type=integer_within(1, 2**31), metavar="K", help="choose among the K likeliest tokens"
     )
     add.add_argument(
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P together"
     )
     add.add_argument(
-        "--seed", type=whole_number(0, 2**63 - 1), default=0, metavar="S", help="the same seed says the same"
+        "--seed", type=integer_within(0, 2**63 - 1), default=0, metavar="S", help="the same seed says the same"
     )
     add.add_argument(
         "--stop",

@@ -154,7 +154,11 @@ def parser() -> argparse.ArgumentParser:
         help="may be repeated: the rows of one batch",
     )
     add.add_argument(
-        "--tokens", type=integer_within(1, MOST_NEW_TOKENS), default=100, metavar="N", help="new tokens at most"
+        "--tokens",
+        type=integer_within(1, MOST_NEW_TOKENS),
+        default=100,
+        metavar="N",
+        help="new tokens at most",
     )
     add.add_argument(
         "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
@@ -166,7 +170,11 @@ def parser() -> argparse.ArgumentParser:
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P together"
     )
     add.add_argument(
-        "--seed", type=integer_within(0, 2**63 - 1), default=0, metavar="S", help="the same seed says the same"
+        "--seed",
+        type=integer_within(0, 2**63 - 1),
+        default=0,
+        metavar="S",
+        help="the same seed says the same",
     )
     add.add_argument(
         "--stop",

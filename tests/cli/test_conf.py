@@ -16,7 +16,7 @@ from ablate.train.settings import Settings
 CONF = Path(__file__).parents[2] / "conf"
 FOLDERS = {
     **{kind: f"model/{kind}" for kind in ("norm", "activation", "ffn", "position", "attention", "kernel")},
-    **{kind: f"model/{kind}" for kind in ("placement", "topology", "stream", "lookup", "init")},
+    **{kind: f"model/{kind}" for kind in ("placement", "topology", "stream", "lookup", "future", "init")},
     "scaling": "model/position/scaling",
 }
 FILES = [(kind, path) for kind, folder in FOLDERS.items() for path in sorted((CONF / folder).glob("*.yaml"))]
@@ -118,8 +118,16 @@ def test_it_is_accepted_in_a_model(kind, path):
         "activation": {"ffn": {"name": "mlp", "activation": node}},
         "scaling": {"position": {"name": "rope", "scaling": node}},
     }
-    spec = small(**inside.get(kind, {kind: node}))
-    assert spec.model_dump()
+    options = inside.get(kind, {kind: node})
+    if kind == "attention" and not registries[kind][node["name"]].make.takes_position:
+        options |= {"position": "none"}
+    if node["name"] == "shared_keys":  # it needs an earlier layer with keys of its own
+        options = {
+            "attention": "softmax",
+            "variants": {"own": {}, "shared": options},
+            "pattern": ["own", "shared"],
+        }
+    assert small(**options).model_dump()
 
 
 @pytest.mark.parametrize("given", [(), ("preset=nanogpt_shakespeare", "data.source.files=[x]")])

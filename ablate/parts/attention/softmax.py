@@ -86,8 +86,11 @@ class Softmax(KeyValueMixer):
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
+        return self.mixed(*self.project(x), x, view, n)
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, view: LayerContext, n: int) -> Tensor:
+        """The output (B,T,C) for queries, keys and values of x, as `project` gives them."""
         scores = Scores(self.scale, self.softcap, self.sink)
-        q, k, v = self.project(x)
         heads = self.without_own(self.attend(q, k, v, view, n, scores), v)
         y: Tensor = self.out(self.gated(self.inner_norm(heads), x))
         return y

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.parts.attention.softmax import Softmax
-from ablate.parts.base import LayerContext, Scores
+from ablate.parts.base import LayerContext
 from ablate.registry import attention
 from ablate.spec import Shape
 
@@ -28,6 +28,4 @@ class ValueEmbedding(Softmax):
         """x (B,T,C) -> (B,T,C)."""
         q, k, v = self.project(x)
         looked_up = self.values(view.shared["tokens"]).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
-        v = v + (self.share * looked_up).to(v.dtype)
-        y: Tensor = self.out(self.attend(q, k, v, view, n, Scores(self.scale, self.softcap, self.sink)))
-        return y
+        return self.mixed(q, k, v + (self.share * looked_up).to(v.dtype), x, view, n)

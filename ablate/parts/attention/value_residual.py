@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.parts.attention.softmax import Softmax
-from ablate.parts.base import LayerContext, Scores
+from ablate.parts.base import LayerContext
 from ablate.registry import attention
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -29,11 +29,7 @@ class ValueResidual(Softmax):
         """x (B,T,C) -> (B,T,C)."""
         q, k, v = self.project(x)
         first = view.shared.setdefault("values", v)
-        v = v + self.share.to(v.dtype) * first
-        scores = Scores(self.scale, self.softcap, self.sink)
-        heads = self.without_own(self.attend(q, k, v, view, n, scores), v)
-        y: Tensor = self.out(self.gated(self.inner_norm(heads), x))
-        return y
+        return self.mixed(q, k, v + self.share.to(v.dtype) * first, x, view, n)
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:

@@ -180,10 +180,10 @@ class PackedHead(Reader):
     def __init__(self, head: Head, embedding: Tensor):
         super().__init__()
         self.packed = Packed([embedding if head.weight is None else head.weight], head.bias)
-        self.cap = head.cap
+        self.scaled, self.cap = head.scaled, head.cap
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.cap(self.packed(x))
+        return self.cap(self.packed(self.scaled(x)))
 
 
 # ------------------------------------------------------------------- the same in fewer operators
@@ -258,8 +258,8 @@ class LeanGLU(GLU):
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         if not isinstance(self.gate, Joined):
             return super().forward(x, aux)
-        gate, up = self.gate.all(x)
-        y: Tensor = self.down(self.activation(gate) * up)
+        gate, up = self.clamped(*self.gate.all(x))
+        y: Tensor = self.down(self.inner_norm(self.activation(gate) * up))
         return y
 
 

@@ -259,7 +259,7 @@ def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
 
 
 def test_a_misspelt_choice_is_told_the_others(tmp_path):
-    with pytest.raises(ConfigError, match=r"'model/norm/rmsnrom'; there are dyt, .*, rmsnorm"):
+    with pytest.raises(ConfigError, match=r"no such choice \(did you mean rmsnorm\?\); there are dyt, .*rmsnorm"):
         Composer(str(tmp_path))(["model/norm=rmsnrom"])
 
 
@@ -386,7 +386,7 @@ def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
     def full(pattern, console):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
 
-    monkeypatch.setattr("ablate.cli.sweep.compare_runs", full)
+    monkeypatch.setattr("ablate.cli.compare_runs.compare_runs", full)
     with pytest.raises(SystemExit) as ended:
         swept(OmegaConf.merge(OPTIONS, {"compare": "runs/*"}))
     assert ended.value.code == 1
@@ -397,7 +397,7 @@ def test_a_full_disk_is_a_line_and_1(monkeypatch, capsys):
 def test_damaged_results_and_studies_are_named(text, tmp_path):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "study.json").write_text(text)
-    with pytest.raises(ValueError, match=r"study\.json is damaged .*; run the study again"):
+    with pytest.raises(ValueError, match=r"study\.json is damaged .*; restore it, or run the study again"):
         results(tmp_path)
     (tmp_path / "study.yaml").write_bytes(b"question: D\xe9j\xe0 vu?")
     with pytest.raises(StudyError, match=r"study\.yaml: 'utf-8'"):

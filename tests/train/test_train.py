@@ -198,7 +198,7 @@ def test_what_is_kept(keep, text, tmp_path):
     record = train(run_spec(text, steps=2), tmp_path, text, {"keep": keep})
     names = {path.name for path in (tmp_path / record.id).iterdir()}
     held = {"none": set(), "weights": {"weights", "tokenizer"}, "all": {"weights", "tokenizer", "checkpoint"}}
-    assert names == {"record.json", "curve.parquet"} | held[keep]
+    assert names == {"record.json", "curve.parquet", "config.yaml"} | held[keep]
 
 
 def test_what_other_sources_left_does_not_stay(text, tmp_path, monkeypatch):
@@ -206,12 +206,12 @@ def test_what_other_sources_left_does_not_stay(text, tmp_path, monkeypatch):
     folder = tmp_path / train(spec, tmp_path, text).id
     monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "other")
     train(spec, tmp_path, text, {"keep": "none"})
-    assert {path.name for path in folder.iterdir()} == {"record.json", "curve.parquet"}
+    assert {path.name for path in folder.iterdir()} == {"record.json", "curve.parquet", "config.yaml"}
     monkeypatch.setattr("ablate.train.fit.source_hash", lambda spec: "others still")
     monkeypatch.setattr("ablate.train.callback.FAR", 0.0)
     monkeypatch.setattr("ablate.train.callback.LONG", (1, 0.0))
     assert train(spec, tmp_path, text).status == "diverged"
-    assert {path.name for path in folder.iterdir()} == {"record.json", "curve.jsonl"}
+    assert {path.name for path in folder.iterdir()} == {"record.json", "curve.jsonl", "config.yaml"}
 
 
 # ------------------------------------------------------------------------- settings change no numbers
@@ -549,7 +549,7 @@ def test_a_worker_leaves_its_record_in_the_outbox(text, tmp_path):
     record = RunRecord.load(tmp_path / "outbox")
     assert record.status == "finished"
     assert not (tmp_path / "runs" / record.id / "record.json").exists()
-    assert (tmp_path / "runs" / record.id / "curve.parquet").exists()
+    assert (tmp_path / "outbox" / "curve.parquet").exists()
 
 
 def test_the_hash_of_sources_follows_the_parts_that_are_used(text):

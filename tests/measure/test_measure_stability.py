@@ -161,8 +161,7 @@ def test_the_measure_is_what_a_plain_pass_over_the_text_gives(case):
         streamed = [x]
         for n, layer in enumerate(decoder.layers):
             group = decoder.group_of[n]
-            scheme = decoder.positions[decoder.groups[group].position]
-            x = layer(x, views[group], n, scheme.layer(n), decoder.kernel)
+            x = layer(x, views[group], n)
             streamed.append(x)
         with highest_logits(decoder) as highest:
             decoder(rows)

@@ -259,7 +259,7 @@ def test_a_long_name_of_an_arm_is_no_tag_that_wandb_refuses(place):
 
 
 def test_a_misspelt_choice_is_told_the_others(tmp_path):
-    with pytest.raises(ConfigError, match=r"no such choice \(did you mean rmsnorm\?\); there are dyt, .*rmsnorm"):
+    with pytest.raises(ConfigError, match=r"no such choice \(did you mean rmsnorm\?\); there are dyt"):
         Composer(str(tmp_path))(["model/norm=rmsnrom"])
 
 

@@ -105,7 +105,7 @@ def held_to_transformers(folder: Path, decoder: Decoder, tokens: torch.Tensor) -
 
 
 @pytest.mark.parametrize("windows", WINDOWS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_accepted_export_runs_in_transformers(name, windows, tokens, tmp_path):
     decoder = random(of_family(name, windows))
     try:
@@ -147,7 +147,7 @@ def test_every_accepted_rotation_runs_in_transformers(name, scaling, tokens, tmp
     held_to_transformers(tmp_path / "out", decoder, tokens)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_width_that_is_no_multiple_of_the_heads(name, tokens, tmp_path):
     """transformers refuses it for some families, whatever head_dim says."""
     try:

@@ -15,7 +15,7 @@ from test_export import MODELS, WINDOWS, held_to_transformers
 from test_export import random as randomised
 from test_hf import SWIGLU
 
-from ablate.model.hf import FAMILIES, ExportError, export_folder
+from ablate.model.hf import ExportError, export_folder
 from ablate.parts.base import IncompatibleParts
 from ablate.spec import ModelSpec
 
@@ -81,7 +81,7 @@ def hunt(seed: int, tries: int, tokens: torch.Tensor, folder: Path) -> tuple[int
     draw = random.Random(seed)
     taken, wrong = 0, []
     for n in range(tries):
-        node = near(draw.choice(list(FAMILIES)), draw.choice(["none", *WINDOWS]), draw)
+        node = near(draw.choice(list(MODELS)), draw.choice(["none", *WINDOWS]), draw)
         try:
             decoder = randomised(ModelSpec.model_validate({**SMALL, **node}))
         except (ValidationError, IncompatibleParts):

@@ -184,7 +184,8 @@ def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> 
         assert (tmp_path / FOLDER / file.name).read_bytes() == file.read_bytes()
     cut = tmp_path / FOLDER / "curves.parquet"
     cut.write_bytes(cut.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"curves\.parquet is missing or damaged .*; run the study again"):
+    said = r"curves\.parquet is missing or damaged .*; restore it, or run the study again"
+    with pytest.raises(ValueError, match=said):
         read(tmp_path)
     cut.unlink()
     with pytest.raises(ValueError, match=r"curves\.parquet is missing or damaged"):
@@ -201,6 +202,8 @@ def test_arms_of_an_earlier_version_are_read(tuned: Path, tmp_path: Path) -> Non
         facts = arm.pop("facts")
         arm.pop("spec")
         arm |= {name: facts[name] for name in COSTS_OF_ARM}
+    for key in ("hash", "files"):  # it had none of these either
+        stored.pop(key, None)
     file.write_text(json.dumps(stored))
     again = read(tmp_path).manifest
     for arm, before in zip(again.arms, results.manifest.arms, strict=True):
@@ -1083,7 +1086,7 @@ NASTY = [
     "{{7*7}}{% raw %}",
     "</style></svg>]]><b>",
     "<!-- x --><img src=x onerror=alert(1)>",
-    "L" * 150,
+    "L" * 100,
     r"\input{x}[red]y[/red]",
     "- # 1. x",
 ]

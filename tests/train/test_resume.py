@@ -407,9 +407,9 @@ def test_a_csv_mirror_of_a_resumed_run_is_whole(whole, text, tmp_path):
     stop = at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert train(spec, tmp_path, text, settings=settings, on_progress=stop).status == "interrupted"
     train(spec, tmp_path, text, settings=settings)
-    rows = pd.read_csv(tmp_path / record.id / "csv" / "metrics.csv").dropna(subset="loss")
+    rows = pd.read_csv(tmp_path / record.id / "csv" / "metrics.csv").dropna(subset="train/loss")
     assert rows["step"].tolist() == list(range(1, 13))
-    assert rows["loss"].tolist() == curve(tmp_path / record.id)["loss"].tolist()
+    assert rows["train/loss"].tolist() == curve(tmp_path / record.id)["loss"].tolist()
 
 
 def test_a_signal_is_handed_on_to_who_asked_for_it(text, tmp_path):

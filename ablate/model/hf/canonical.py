@@ -103,6 +103,8 @@ def value_at(model: dict[str, Any], path: str) -> Any:
     """The value at a path, of the whole model or of its first layer. Raises KeyError."""
     value: Any = {**model, **model["layers"][0]}
     for step in path.split("."):
+        if not isinstance(value, dict):  # an absent part has no options
+            raise KeyError(path)
         value = value[step]
     return value
 

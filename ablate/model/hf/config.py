@@ -156,7 +156,7 @@ def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]
         config |= {"sliding_window": max((w for w in windows if w), default=None), "layer_types": kinds}
     for number, axis in enumerate(family.axes):
         config |= axis.write(_kinds(model, family)[number])
-    if "rope_parameters" in config:
+    if isinstance(config.get("rope_parameters"), dict):
         config |= rotation.for_older_readers(
             config["rope_parameters"], family.rotary_fraction, family.old_rope
         )
@@ -167,7 +167,10 @@ def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]
 def blockers(spec: ModelSpec, family: Family) -> list[str]:
     """All options that keep a family from expressing a model: what its config cannot give back."""
     model = canonical(spec)
-    config, unsaid = _written(spec, family)
+    try:
+        config, unsaid = _written(spec, family)
+    except (KeyError, TypeError, IndexError, ValueError):  # its config has no place for parts of these names
+        return _broken(model, family) or [f"the parts of a layer ({family.name} has others)"]
     if family.whole_heads and spec.width % spec.heads:
         unsaid.append(
             f"width {spec.width} is not a multiple of heads {spec.heads} ({family.name} in transformers)"

@@ -18,6 +18,7 @@ from ablate.record import Status
 from ablate.spec import RunSpec, digest
 from ablate.train import fit
 from ablate.train.callback import Diverged
+from ablate.train.kept_config import keep_config
 from ablate.train.monitor.interrupt import Interrupt
 from ablate.train.monitor.progress import Quiet
 from ablate.train.request import RunRequest
@@ -94,6 +95,7 @@ class Replica:
         self.run, self.lightning = run, lightning
         _ = run.origin
         run.folder.mkdir(parents=True, exist_ok=True)
+        keep_config(run.request, run.folder)
         self.task = seat(run, lightning)
         self.watch = run.watch(Interrupt(), Quiet())  # signals end the stack, not a run
         never = {"checkpoint_steps": None, "checkpoint_minutes": None}

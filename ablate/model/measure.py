@@ -172,7 +172,12 @@ def _products(decoder: Decoder, active: dict[str, float]) -> float:
     looked_up = {f"{path}.weight" for path, m in decoder.named_modules() if isinstance(m, nn.Embedding)}
     trained_only = {name for name, _ in decoder.named_parameters() if name.startswith("future.")}
     idle = looked_up | trained_only
-    matrices = {name for name, p in decoder.named_parameters() if name not in idle and is_matrix(p)}
+    linear = {f"{path}.weight" for path, m in decoder.named_modules() if isinstance(m, nn.Linear)}
+    matrices = {
+        name
+        for name, p in decoder.named_parameters()
+        if name not in idle and (is_matrix(p) or name in linear)
+    }
     tied = decoder.embedding.weight.numel() if decoder.spec.head.tied else 0
     more = sum(
         getattr(module, "more_products", 0) * _uses(decoder, path) for path, module in decoder.named_modules()

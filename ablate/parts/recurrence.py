@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ablate.parts.base import AuxOutputs, ForwardContext
 from ablate.parts.memory import documents_of
 from ablate.parts.mixer import CallSetting, Mixer, MixerCosts
-from ablate.parts.scan import scanned
+from ablate.parts.scan import CHUNK_TOKENS, scanned
 from ablate.spec import LayerSpec, ModelSpec
 
 
@@ -111,6 +111,12 @@ class RecurrentMixer(Mixer):
     takes_position = False
     state_sizes: Sequence[int]
     state_products: int
+    more_activations: int = 0
+
+    def kept(self, heads: int, scanned: int, convolved: int = 0) -> None:
+        """Estimate what training keeps of a token beside the projections: `scanned` are the channels of
+        queries, keys and values, `convolved` those that short convolutions read."""
+        self.more_activations = 6 * scanned + 3 * heads * CHUNK_TOKENS + 4 * convolved
 
     def group(self, position: int) -> RecurrentGroup:
         return RecurrentGroup()

@@ -44,7 +44,7 @@ WALKED = {**{name: case for name, case in CASES.items() if name.startswith("hard
 def uncached(m: Decoder, prompt: list[int], tokens: int) -> list[int]:
     """Greedy, each token from a whole forward pass."""
     row = list(prompt)
-    prefix = torch.tensor([len(prompt)]) if any(g.mask.prefix for g in m.groups) else None
+    prefix = torch.tensor([len(prompt)]) if any(g.prefix for g in m.groups) else None
     with torch.no_grad():
         for _ in range(tokens):
             logits = m(torch.tensor([row]), ForwardContext(torch.arange(len(row))[None], prefix=prefix))

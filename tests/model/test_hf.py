@@ -433,9 +433,7 @@ def test_a_folder_must_be_whole(change, reason, tmp_path):
             {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
             "position.rotary_fraction",
         ),
-        ("llama_yarn", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 2.0}}, "mscale"),
         ("llama", {"quantization_config": {"bits": 4}}, "unknown quantization_config"),
-        ("olmo", {"clip_qkv": 8.0}, "clip_qkv is 8.0"),
         ("falcon", {"new_decoder_architecture": True}, "new_decoder_architecture is True"),
         ("mpt", {"attn_config": {"alibi_bias_max": 4}}, "alibi_bias_max is 4"),
         ("mpt", {"expansion_ratio": 2}, "expansion_ratio is 2"),
@@ -467,7 +465,6 @@ def started(**options: Any) -> Decoder:
         ({"attention": {"name": "softmax", "sink_logit": True}}, "attention.sink_logit is True"),
         ({"attention": {"name": "softmax", "window": 5, "sink_tokens": 1}}, "attention.sink_tokens is 1"),
         ({"attention": {"name": "softmax", "mask": "prefix"}}, "attention.mask is 'prefix'"),
-        ({"position": {"name": "rope", "interleaved": True}}, "position.interleaved is True"),
         ({"position": {"name": "rope", "scaling": "ntk"}}, "position.scaling is 'ntk'"),
         (
             {"position": {"name": "rope", "scaling": {"name": "yarn", "trained": None, "factor": 5.0}}},
@@ -475,7 +472,6 @@ def started(**options: Any) -> Decoder:
         ),
         ({"head": {"bias": True}}, "head.bias is True"),
         ({"embedding": {"scale": 2.0, "norm": "none"}}, "embedding.scale is 2.0"),
-        ({"ffn": {"name": "moe", "experts": 4, "shared": 1, "expert": SWIGLU}}, "ffn.shared is 1"),
         ({"ffn": {"name": "glu", "activation": "identity"}}, "ffn.activation identity has no name"),
         (
             {"variants": {"a": {"ffn": {"width": 48}}, "b": {}}, "pattern": ["b", "a"]},

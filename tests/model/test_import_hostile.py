@@ -137,7 +137,7 @@ def test_a_tied_head_stands_for_the_table(name, tokens, tmp_path):
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', and should be true or false"),
         ({"rope_parameters": [1]}, "rope_parameters is [1], and should be an object"),
         ({"rope_parameters": {"rope_type": {}}}, "rope_type {} is not among ours"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, "factor is '4', and should be a number"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, "'4' should be a number"),
         ({"hidden_act": ["silu"]}, "hidden_act is ['silu'], and should be a text"),
         ({"\x1b[31mred\x07": 1, "\u202eevil": 2}, "unknown \\x1b[31mred\\x07, \\u202eevil"),
         ({"hidden_act": "\x1b[2J"}, "activation '\\x1b[2J' is not among ours"),

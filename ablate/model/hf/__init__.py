@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.hf.config import blockers, read_config, write_config
+from ablate.model.hf.config import WORDLESS, blockers, read_config, write_config
 from ablate.model.hf.convolution import CONVOLUTION_FAMILIES as CONVOLUTION
 from ablate.model.hf.fairseq import FAIRSEQ_FAMILIES as FAIRSEQ
 from ablate.model.hf.falcon import FALCON
@@ -64,6 +64,9 @@ class Chosen(NamedTuple):
 
     family: Family
     spec: ModelSpec
+
+
+NEAREST = 5  # families of which an export says what is in the way
 
 
 def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[ModelSpec, dict[str, Tensor]]:
@@ -147,8 +150,8 @@ def choose(spec: ModelSpec, name: str | None = None) -> Chosen:
             wrong[family.name] = blockers(wider, family)
             if not wrong[family.name]:
                 return Chosen(family, wider)
-    nearest = sorted(wrong, key=lambda key: len(wrong[key]))
-    lines = [f"{key}: {'; '.join(wrong[key])}" for key in nearest]
+    nearest = sorted(wrong, key=lambda key: (WORDLESS in wrong[key], len(wrong[key])))
+    lines = [f"{key}: {'; '.join(wrong[key])}" for key in nearest[:NEAREST]]
     raise ExportError(
         "no family expresses this model. In the way, the nearest family first:\n" + "\n".join(lines)
     )

@@ -164,13 +164,16 @@ def _written(spec: ModelSpec, family: Family) -> tuple[dict[str, Any], list[str]
     return {"model_type": family.name, "architectures": [family.architecture], **packed}, unsaid
 
 
+WORDLESS = "some parts have no words in its config"
+
+
 def blockers(spec: ModelSpec, family: Family) -> list[str]:
     """All options that keep a family from expressing a model: what its config cannot give back."""
     model = canonical(spec)
     try:
         config, unsaid = _written(spec, family)
     except (KeyError, TypeError, IndexError, ValueError):  # its config has no place for parts of these names
-        return _broken(model, family) or [f"the parts of a layer ({family.name} has others)"]
+        return [*_broken(model, family), WORDLESS]
     if family.whole_heads and spec.width % spec.heads:
         unsaid.append(
             f"width {spec.width} is not a multiple of heads {spec.heads} ({family.name} in transformers)"

@@ -43,6 +43,7 @@ class DeltaNet(RecurrentMixer):
         self.out = Linear(H * V, C, bias=False)
         self.reach = 2.0 if negative_eigenvalues else 1.0
         widths = H * (2 * D + V)
+        self.kept(H, widths, widths)
         self.state_sizes = (H * D * V, (convolution - 1) * widths)
         self.state_products = 3 * H * D * V + convolution * widths
 

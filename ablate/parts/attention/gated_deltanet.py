@@ -59,6 +59,7 @@ class GatedDeltaNet(RecurrentMixer):
         self.out = Linear(H * V, C, bias=False)
         self.reach = 2.0 if negative_eigenvalues else 1.0
         widths = 2 * K * D + H * V
+        self.kept(H, H * (2 * D + V), widths)
         self.state_sizes = (H * D * V, (convolution - 1) * widths)
         self.state_products = 3 * H * D * V + convolution * widths
 

@@ -40,6 +40,7 @@ class GatedLinearAttention(RecurrentMixer):
         self.gate = Linear(C, H * V, bias=False)
         self.norm = norm(V)
         self.out = Linear(H * V, C, bias=False)
+        self.kept(H, H * (2 * D + V))
         self.state_sizes = (H * D * V,)
         self.state_products = 2 * H * D * V
 

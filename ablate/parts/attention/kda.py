@@ -48,6 +48,7 @@ class KimiDeltaAttention(RecurrentMixer):
         self.starts = {"log_rate": decay_rates, "time_bias": time_scales}
         self.norm = norm(D)
         self.out = Linear(H * D, C, bias=False)
+        self.kept(H, 3 * H * D, 3 * H * D)
         self.state_sizes = (H * D * D, (convolution - 1) * 3 * H * D)
         self.state_products = 3 * H * D * D + convolution * 3 * H * D
 

@@ -29,6 +29,7 @@ class Lightning(RecurrentMixer):
         self.q, self.k, self.v, self.gate = (Linear(C, H * D, bias=False) for _ in range(4))
         self.norm = norm(H * D)
         self.out = Linear(H * D, C, bias=False)
+        self.kept(H, 3 * H * D)
         self.state_sizes = (H * D * D,)
         self.state_products = 2 * H * D * D
 

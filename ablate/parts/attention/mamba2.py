@@ -56,6 +56,7 @@ class Mamba2(RecurrentMixer):
         self.norms = nn.ModuleList(norm(inner // G) for _ in range(G))
         self.out = Linear(inner, C, bias=bias)
         widths = inner + 2 * G * N
+        self.kept(H, inner + 2 * G * N, widths)
         self.state_sizes = (H * N * P, (convolution - 1) * widths)
         self.state_products = 2 * H * N * P + convolution * widths
 

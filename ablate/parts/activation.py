@@ -79,7 +79,7 @@ class Softplus(nn.Module):
     """ln(1 + exp(x)) (Dugas et al. 2000, eq. 4): the gate of Laguna's attention."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.softplus(x)
+        return torch.logaddexp(x, torch.zeros_like(x))  # as `ablate.parts.scan.softplus`, and why
 
 
 @activation("xielu", paper="arXiv:2411.13010")

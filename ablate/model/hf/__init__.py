@@ -66,7 +66,7 @@ class Chosen(NamedTuple):
     spec: ModelSpec
 
 
-NEAREST = 5  # families of which an export says what is in the way
+NEAREST_FAMILIES = 5  # families of which an export says what is in the way
 
 
 def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[ModelSpec, dict[str, Tensor]]:
@@ -151,7 +151,7 @@ def choose(spec: ModelSpec, name: str | None = None) -> Chosen:
             if not wrong[family.name]:
                 return Chosen(family, wider)
     nearest = sorted(wrong, key=lambda key: (WORDLESS in wrong[key], len(wrong[key])))
-    lines = [f"{key}: {'; '.join(wrong[key])}" for key in nearest[:NEAREST]]
+    lines = [f"{key}: {'; '.join(wrong[key])}" for key in nearest[:NEAREST_FAMILIES]]
     raise ExportError(
         "no family expresses this model. In the way, the nearest family first:\n" + "\n".join(lines)
     )

@@ -76,7 +76,7 @@ class Softmax(KeyValueMixer):
         self.constants = {"sink": 0.0}
         self.softcap, self.scale, self.dropout = softcap, scale or D**-0.5, dropout
         self.mask = Mask(window, sink_tokens, prefix=mask == "prefix", chunk=chunk)
-        self.clip = nn.Identity() if clip_qkv is None else nn.Hardtanh(-clip_qkv, clip_qkv)
+        self.clip = nn.Identity() if clip_qkv is None else _Clamped(clip_qkv)
         self.temperature, self.temperature_floor = temperature, temperature_floor
         self.temperature_shift = int(temperature_shift)
         self.inner_norm = inner_norm(H * D) if inner_norm else nn.Identity()
@@ -158,3 +158,14 @@ class Softmax(KeyValueMixer):
 
 def _no_norm(width: int) -> nn.Module:
     return nn.Identity()
+
+
+class _Clamped(nn.Module):
+    """x within the bound on both sides of 0."""
+
+    def __init__(self, bound: float):
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.bound, self.bound)

@@ -11,7 +11,7 @@ from training import QUIET, prepared_for, run_spec, write_text
 
 from ablate.measure.trained import open_run
 from ablate.paths import PACKAGE
-from ablate.record import RunRecord, _hash
+from ablate.record import RunRecord, content_hash
 from ablate.spec import RunSpec
 from ablate.train.fit import perform
 from ablate.train.observers import ObserverError, make_callbacks, make_profiler
@@ -98,7 +98,7 @@ def test_what_a_forged_folder_names_is_not_called(text, tmp_path, observed):
         "profiler": COUNTS,
         "_target_": "observing.called",
     }
-    (folder / "record.json").write_text(json.dumps({**node, "hash": _hash(node)}))
+    (folder / "record.json").write_text(json.dumps({**node, "hash": content_hash(node)}))
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "callbacks": [COUNTS]}))
     open_run(folder)

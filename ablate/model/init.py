@@ -10,7 +10,7 @@ a part says in `starts`, by its path in the part: a function of shape and genera
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Annotated, Protocol
 
@@ -19,10 +19,9 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from ablate.parts.base import IncompatibleParts
+from ablate.parts.starts import Start
 from ablate.registry import init
 from ablate.spec import Shape
-
-Start = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 RESIDUAL = ("out", "down")  # the projections that write to the residual stream
 TABLES = ("embedding", "table", "head")  # one row for each token or position

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from ablate.parts.scan import softplus
 from ablate.registry import activation
 
 
@@ -79,7 +80,7 @@ class Softplus(nn.Module):
     """ln(1 + exp(x)) (Dugas et al. 2000, eq. 4): the gate of Laguna's attention."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.logaddexp(x, torch.zeros_like(x))  # as `ablate.parts.scan.softplus`, and why
+        return softplus(x)
 
 
 @activation("xielu", paper="arXiv:2411.13010")

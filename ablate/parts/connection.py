@@ -35,6 +35,22 @@ class Connection(nn.Module):
         return close(kept, delta)
 
 
+class Copies(nn.Module):
+    """(B,T,C) -> (B,T,N,C), all the same: how a stream of N vectors begins."""
+
+    def __init__(self, streams: int):
+        super().__init__()
+        self.streams = streams
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, None].expand(-1, -1, self.streams, -1)
+
+
+def inverse_rms(x: Tensor) -> Tensor:
+    """1 / rms over the channels, (..., C) -> (..., 1)."""
+    return (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
 class ResidualStream:
     """Makes the modules of a residual stream; one for a model."""
 

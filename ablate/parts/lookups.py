@@ -6,7 +6,6 @@ Letters: B rows, T tokens of this call, C width, V vocabulary.
 import hashlib
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ablate.parts.recurrence import RecurrentContext, RecurrentGroup
@@ -35,18 +34,7 @@ class Lookup(nn.Module):
 def previous(tokens: Tensor, view: RecurrentContext, n: int, size: int, nothing: int) -> list[Tensor]:
     """tokens (B,T) -> they, those one before, and so on: `size` tensors (B,T). Where there is none, before
     the first token of a row or a document, stands `nothing`. The last tokens are remembered for layer n."""
-    B, T = tokens.shape
-    past = size - 1
-    read = torch.cat((view.memory.read(n, "tokens", tokens.new_full((B, past), nothing)), tokens), 1)
-    if view.segment is None:
-        view.memory.write(n, "tokens", read[:, T:])
-        return [read[:, past - back : past - back + T] for back in range(size)]
-    segment = torch.cat((view.segment.new_zeros(B, past), view.segment), 1)
-    view.memory.write(n, "tokens", read[:, T:].where(segment[:, T:] == segment[:, -1:], nothing))
-    return [
-        read[:, at : at + T].where(segment[:, at : at + T] == view.segment, nothing)
-        for at in range(past, -1, -1)
-    ]
+    return view.earlier(n, "tokens", tokens, range(size - 1, -1, -1), nothing)
 
 
 class HashedTable(nn.Module):

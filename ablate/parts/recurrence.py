@@ -14,6 +14,7 @@ from ablate.parts.base import AuxOutputs, ForwardContext
 from ablate.parts.memory import documents_of
 from ablate.parts.mixer import CallSetting, Mixer, MixerCosts
 from ablate.parts.scan import CHUNK_TOKENS, scanned
+from ablate.parts.starts import uniform
 from ablate.spec import LayerSpec, ModelSpec
 
 
@@ -88,6 +89,21 @@ class RecurrentContext(NamedTuple):
         self.memory.write(n, "state", state)
         return o
 
+    def earlier(self, n: int, name: str, x: Tensor, places: Sequence[int], nothing: int = 0) -> list[Tensor]:
+        """x (B,T,*) as each token reads it at the places of a window that ends with the token itself, at the
+        last place. Beyond its document it reads `nothing`. The last tokens are remembered under `name`."""
+        T, past = x.shape[1], max(places)
+        empty = x.new_full((len(x), past, *x.shape[2:]), nothing)
+        read = torch.cat((self.memory.read(n, name, empty), x), 1)
+        if self.segment is None:
+            self.memory.write(n, name, read[:, T:])
+            return [read[:, at : at + T] for at in places]
+        segment = torch.cat((self.segment.new_zeros(len(x), past), self.segment), 1)
+        segment = segment.reshape(*segment.shape, *[1] * (x.ndim - 2))
+        self.memory.write(n, name, read[:, T:].where(segment[:, T:] == segment[:, -1:], nothing))
+        now = segment[:, past:]
+        return [read[:, at : at + T].where(segment[:, at : at + T] == now, nothing) for at in places]
+
 
 class RecurrentGroup(NamedTuple):
     """All recurrent layers of a model."""
@@ -152,25 +168,8 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x: Tensor, view: RecurrentContext, n: int, name: str) -> Tensor:
         """x (B,T,width) -> (B,T,width); the last inputs are remembered under `name`."""
-        B, T, past = x.shape[0], x.shape[1], self.past
-        read = torch.cat((view.memory.read(n, name, x.new_zeros(B, past, self.width)), x), 1)
         taps = self.weight[:, 0].unbind(-1)
-        if view.segment is None:
-            view.memory.write(n, name, read[:, T:])
-            y = sum(tap * read[:, j : j + T] for j, tap in zip(self.places, taps, strict=True))
-        else:
-            segment = torch.cat((view.segment.new_zeros(B, past), view.segment), 1)
-            known = (segment[:, T:] == segment[:, -1:])[..., None]
-            view.memory.write(n, name, read[:, T:].where(known, 0))
-            near = [(segment[:, j : j + T] == view.segment)[..., None] for j in self.places]
-            y = sum(
-                tap * read[:, j : j + T].where(close, 0)
-                for j, tap, close in zip(self.places, taps, near, strict=True)
-            )
+        read = view.earlier(n, name, x, self.places)
+        y = sum(tap * inputs for tap, inputs in zip(taps, read, strict=True))
         assert isinstance(y, Tensor)
         return y if self.bias is None else y + self.bias
-
-
-def uniform(bound: float) -> Any:
-    """A start: uniform within the bound on both sides of 0."""
-    return lambda shape, generator: (2 * torch.rand(shape, generator=generator) - 1) * bound

@@ -3,10 +3,13 @@
 self.starts = {"down.weight": zeros, "mix": eye, "features": lambda shape, generator: ...}
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 Sizes = tuple[int, ...]
+Start = Callable[[Sizes, torch.Generator], Tensor]
 
 
 def zeros(shape: Sizes, generator: torch.Generator) -> Tensor:
@@ -29,3 +32,8 @@ def orthogonal(shape: Sizes, generator: torch.Generator) -> Tensor:
     q, r = torch.linalg.qr(tall)
     signed: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
     return signed if rows >= columns else signed.transpose(-1, -2)
+
+
+def uniform(bound: float) -> Start:
+    """Uniform within the bound on both sides of 0."""
+    return lambda shape, generator: (2 * torch.rand(shape, generator=generator) - 1) * bound

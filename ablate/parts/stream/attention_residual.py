@@ -6,7 +6,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from ablate.parts.connection import Close, Connection, ResidualStream, State
+from ablate.parts.connection import Close, Connection, ResidualStream, State, inverse_rms
 from ablate.parts.starts import zeros
 from ablate.registry import stream
 from ablate.spec import Shape
@@ -45,11 +45,6 @@ class DepthSums(NamedTuple):
 
     values: tuple[Tensor, ...]
     scales: tuple[Tensor, ...]
-
-
-def inverse_rms(y: Tensor) -> Tensor:
-    """1 / rms over the channels, (B,T,C) -> (B,T,1)."""
-    return (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 class Alone(nn.Module):

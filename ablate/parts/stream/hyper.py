@@ -6,8 +6,8 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from ablate.parts.connection import Close, Connection, ResidualStream, State
-from ablate.parts.starts import eye
+from ablate.parts.connection import Close, Connection, Copies, ResidualStream, State, inverse_rms
+from ablate.parts.starts import eye, ones, zeros
 from ablate.registry import stream
 from ablate.spec import Shape
 
@@ -39,17 +39,6 @@ class HyperConnections(ResidualStream):
         return Mean()
 
 
-class Copies(nn.Module):
-    """(B,T,C) -> (B,T,N,C), all the same."""
-
-    def __init__(self, streams: int):
-        super().__init__()
-        self.streams = streams
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, None].expand(-1, -1, self.streams, -1)
-
-
 class Mean(nn.Module):
     """(B,T,N,C) -> (B,T,C)."""
 
@@ -71,7 +60,7 @@ class HyperConnection(Connection):
         self.starts = {
             "reading": lambda shape, generator: torch.eye(streams)[one : one + 1],
             "mixing": eye,
-            "writing": lambda shape, generator: torch.ones(shape),
+            "writing": ones,
         }
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,11 +91,11 @@ class DynamicHyperConnection(HyperConnection):
         self.more_products += streams * (streams + 2) * width - streams * width
         self.more_activations += 2 * streams * width
         self.constants = {f"{name}_scale": 0.01 for name in ("reading", "mixing", "writing")}
-        zeros = {f"of_{name}": _zeros for name in ("reading", "mixing", "writing")}
-        self.starts = {**self.starts, **zeros}
+        drawn = {f"of_{name}": zeros for name in ("reading", "mixing", "writing")}
+        self.starts = {**self.starts, **drawn}
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        normed = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        normed = x * inverse_rms(x)
         given = zip(
             super().weights(x),
             (self.of_reading, self.of_mixing, self.of_writing),
@@ -121,7 +110,3 @@ class DynamicHyperConnection(HyperConnection):
             mixing[0] + mixing[1],
             writing[0] + writing[1].transpose(-1, -2),
         )
-
-
-def _zeros(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.zeros(shape)

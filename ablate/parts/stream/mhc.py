@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from ablate.parts.connection import Close, Connection, ResidualStream, State
+from ablate.parts.connection import Close, Connection, Copies, ResidualStream, State, inverse_rms
 from ablate.registry import stream
 from ablate.spec import Shape
 
@@ -42,7 +42,7 @@ class ManifoldHyperConnections(ResidualStream):
         self.write_scale, self.eps = write_scale, eps
 
     def entrance(self) -> nn.Module:
-        return Streams(self.streams)
+        return Copies(self.streams)
 
     def connection(self, branch: int, first: bool) -> Connection:
         C, N = self.shape.width, self.streams
@@ -52,17 +52,6 @@ class ManifoldHyperConnections(ResidualStream):
 
     def exit(self) -> nn.Module:
         return Collapsed(self.shape.width, self.streams, self.eps)
-
-
-class Streams(nn.Module):
-    """(B,T,C) -> (B,T,N,C), all the same."""
-
-    def __init__(self, streams: int):
-        super().__init__()
-        self.streams = streams
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, None].expand(-1, -1, self.streams, -1)
 
 
 class Weighing(nn.Module):
@@ -89,7 +78,7 @@ class Weighing(nn.Module):
         """x (B,T,N,C) -> for each group (B,T,size), in fp32 at least."""
         flat = x.flatten(2)
         flat = flat if flat.dtype == torch.float64 else flat.float()
-        flat = flat * (flat.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        flat = flat * inverse_rms(flat)
         found = F.linear(flat, self.weight.to(flat.dtype)).split_with_sizes(self.sizes, -1)
         offsets = self.offset.split_with_sizes(self.sizes)
         return tuple(y * s + c for y, s, c in zip(found, self.scale, offsets, strict=True))

@@ -35,7 +35,7 @@ from ablate.registry import (
     stream,
     topology,
 )
-from ablate.spec import ModelSpec
+from ablate.spec import LayerSpec, ModelSpec
 
 
 class Decoder(nn.Module):
@@ -88,17 +88,11 @@ class Decoder(nn.Module):
         )
         distinct = spec.distinct_positions()
         self.positions = nn.ModuleList(position.build(options, self.shape) for options in distinct)
-        last = layers[-1]
+        plain = Frame(partial(norm.build, layers[-1].norm, C), spec.dropout, lambda first: Connection())
         self.future: nn.Module = future.build(
             spec.future,
             self.shape,
-            lambda: topology.build(
-                last.topology,
-                attention.build(last.attention, self.shape),
-                ffn.build(last.ffn, self.shape),
-                placements[-1],
-                Frame(partial(norm.build, last.norm, C), spec.dropout, lambda first: Connection()),
-            ),
+            partial(self._layer, layers[-1], placements[-1], plain),
             partial(norm.build, spec.norm, C),
         )
         made, branches = stream.build(spec.stream, self.shape), count()
@@ -113,23 +107,25 @@ class Decoder(nn.Module):
             frame = Frame(partial(norm.build, layer.norm, C), spec.dropout, connection)
             looked_up = lookup.build(layer.lookup, self.shape)
             self.before.append(frame.lookup(looked_up, "start"))
-            self.layers.append(
-                topology.build(
-                    layer.topology,
-                    attention.build(layer.attention, self.shape),
-                    ffn.build(layer.ffn, self.shape),
-                    place,
-                    frame,
-                )
-            )
+            self.layers.append(self._layer(layer, place, frame))
             self.after.append(frame.lookup(looked_up, "end"))
         # At the input there is one vector a token, whatever the stream makes of it.
-        plain = Frame(nn.Identity, spec.dropout, lambda first: Connection())
         looked_up = lookup.build(spec.embedding.lookup, self.shape)
         self.input_lookup = plain.lookup(looked_up, "start", "end")
         self.exit = made.exit()
         self.final_norm = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
         self.head = Head(spec.head, C, V)
+
+    def _layer(self, layer: LayerSpec, place: Placement, frame: Frame) -> nn.Module:
+        """One layer, in its frame of norms and connections."""
+        made: nn.Module = topology.build(
+            layer.topology,
+            attention.build(layer.attention, self.shape),
+            ffn.build(layer.ffn, self.shape),
+            place,
+            frame,
+        )
+        return made
 
     def _group(self, **facts: Any) -> None:
         """Find the layers that share a memory, and the kernel that serves all."""

@@ -1,8 +1,6 @@
 """`ablate check`: the contracts of a model, held against a file of a user, a Hugging Face folder or a run."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import nn
 
 from ablate.cli.contracts import Contract, Judge, Subject
 from ablate.errors import AblateError
+from ablate.registry import load_parts
 
 VERDICT_STYLES = {"kept": "green", "broken": "bold red", "not checked": "dim"}
 
@@ -65,15 +64,12 @@ def open_target(target: str) -> tuple[nn.Module, int | None]:
 
 
 def from_file(file: Path, name: str) -> tuple[nn.Module, int | None]:
-    """The module that a name in a Python file is or makes. Raises CheckFailed."""
+    """The module that a name in a Python file is or makes. Raises CheckFailed, and ImportError for a file
+    that cannot be imported."""
     if not file.is_file():
         raise CheckFailed(f"{file}: there is no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader
-    code = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(file.stem, code)
+    (code,) = load_parts([str(file)])
     try:
-        spec.loader.exec_module(code)
         made: Any = getattr(code, name)
         module = made if isinstance(made, nn.Module) else made()
     except Exception as error:

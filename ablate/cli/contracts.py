@@ -6,7 +6,7 @@ stands far above what rounding does (`Judge.limit`).
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -41,14 +41,19 @@ class Subject:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(B,T,V). Raises ValueError where the model gives something else."""
-        out = self.module(tokens)
-        logits = getattr(out, "logits", out[0] if isinstance(out, tuple | list) else out)
-        if not isinstance(logits, Tensor) or logits.shape[:2] != tokens.shape or logits.ndim != 3:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(
-                f"the model gives {shape} for tokens {tuple(tokens.shape)}; logits (B, T, V) are needed"
-            )
-        return logits
+        return logits_of(self.module, tokens)
+
+
+def logits_of(module: nn.Module, tokens: Tensor) -> Tensor:
+    """What a model gives for tokens (B,T), (B,T,V). Raises ValueError where that is something else."""
+    out = module(tokens)
+    logits = getattr(out, "logits", out[0] if isinstance(out, tuple | list) else out)
+    if not isinstance(logits, Tensor) or logits.shape[:2] != tokens.shape or logits.ndim != 3:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model gives {shape} for tokens {tuple(tokens.shape)}; logits (B, T, V) are needed"
+        )
+    return logits
 
 
 class Judge:
@@ -161,11 +166,11 @@ class Judge:
         return contract_of("gradients", not said, "; ".join(said), f"all {len(trained)} tensors are reached")
 
     def half(self) -> Contract:
-        """In bf16 the model runs, keeps the dtype and says nearly the same."""
+        """In bf16 the model runs and says nearly the same."""
         try:
             twin = copy.deepcopy(self.subject.module).to(torch.bfloat16)
             with torch.no_grad():
-                out = Subject.logits(_With(twin), self.subject.tokens)  # type: ignore[arg-type]
+                out = logits_of(twin, self.subject.tokens)
         except (RuntimeError, TypeError, NotImplementedError) as error:
             return Contract("bf16", "broken", f"does not run: {str(error).splitlines()[0][:120]}")
         found = self.apart(out.to(self.whole.dtype), self.whole)
@@ -173,12 +178,6 @@ class Judge:
         return contract_of(
             "bf16", rms < 0.2 and found == found, f"differs by {rms:.2g} (RMS)", f"RMS {rms:.1g}"
         )
-
-
-class _With(NamedTuple):
-    """What `Subject.logits` asks of a subject."""
-
-    module: Callable[[Tensor], Any]
 
 
 def contract_of(name: str, kept: bool, wrong: str, right: str = "") -> Contract:

@@ -122,7 +122,6 @@ def test_modules_are_imported_by_name_in_known_places_only():
     """Where the package turns text into code. A new place must say whose text that is."""
     known = {
         "__init__.py": "the public names of the package",
-        "cli/check_model.py": "the file that the user types to have it checked",
         "engine/worker.py": "functions that the package names itself",
         "parts/kernel/flash.py": "one library by its fixed name",
         "registry.py": "parts that the user names",

@@ -52,6 +52,15 @@ class Event:
     slot: str = ""
 
 
+def tell_if_done(job: Job, store: Store, on_event: Callable[[Event], None]) -> bool:
+    """Whether a run has its outcome already, which is then told as skipped."""
+    record = store.outcome(job.id, job.source_hash)
+    if record is None:
+        return False
+    on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
+    return True
+
+
 def launch(
     jobs: Iterable[Job],
     slots: Sequence[Slot],
@@ -155,11 +164,7 @@ class Engine:
         self.queue = todo
 
     def skipped(self, job: Job) -> bool:
-        record = self.store.outcome(job.id, job.source_hash)
-        if record is None:
-            return False
-        self.on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
-        return True
+        return tell_if_done(job, self.store, self.on_event)
 
     def busy(self) -> list[Worker]:
         return [w for w in self.workers if w.jobs]

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-from ablate.engine.launch import Event
+from ablate.engine.launch import Event, tell_if_done
 from ablate.engine.lease import holder, newest, taken
 from ablate.engine.store import MISSING, Store
 from ablate.engine.worker import Job, Report, record_missing
@@ -121,11 +121,7 @@ class RemoteEngine:
                 raise
 
     def skipped(self, job: Job) -> bool:
-        record = self.store.outcome(job.id, job.source_hash)
-        if record is None:
-            return False
-        self.on_event(Event("skipped", job.id, record.status, record.reason, source_hash=record.source_hash))
-        return True
+        return tell_if_done(job, self.store, self.on_event)
 
     def submit(self) -> None:
         """As many tasks as the pool has room for, in the order of the queue. A run that is tried again is

@@ -31,6 +31,7 @@ from ablate.study.stats.tuning import (
     rates_in_words,
     round_rate,
     share_rates,
+    tuning_outcomes,
     tuning_rows,
     tuning_warnings,
 )
@@ -96,20 +97,10 @@ def tune_by_rounds(
     """
     rows = tuning_rows(frame, metric)
     sign = -1.0 if better == "higher" else 1.0
-    runs = {
-        (str(arm), float(rate), int(seed)): (status, value)
-        for arm, rate, seed, status, value in zip(
-            *(rows[name].tolist() for name in ("arm", "rate", "seed", "status", metric)), strict=True
-        )
-    }
-    losses = {
-        place: sign * value
-        for place, (status, value) in runs.items()
-        if status == "finished" and isinstance(value, float | int) and math.isfinite(value)
-    }
+    statuses, losses = tuning_outcomes(rows, metric, sign)
     plateaus = find_plateaus(losses, level)
     lost = {(run.arm, run.rate, run.seed) for run in plateaus.runs}
-    lost |= {place for place, (status, _) in runs.items() if status in FAILED}
+    lost |= {place for place, status in statuses.items() if status in FAILED}
 
     def of(arm: str) -> "_Arm":
         return _Arm(

@@ -112,20 +112,10 @@ def tune(
     check_grid(rates)
     seeds = sorted({int(seed) for seed in rows["seed"]})
     sign = -1.0 if better == "higher" else 1.0
-    runs = {
-        (str(arm), float(rate), int(seed)): (status, value)
-        for arm, rate, seed, status, value in zip(
-            *(rows[name].tolist() for name in ("arm", "rate", "seed", "status", metric)), strict=True
-        )
-    }
-    losses = {
-        place: sign * value
-        for place, (status, value) in runs.items()
-        if status == "finished" and _finite(value)
-    }
+    statuses, losses = tuning_outcomes(rows, metric, sign)
     plateaus = find_plateaus(losses, level)
     lost = {(run.arm, run.rate) for run in plateaus.runs}
-    lost |= {(arm, rate) for (arm, rate, _), (status, _) in runs.items() if status in FAILED}
+    lost |= {(arm, rate) for (arm, rate, _), status in statuses.items() if status in FAILED}
     choices = tuple(
         _choose(arm, losses, rates, seeds, {rate for name, rate in lost if name == arm}, sign)
         for arm in dict.fromkeys(rows["arm"].astype(str))
@@ -153,6 +143,20 @@ def tuning_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         raise ValueError(f"arm {rows['arm'][rows['rate'].isna()].iloc[0]!r}: a tuning run has no rate")
     _refuse_duplicates(rows)
     return rows
+
+
+def tuning_outcomes(
+    rows: pd.DataFrame, metric: str, sign: float
+) -> tuple[dict[tuple[str, float, int], str], dict[tuple[str, float, int], float]]:
+    """By (arm, rate, seed): how each run ended, and the loss of those that finished; less is better."""
+    statuses, losses = {}, {}
+    columns = (rows[name].tolist() for name in ("arm", "rate", "seed", "status", metric))
+    for arm, rate, seed, status, value in zip(*columns, strict=True):
+        place = str(arm), float(rate), int(seed)
+        statuses[place] = status
+        if status == "finished" and _finite(value):
+            losses[place] = sign * value
+    return statuses, losses
 
 
 def tuning_warnings(seeds: Sequence[int], plateaus: Sequence[PlateauRun]) -> list[str]:

@@ -18,7 +18,6 @@ import numpy as np
 
 from ablate.data.source import DataError
 
-FORMATS = ("raw", "npy", "llmc", "megatron")
 LLMC_MAGIC, LLMC_HEADER = 20240520, 256
 LLMC_DTYPES = {1: np.uint16, 7: np.uint32}  # by version; 7 is that of Llama 3's larger vocabulary
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"

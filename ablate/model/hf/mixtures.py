@@ -103,7 +103,6 @@ def routed_options(
 
 
 DENSE = [WIDTH._replace(ours="variants.dense.ffn.width"), activation_option("variants.dense.ffn")]
-NO_GROUPS = {"n_group": (1,), "topk_group": (1,)}
 
 
 def renormalised(at: str, default: bool, no: str = "all", yes: str = "renormalised") -> Option:

@@ -31,6 +31,8 @@ def target_name(target: Target) -> str:
 
 def make_callbacks(targets: Sequence[Target]) -> list[Any]:
     """Lightning callbacks. Raises ObserverError for what is not importable or no callback."""
+    if not targets:  # importing Lightning takes seconds, which a plan need not spend
+        return []
     from lightning.pytorch import Callback
 
     return [_made(target, Callback, f"callbacks[{n}]") for n, target in enumerate(targets)]
@@ -39,10 +41,10 @@ def make_callbacks(targets: Sequence[Target]) -> list[Any]:
 def make_profiler(target: Target | None, folder: Path) -> Any:
     """A Lightning profiler, whose output goes to `folder`; None where none is asked for. Raises
     ObserverError."""
-    from lightning.pytorch import profilers
-
     if target is None:
         return None
+    from lightning.pytorch import profilers
+
     if isinstance(target, str) and target in PROFILERS:
         kinds = (profilers.SimpleProfiler, profilers.AdvancedProfiler, profilers.PyTorchProfiler)
         kind = dict(zip(PROFILERS, kinds, strict=True))[target]

@@ -495,11 +495,13 @@ def test_the_mirror_closes_after_the_record(text, tmp_path, monkeypatch):
 
 
 def test_a_mirror_that_breaks_costs_nothing(text, tmp_path, monkeypatch, caplog):
-    class Broken(loggers.CSVLogger):
+    from lightning.pytorch import loggers as lightning_loggers
+
+    class Broken(lightning_loggers.CSVLogger):
         def log_metrics(self, metrics, step=None):
             raise ConnectionError("gone")
 
-    monkeypatch.setattr(loggers, "CSVLogger", Broken)
+    monkeypatch.setattr(lightning_loggers, "CSVLogger", Broken)
     record = train(run_spec(text, steps=4), tmp_path, text, {"logger": LoggerSpec(name="csv")})
     assert record.status == "finished"
     assert len(curve(tmp_path / record.id)) == 4

@@ -5,15 +5,15 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from typing import TYPE_CHECKING, Any
 
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
-from ablate.train.monitor.trackio_logger import TrackioLogger
 from ablate.train.monitor.utilisation import Pace, peak_flops
 from ablate.train.settings import LoggerSpec
+
+if TYPE_CHECKING:  # importing Lightning takes seconds, which a plan need not spend
+    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger("ablate.train")
 
@@ -43,7 +43,7 @@ class Mirror:
     def __init__(self, spec: LoggerSpec, id: str, folder: Path, run: RunSpec, facts: Mapping[str, Any]):
         self.spec, self.run, self.facts = spec, run, facts
         self.name = spec.name
-        self.logger: Logger | None = None
+        self.logger: Any = None  # one of Lightning's
         self.batch_tokens = run.budget.batch_tokens
         self.flops: float | None = facts.get("counts", {}).get("training_flops")  # for each token
         kind, devices = str(facts.get("device_kind", "")), int(facts.get("devices", 1))
@@ -74,7 +74,7 @@ class Mirror:
                 metrics["flops"] = tokens * self.flops
             if row.get("seconds") is not None:
                 metrics |= self.pace(tokens, float(row["seconds"]))
-            at = None if isinstance(logger, WandbLogger) else step  # it would add a column of its own
+            at = None if self.name == "wandb" else step  # it would add a column of its own
             self.guard(lambda: logger.log_metrics(metrics, step=at))
 
     def go_on(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -92,11 +92,11 @@ class Mirror:
     def finish(self, status: str, metrics: Mapping[str, float | None]) -> None:
         logger = self.logger
         assert logger is not None
-        if isinstance(logger, WandbLogger):
+        if self.name == "wandb":
             summarise(logger.experiment, status, metrics)
         logger.save()
         logger.finalize("success" if status == "finished" else "failed")
-        if isinstance(logger, WandbLogger):
+        if self.name == "wandb":
             logger.experiment.finish(exit_code=0 if status == "finished" else 1)
 
     def guard(self, act: Callable[[], object]) -> None:
@@ -146,7 +146,12 @@ def mirror_scores(spec: LoggerSpec, record: RunRecord, folder: Path) -> None:
     mirror.close(record.status, {**speed, **record.metrics})
 
 
-def make(spec: LoggerSpec, id: str, folder: Path) -> Logger | None:
+def make(spec: LoggerSpec, id: str, folder: Path) -> "Logger | None":
+    """Lightning's logger of that name; None for none."""
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+    from ablate.train.monitor.trackio_logger import TrackioLogger
+
     match spec.name:
         case "csv":
             return CSVLogger(folder, name="csv", version="")

@@ -112,6 +112,7 @@ def some_text(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The commands of `ablate` and their options."""
     whole = Parser("ablate", description=__doc__.split(": ", 1)[1])
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -264,6 +265,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def init(options: argparse.Namespace) -> None:
+    """`ablate init`: make a project folder."""
     from ablate.cli.project import make_project
 
     for line in make_project(options.folder):
@@ -271,6 +273,7 @@ def init(options: argparse.Namespace) -> None:
 
 
 def load_own(places: list[str]) -> None:
+    """Import a user's own parts, where any are named."""
     if places:
         from ablate.registry import load_parts
 
@@ -278,6 +281,7 @@ def load_own(places: list[str]) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
+    """`ablate generate`: continue prompts with a trained run."""
     import torch
 
     from ablate.measure.trained import continue_texts, open_run, stream_text
@@ -309,12 +313,14 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def parts(options: argparse.Namespace) -> None:
+    """`ablate parts`: list all parts with their options."""
     from ablate.cli.catalogue import catalogue
 
     print(catalogue(), end="")
 
 
 def import_(options: argparse.Namespace) -> None:
+    """`ablate import`: turn a folder of transformers into one of ablate."""
     from ablate.cli.exchange import bring_in
 
     if options.to.exists():
@@ -336,6 +342,7 @@ def check_contracts(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> None:
+    """`ablate export`: write a run as a folder that transformers reads."""
     from ablate.cli.exchange import send_out, size
 
     shard = size(options.shard_size)
@@ -344,6 +351,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    """`ablate evaluate`: measure a trained run, or a folder of transformers."""
     from rich.console import Console
 
     from ablate.cli.show import name_table, show_record
@@ -365,6 +373,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def evidence(options: argparse.Namespace) -> None:
+    """`ablate evidence`: rewrite the pages that sum up all studies of a folder."""
     from ablate.study.report.evidence import write_evidence
 
     if not options.experiments.is_dir():

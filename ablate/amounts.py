@@ -42,6 +42,7 @@ def number(value: float | None, places: int, signed: bool = False) -> str:
 
 
 def interval(low: float | None, high: float | None, places: int, signed: bool = True) -> str:
+    """An interval as text, `[low, high]`; empty where an end is missing."""
     if low is None or high is None:
         return ""
     return f"[{number(low, places, signed)}, {number(high, places, signed)}]"
@@ -55,6 +56,7 @@ def short(value: float | None, digits: int = 3, signed: bool = False) -> str:
 
 
 def probability(p: float | None) -> str:
+    """A probability with three places; empty where there is none."""
     if p is None or math.isnan(p):
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -50,6 +50,7 @@ def package_version() -> str:
 
 @lru_cache
 def processor() -> str:
+    """The model name of the processor."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()

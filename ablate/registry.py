@@ -70,6 +70,8 @@ class Options(Numbers):
 
 @dataclass(frozen=True)
 class Entry:
+    """A registered part: its kind, its name, how it is made, its options and its paper."""
+
     kind: str
     name: str
     make: Callable[..., Any]

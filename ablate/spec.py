@@ -24,6 +24,8 @@ MOST_SEED = 2**63 - 1  # of a seed, and of what is counted in 64 bits
 
 
 class Strict(Numbers, BaseModel):
+    """Refuses unknown keys and never changes once it is made."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -54,12 +56,16 @@ class LayerSpec(Strict):
 
 
 class EmbeddingSpec(Strict):
+    """The embedding of tokens: a factor, a norm, and lookups beside it."""
+
     scale: Literal["sqrt_width"] | FiniteFloat = 1.0
     norm: Annotated[Options, Part("norm")]
     lookup: Annotated[Options, Part("lookup")] = Field(Unsaid("none"), validate_default=True)
 
 
 class HeadSpec(Strict):
+    """The head: from the last layer to logits and the loss."""
+
     tied: bool = True
     bias: bool = False
     multiplier: FiniteFloat = Field(1.0, gt=0)
@@ -248,11 +254,15 @@ class DataSpec(Strict):
 
 
 class BudgetSpec(Strict):
+    """How much a run trains, in tokens."""
+
     tokens: int = Field(gt=0, le=MOST_SEED)  # seen in training
     batch_tokens: int = Field(gt=0, le=MOST_SEED)  # in one optimizer step, over all devices
 
 
 class EvaluationSpec(Strict):
+    """How often, and on how much text, a run is validated while it trains."""
+
     every: int = Field(0, ge=0)  # optimizer steps between looks at validation; 0: only at the end
     tokens: int | None = Field(None, gt=0)  # of validation in those looks; null: all, as in the last look
 

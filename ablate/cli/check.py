@@ -73,6 +73,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
 
 
 def kernel_serves(spec: RunSpec, name: str, device: str) -> bool:
+    """Whether the kernel of that name can compute every layer of this model on the device."""
     if name not in kernel:
         return False
     try:

@@ -45,6 +45,7 @@ def composed(name: str, *overrides: str) -> ModelSpec:
 
 @cache
 def costs(name: str) -> Costs:
+    """The costs of a committed model by its name under `conf/model`."""
     return measure(composed(name))
 
 

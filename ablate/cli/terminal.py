@@ -41,5 +41,6 @@ def _plain_record(*given: object, **named: object) -> logging.LogRecord:
 
 
 def replacement(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of `codecs`: writes a sign that the terminal lacks by a plain one."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(SIGNS.get(c, "?") for c in error.object[error.start : error.end]), error.end

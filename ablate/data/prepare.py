@@ -134,6 +134,7 @@ def recall(memo: Path) -> dict[str, Any] | None:
 
 
 def stamp_of(source: Source) -> Any:
+    """The source's change stamp, as JSON gives it back."""
     return json.loads(json.dumps(source.change_stamp()))
 
 
@@ -198,6 +199,7 @@ def sizes(held: Mapping[str, Any]) -> dict[str, int]:
 
 
 def touched(folder: Path, seen: Mapping[str, list[int]]) -> bool:
+    """Whether the files differ from when they were last hashed."""
     try:
         return bool(json.loads((folder / "untouched.json").read_bytes()) != seen)
     except (OSError, ValueError):
@@ -205,17 +207,20 @@ def touched(folder: Path, seen: Mapping[str, list[int]]) -> bool:
 
 
 def mark_untouched(folder: Path, seen: dict[str, list[int]]) -> None:
+    """Remember the signatures under which the files were hashed and found whole."""
     HASHED[folder] = seen
     with suppress(OSError), atomic(folder / "untouched.json") as file:
         file.write(json.dumps(seen).encode())
 
 
 def signatures(folder: Path, names: Mapping[str, str]) -> dict[str, list[int]]:
+    """Size, times (ns) and inode of each file: what changes when a file is written."""
     seen = {name: (folder / name).stat() for name in names}
     return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in seen.items()}
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -244,6 +249,7 @@ def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokeniz
 
 
 def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> None:
+    """Learn the tokenizer and write the tokens of every split into `folder`."""
     log.info("data: tokenising, once, into %s", folder.parent)
     made = source.token_documents("train") is not None  # tokens are there, and no text
     learned_from: Iterator[str] = iter(()) if made else source.documents("train")
@@ -324,6 +330,7 @@ def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -
 
 
 def open_cache(folder: Path, tokenizer: Tokenizer) -> Prepared:
+    """The splits of a cache that is whole, mapped into memory."""
     held = held_in(folder)
     tokenizer.load(folder)
     return Prepared(
@@ -337,6 +344,7 @@ def open_cache(folder: Path, tokenizer: Tokenizer) -> Prepared:
 
 
 def open_split(folder: Path, name: str, held: Mapping[str, Any]) -> Split:
+    """The tokens and document borders of one split, mapped into memory."""
     counts, kind = held["counts"][name], np.dtype(held["dtype"])
     if counts["tokens"]:
         tokens: np.ndarray = np.memmap(

@@ -21,6 +21,8 @@ TRIES = 2000  # a split with a tenth of very many examples needs more once in 10
 
 
 class Example(NamedTuple):
+    """A generated example: its tokens, and which of them are answers."""
+
     tokens: list[int]
     answers: list[int]  # the places of the answers among the tokens, ascending
 
@@ -61,6 +63,7 @@ class Generated(Source):
 
 
 def written(example: Example) -> str:
+    """An example as a line of text, with its answers marked."""
     answers = set(example.answers)
     return " ".join(
         f"{ANSWER}{token}" if n in answers else str(token) for n, token in enumerate(example.tokens)

@@ -16,11 +16,14 @@ from ablate.registry import measure
 
 
 class Measured(NamedTuple):
+    """What a measure found on one trained model."""
+
     metrics: dict[str, float]  # `heldout/loss`
     vectors: dict[str, list[float]]  # `heldout/by_document`
 
 
 def reads_heldout(name: str) -> bool:
+    """Whether the measure of that name reads the held-out split."""
     return "heldout" in getattr(measure[name].make, "reads_splits", ())
 
 

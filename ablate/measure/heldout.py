@@ -1,3 +1,5 @@
+"""The loss on held-out text, whole and by document."""
+
 import math
 
 from ablate.data.prepare import Prepared

@@ -1,3 +1,5 @@
+"""The share of answers that are right in generated examples."""
+
 from typing import Annotated
 
 import numpy as np

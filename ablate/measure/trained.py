@@ -23,6 +23,8 @@ class RunNotLoadable(AblateError, ValueError):
 
 
 class Trained(NamedTuple):
+    """A trained decoder, its tokenizer and the record it came from."""
+
     decoder: Decoder
     tokenizer: Any  # ablate.data.tokenizer.Tokenizer
     record: RunRecord

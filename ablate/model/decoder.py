@@ -1,3 +1,5 @@
+"""The decoder: tokens are embedded, pass through the layers, and become logits or a loss."""
+
 from collections.abc import Sequence
 from functools import partial
 from itertools import count

@@ -1,3 +1,5 @@
+"""The head: logits of the vocabulary, or the loss of targets without keeping all logits."""
+
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ from ablate.spec import HeadSpec
 
 
 class TokenLoss(NamedTuple):
+    """The loss of each target by itself."""
+
     nll: Tensor  # (B,T) nats; 0 where the target is -100
     z: Tensor | None  # (B,T) squared logsumexp of the logits; None where the z-loss is off
 

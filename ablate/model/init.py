@@ -28,6 +28,8 @@ TABLES = ("embedding", "table", "head")  # one row for each token or position
 
 
 class Init(Protocol):
+    """How large the initial values of each weight are."""
+
     def std(self, module: str, role: str, shape: tuple[int, ...]) -> float:
         """The standard deviation for a weight: `module` is its path, `role` the last word of the path."""
         ...
@@ -94,6 +96,7 @@ class DeepNormInit(Xavier):
 
 
 def key(seed: int, name: str) -> int:
+    """A seed of 63 bits for one name."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1
 
 
@@ -103,6 +106,7 @@ def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 
 
 def generator(seed: int, name: str) -> torch.Generator:
+    """A generator on the CPU for one parameter, by its name."""
     return torch.Generator("cpu").manual_seed(key(seed, name))
 
 

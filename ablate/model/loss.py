@@ -25,6 +25,7 @@ ON_CUDA = 8  # times as large on a GPU, which a slice must fill
 
 
 def slice_bytes(device: str) -> int:
+    """How many bytes of logits (fp32) make a slice on a kind of device."""
     return SLICE * (ON_CUDA if device == "cuda" else 1)
 
 
@@ -127,6 +128,7 @@ def joined(logits: Tensor, y: Tensor, softcap: float | None, z_loss: float) -> t
 
 @lru_cache
 def compiled() -> Any:
+    """`joined`, compiled for logits on a GPU."""
     keep_graphs()
     return torch.compile(joined, dynamic=False)
 

@@ -101,6 +101,7 @@ class Watched(TorchFunctionMode):
 
 
 def storage(tensor: Tensor) -> int:
+    """A number that tells the memory of one tensor from that of others."""
     return int(tensor.untyped_storage()._cdata)
 
 

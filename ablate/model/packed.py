@@ -37,6 +37,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def packable(decoder: Decoder) -> bool:
+    """Whether this processor has packed products for the weights of the decoder."""
     weight = decoder.embedding.weight
     return weight.device.type == "cpu" and weight.dtype in DTYPES and ONEDNN
 

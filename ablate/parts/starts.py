@@ -13,10 +13,12 @@ Start = Callable[[Sizes, torch.Generator], Tensor]
 
 
 def zeros(shape: Sizes, generator: torch.Generator) -> Tensor:
+    """Initial values of zero, for biases and gates."""
     return torch.zeros(shape)
 
 
 def ones(shape: Sizes, generator: torch.Generator) -> Tensor:
+    """Initial values of one, for scales."""
     return torch.ones(shape)
 
 

@@ -15,6 +15,8 @@ from ablate.parts.base import ForwardContext
 
 
 class Evaluation(NamedTuple):
+    """The loss on a split: sums, so that parts of it can be added."""
+
     nll: float  # the sum over targets, in nats
     tokens: int  # targets
     by_document: Sequence[float] = ()  # the sum over the targets of each document of the split
@@ -111,6 +113,7 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def evaluating(decoder: Decoder) -> Iterator[None]:
+    """Put the decoder into evaluation mode, and back afterwards."""
     was = decoder.training
     decoder.eval()
     try:

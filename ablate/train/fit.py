@@ -366,4 +366,5 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
     return next(iter(str(error).splitlines()), "")

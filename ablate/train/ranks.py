@@ -63,6 +63,7 @@ def spread(run: "Run", stop: Interrupt) -> RunRecord:
 
 
 def begin(request: "RunRequest", rank: int, port: int) -> "subprocess.Popen[str]":
+    """Start the process of one rank and send it the request."""
     place = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process = subprocess.Popen(
         [sys.executable, "-m", "ablate.train.rank"],
@@ -106,10 +107,12 @@ def verdict(run: "Run", folder: Path, codes: list[int], stop: Interrupt) -> RunR
 
 
 def ended(code: int) -> str:
+    """How a process ended, in words."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
 
 def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])

@@ -61,6 +61,7 @@ def wsd(step: int, steps: int, *, warmup: Warmup = 0.02, decay: Share = 0.2, fin
 
 
 def length(warmup: int | float, steps: int) -> int:
+    """The steps of a warm-up that is given in steps or as a share of all."""
     return warmup if isinstance(warmup, int) else round(warmup * steps)
 
 

@@ -37,6 +37,8 @@ class LoggerSpec(Strict):
 
 
 class Settings(Strict):
+    """How a run is carried out; nothing here decides its numbers."""
+
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt | Literal["auto"] = 1
     nodes: int = Field(1, gt=0)  # more than one: start with torchrun
@@ -58,6 +60,7 @@ class Settings(Strict):
 
 
 def accelerator(settings: Settings) -> str:
+    """The accelerator that is meant: `cpu` or `gpu`."""
     import torch
 
     if settings.accelerator == "auto":

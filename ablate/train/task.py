@@ -351,6 +351,7 @@ def real_of(batch: Batch) -> Tensor | int:
 
 
 def put_loads(aux: AuxOutputs, loads: list[Tensor] | None) -> None:
+    """Put the loads of all ranks into the reports of the experts."""
     reports = [report for report in aux if "load" in report]
     for report, load in zip(reports, loads or [], strict=True):
         report["load"] = load

@@ -40,6 +40,7 @@ def trainer(spec: RunSpec, settings: Settings, callbacks: list[Callback], profil
 
 
 def strategy(settings: Settings, world: int) -> Strategy | str:
+    """Lightning's strategy for these settings on `world` devices."""
     if settings.strategy == "fsdp":
         return ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
     if settings.strategy == "ddp" or world > 1:

@@ -1,3 +1,5 @@
+"""Text to be copied after a separator, made and not read."""
+
 from typing import Annotated, Literal
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Text from the Hugging Face Hub, by `datasets`."""
+
 import hashlib
 import json
 import re

@@ -1,3 +1,5 @@
+"""Pairs that occur twice: the second time the first half predicts the other."""
+
 from typing import Annotated
 
 import numpy as np

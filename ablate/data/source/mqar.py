@@ -1,3 +1,5 @@
+"""Multi-query associative recall: keys and values, then keys to be answered."""
+
 from functools import lru_cache
 from typing import Annotated
 

@@ -1,3 +1,5 @@
+"""The source text of Python's standard library, which every machine has."""
+
 import hashlib
 import sys
 import sysconfig
@@ -49,6 +51,7 @@ def modules() -> dict[str, list[Path]]:
 
 
 def files(library: Path, module: str) -> list[Path]:
+    """The Python files of one top-level module, without tests inside of it."""
     package = library / module
     if package.is_dir():
         every = sorted(package.rglob("*.py"), key=lambda p: p.relative_to(library).parts)
@@ -58,10 +61,12 @@ def files(library: Path, module: str) -> list[Path]:
 
 
 def size(files: list[Path]) -> int:
+    """The bytes of some files together."""
     return sum(file.stat().st_size for file in files)
 
 
 def signature(file: Path) -> list[Any]:
+    """Name, size, times (ns) and inode: what changes when a file is written."""
     seen = file.stat()
     return [str(file), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
 

@@ -1,3 +1,5 @@
+"""Text from the user's own files: plain, JSON lines or Parquet, packed or not."""
+
 import glob
 import gzip
 import hashlib
@@ -211,6 +213,7 @@ def divided(chunk: str) -> Iterator[tuple[str, bool]]:
 
 
 def read_jsonl(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
+    """The field of each line of JSON. Raises DataError with file and line."""
     for number, line in enumerate(decoded_lines(path, file), 1):
         if not line.strip():
             continue
@@ -231,6 +234,7 @@ def read_jsonl(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
 
 
 def read_parquet(path: Path, file: IO[bytes], field: str, packed: bool) -> Iterator[str]:
+    """The field of each row of a Parquet file. Raises DataError with the file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -273,6 +277,7 @@ def allowed(path: Path) -> int:
 
 
 def swollen(path: Path) -> str:
+    """What to say of a file that unpacks to more than text ever does."""
     return (
         f"text: {path} unpacks to more than {SHRINKS} times its size, as no text does; if it is meant, "
         "unpack it and name what comes out"

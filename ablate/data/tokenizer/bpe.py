@@ -1,3 +1,5 @@
+"""Byte-pair encoding, learned on the training text."""
+
 from collections.abc import Iterator
 from itertools import chain
 from typing import Annotated, Any

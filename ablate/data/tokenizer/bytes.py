@@ -1,3 +1,5 @@
+"""Each byte of UTF-8 is a token."""
+
 import hashlib
 import json
 from collections.abc import Sequence

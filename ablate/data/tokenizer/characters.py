@@ -1,3 +1,5 @@
+"""Each character of the training text is a token."""
+
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,5 @@
+"""What tokenizers that `tokenizers` keeps in a file have in common."""
+
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""A tokenizer from a file of `tokenizers`, used as it is."""
+
 import hashlib
 import logging
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""Numbers in text stand for themselves: for generated examples."""
+
 import hashlib
 import json
 from collections.abc import Sequence

@@ -35,6 +35,7 @@ class ExportError(AblateError, ValueError):
 
 
 def same(value: Any) -> Any:
+    """The identity, for keys whose value is ours as it stands."""
     return value
 
 

@@ -157,6 +157,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, node: Mapping[str, Any]) -> None:
+    """Write a node as JSON with sorted keys. Raises ValueError for NaN and infinity."""
     file.write_text(json.dumps(node, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -126,6 +126,7 @@ def qwen_layers(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def qwen_windows(config: dict[str, Any]) -> dict[str, Any]:
+    """Qwen's switch beside its window, for an export."""
     return {**config, "use_sliding_window": config["sliding_window"] is not None}
 
 
@@ -150,10 +151,12 @@ def legacy_gelu(name: str) -> str:
 
 
 def read_gemma_activation(name: str) -> dict[str, Any]:
+    """Our activation for Gemma's name of it."""
     return read_activation(legacy_gelu(name))
 
 
 def write_gemma_activation(activation: dict[str, Any]) -> str:
+    """Gemma's name for our activation."""
     return {"gelu_new": "gelu_pytorch_tanh"}.get(name := write_activation(activation), name)
 
 
@@ -175,10 +178,12 @@ def one_activation(
 
 
 def gemma_activation(config: dict[str, Any]) -> dict[str, Any]:
+    """Gemma's two keys for one activation, joined."""
     return one_activation(config, "hidden_act", "hidden_activation", legacy_gelu)
 
 
 def read_scale(width: Any) -> float:
+    """The factor of scores that belongs to `query_pre_attn_scalar`."""
     if width is None or width <= 0:
         raise CheckpointFormatError(
             f"query_pre_attn_scalar is {shown(width)}, and should be a number above 0"

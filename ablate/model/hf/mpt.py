@@ -20,6 +20,7 @@ def unpack(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def pack(config: dict[str, Any]) -> dict[str, Any]:
+    """Put the keys of attention into MPT's inner mapping, for an export."""
     inside = {key: config[key] for key in INSIDE if key in config}
     return {**{key: value for key, value in config.items() if key not in INSIDE}, "attn_config": inside}
 

@@ -22,12 +22,14 @@ ACTIVATIONS: dict[str, dict[str, Any]] = {
 
 
 def read_activation(name: str) -> dict[str, Any]:
+    """Our activation for transformers' name. Raises CheckpointFormatError."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise CheckpointFormatError(f"activation {shown(name)} is not among ours: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def write_activation(activation: dict[str, Any]) -> str:
+    """Transformers' name for our activation. Raises ExportError."""
     for theirs, ours in ACTIVATIONS.items():
         if ours == activation:
             return theirs

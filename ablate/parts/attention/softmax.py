@@ -1,3 +1,5 @@
+"""Softmax attention, with grouped keys, windows, gates, sinks and norms as options."""
+
 from typing import Annotated, Any, Literal, get_args
 
 import torch

@@ -1,3 +1,5 @@
+"""Gated feed-forward layers: SwiGLU, GeGLU and their kin by the activation."""
+
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Gt

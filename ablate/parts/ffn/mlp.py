@@ -1,3 +1,5 @@
+"""The feed-forward layer of two matrices."""
+
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Gt

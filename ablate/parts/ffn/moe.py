@@ -1,3 +1,5 @@
+"""Routed experts."""
+
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache

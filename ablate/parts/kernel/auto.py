@@ -1,3 +1,5 @@
+"""The choice of a kernel by what the layers need."""
+
 from ablate.parts.base import IncompatibleParts, Kernel, KernelRequirements, Mask
 from ablate.registry import kernel
 
@@ -29,6 +31,7 @@ class Auto(Kernel):
 
 
 def preference(needs: list[KernelRequirements]) -> list[str]:
+    """The names of kernels to try, the fastest first."""
     if not any(need.device.startswith("cuda") for need in needs):
         return ELSEWHERE
     if any(need.learned_bias for need in needs):

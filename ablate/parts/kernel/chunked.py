@@ -1,3 +1,5 @@
+"""Attention in blocks of queries, for windows and biases on a CPU."""
+
 from typing import Any, NamedTuple
 
 import torch

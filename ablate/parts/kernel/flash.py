@@ -1,3 +1,5 @@
+"""Attention by the package flash-attn, where it is installed."""
+
 import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -55,6 +57,8 @@ VERSIONS = {
 
 
 class Plan(NamedTuple):
+    """What flash-attn is told of a layer."""
+
     window: int | None
     slopes: Tensor | None  # (H,) fp32
 

@@ -1,3 +1,5 @@
+"""Attention by torch's FlexAttention, which compiles masks and biases into one kernel."""
+
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -16,6 +18,8 @@ NARROW: Any = {"fwd_BLOCK_N": 64, "fwd_num_warps": 8}
 
 
 class Prepared(NamedTuple):
+    """What FlexAttention is told of a layer."""
+
     blocks: Any  # BlockMask: which blocks of scores have a key that is seen
     sight: AttentionPositions
     bias: Bias | None
@@ -116,6 +120,7 @@ def at(x: Tensor, b: Tensor, n: Tensor) -> Tensor:
 
 @lru_cache
 def compiled() -> Any:
+    """FlexAttention, compiled."""
     from torch.nn.attention.flex_attention import flex_attention
 
     keep_graphs()

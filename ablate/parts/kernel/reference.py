@@ -1,3 +1,5 @@
+"""Attention as it is written in the paper, with all scores: what other kernels must equal."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,3 +1,5 @@
+"""Attention by torch's `scaled_dot_product_attention`."""
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +17,8 @@ SHORT = 2**14  # numbers in the keys of a head, up to which a gradient in fp32 i
 
 
 class Prepared(NamedTuple):
+    """What torch's function is told of a layer."""
+
     mask: Tensor | None  # bool, or float with the bias; None: the order alone decides
     causal: bool
 

@@ -1,3 +1,5 @@
+"""Dynamic Tanh, which takes the place of a norm."""
+
 from typing import Annotated
 
 import torch

@@ -1,3 +1,5 @@
+"""Layer normalisation."""
+
 from typing import Annotated
 
 import torch

@@ -1,3 +1,5 @@
+"""The absent norm."""
+
 from torch import nn
 
 from ablate.registry import norm

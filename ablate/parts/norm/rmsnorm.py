@@ -1,3 +1,5 @@
+"""Root mean square normalisation."""
+
 from typing import Annotated, Any
 
 import torch

@@ -1,3 +1,5 @@
+"""Attention with linear biases."""
+
 import math
 from typing import Annotated
 

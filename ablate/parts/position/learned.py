@@ -1,3 +1,5 @@
+"""A learned vector for each position."""
+
 from torch import Tensor, nn
 
 from ablate.parts.base import Position

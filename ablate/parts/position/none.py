@@ -1,3 +1,5 @@
+"""The absent position."""
+
 from ablate.parts.base import Position
 from ablate.registry import position
 

@@ -1,3 +1,5 @@
+"""Rotary position embedding."""
+
 from typing import Annotated, Any
 
 import torch

@@ -1,3 +1,5 @@
+"""Sines and cosines of the position, added to the embedding."""
+
 from typing import Annotated, Any
 
 import torch

@@ -1,3 +1,5 @@
+"""A learned bias for each bucket of distances."""
+
 import math
 from collections.abc import Callable
 from typing import Annotated, Any

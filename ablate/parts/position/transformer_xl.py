@@ -1,3 +1,5 @@
+"""Transformer-XL's scores by relative position."""
+
 from typing import Annotated, Any, NamedTuple
 
 import torch

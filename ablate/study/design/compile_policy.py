@@ -69,4 +69,5 @@ class Compiling:
 
 
 def routed(arm: PlannedArm) -> bool:
+    """Whether the arm has experts that a token does not pass through."""
     return arm.facts.parameters["active"] < arm.facts.parameters["total"]

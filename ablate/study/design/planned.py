@@ -60,6 +60,8 @@ class PlannedArm:
 
 @dataclass(frozen=True)
 class Plan:
+    """A study whose arms are composed, checked and matched: ready to be run."""
+
     study: Study
     arms: tuple[PlannedArm, ...]  # by corpus, the baseline first
     warnings: tuple[str, ...] = ()

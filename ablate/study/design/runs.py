@@ -292,6 +292,7 @@ class _Identities:
 
 
 def tokens_of(arm: PlannedArm, budget: float) -> int:
+    """The tokens of an arm at a share of its budget."""
     return int(arm.spec["budget"]["tokens"] * budget)
 
 

@@ -168,6 +168,7 @@ def _reasons(results: Sequence[Result]) -> str:
 
 
 def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) -> Result:
+    """The word on a claim that one arm is below or above another, with the reason."""
     if contrast.difference is None or contrast.low is None or contrast.high is None:
         return "undecided", contrast.reason
     sign = 1 if predicate.relation == "<" else -1  # turn > into <
@@ -185,6 +186,7 @@ def judge_order(predicate: Ordered, contrast: Contrast, margin: float | None) ->
 
 
 def judge_equivalent(margin: float, contrast: Contrast) -> Result:
+    """The word on a claim that two arms differ by no more than `margin`, with the reason."""
     if contrast.difference is None or contrast.low is None or contrast.high is None:
         return "undecided", contrast.reason
     interval = _interval(contrast)

@@ -55,6 +55,8 @@ class SolvedContrast(Strict):
 
 
 class Verdicts(Strict):
+    """Verdicts on how many seeds solved a task."""
+
     baseline: str
     metric: str
     alpha: float

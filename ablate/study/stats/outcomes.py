@@ -184,4 +184,5 @@ def _read_arm(arm: str, runs: list[Run], metric: str) -> Outcomes:
 
 
 def join(seeds: list[int] | set[int]) -> str:
+    """Seeds in ascending order, as text."""
     return ", ".join(str(seed) for seed in sorted(seeds))

@@ -206,6 +206,7 @@ def offline(spec: LoggerSpec) -> bool:
 
 
 def begin(spec: LoggerSpec, id: str, folder: Path, mode: str) -> Any:
+    """Start a W&B run, or go on with it, in the mode `online` or `offline`."""
     import wandb
 
     run = wandb.init(

@@ -22,6 +22,8 @@ class Progress:
 
 
 class Display(Protocol):
+    """Shows the progress of a run while it is entered."""
+
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -31,6 +33,8 @@ class Display(Protocol):
 
 
 class Quiet:
+    """A display that shows nothing."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -99,12 +103,14 @@ class Bar(Quiet):
 
 
 def numbers(progress: Progress) -> str:
+    """One line of loss, tokens/s and time left."""
     validation = "" if progress.validation_loss is None else f"  validation {progress.validation_loss:.4f}"
     left = clock(progress.seconds_left)
     return f"loss {progress.loss:.4f}{validation}  {progress.tokens_per_second:,.0f} tokens/s  {left} left"
 
 
 def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -164,11 +164,13 @@ def side_by_side(calls: Sequence[Callable[[], T]], streams: Sequence[torch.cuda.
 
 
 def put(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy values into the tensors of a captured graph."""
     for x, value in zip(state, values, strict=True):
         x.copy_(value)
 
 
 def flat(found: Found) -> list[Tensor]:
+    """The tensors as vectors."""
     return [x.reshape(-1) for x in found]
 
 

@@ -72,6 +72,7 @@ class Checkpoints:
 
 
 def steps_done(path: Path | None) -> int:
+    """The optimizer steps that a checkpoint's name tells; 0 without one."""
     return 0 if path is None else int(path.name.rpartition("-")[2])
 
 
@@ -89,10 +90,12 @@ def damage(path: Path) -> str:
 
 
 def files(path: Path) -> list[Path]:
+    """All files of a checkpoint, which is a file or a folder."""
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
 
 
 def hashes(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a checkpoint, by its path."""
     found = {}
     for file in files(path):
         with file.open("rb") as f:
@@ -108,5 +111,6 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
+    """Remove a checkpoint that is a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)

@@ -1,3 +1,5 @@
+"""Positions divided by a factor."""
+
 from typing import Annotated
 
 from annotated_types import Ge

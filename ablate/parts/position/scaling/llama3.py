@@ -1,3 +1,5 @@
+"""Llama 3.1's frequencies: long waves are stretched, short ones kept."""
+
 import math
 from typing import Annotated, Any
 

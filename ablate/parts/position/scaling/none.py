@@ -1,3 +1,5 @@
+"""The absent scaling."""
+
 from torch import Tensor
 
 from ablate.registry import scaling

@@ -1,3 +1,5 @@
+"""A larger base, so that long waves are stretched most."""
+
 from typing import Annotated, Any
 
 import torch

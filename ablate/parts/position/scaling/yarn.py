@@ -1,3 +1,5 @@
+"""YaRN: waves stretched by how often they turn, and a factor of scores."""
+
 import math
 from typing import Annotated, Any
 

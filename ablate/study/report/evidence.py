@@ -104,14 +104,17 @@ def with_headline(readme: str, folder: Path) -> str:
 
 
 def headline_section(folder: Path) -> str:
-    """The answer, the picture and the table of verdicts of each corpus, in Markdown."""
+    """The answer, and of each corpus the verdicts and how the gaps moved while training, in Markdown."""
     judgement = judge_study(read(folder))
     where = f"experiments/{folder.name}"
     lines = [f"**{markdown(judgement.study.question)}** {markdown(answer(judgement))}", ""]
     for n, corpus in enumerate(judgement.corpora):
-        number = f"-{n + 1}" if judgement.several else ""
-        lines += [f"![Verdicts on {markdown(corpus.corpus)}]({where}/figures/differences{number}.svg)", ""]
-        lines += [f"On {markdown(corpus.corpus)}:", "", *_markdown(_leaders(corpus)), ""]
+        number, on = (f"-{n + 1}", f" on {markdown(corpus.corpus)}") if judgement.several else ("", "")
+        lines += [f"![Verdicts{on}]({where}/figures/differences{number}.svg)", ""]
+        lines += [*([f"The verdicts{on}:", ""] if on else []), *_markdown(_leaders(corpus)), ""]
+        if (folder / "figures" / f"gaps{number}.svg").is_file():
+            lines += [f"![Gaps while training{on}]({where}/figures/gaps{number}.svg)", ""]
+            lines += ["Training loss minus that of the baseline, by tokens seen.", ""]
     lines.append(f"All of it: [{where}/report.md]({where}/report.md).")
     return "\n".join(lines)
 

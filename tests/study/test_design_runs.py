@@ -294,6 +294,15 @@ def test_the_outlook_warns_where_the_study_cannot_decide() -> None:
     assert outlook(found)["power"][0]["detectable"] is None
 
 
+def test_the_outlook_says_which_arm_differs_along_several_axes() -> None:
+    arms = {"rope": [], "alibi": ["model/position=alibi"]}
+    arms["both"] = ["model/position=alibi", "model.norm.eps=0.001"]
+    told = outlook(planned(arms=arms, axis=["model.position", "model.norm"], placebo=True))["warnings"]
+    said = [line for line in told if "at once" in line]
+    assert len(said) == 1 and said[0].startswith("both differs from rope in model.position, model.norm at once")
+    assert "{kind: factorial}" in said[0]
+
+
 def test_the_outlook_counts_the_seeds_that_a_skill_needs() -> None:
     for seeds, warned in ((4, True), (5, False)):
         told = outlook(

@@ -13,7 +13,7 @@ from ablate.study.design.claim import SCALE, Claim, declared, extra
 from ablate.study.design.level import held_to_the_end, table_alpha
 from ablate.study.design.planned import Plan
 from ablate.study.design.runs import DECAY, PlannedRun
-from ablate.study.design.study import Study
+from ablate.study.design.study import WITH_EFFECTS, Study, under
 from ablate.study.design.tune import Tune
 from ablate.study.stats.fisher import fewest_seeds
 from ablate.study.stats.power import Setting, detectable, seeds_for_equivalence, warn_undetectable
@@ -204,6 +204,7 @@ def _warnings(plan: Plan, noise: float | None) -> list[str]:
         warnings.append(
             "one tuning seed: the choice of the rate is noisy, and no interval over test seeds contains that"
         )
+    warnings += _confounded(plan)
     if study.claims and len(study.corpora) < 2:
         warnings.append("one corpus: a headline claim needs two, with the same sign")
     if declared(study.metric):
@@ -230,6 +231,24 @@ def _warnings(plan: Plan, noise: float | None) -> list[str]:
         warning = _claim_warning(plan, claim, noise)
         warnings += [warning] if warning else []
     return warnings
+
+
+def _confounded(plan: Plan) -> list[str]:
+    """What arms that differ along several axes at once are compared for. A design with factors tells them
+    apart by itself."""
+    if plan.study.design.kind in WITH_EFFECTS:
+        return []
+    several = {}
+    for arm in plan.on(plan.corpora[0]):
+        paths = [difference.path for difference in arm.differs if difference.reason == "axis"]
+        axes = [axis for axis in plan.study.axis if any(under(path, axis) for path in paths)]
+        if len(axes) > 1 and not arm.redraw:
+            several[arm.name] = axes
+    return [
+        f"{name} differs from {plan.baseline} in {', '.join(axes)} at once: its verdict is on all of these "
+        "together; `design: {kind: factorial}` tells them apart"
+        for name, axes in several.items()
+    ]
 
 
 def _claim_warning(plan: Plan, claim: Claim, noise: float) -> str | None:

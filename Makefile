@@ -16,6 +16,11 @@ help:  ## show this list
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --no-deps litgpt==0.5.13
+	@touch $@
+
 quickstart: .venv/ready  ## a small real study on the embedded data: verdicts and a report in minutes
 	$(BIN)/python sweep.py experiment=quickstart
 
@@ -37,13 +42,13 @@ docs: .venv/docs  ## the pages of docs/ as a site in site/, strictly
 THREADS ?= $(shell nproc)
 BENCHMARKS := limits step parts loss loop window decode replicas compiling
 
-bench: .venv/ready  ## the benchmarks, side by side with their peers (the better part of an hour)
+bench: .venv/bench  ## the benchmarks, side by side with their peers (the better part of an hour)
 	@failed=; measure() { $(BIN)/python benchmarks/$$1.py $$2 || failed="$$failed $$1"; $(BIN)/python benchmarks/report.py; }; \
 	for name in $(BENCHMARKS); do measure $$name "--threads $(THREADS)"; done; \
 	for name in slots records; do measure $$name; done; \
 	test -z "$$failed" || { echo "failed:$$failed; RESULTS.md keeps their figures of before"; exit 1; }
 
-bench-study: .venv/ready  ## a whole study against its ideal and a shell loop (half an hour, idle machine)
+bench-study: .venv/bench  ## a whole study against its ideal and a shell loop (half an hour, idle machine)
 	$(BIN)/python benchmarks/study.py
 	$(BIN)/python benchmarks/report.py
 

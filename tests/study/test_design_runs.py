@@ -299,7 +299,9 @@ def test_the_outlook_says_which_arm_differs_along_several_axes() -> None:
     arms["both"] = ["model/position=alibi", "model.norm.eps=0.001"]
     told = outlook(planned(arms=arms, axis=["model.position", "model.norm"], placebo=True))["warnings"]
     said = [line for line in told if "at once" in line]
-    assert len(said) == 1 and said[0].startswith("both differs from rope in model.position, model.norm at once")
+    assert len(said) == 1 and said[0].startswith(
+        "both differs from rope in model.position, model.norm at once"
+    )
     assert "{kind: factorial}" in said[0]
 
 

@@ -474,7 +474,7 @@ def test_a_study_without_any_run_says_so(tmp_path: Path, changes: dict[str, Any]
     page = Page((tmp_path / "report.html").read_text())
     said = answer(judge_study(read(tmp_path)))
     assert said in page.text
-    assert "waits for runs" in said or "there is no answer yet" in said
+    assert "waits for runs" in said or "There is no answer yet" in said
     assert "than" not in said
     assert not list((tmp_path / "figures").iterdir())
     assert "not run" in page.text

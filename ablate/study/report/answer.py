@@ -9,7 +9,7 @@ from ablate.study.judge.corpus import Judged
 from ablate.study.judge.scale import Scale, Trend
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report.factors_in_words import factors_in_words
-from ablate.study.report.phrasing import NAMED, clip, decimals, seeds_needed, several, unit
+from ablate.study.report.phrasing import NAMED, capitalised, clip, decimals, seeds_needed, several, unit
 
 NOT_TUNED = (
     "Fixed rate, not tuned: a demonstration. Every arm ran at the rate of its configuration, so an arm that "
@@ -22,6 +22,7 @@ def answer(judgement: StudyJudgement) -> str:
     """What the study found: what each factor does, or each arm; then what size does to it."""
     placebo = judgement.manifest.placebo
     opening = factors_in_words(judgement) or verdicts_in_words(judgement.corpora, placebo)
+    opening = capitalised(opening, names(judgement))
     sentences = [opening, with_size(judgement.scales, judgement.study.metric, placebo)]
     return " ".join(sentence for sentence in (*sentences, distrust(judgement)) if sentence)
 
@@ -60,7 +61,15 @@ def banners(judgement: StudyJudgement) -> list[str]:
         lines.append(f"The rules were changed since the plan was frozen: {'; '.join(rules)}.")
     if judgement.study.tune is None:
         lines.append(NOT_TUNED)
-    return list(dict.fromkeys(lines))
+    return [capitalised(line, names(judgement)) for line in dict.fromkeys(lines)]
+
+
+def names(judgement: StudyJudgement) -> set[str]:
+    """The words that a study has chosen itself: arms, corpora, and the levels of factors."""
+    levels = {level for levels in judgement.study.design.factors.values() for level in levels}
+    return (
+        {arm.name for arm in judgement.manifest.arms} | {each.corpus for each in judgement.corpora} | levels
+    )
 
 
 def verdicts_in_words(judged: Sequence[Judged], placebo: str | None) -> str:

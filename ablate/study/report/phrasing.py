@@ -31,6 +31,13 @@ def clip(name: str, most: int = LONGEST) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
+def capitalised(sentence: str, names: Iterable[str]) -> str:
+    """The sentence with a capital first, unless it begins with one of the names, which stay as they are."""
+    if any(sentence.startswith(clip(name)) for name in names):
+        return sentence
+    return sentence[:1].upper() + sentence[1:]
+
+
 def pieces(name: str) -> list[str]:
     """The name cut after each + and - inside a word, where a line may end: post+sin -> post+, sin."""
     return re.split(r"(?<=\w[+-])(?=\w)", name) if name else []

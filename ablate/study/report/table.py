@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 FrameRow = Mapping[str, Any]
 Places = int | str  # decimals; or the column of the frame that holds them
+HALF_PAGE = 72  # characters that fit into half of a page
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class Table:
     note: str = ""
     numeric: tuple[int, ...] = ()
     folded: bool = False  # shown only when it is asked for
+
+    @property
+    def broad(self) -> bool:
+        """Whether the table needs the whole width of a page."""
+        lines = [self.columns, *self.rows]
+        widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+        return sum(widths) + 2 * len(widths) > HALF_PAGE
 
     def without(self, *headings: str) -> "Table":
         """The table without these columns and without its note."""

@@ -30,14 +30,8 @@ LACKS = {
     "gemma4_text": "a table for its per-layer embeddings and shared keys and values",
     "gemma4_unified_text": "a table for its per-layer embeddings and shared keys and values",
     "glm_moe_dsa": "a sparse indexer",
-    "granite": RESIDUAL_TABLE,
-    "granite_swa": RESIDUAL_TABLE,
-    "granitemoe": RESIDUAL_TABLE,
-    "granitemoe_swa": RESIDUAL_TABLE,
-    "granitemoeshared": RESIDUAL_TABLE,
     "hrm_text": "looped layers of two clocks",
     "hy_v4": "a sparse indexer; a table for its hyper-connections",
-    "hyperclovax": RESIDUAL_TABLE,
     "inkling2_loop_text": "convolutions on the branches; scores by relative position; looped layers",
     "inkling2_text": "convolutions on the branches; scores by relative position",
     "inkling_text": "convolutions on the branches; scores by relative position",
@@ -45,7 +39,6 @@ LACKS = {
     "kolibri1": "a selection bias on the logits of the router",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
     "mimo_v2_flash": "a width of values and a multiplier of values",
-    "minicpm3": RESIDUAL_TABLE,
     "minimax_m3_vl_text": "a block-sparse indexer",
     "modernbert-decoder": "a first layer without a norm; a transform before the head",
     "phimoe": "SparseMixer's routing",
@@ -71,6 +64,8 @@ LACKS = {
 }
 # Configs of a family with a table that are refused, in a line.
 SAID = {
+    "granite_swa": "several bases of RoPE among layers of one kind",
+    "granitemoe_swa": "several bases of RoPE among layers of one kind",
     "cohere": "`use_qk_norm`",
     "cohere2_moe": "dense layers first; means over shared experts",
     "dbrx": "gates divided by another norm than their sum",

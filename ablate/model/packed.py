@@ -211,7 +211,7 @@ class LeanSoftmax(Softmax):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         H, K, D = self.heads, self.kv_heads, self.head_width
-        if self.normed != (D, D) or not isinstance(self.q, Joined):
+        if self.normed != (D, D) or not isinstance(self.q, Joined) or self.other_values:
             return super().project(x)
         q, k, v = self.by_head(x).split_with_sizes((H, K, K), 1)
         return self.clip(self.q_norm(q)), self.clip(self.k_norm(k)), self.clip(v)
@@ -224,8 +224,13 @@ class LeanSoftmax(Softmax):
     @cached_property
     def bare(self) -> bool:
         around = (self.q_norm, self.k_norm, self.q_placed, self.k_placed, self.clip, self.inner_norm)
-        extra = self.gate is not None or self.temperature or self.exclusive
+        extra = self.gate is not None or self.temperature or self.exclusive or self.other_values
         return isinstance(self.q, Joined) and not extra and all(part is IDENTITY for part in around)
+
+    @property
+    def other_values(self) -> bool:
+        """Values have a width or a multiplier of their own."""
+        return self.value_width != self.head_width or self.value_multiplier != 1.0
 
     @cached_property
     def scores(self) -> Scores:

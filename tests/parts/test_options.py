@@ -92,6 +92,17 @@ def test_exclusive_attention_gives_nothing_along_the_own_value(x):
     torch.testing.assert_close((z * v).sum(-1), torch.zeros(2, 20, 4, dtype=torch.float64))
 
 
+def test_values_have_a_width_and_a_multiplier(x):
+    part, y = attention(x, value_width=5, value_multiplier=0.6)
+    q, k, v = (
+        (x @ getattr(part, name).weight.T).view(2, 20, -1, width).transpose(1, 2)
+        for name, width in (("q", 8), ("k", 8), ("v", 5))
+    )
+    k, v = k.repeat_interleave(2, 1), 0.6 * v.repeat_interleave(2, 1)
+    assert part.out.weight.shape == (32, 20)
+    torch.testing.assert_close(y, attended(q, k, v).flatten(2) @ part.out.weight.T)
+
+
 def test_chunks_hide_the_keys_of_others(x):
     part, y = attention(x, chunk=6)
     t = torch.arange(20)
@@ -250,6 +261,26 @@ def test_shared_experts_have_a_gate_and_a_kind_of_their_own(x):
         gate, chosen = (x @ m.router.weight.T).topk(2)
         shared = torch.sigmoid(x @ m.shared_gate.weight.T) * m.shared[0](x, {})
         torch.testing.assert_close(m(x, {}), literal(m, x, chosen, gate.softmax(-1)) + shared)
+
+
+def test_a_norm_stands_over_all_experts(x):
+    m = experts(shared=1, output_norm="rmsnorm")
+    with torch.no_grad():
+        gate, chosen = (x @ m.router.weight.T).topk(2)
+        whole = literal(m, x, chosen, gate.softmax(-1)) + m.shared[0](x, {})
+        torch.testing.assert_close(m(x, {}), m.output_norm.weight * rms(whole))
+
+
+@pytest.mark.parametrize("selection", ["score", "logit"])
+def test_the_bias_on_the_selection_is_of_scores_or_of_logits(x, selection):
+    m = experts(normalisation="sigmoid_all", selection=selection)
+    m.bias += torch.linspace(-1, 1, 6)
+    with torch.no_grad():
+        logits = x @ m.router.weight.T
+        score = logits if selection == "logit" else torch.sigmoid(logits)
+        chosen = (score + m.bias).topk(2).indices
+        gate = torch.sigmoid(logits).gather(-1, chosen)
+        torch.testing.assert_close(m(x, {}), literal(m, x, chosen, gate))
 
 
 @pytest.mark.parametrize(

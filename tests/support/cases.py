@@ -118,6 +118,29 @@ HARD: dict[str, dict[str, Any]] = {
             "expert": {"name": "glu", "width": 24},
         }
     },
+    "moe_normed": {
+        "ffn": {
+            "name": "moe",
+            "experts": 4,
+            "normalisation": "sigmoid",
+            "selection": "logit",
+            "shared": 1,
+            "output_norm": "rmsnorm",
+            "expert": {"name": "glu", "width": 24},
+        }
+    },
+    "other_values": {
+        "attention": {
+            "name": "softmax",
+            "kv_heads": 2,
+            "value_width": 6,
+            "value_multiplier": 0.7,
+            "inner_norm": "rmsnorm",
+            "gate": "channel",
+            "exclusive": True,
+        }
+    },
+    "bare_other_values": {"attention": {"name": "softmax", "value_width": 12}},
     "moe_input": {
         "ffn": {
             "name": "moe",

@@ -345,6 +345,27 @@ TINY |= {
     "qwen3_5_moe": ("qwen3_5_moe", {"text_config": {**TINY["qwen3_5_moe_text"][1], "rms_norm_eps": 0.003}}),
 }
 
+MUPPED = {"embedding_multiplier": 6.0, "attention_multiplier": 0.4, "residual_multiplier": 0.3}
+MUPPED |= {"logits_scaling": 0.7}
+GRANITE_MOE = {**BASE, **MUPPED, "num_local_experts": 4, "num_experts_per_tok": 2}
+BASES = {**WINDOWS, "layer_rope_theta": [5000.0, 0, 5000.0, 0]}
+TINY |= {
+    "granite": ("granite", {**BASE, **MUPPED, "mlp_bias": True}),
+    "granitemoe": ("granitemoe", GRANITE_MOE),
+    "granitemoeshared": ("granitemoeshared", {**GRANITE_MOE, "shared_intermediate_size": 28}),
+    "granitemoeshared_none": ("granitemoeshared", GRANITE_MOE),
+    "granite_swa": ("granite_swa", {**BASE, **MUPPED, **BASES, "attention_bias": True}),
+    "granite_swa_bases": (
+        "granite_swa",
+        {**BASE, **MUPPED, **WINDOWS, "layer_rope_theta": [5000.0, 9000.0, 5000.0, 0]},
+    ),
+    "granitemoe_swa": ("granitemoe_swa", {**GRANITE_MOE, **BASES, "shared_intermediate_size": 28}),
+    "hyperclovax": ("hyperclovax", {**BASE, **MUPPED}),
+    "hyperclovax_pre": ("hyperclovax", {**BASE, "use_post_norm": False, "logits_scaling": 0.5}),
+    "minicpm3": ("minicpm3", {**LATENT, "scale_emb": 5, "dim_model_base": 16, "mlp_bias": True}),
+    "minicpm3_short": ("minicpm3", {**LATENT, "q_lora_rank": None, "scale_depth": None, "v_head_dim": None}),
+}
+
 
 EPS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "layer_norm_epsilon", "norm_epsilon")
 

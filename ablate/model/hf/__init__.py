@@ -34,6 +34,7 @@ from ablate.model.hf.llama_kin import LLAMA_KIN_FAMILIES as LLAMA_KIN
 from ablate.model.hf.llama_layers import LLAMA_LAYERS_FAMILIES as LLAMA_LAYERS
 from ablate.model.hf.mixtures import MIXTURES_FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
+from ablate.model.hf.multiplied import MULTIPLIED_FAMILIES as MULTIPLIED
 from ablate.model.hf.phi import PHI
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.weights import read_weights, write_weights
@@ -53,6 +54,7 @@ FAMILIES: dict[str, Family] = {
         *LATENT,
         *GATED,
         *(*HYBRID, *CONVOLUTION),
+        *MULTIPLIED,
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

@@ -56,7 +56,11 @@ def _attention(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
         return part
     if part["qk_norm"]["name"] == "none":
         del part["qk_norm_over"]
-    given = {"kv_heads": part["kv_heads"] or shape.heads, "scale": part["scale"] or shape.head_width**-0.5}
+    given = {
+        "kv_heads": part["kv_heads"] or shape.heads,
+        "scale": part["scale"] or shape.head_width**-0.5,
+        "value_width": part["value_width"] or shape.head_width,
+    }
     return {**part, **given, "bias": sorted(part["bias"])}
 
 

@@ -53,9 +53,11 @@ class SharedKeys(Softmax):
             return [*wrong, f"source {options.source} is {source.attention.name}, which has no keys to share"]
         if source.position != layer.position:
             wrong.append(f"source {options.source} has another position")
-        for field in ("kv_heads", "window", "sink_tokens", "mask", "chunk"):
+        for field in ("kv_heads", "value_width", "window", "sink_tokens", "mask", "chunk"):
             if getattr(source.attention, field) != getattr(options, field):
                 wrong.append(f"source {options.source} has another {field}")
+        if options.value_multiplier != 1.0:
+            wrong.append("value_multiplier is of values, and the values are the source's")
         if options.exclusive:
             wrong.append("exclusive takes out a token's own value, and the values are the source's")
         if "k" in options.bias or "v" in options.bias:

@@ -30,7 +30,8 @@ class Softmax(KeyValueMixer):
     and `temperature_floor` f, the 1 only with `temperature_shift` (Llama 4; without: Ministral 3). Before the
     output projection, `inner_norm` stands over all heads (BitNet), and `gate` multiplies each channel or each
     head by sigmoid(G x) or another activation (arXiv:2505.06708; Laguna: softplus). `exclusive` takes a
-    token's own value out of what its heads give: y - (y.v / v.v) v (XSA, arXiv:2603.09078).
+    token's own value out of what its heads give: y - (y.v / v.v) v (XSA, arXiv:2603.09078). Values have
+    `value_width` channels (null: the width of a head) and are multiplied by `value_multiplier` (MiMo-V2).
     """
 
     def __init__(
@@ -58,16 +59,18 @@ class Softmax(KeyValueMixer):
         gate: Literal["channel", "head"] | None = None,
         gate_activation: Annotated[Factory, Part("activation")] | None = None,
         exclusive: bool = False,
+        value_width: Annotated[int, Gt(0)] | None = None,
+        value_multiplier: Annotated[float, Gt(0)] = 1.0,
     ):
         super().__init__()
         C, D, H = shape.width, shape.head_width, shape.heads
-        K = kv_heads or H
+        K, V = kv_heads or H, value_width or D
         self.heads, self.kv_heads, self.head_width = H, K, D
-        self.key_width = self.value_width = D
+        self.key_width, self.value_width, self.value_multiplier = D, V, value_multiplier
         self.q = Linear(C, H * D, bias="q" in bias)
         self.k = Linear(C, K * D, bias="k" in bias)
-        self.v = Linear(C, K * D, bias="v" in bias)
-        self.out = Linear(H * D, C, bias="out" in bias)
+        self.v = Linear(C, K * V, bias="v" in bias)
+        self.out = Linear(H * V, C, bias="out" in bias)
         over = {"head": (D, D), "width": (H * D, K * D)}[qk_norm_over]
         before, after = (qk_norm, _no_norm) if qk_norm_at == "before" else (_no_norm, qk_norm)
         self.q_norm, self.k_norm = before(over[0]), before(over[1])
@@ -81,8 +84,8 @@ class Softmax(KeyValueMixer):
         self.clip = nn.Identity() if clip_qkv is None else _Clamped(clip_qkv)
         self.temperature, self.temperature_floor = temperature, temperature_floor
         self.temperature_shift = int(temperature_shift)
-        self.inner_norm = inner_norm(H * D) if inner_norm else nn.Identity()
-        self.gate = Linear(C, {"channel": H * D, "head": H}[gate], bias=False) if gate else None
+        self.inner_norm = inner_norm(H * V) if inner_norm else nn.Identity()
+        self.gate = Linear(C, {"channel": H * V, "head": H}[gate], bias=False) if gate else None
         self.gate_activation = gate_activation() if gate_activation else nn.Sigmoid()
         self.exclusive = exclusive
 
@@ -98,12 +101,16 @@ class Softmax(KeyValueMixer):
         return y
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q (B,H,T,D), k and v (B,K,T,D)."""
+        """q (B,H,T,D), k (B,K,T,D) and v (B,K,T,V)."""
         B, T, _ = x.shape
         q = self.q_norm(self.q(x).view(B, T, -1, self.normed[0]))
         k = self.k_norm(self.k(x).view(B, T, -1, self.normed[1]))
-        q, k, v = (self.clip(y).reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
-        return q, k, v
+        widths = (self.head_width, self.head_width, self.value_width)
+        q, k, v = (
+            self.clip(y).reshape(B, T, -1, width).transpose(1, 2)
+            for y, width in zip((q, k, self.v(x)), widths, strict=True)
+        )
+        return q, k, v if self.value_multiplier == 1.0 else self.value_multiplier * v
 
     def placed_query(self, q: Tensor, view: LayerContext) -> Tensor:
         q = self.q_placed(q)
@@ -117,7 +124,7 @@ class Softmax(KeyValueMixer):
         return placed
 
     def gated(self, heads: Tensor, x: Tensor) -> Tensor:
-        """heads (B,T,H D), times the gate of each channel or head, from x (B,T,C)."""
+        """heads (B,T,H V), times the gate of each channel or head, from x (B,T,C)."""
         if self.gate is None:
             return heads
         gate = self.gate_activation(self.gate(x))
@@ -125,7 +132,7 @@ class Softmax(KeyValueMixer):
         return gated
 
     def without_own(self, heads: Tensor, v: Tensor) -> Tensor:
-        """heads (B,T,H D) less their part along the token's own value, v (B,K,T,D)."""
+        """heads (B,T,H V) less their part along the token's own value, v (B,K,T,V)."""
         if not self.exclusive:
             return heads
         y = heads.reshape(*heads.shape[:-1], self.heads, -1)
@@ -139,6 +146,7 @@ class Softmax(KeyValueMixer):
             "bias": tuple(name for name in get_args(Projection) if name in options.bias),
             "kv_heads": None if options.kv_heads == shape.heads else options.kv_heads,
             "scale": None if options.scale == shape.head_width**-0.5 else options.scale,
+            "value_width": None if options.value_width == shape.head_width else options.value_width,
         }
 
     @classmethod

@@ -36,7 +36,9 @@ class MoE(nn.Module):
     groups are chosen, a group's score that of its best expert or of its best two (`group_score`;
     arXiv:2405.04434, section 2.2.2; arXiv:2412.19437). `gate_on` input multiplies what an expert reads, not
     what it gives (Llama 4). Shared experts may be of another kind (`shared_expert`), and `shared_gate`
-    multiplies them with sigmoid(w x) (Qwen2-MoE). `router_bias` is a learned bias (gpt-oss).
+    multiplies them with sigmoid(w x) (Qwen2-MoE). `router_bias` is a learned bias (gpt-oss). `output_norm`
+    stands over the sum of all experts (A.X K1). The bias on the selection is added to the scores, or with
+    `selection` logit to the logits (Kolibri-1).
     Dropless, unless `capacity_factor` c is given: an expert takes at most ceil(c k T / E) tokens of T, in
     their order, and what is over is dropped from that expert and counted. Evaluation never drops. (GShard
     and Switch count over a device's group of rows, and GShard admits all first choices before the second;
@@ -73,6 +75,8 @@ class MoE(nn.Module):
         router_bias: bool = False,
         shared_expert: Annotated[Factory, Part("ffn")] | None = None,
         shared_gate: bool = False,
+        output_norm: Annotated[Factory, Part("norm")] | None = None,
+        selection: Literal["score", "logit"] = "score",
     ):
         super().__init__()
         self.routed_scale, self.gate_on = routed_scale, gate_on
@@ -88,6 +92,8 @@ class MoE(nn.Module):
         self.experts = nn.ModuleList(expert(shape) for _ in range(experts))
         self.shared = nn.ModuleList((shared_expert or expert)(shape) for _ in range(shared))
         self.shared_gate = Linear(shape.width, 1, bias=False) if shared_gate else None
+        self.output_norm = output_norm(shape.width) if output_norm else nn.Identity()
+        self.selection = selection
         self.register_buffer("bias", torch.zeros(experts))
         self.constants = {"bias": 0.0}
 
@@ -98,7 +104,8 @@ class MoE(nn.Module):
         y = y.view_as(x)
         for expert in self.shared:
             y = y + self.weighed(expert(x, aux), x)
-        return y
+        normed: Tensor = self.output_norm(y)
+        return normed
 
     def weighed(self, y: Tensor, x: Tensor) -> Tensor:
         """What a shared expert gives y of x."""
@@ -112,7 +119,8 @@ class MoE(nn.Module):
             bias = None if self.router.bias is None else self.router.bias.to(wide)
             logits = F.linear(x.to(wide), self.router.weight.to(wide), bias)
         probability = SCORES.get(self.normalisation, softmax)(logits)
-        chosen = self.eligible(probability + self.bias).topk(self.top_k, -1).indices
+        score = logits if self.selection == "logit" else probability
+        chosen = self.eligible(score + self.bias).topk(self.top_k, -1).indices
         gate = probability.gather(-1, chosen)
         if self.normalisation == "selected":
             gate = logits.gather(-1, chosen).softmax(-1)

@@ -14,6 +14,12 @@ TWO_ROPES = {
     G: {"rope_type": "linear", "rope_theta": 9000.0, "factor": 2.0},
 }
 
+
+def without_width(sizes: dict[str, Any]) -> dict[str, Any]:
+    """The sizes of a model without dense layers."""
+    return {key: value for key, value in sizes.items() if key != "intermediate_size"}
+
+
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "internlm3": ("internlm3", BASE),
     "iquestcoder": ("iquestcoder", BASE),
@@ -343,6 +349,18 @@ TINY |= {
     "llama4": ("llama4", {"text_config": LLAMA4}),
     "qwen3_5": ("qwen3_5", {"text_config": {**TINY["qwen3_5_text"][1], "rms_norm_eps": 0.003}}),
     "qwen3_5_moe": ("qwen3_5_moe", {"text_config": {**TINY["qwen3_5_moe_text"][1], "rms_norm_eps": 0.003}}),
+}
+TINY |= {
+    "qwen3_next": (
+        "qwen3_next",
+        {**BASE, **DELTA, **NARROW, "head_dim": 16, "shared_expert_intermediate_size": 28}
+        | {"mlp_only_layers": [1]},
+    ),
+    "lara_mini": (
+        "lara_mini",
+        {**without_width(BASE), **DELTA, **NARROW, "head_dim": 16, "shared_expert_intermediate_size": 28}
+        | {"layer_types": ["linear_attention", L, G, "linear_attention"], "sliding_window": 5},
+    ),
 }
 
 MUPPED = {"embedding_multiplier": 6.0, "attention_multiplier": 0.4, "residual_multiplier": 0.3}

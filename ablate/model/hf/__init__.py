@@ -18,6 +18,7 @@ from torch import Tensor
 from ablate.model.decoder import Decoder
 from ablate.model.hf.config import WORDLESS, blockers, read_config, write_config
 from ablate.model.hf.convolution import CONVOLUTION_FAMILIES as CONVOLUTION
+from ablate.model.hf.delta_hybrids import DELTA_HYBRID_FAMILIES as DELTA_HYBRIDS
 from ablate.model.hf.fairseq import FAIRSEQ_FAMILIES as FAIRSEQ
 from ablate.model.hf.falcon import FALCON
 from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, shown
@@ -55,6 +56,7 @@ FAMILIES: dict[str, Family] = {
         *GATED,
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,
+        *DELTA_HYBRIDS,
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

@@ -62,8 +62,16 @@ class Row(NamedTuple):
 
     ours: tuple[str, ...]
     theirs: str
-    change: Change
+    change: Change | Callable[[Any], Change]  # or what makes it of the options of the layer's mixer
     kind: str | None = None  # the mixer whose layers alone have it; None: any
+
+
+class Placed(NamedTuple):
+    """A row of one model, its letters replaced."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    change: Change
 
 
 SAME = Change(lambda x, like, shape: [x], lambda ours, shape: ours[0])
@@ -128,16 +136,16 @@ class Family:
     whole_heads: bool = False  # transformers wants a width that is a multiple of the heads
     grain: int = 1  # transformers' kernels take only widths that are multiples of it
 
-    def expanded(self, mixers: Sequence[str], counts: Mapping[str, int]) -> Iterator[Row]:
-        """The rows of a model whose layers have these mixers. `counts` says how many there are of what a
-        letter numbers: experts `e`, shared experts `s`, groups `g`. Where ours alone names one, the tensor
-        holds those of all."""
+    def expanded(self, mixers: Sequence[Any], counts: Mapping[str, int]) -> Iterator[Placed]:
+        """The rows of a model whose layers have mixers of these options. `counts` says how many there are of
+        what a letter numbers: experts `e`, shared experts `s`, groups `g`. Where ours alone names one, the
+        tensor holds those of all."""
         depth = len(mixers)
         for row in self.rows:
             layers = range(depth) if "{n}" in "".join((row.theirs, *row.ours)) else [0]
             numbers = range(counts["e"]) if "{e}" in row.theirs else [0]
             for n in layers:
-                if (row.kind or mixers[n]) != mixers[n] or ("{m}" in row.theirs and n + 1 == depth):
+                if (row.kind or mixers[n].name) != mixers[n].name or ("{m}" in row.theirs and n + 1 == depth):
                     continue
                 place = {"n": n, "m": n + 1, "last": depth - 1}
                 for e in numbers:
@@ -146,7 +154,8 @@ class Family:
                         for name in row.ours
                         for held in range(_held(name, row.theirs, counts))
                     )
-                    yield Row(ours, row.theirs.format(**place, e=e), row.change)
+                    change = row.change if isinstance(row.change, Change) else row.change(mixers[n])
+                    yield Placed(ours, row.theirs.format(**place, e=e), change)
 
 
 def _number(row: Row, e: int) -> dict[str, int]:

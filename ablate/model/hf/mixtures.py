@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ablate.model.hf.family import (
     SAME,
@@ -57,6 +56,7 @@ from ablate.model.hf.tables import (
     activation_option,
     depth_of,
     expert_rows,
+    halves,
     sparse_or_dense,
     whole_number,
     windowed,
@@ -239,12 +239,6 @@ ARIA = kin(
     ],
     must={"mlp_bias": (False,)},
 )
-
-
-def halves(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The first half of a list and the second."""
-    middle = len(tensors) // 2
-    return tensors[:middle], tensors[middle:]
 
 
 def ernie_layers(config: dict[str, Any]) -> list[str]:

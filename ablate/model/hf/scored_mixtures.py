@@ -56,7 +56,6 @@ from ablate.model.hf.mixtures import (
     LLAMA_ROWS,
     SPARSE,
     dense_and_sparse,
-    halves,
     moe,
     renormalised,
     routed_options,
@@ -69,6 +68,7 @@ from ablate.model.hf.tables import (
     every,
     expert_rows,
     first_dense,
+    halves,
     windowed,
 )
 from ablate.model.hf.words import flag

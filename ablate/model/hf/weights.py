@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, Row, shown
+from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, Placed, shown
 from ablate.model.hf.folder import Header, headers
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
@@ -83,10 +83,10 @@ def _constants(family: Family, depth: int) -> list[tuple[str, float]]:
 NUMBERED = {"e": r"\.experts\.(\d+)\.", "s": r"\.shared\.(\d+)\.", "g": r"\.norms\.(\d+)\."}
 
 
-def _rows(family: Family, model: Decoder) -> list[Row]:
+def _rows(family: Family, model: Decoder) -> list[Placed]:
     names = "\n".join(model.state_dict())
     counts = {letter: len(set(re.findall(pattern, names))) for letter, pattern in NUMBERED.items()}
-    return list(family.expanded([layer.attention.name for layer in model.spec.layers()], counts))
+    return list(family.expanded([layer.attention for layer in model.spec.layers()], counts))
 
 
 def _refuse_giants(spec: ModelSpec, found: Mapping[str, Header]) -> None:
@@ -105,7 +105,7 @@ def _refuse_giants(spec: ModelSpec, found: Mapping[str, Header]) -> None:
 
 
 def _take(
-    row: Row, header: Header, like: dict[str, torch.Size], model: Decoder, state: dict[str, Tensor]
+    row: Placed, header: Header, like: dict[str, torch.Size], model: Decoder, state: dict[str, Tensor]
 ) -> None:
     if header.dtype not in FLOATS:
         raise CheckpointFormatError(

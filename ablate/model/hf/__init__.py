@@ -37,6 +37,7 @@ from ablate.model.hf.mixtures import MIXTURES_FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
+from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
 from ablate.model.hf.weights import read_weights, write_weights
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
@@ -54,7 +55,7 @@ FAMILIES: dict[str, Family] = {
         *LATENT,
         *GATED,
         *(*HYBRID, *CONVOLUTION),
-        *DELTA_HYBRIDS,
+        *(*DELTA_HYBRIDS, *STATE_SPACE),
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

@@ -44,10 +44,8 @@ LACKS = {
     "phimoe": "SparseMixer's routing",
     "zaya": "queries, keys and values through a convolution; a router of several layers",
     # recurrent and hybrid
-    "bailing_hybrid": "KDA with a bounded gate",
     "falcon_h1": "Mamba-2 and attention side by side; multipliers inside of both",
     "falcon_mamba": "Mamba-1",
-    "granitemoehybrid": RESIDUAL_TABLE,
     "jamba": "Mamba-1",
     "mamba": "Mamba-1",
     "mamba2": "layers of a mixer alone",

@@ -206,6 +206,11 @@ class KeyValueMixer(Mixer):
         )
 
 
+def gated(heads: Tensor, gate: Tensor) -> Tensor:
+    """heads (B,T,H V), each head or channel times its gate, (B,T,H) or (B,T,H V)."""
+    return (heads.reshape(*gate.shape, -1) * gate[..., None]).flatten(-2)
+
+
 @lru_cache
 def keys_seen(mask: Mask, tokens: int) -> tuple[int, ...]:
     """How many keys each token of a row sees. A prefix is data, so it counts as causal."""

@@ -85,6 +85,11 @@ HARD: dict[str, dict[str, Any]] = {
         "attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}
     },
     "mla": {"attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "key_width": 6, "value_width": 10}},
+    "mla_gated": {"attention": {"name": "mla", "kv_rank": 12, "value_width": 10, "gate": "head"}},
+    "kda_bounded": {
+        "position": "none",
+        "attention": {"name": "kda", "gate_rank": "full", "log_decay_floor": -5.0},
+    },
     "chunk": {"attention": {"name": "softmax", "kv_heads": 2, "chunk": 5, "temperature": 0.3}},
     "after": {
         "attention": {

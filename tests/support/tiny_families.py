@@ -362,6 +362,47 @@ TINY |= {
         | {"layer_types": ["linear_attention", L, G, "linear_attention"], "sliding_window": 5},
     ),
 }
+LING = {
+    **BASE,
+    **RANKS,
+    **DENSE_SPARSE,
+    "num_key_value_heads": 4,
+    "q_lora_rank": None,
+    "head_dim": 12,
+    "layer_types": DELTA["layer_types"],
+    "moe_intermediate_size": 24,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "n_group": 3,
+    "topk_group": 2,
+}
+TINY |= {
+    "bailing_hybrid": ("bailing_hybrid", LING),
+    "bailing_hybrid_unbounded": ("bailing_hybrid", {**LING, "kda_safe_gate": False, "q_lora_rank": 20}),
+}
+GRANITE = {
+    **BASE,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 12,
+    "mamba_n_groups": 2,
+    "layer_types": DELTA["layer_types"],
+    "shared_intermediate_size": 28,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.6,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 0.4,
+}
+TINY |= {
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        {**GRANITE, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "granitemoehybrid_dense": (
+        "granitemoehybrid",
+        {**GRANITE, "num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "rope"},
+    ),
+}
 
 MUPPED = {"embedding_multiplier": 6.0, "attention_multiplier": 0.4, "residual_multiplier": 0.3}
 MUPPED |= {"logits_scaling": 0.7}

@@ -38,6 +38,7 @@ from ablate.model.hf.mpt import MPT
 from ablate.model.hf.multiplied import MULTIPLIED_FAMILIES as MULTIPLIED
 from ablate.model.hf.phi import PHI
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
+from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
 from ablate.model.hf.weights import read_weights, write_weights
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
@@ -56,7 +57,7 @@ FAMILIES: dict[str, Family] = {
         *GATED,
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,
-        *DELTA_HYBRIDS,
+        *(*DELTA_HYBRIDS, *STATE_SPACE),
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

@@ -241,20 +241,31 @@ BAMBA_ROWS = [
 
 
 def bamba(config: dict[str, Any]) -> dict[str, Any]:
-    """Kinds of layers as words; the number of Mamba's heads follows from the widths."""
+    """Kinds of layers as words."""
     config = dict(config)
     depth, chosen = config.get("num_hidden_layers", 0), config.pop("attn_layer_indices", None) or []
     if not isinstance(chosen, list) or not isinstance(depth, int):
         raise CheckpointFormatError(f"attn_layer_indices is {shown(chosen)}, and should be a list")
     config["layer_types"] = ["attention" if n in chosen else "mamba" for n in range(min(depth, 100_000))]
+    return implied_heads(config)
+
+
+def implied_heads(config: dict[str, Any]) -> dict[str, Any]:
+    """The number of Mamba-2's heads follows from the widths; its steps have no bounds."""
+    config = dict(config)
     heads, width = config.pop("mamba_n_heads", None), config.get("mamba_d_head")
     wide = [config.get("mamba_expand"), config.get("hidden_size")]
     if None not in (heads, width, *wide) and heads * width != wide[0] * wide[1]:  # type: ignore[operator]
         raise CheckpointFormatError(f"mamba_n_heads is {shown(heads)}, which is not what mamba_expand makes")
-    limit = config.pop("time_step_limit", None) or [0.0, float("inf")]
-    if list(limit) not in ([0.0, float("inf")], [0.0, {"__float__": "Infinity"}]):
-        raise CheckpointFormatError(f"time_step_limit is {shown(limit)}; no option of ours bounds a step")
+    refuse_bounded(config.pop("time_step_limit", None))
     return config
+
+
+def refuse_bounded(limit: Any) -> None:
+    """Raises CheckpointFormatError for steps that are clamped."""
+    unbounded = ([0.0, float("inf")], [0.0, {"__float__": "Infinity"}])
+    if limit is not None and (not isinstance(limit, list | tuple) or list(limit) not in unbounded):
+        raise CheckpointFormatError(f"time_step_limit is {shown(limit)}; no option of ours bounds a step")
 
 
 def unpointed(number: float) -> float | int:
@@ -266,13 +277,25 @@ def bamba_indices(config: dict[str, Any]) -> dict[str, Any]:
     """Back: the layers of attention by number, and the heads that follow."""
     config = dict(config)
     found = config.pop("layer_types")
-    return {
-        **config,
-        "attn_layer_indices": [n for n, word in enumerate(found) if word == "attention"],
-        "mamba_n_heads": round(config["mamba_expand"] * config["hidden_size"]) // config["mamba_d_head"],
-    }
+    chosen = [n for n, word in enumerate(found) if word == "attention"]
+    return {**with_heads(config), "attn_layer_indices": chosen}
 
 
+def with_heads(config: dict[str, Any]) -> dict[str, Any]:
+    """Back: the number of Mamba-2's heads."""
+    inner = round(config["mamba_expand"] * config["hidden_size"])
+    return {**config, "mamba_n_heads": inner // config["mamba_d_head"]}
+
+
+MAMBA2_OPTIONS = [
+    Option(f"{IN_RECURRENT}.expand", "mamba_expand", 2, write=unpointed),
+    Option(f"{IN_RECURRENT}.head_width", "mamba_d_head"),
+    Option(f"{IN_RECURRENT}.state_width", "mamba_d_state"),
+    Option(f"{IN_RECURRENT}.groups", "mamba_n_groups", 1),
+    Option(f"{IN_RECURRENT}.convolution", "mamba_d_conv", 4),
+    Option(f"{IN_RECURRENT}.convolution_bias", "mamba_conv_bias", True),
+    Option(f"{IN_RECURRENT}.bias", "mamba_proj_bias", False),
+]
 BAMBA = kin(
     "bamba",
     "BambaForCausalLM",
@@ -293,13 +316,7 @@ BAMBA = kin(
             activation_option(),
         ),
         Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-5),
-        Option(f"{IN_RECURRENT}.expand", "mamba_expand", 2, write=unpointed),
-        Option(f"{IN_RECURRENT}.head_width", "mamba_d_head"),
-        Option(f"{IN_RECURRENT}.state_width", "mamba_d_state"),
-        Option(f"{IN_RECURRENT}.groups", "mamba_n_groups", 1),
-        Option(f"{IN_RECURRENT}.convolution", "mamba_d_conv", 4),
-        Option(f"{IN_RECURRENT}.convolution_bias", "mamba_conv_bias", True),
-        Option(f"{IN_RECURRENT}.bias", "mamba_proj_bias", False),
+        *MAMBA2_OPTIONS,
         Option("ffn.bias", "mlp_bias", False, *flag("gate", "up", "down")),
     ],
     rows=[

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablate.model.hf.family import STACKED, Change, CheckpointFormatError, Family, Option, Row, shown
+from ablate.model.hf.family import SAME, STACKED, Change, CheckpointFormatError, Family, Option, Row, shown
 from ablate.model.hf.hybrid import (
     GDN,
     GDN_EPS,
     GDN_ROWS,
     GDN_SIZES,
+    IN_RECURRENT,
     INTERVAL,
     LINEAR,
     MIX,
@@ -18,24 +19,30 @@ from ablate.model.hf.hybrid import (
     QWEN_ATTENTION,
     QWEN_OPTIONS,
     SHARED_GATE,
+    of_global,
     only,
     recurrent_and_global,
     recurrent_or_global,
 )
+from ablate.model.hf.latent import IMPLIED, MLA, MLA_ROWS, WIDTHS, latent, query_row, spelled_out
 from ablate.model.hf.llama import (
     ALWAYS,
     ATTENTION,
     ENDS,
     EPS,
+    FEED_FORWARD,
     PRE,
     QK_NORMS,
+    THEIRS,
     TIED,
+    UNTIED,
 )
-from ablate.model.hf.llama_kin import HEAD_NORMS, kin
+from ablate.model.hf.llama_kin import HEAD_NORMS, kin, renamed
 from ablate.model.hf.mixtures import (
     DENSE,
     GATED_MLP,
     JITTER,
+    LATER,
     SPARSE,
     dense_and_sparse,
     moe,
@@ -44,7 +51,9 @@ from ablate.model.hf.mixtures import (
 )
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
+from ablate.model.hf.scored_mixtures import SIGMOID
 from ablate.model.hf.tables import (
+    INTERLEAVED,
     SPARSE_STEPS,
     STACKED_EXPERTS,
     activation_option,
@@ -52,6 +61,8 @@ from ablate.model.hf.tables import (
     listed_axis,
     local_or_global,
     size_options,
+    sparse_or_dense,
+    whole_number,
 )
 from ablate.model.hf.words import flag
 from ablate.spec import Shape
@@ -188,5 +199,135 @@ LARA_MINI = kin(
     harmless=(*JITTER, "num_local_experts"),
 )
 
+# ----------------------------------------------------------------------------------------- Ling 3
 
-DELTA_HYBRID_FAMILIES: tuple[Family, ...] = (QWEN3_NEXT, LARA_MINI)
+LING = f"{THEIRS}.attention"
+LING_KDA: dict[str, Any] = {"name": "kda", "gate_rank": "full", "norm": {"name": "rmsnorm"}}
+LING_KDA_NAMES = {
+    **{name: f"{name}_proj" for name in ("q", "k", "v", "b")},
+    **{f"{name}_conv": f"{name}_conv1d" for name in ("q", "k", "v")},
+    "forget_up": "f_proj",
+    "gate_up": "g_proj",
+    "norm": "o_norm",
+    "out": "dense",
+}
+LING_KEYS = {  # transformers takes either, and writes the second
+    "max_position_embeddings": "model_max_length",
+    "norm_topk_prob": "moe_renormalize",
+    "n_group": "num_expert_group",
+    "num_local_experts": "num_experts",
+    "num_experts_per_tok": "num_experts_per_token",
+    "n_shared_experts": "num_shared_experts",
+    "num_mtp_layers": "num_nextn_predict_layers",
+}
+
+
+def ling(config: dict[str, Any]) -> dict[str, Any]:
+    """One name for each key; the width of KDA's heads, and the bound of their decay where there is one."""
+    config = dict(config)
+    for alias, name in LING_KEYS.items():
+        if (value := config.pop(alias, None)) is not None and config.setdefault(name, value) != value:
+            raise CheckpointFormatError(
+                f"{alias} is {shown(value)} and {name} {shown(config[name])}; keep one"
+            )
+    config["linear_head_dim"] = config.pop("linear_head_dim", None) or config.get("head_dim", 128)
+    safe, floor = config.pop("kda_safe_gate", True), config.pop("kda_lower_bound", -5.0)
+    if not isinstance(safe, bool):
+        raise CheckpointFormatError(f"kda_safe_gate is {shown(safe)}, and should be true or false")
+    return latent({**config, "log_decay_floor": floor if safe else None})
+
+
+def ling_back(config: dict[str, Any]) -> dict[str, Any]:
+    """Back: heads and their decay by the family's keys."""
+    config = dict(spelled_out(config))
+    floor = config.pop("log_decay_floor")
+    said = {"kda_safe_gate": floor is not None, "kda_lower_bound": -5.0 if floor is None else floor}
+    return {**config, **said, "head_dim": config["linear_head_dim"]}
+
+
+def ling_group(n: int, config: dict[str, Any]) -> str:
+    """The last layer of each group attends, where a config does not list its layers."""
+    period = max(whole_number(config, "layer_group_size", 6), 1)
+    return "linear_attention" if (n + 1) % period else "full_attention"
+
+
+def ling_dense(n: int, config: dict[str, Any]) -> str:
+    """The first layers are dense, where a config does not list them."""
+    return "dense" if n < whole_number(config, "first_k_dense_replace", 2) else "sparse"
+
+
+BAILING_HYBRID = kin(
+    "bailing_hybrid",
+    "BailingHybridForCausalLM",
+    always={
+        **{key: value for key, value in ALWAYS.items() if key != "position"},
+        "position": {"name": "rope"},
+        "variants": {
+            "recurrent": {"attention": LING_KDA, "position": {"name": "none"}},
+            "global": {
+                "attention": {**MLA, "gate": "head"},
+                "position": {"name": "rope", "interleaved": True},
+            },
+            **dense_and_sparse(moe("sigmoid")),
+        },
+    },
+    options=[
+        *(*size_options(context="model_max_length"), *map(of_global, WIDTHS), EPS, UNTIED),
+        INTERLEAVED._replace(ours="variants.global.position"),
+        Option(f"{IN_RECURRENT}.head_width", "linear_head_dim"),
+        Option(f"{IN_RECURRENT}.convolution", "short_conv_kernel_size", 4),
+        Option(f"{IN_RECURRENT}.log_decay_floor", "log_decay_floor", None),
+        Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-6),
+        *(*DENSE, SIGMOID._replace(theirs="moe_renormalize")),
+        *routed_options(
+            SPARSE,
+            "num_experts",
+            "num_experts_per_token",
+            shared="num_shared_experts",
+            scale="routed_scaling_factor",
+        ),
+        Option(f"{SPARSE}.groups", "num_expert_group", 8),
+        Option(f"{SPARSE}.top_groups", "topk_group", 4),
+    ],
+    rows=[
+        *(row._replace(theirs=row.theirs.replace("embed_tokens", "word_embeddings")) for row in ENDS),
+        *(*PRE, *FEED_FORWARD, *expert_rows(shared="mlp.shared_experts", bias="mlp.gate.expert_bias")),
+        *only(
+            [
+                *(Row((f"{MIX}.{a}.weight",), f"{LING}.{b}.weight", SAME) for a, b in LING_KDA_NAMES.items()),
+                Row((f"{MIX}.log_rate",), f"{LING}.A_log", SAME),
+                Row((f"{MIX}.time_bias",), f"{LING}.dt_bias", SAME),
+            ],
+            "kda",
+        ),
+        *only(
+            [
+                *renamed(
+                    [*MLA_ROWS, query_row("q_b_proj"), query_row("q_proj")],
+                    {"self_attn.o_proj": "attention.dense", "self_attn": "attention"},
+                ),
+                Row((f"{MIX}.gate.weight",), f"{LING}.g_proj.weight", SAME),
+            ],
+            "mla",
+        ),
+    ],
+    axes=(
+        listed_axis(
+            "layer_types",
+            {"linear_attention": "recurrent", "full_attention": "global"},
+            recurrent_or_global,
+            ling_group,
+        ),
+        listed_axis("mlp_layer_types", {"dense": "dense", "sparse": "sparse"}, sparse_or_dense, ling_dense),
+    ),
+    unpack=ling,
+    pack=ling_back,
+    harmless=(
+        *(*JITTER, *LATER, *IMPLIED, "layer_group_size", "first_k_dense_replace", "mtp_loss_scaling_factor"),
+        *("linear_num_heads", "linear_conv_kernel_dim"),
+    ),
+    theta=6e6,
+)
+
+
+DELTA_HYBRID_FAMILIES: tuple[Family, ...] = (QWEN3_NEXT, LARA_MINI, BAILING_HYBRID)

@@ -39,7 +39,6 @@ from ablate.model.hf.mixtures import (
     JITTER,
     SPARSE,
     dense_and_sparse,
-    halves,
     moe,
     routed_options,
 )
@@ -53,6 +52,7 @@ from ablate.model.hf.tables import (
     every,
     expert_rows,
     first_dense,
+    halves,
     listed_axis,
     size_options,
     sparse_or_dense,

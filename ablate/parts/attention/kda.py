@@ -1,10 +1,10 @@
 """Kimi delta attention, a token mixer."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from ablate.parts.linear import Linear
@@ -21,7 +21,8 @@ class KimiDeltaAttention(RecurrentMixer):
     y = out(norm(o) * sigmoid(G x)) (Kimi Linear, eq. 1 and 10).
 
     As Gated DeltaNet, with a decay for each channel of a key: a = exp(-exp(A) softplus(F x + c)), A for each
-    head. F and G have the rank `gate_rank` (null: the width of a head).
+    head. F and G have the rank `gate_rank` (null: the width of a head), or are one matrix each with `full`.
+    With `log_decay_floor` f below 0 a decay is bounded: a = exp(f sigmoid(exp(A) (F x + c))) (Ling 3).
     """
 
     def __init__(
@@ -29,19 +30,22 @@ class KimiDeltaAttention(RecurrentMixer):
         shape: Shape,
         *,
         head_width: Annotated[int, Gt(0)] | None = None,
-        gate_rank: Annotated[int, Gt(0)] | None = None,
+        gate_rank: Annotated[int, Gt(0)] | Literal["full"] | None = None,
+        log_decay_floor: Annotated[float, Lt(0)] | None = None,
         convolution: Annotated[int, Ge(1)] = 4,
         norm: Annotated[Factory, Part("norm")] = use("rmsnorm"),
     ):
         super().__init__()
         C, H = shape.width, shape.heads
         D = head_width or shape.head_width
-        R = gate_rank or D
-        self.head_width = D
+        full, R = gate_rank == "full", C if isinstance(gate_rank, str) else gate_rank or D
+        self.head_width, self.log_decay_floor = D, log_decay_floor
         self.q, self.k, self.v = (Linear(C, H * D, bias=False) for _ in range(3))
         self.q_conv, self.k_conv, self.v_conv = (ShortConvolution(H * D, convolution) for _ in range(3))
-        self.forget_down, self.forget_up = Linear(C, R, bias=False), Linear(R, H * D, bias=False)
-        self.gate_down, self.gate_up = Linear(C, R, bias=False), Linear(R, H * D, bias=False)
+        self.forget_down, self.gate_down = (
+            nn.Identity() if full else Linear(C, R, bias=False) for _ in range(2)
+        )
+        self.forget_up, self.gate_up = (Linear(R, H * D, bias=False) for _ in range(2))
         self.b = Linear(C, H, bias=False)
         self.log_rate = nn.Parameter(torch.empty(H))
         self.time_bias = nn.Parameter(torch.empty(H * D))
@@ -57,10 +61,17 @@ class KimiDeltaAttention(RecurrentMixer):
         q = unit_length(by_head(F.silu(self.q_conv(self.q(x), view, n, "q")), self.head_width))
         k = unit_length(by_head(F.silu(self.k_conv(self.k(x), view, n, "k")), self.head_width))
         v = by_head(F.silu(self.v_conv(self.v(x), view, n, "v")), self.head_width)
-        step = softplus(wide(self.forget_up(self.forget_down(x))) + self.time_bias)
-        log_decay = -self.log_rate.exp()[:, None, None] * by_head(step, self.head_width)
+        forget = wide(self.forget_up(self.forget_down(x))) + self.time_bias
+        log_decay = self.log_decay(by_head(forget, self.head_width))
         beta = by_head(wide(self.b(x)).sigmoid(), 1)
         o = view.scan(n, q * self.head_width**-0.5, k, v, log_decay, beta)
         o = self.norm(o.transpose(1, 2).to(x.dtype)).flatten(2)
         y: Tensor = self.out(o * self.gate_up(self.gate_down(x)).sigmoid())
         return y
+
+    def log_decay(self, forget: Tensor) -> Tensor:
+        """log a for F x + c, (B,H,T,D)."""
+        rate = self.log_rate.exp()[:, None, None]
+        if self.log_decay_floor is None:
+            return -rate * softplus(forget)
+        return self.log_decay_floor * (rate * forget).sigmoid()

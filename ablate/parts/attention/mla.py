@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ablate.parts.base import KernelRequirements, LayerContext, LayerPosition, Mask, Position, Scores
 from ablate.parts.linear import Linear
-from ablate.parts.mixer import KeyValueMixer, MixerCosts, keys_seen
+from ablate.parts.mixer import KeyValueMixer, MixerCosts, gated, keys_seen
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -25,7 +25,8 @@ class LatentAttention(KeyValueMixer):
     `key_width` channels and a value `value_width` (null: the width of a head). c has `kv_rank` (null:
     four times the width of a head), and q = W_q norm(D x) goes through `q_rank` (null: q = W_q x). The memory
     holds c and r alone. A single token attends to them as they are, with U_h moved to the query and the
-    output. `scale` defaults to one over the square root of a key's whole width.
+    output. `scale` defaults to one over the square root of a key's whole width. `gate` multiplies what each
+    head or channel gives by sigmoid(G x), before the output projection (Ling 3).
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class LatentAttention(KeyValueMixer):
         scale: Annotated[float, Gt(0)] | None = None,
         bias: tuple[LatentProjection, ...] = (),
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        gate: Literal["channel", "head"] | None = None,
     ):
         super().__init__()
         C, H, R = shape.width, shape.heads, shape.head_width
@@ -56,6 +58,7 @@ class LatentAttention(KeyValueMixer):
         self.kv_norm = norm(rank)
         self.kv_up = Linear(rank, H * (N + V), bias=False)
         self.out = Linear(H * V, C, bias="out" in bias)
+        self.gate = Linear(C, {"channel": H * V, "head": H}[gate], bias=False) if gate else None
         self.mask, self.dropout = Mask(), dropout
         self.scale = scale or (N + R) ** -0.5
 
@@ -67,7 +70,8 @@ class LatentAttention(KeyValueMixer):
         turned = position.query(turned, view.where.query)
         latent = self.remembered(x, view, n, position)  # (B,1,S,R + rank)
         attend = self.to_latent if x.shape[1] == 1 else self.to_keys
-        y: Tensor = self.out(attend(plain, turned, latent, view).transpose(1, 2).flatten(2))
+        heads = attend(plain, turned, latent, view).transpose(1, 2).flatten(2)
+        y: Tensor = self.out(heads if self.gate is None else gated(heads, self.gate(x).sigmoid()))
         return y
 
     def remembered(self, x: Tensor, view: LayerContext, n: int, position: LayerPosition) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ablate.parts.base import LayerContext, Mask, Scores
 from ablate.parts.linear import Linear
-from ablate.parts.mixer import KeyValueMixer
+from ablate.parts.mixer import KeyValueMixer, gated
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -125,11 +125,7 @@ class Softmax(KeyValueMixer):
 
     def gated(self, heads: Tensor, x: Tensor) -> Tensor:
         """heads (B,T,H V), times the gate of each channel or head, from x (B,T,C)."""
-        if self.gate is None:
-            return heads
-        gate = self.gate_activation(self.gate(x))
-        gated: Tensor = (heads.reshape(*gate.shape, -1) * gate[..., None]).flatten(-2)
-        return gated
+        return heads if self.gate is None else gated(heads, self.gate_activation(self.gate(x)))
 
     def without_own(self, heads: Tensor, v: Tensor) -> Tensor:
         """heads (B,T,H V) less their part along the token's own value, v (B,K,T,V)."""

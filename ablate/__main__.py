@@ -217,6 +217,11 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("to", type=Path, metavar="TO", help="new folder: configs, weights, tokenizer and a card")
     add.add_argument("--family", help="write it as this family, not the first that expresses the model")
     add.add_argument(
+        "--code",
+        action="store_true",
+        help="write the model's own code beside it, for a model that no family expresses",
+    )
+    add.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; as they are without it"
     )
     add.add_argument("--shard-size", default="50GB", metavar="SIZE", help="of one file at most: 5GB, 200MB")
@@ -346,7 +351,9 @@ def export(options: argparse.Namespace) -> None:
     from ablate.cli.exchange import send_out, size
 
     shard = size(options.shard_size)
-    lines = send_out(options.folder, options.to, options.family, options.dtype, shard, options.experiments)
+    lines = send_out(
+        options.folder, options.to, options.family, options.dtype, shard, options.experiments, options.code
+    )
     print("\n".join(lines))
 
 

@@ -185,23 +185,23 @@ class ModelSpec(LayerSpec):
 
     def path(self) -> list[tuple[int, int]]:
         """The way through the layers: (layer, which pass of the loop; 0 outside)."""
-        first, times = self.loop.first, self.loop.times
-        last = self.depth - 1 if self.loop.last is None else self.loop.last
-        looped = [(n, again) for again in range(times) for n in range(first, last + 1)]
-        return [
-            *((n, 0) for n in range(first)),
-            *looped,
-            *((n, 0) for n in range(last + 1, self.depth)),
-        ]
+        return looped(self.depth, self.loop.times, self.loop.first, self.loop.last)
 
     def distinct_positions(self) -> list[Options]:
-        return _distinct(layer.position for layer in self.layers())
+        return distinct(layer.position for layer in self.layers())
 
     def distinct_layers(self) -> list[LayerSpec]:
-        return _distinct(self.layers())
+        return distinct(self.layers())
 
 
-def _distinct(items: Iterable[T]) -> list[T]:
+def looped(depth: int, times: int, first: int, last: int | None) -> list[tuple[int, int]]:
+    """(layer, which pass of the loop; 0 outside), where layers `first` to `last` run so many times."""
+    last = depth - 1 if last is None else last
+    inside = [(n, again) for again in range(times) for n in range(first, last + 1)]
+    return [*((n, 0) for n in range(first)), *inside, *((n, 0) for n in range(last + 1, depth))]
+
+
+def distinct(items: Iterable[T]) -> list[T]:
     """In their order, by equality: options may hold lists, which have no hash."""
     found: list[T] = []
     for item in items:

@@ -19,12 +19,13 @@ PARTS = {
 LOSSES = ("validation/loss", "heldout/loss", "heldout/bits_per_byte")
 
 
-def card(record: RunRecord, family: str, tokenizer: str, verdicts: list[str]) -> str:
-    """The Markdown, with the front matter that model hubs read. `tokenizer` says what was written of it."""
+def card(record: RunRecord, family: str | None, tokenizer: str, verdicts: list[str]) -> str:
+    """The Markdown, with the front matter that model hubs read. `tokenizer` says what was written of it;
+    without a family the model's own code lies beside it."""
     model = record.spec["model"]
     facts = {
         "Run" if "budget" in record.spec else "Imported as": f"`{record.id}`",
-        "Family": f"`{family}`",
+        "Family": f"`{family}`" if family else "",
         "Parameters": amount(record.counts.get("parameters")),
         "Width, depth, heads": f"{model['width']}, {model['depth']}, {model['heads']}",
         "Context": f"{model['context']} tokens",
@@ -41,8 +42,11 @@ def card(record: RunRecord, family: str, tokenizer: str, verdicts: list[str]) ->
         "---",
         "",
     ]
-    lines += [f"# A `{family}` of {amount(record.counts.get('parameters')) or 'unknown'} parameters", ""]
-    lines += ["Exported by `python -m ablate export`. Read it with `AutoModelForCausalLM`.", ""]
+    how = "`AutoModelForCausalLM`"
+    how += "" if family else " and `trust_remote_code=True`: its code lies beside it"
+    size = amount(record.counts.get("parameters")) or "unknown"
+    lines += [f"# A `{family or 'decoder'}` of {size} parameters", ""]
+    lines += [f"Exported by `python -m ablate export`. Read it with {how}.", ""]
     lines += [
         "| | |",
         "|---|---|",

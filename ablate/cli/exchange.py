@@ -14,7 +14,8 @@ from ablate.errors import AblateError
 from ablate.measure import Measured
 from ablate.measure.lm_eval import write_tokenizer
 from ablate.measure.trained import Trained, open_run
-from ablate.model.hf import SHARD, choose, export_folder
+from ablate.model.hf import SHARD, ExportError, choose, export_folder
+from ablate.model.hf.code import export_code
 from ablate.model.hf.opened import TOKENIZER, TOKENIZER_FILES, Foreign, copy_tokenizer, import_to, is_foreign
 from ablate.record import RunRecord
 from ablate.registry import measure
@@ -40,14 +41,19 @@ def send_out(
     dtype: str | None = None,
     shard: int = SHARD,
     experiments: Path = Path("experiments"),
+    code: bool = False,
 ) -> list[str]:
-    """Export a run, or a folder that others trained, with its tokenizer and a card.
+    """Export a run, or a folder that others trained, with its tokenizer and a card: as a family of
+    transformers, or with its own `code`.
 
     Returns the lines to print: the family, and what the folder lacks. Raises ExportError, RunNotLoadable,
     FileExistsError.
     """
+    if code and family is not None:
+        raise ExportError("--code writes the model's own code, and --family one that transformers has")
     run = open_run(folder)
-    chosen = choose(run.decoder.spec, family)
+    chosen = None if code else choose(run.decoder.spec, family)
+    name = chosen.family.name if chosen else None
     kept = tokenizer_folder(folder) if is_foreign(folder) else None
     said, words = _tokenizer_of(run, kept)
 
@@ -56,20 +62,17 @@ def send_out(
             copy_tokenizer(kept, aside)
         elif words is not None:
             write_tokenizer(aside, words, run.decoder.spec.context)
-        text = card(_counted(run), chosen.family.name, said, verdicts_on(run.record.id, experiments))
+        text = card(_counted(run), name, said, verdicts_on(run.record.id, experiments))
         (aside / "README.md").write_text(text, encoding="utf-8")
 
-    export_folder(
-        run.decoder,
-        to,
-        chosen.family.name,
-        run.tokenizer.end,
-        dtype=None if dtype is None else DTYPES[dtype],
-        shard=shard,
-        beside=[beside],
-    )
-    lines = [f"{to}: {chosen.family.name}"]
-    if chosen.spec != run.decoder.spec:
+    kind = None if dtype is None else DTYPES[dtype]
+    how: dict[str, Any] = {"dtype": kind, "shard": shard, "beside": [beside]}
+    if chosen is None:
+        export_code(run.decoder, to, run.tokenizer.end, **how)
+    else:
+        export_folder(run.decoder, to, name, run.tokenizer.end, **how)
+    lines = [f"{to}: {name or 'with its own code, to be read with trust_remote_code=True'}"]
+    if chosen is not None and chosen.spec != run.decoder.spec:
         lines.append("zeros stand for the biases that this family always has (ones for the weights of norms)")
     if kept is None and words is None:
         lines.append(f"no tokenizer: {said}")

@@ -2,53 +2,28 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ablate.model.backbone import Backbone
 from ablate.model.future import FutureContext
-from ablate.model.head import Head, TokenLoss
+from ablate.model.head import TokenLoss
 from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
 from ablate.model.lost import Watched
-from ablate.model.residual import Frame, LookupBranch, Placement, Scale
-from ablate.parts.base import (
-    AuxOutputs,
-    ForwardContext,
-    IncompatibleParts,
-    Kernel,
-    Report,
-)
-from ablate.parts.connection import Connection, State
-from ablate.parts.mixer import CallSetting, Group
-from ablate.registry import (
-    attention,
-    ffn,
-    future,
-    init,
-    kernel,
-    lookup,
-    norm,
-    placement,
-    position,
-    stream,
-    topology,
-)
-from ablate.spec import LayerSpec, ModelSpec
+from ablate.parts.base import AuxOutputs, ForwardContext, IncompatibleParts
+from ablate.registry import future, init, norm
+from ablate.spec import ModelSpec
 
 
-class Decoder(nn.Module):
-    """A decoder-only language model: tokens (B,T) -> logits (B,T,V).
+class Decoder(Backbone):
+    """A decoder-only language model: tokens (B,T) -> logits (B,T,V), or losses.
 
-    The forward pass is the same for training, prefill and decoding; what differs travels in the
-    `ForwardContext`. Raises IncompatibleParts where parts cannot work together.
+    Raises IncompatibleParts where parts cannot work together.
     """
-
-    layers: Any  # ModuleList of topologies
-    positions: Any  # ModuleList of Position, one for each that differs
 
     def __init__(
         self,
@@ -59,11 +34,21 @@ class Decoder(nn.Module):
         dtype: torch.dtype = torch.float32,
     ):
         """All but `spec` is what the kernel must serve; `dtype` is that of the attention."""
-        super().__init__()
-        self.spec, self.shape = spec, spec.shape()
+        super().__init__(spec)
+        facts = {"device": device, "documents": documents, "training": training, "dtype": dtype}
+        needs = [
+            need
+            for layer, p in zip(self.layers, self.position_of, strict=True)
+            for need in layer.attention.needs(self.positions[p], **facts)
+        ]
+        self.kernel = self.kernel.settle(needs)
+
+    def _build(self) -> None:
         try:
             with Watched() as watched:
-                self._build()
+                self._build_input()
+                self._build_future()
+                self._build_layers()
         except (RuntimeError, TypeError) as error:
             if "verflow" not in str(error):  # torch's word for sizes that it cannot count
                 raise
@@ -71,88 +56,19 @@ class Decoder(nn.Module):
                 f"a tensor of the model is too large to be counted: {error}".splitlines()[0]
             ) from error
         watched.refuse(self)
-        self._group(device=device, documents=documents, training=training, dtype=dtype)
-        self.through = _through
 
-    def _build(self) -> None:
-        """Make the modules."""
-        spec, C, V = self.spec, self.shape.width, self.shape.vocab
-        layers = spec.layers()
-        placements: list[Placement] = [placement.build(layer.placement, spec.depth) for layer in layers]
-
-        self.embedding = nn.Embedding(V, C)
-        scale = C**0.5 if spec.embedding.scale == "sqrt_width" else spec.embedding.scale
-        self.scale = nn.Identity() if scale == 1.0 else Scale(scale)
-        self.embedding_norm = nn.Sequential(
-            norm.build(spec.embedding.norm, C),
-            norm.build(spec.norm, C) if placements[0].embed else nn.Identity(),
-            nn.Dropout(spec.dropout),
-        )
-        distinct = spec.distinct_positions()
-        self.positions = nn.ModuleList(position.build(options, self.shape) for options in distinct)
-        plain = Frame(partial(norm.build, layers[-1].norm, C), spec.dropout, lambda first: Connection())
+    def _build_future(self) -> None:
+        layer, place = self.spec.layers()[-1], self._placements()[-1]
         self.future: nn.Module = future.build(
-            spec.future,
+            self.spec.future,
             self.shape,
-            partial(self._layer, layers[-1], placements[-1], plain),
-            partial(norm.build, spec.norm, C),
+            partial(self._layer, layer, place, self._plain_frame()),
+            partial(norm.build, self.spec.norm, self.shape.width),
         )
-        made, branches = stream.build(spec.stream, self.shape), count()
-        self.entrance = made.entrance()
 
-        def connection(first: bool) -> Connection:
-            made_connection: Connection = made.connection(next(branches), first)
-            return made_connection
-
-        self.layers, self.before, self.after = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for layer, place in zip(layers, placements, strict=True):
-            frame = Frame(partial(norm.build, layer.norm, C), spec.dropout, connection)
-            looked_up = lookup.build(layer.lookup, self.shape)
-            self.before.append(frame.lookup(looked_up, "start"))
-            self.layers.append(self._layer(layer, place, frame))
-            self.after.append(frame.lookup(looked_up, "end"))
-        # At the input there is one vector a token, whatever the stream makes of it.
-        looked_up = lookup.build(spec.embedding.lookup, self.shape)
-        self.input_lookup = plain.lookup(looked_up, "start", "end")
-        self.exit = made.exit()
-        self.final_norm = norm.build(spec.norm, C) if placements[-1].final else nn.Identity()
-        self.head = Head(spec.head, C, V)
-
-    def _layer(self, layer: LayerSpec, place: Placement, frame: Frame) -> nn.Module:
-        """One layer, in its frame of norms and connections."""
-        made: nn.Module = topology.build(
-            layer.topology,
-            attention.build(layer.attention, self.shape),
-            ffn.build(layer.ffn, self.shape),
-            place,
-            frame,
-        )
-        return made
-
-    def _group(self, **facts: Any) -> None:
-        """Find the layers that share a memory, and the kernel that serves all."""
-        distinct = self.spec.distinct_positions()
-        self.position_of = [distinct.index(layer.position) for layer in self.spec.layers()]
-        groups: list[Group] = [
-            layer.attention.group(p) for layer, p in zip(self.layers, self.position_of, strict=True)
-        ]
-        self.path = self.spec.path()
+    def _group(self) -> None:
         self._check_loop()
-        lookups: list[Group] = [module.lookup.group() for module in self.lookups()]
-        self.groups = list(dict.fromkeys([*groups, *lookups]))
-        self.group_of = [self.groups.index(group) for group in groups]
-        self.lookup_group = self.groups.index(lookups[0]) if lookups else 0
-        needs = [
-            need
-            for layer, p in zip(self.layers, self.position_of, strict=True)
-            for need in layer.attention.needs(self.positions[p], **facts)
-        ]
-        self.kernel: Kernel = kernel.build(self.spec.kernel).settle(needs)
-
-    def lookups(self) -> list[LookupBranch]:
-        """The lookups that there are, that of the input first."""
-        places = (self.input_lookup, *self.before, *self.after)
-        return [module for module in places if isinstance(module, LookupBranch)]
+        super()._group()
 
     def _check_loop(self) -> None:
         """What a part reports of a call it reports once. Raises IncompatibleParts."""
@@ -180,22 +96,10 @@ class Decoder(nn.Module):
         """tokens (B,T) -> logits (B,T,V), or (B,1,V) where the call wants the last; with targets (B,T), -100
         where there is none, the loss of each, or their sums."""
         call = ForwardContext.of(tokens) if call is None else call
-        x = self.scale(self.embedding(tokens))
-        for scheme in self.positions:
-            x = scheme.embed(x, call.positions)
-        x = self.embedding_norm(x)
-        views = self.views(call, x.dtype, {"tokens": tokens, "embedded": x})
-        state = self.entrance(self.input_lookup(x, views[self.lookup_group], -1))
-        for n, again in self.path:
-            first = again * len(self.groups)
-            state = self.through(self.before[n], state, views[first + self.lookup_group], n)
-            state = self.through(self.layers[n], state, views[first + self.group_of[n]], n)
-            state = self.through(self.after[n], state, views[first + self.lookup_group], n)
-        last = self.exit(state)
-        x = self.final_norm(last[:, -1:] if call.last else last)
         if targets is None:
-            logits: Tensor = self.head(x, self.embedding.weight)
-            return logits
+            return self.logits(tokens, call)
+        last, views = self.read(tokens, call)
+        x = self.normed(last, call)
         if not summed:
             each: TokenLoss = self.head.loss(x, self.embedding.weight, targets)
             return each
@@ -224,28 +128,6 @@ class Decoder(nn.Module):
         with_future: Sums = self.future(sums, x, lent)
         return with_future
 
-    def views(
-        self, call: ForwardContext, dtype: torch.dtype, shared: dict[Any, Any] | None = None
-    ) -> list[Any]:
-        """What each group of layers shares in this call, for one pass of the loop after the other; all may
-        read what is `shared`."""
-        groups = self.groups * self.spec.loop.times
-        memories = call.memories or [group.nothing() for group in groups]
-        aux = call.aux or self.aux()
-        for report in aux:
-            report.real = call.real
-        setting = CallSetting(
-            self.positions, self.kernel, self.shape.heads, dtype, aux, {} if shared is None else shared
-        )
-        return [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
-
-    def memories(self, capacity: int) -> list[Any]:
-        """An empty memory for each group and pass, for rows of up to `capacity` tokens."""
-        return [group.memory(capacity) for group in self.groups * self.spec.loop.times]
-
-    def aux(self) -> AuxOutputs:
-        return [Report() for _ in self.layers]
-
     def recompute(self) -> None:
         """Keep no activations inside layers; compute them again in the backward pass (Chen et al. 2016)."""
         self.through = partial(checkpoint, use_reentrant=False)
@@ -265,7 +147,3 @@ class Decoder(nn.Module):
         scheme: Init = init.build(self.spec.init, self.shape)
         fill(self, scheme, seed, redraw)
         return self
-
-
-def _through(layer: nn.Module, *given: Any) -> State:
-    return layer(*given)

@@ -158,5 +158,6 @@ def choose(spec: ModelSpec, name: str | None = None) -> Chosen:
     nearest = sorted(wrong, key=lambda key: (WORDLESS in wrong[key], len(wrong[key])))
     lines = [f"{key}: {'; '.join(wrong[key])}" for key in nearest[:NEAREST_FAMILIES]]
     raise ExportError(
-        "no family expresses this model. In the way, the nearest family first:\n" + "\n".join(lines)
+        "no family expresses this model (`ablate export --code` writes its own code). In the way, the "
+        "nearest family first:\n" + "\n".join(lines)
     )

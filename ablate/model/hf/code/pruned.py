@@ -1,0 +1,177 @@
+"""A definition without what an exported model never uses: methods that nothing calls, how tensors start, the
+costs of a part, and bounds of options."""
+
+import ast
+from collections.abc import Iterator, Set
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import NamedTuple
+
+from torch import nn
+
+from ablate.model.hf.code.names import FUNCTIONS, annotations, bound, global_names
+
+# What parts say for training and for tables of costs, by attributes that nothing else reads.
+SAID = ("starts", "constants", "state_sizes", "state_products", "more_activations", "more_products")
+SAYING = "kept"  # the method that says it for a recurrent mixer
+PLAIN_BASES = (
+    "Module",
+    "NamedTuple",
+    "Protocol",
+    "Hashable",
+)  # which call no method but those of `nn.Module`
+BY_NAME = ("getattr", "hasattr")
+
+
+class Span(NamedTuple):
+    """A piece of source, from one place to another: (line, column in bytes)."""
+
+    start: tuple[int, int]
+    end: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What is left of a statement at the top of a module, with its places in the source."""
+
+    node: ast.stmt
+    statements: list[ast.stmt] = field(default_factory=list)  # that are left out
+    spans: list[Span] = field(default_factory=list)  # that are left out inside of a line
+
+    @cached_property
+    def attributes(self) -> frozenset[str]:
+        """The names of attributes that it reads."""
+        return frozenset(attributes(self.node))
+
+    @cached_property
+    def names(self) -> list[tuple[ast.Name, bool]]:
+        """The names that mean something of the module, and whether they stand in an annotation."""
+        noted = {id(each) for note in in_annotations(self.node) for each in ast.walk(note)}
+        return [(name, id(name) in noted) for name in global_names(self.node)]
+
+
+def pruned(statement: ast.stmt, asked: set[str], own_bases: set[str]) -> Pruned:
+    """The statement with only those members of classes that are `asked` for; `own_bases` are the names of
+    classes whose methods are known."""
+    return _pruned(statement, frozenset(asked & members(statement)), frozenset(own_bases))
+
+
+@cache
+def _pruned(statement: ast.stmt, asked: frozenset[str], own_bases: frozenset[str]) -> Pruned:
+    pruner = _Pruner(asked, own_bases)
+    return Pruned(pruner.visit(deepcopy(statement)), pruner.statements, pruner.spans)
+
+
+@cache
+def members(statement: ast.stmt) -> frozenset[str]:
+    """What the classes in a statement define."""
+    classes = [each for each in ast.walk(statement) if isinstance(each, ast.ClassDef)]
+    return frozenset(name for each in classes for member in each.body for name in bound(member))
+
+
+def attributes(node: ast.AST) -> Iterator[str]:
+    for each in ast.walk(node):
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Load):
+            yield each.attr
+        elif isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id in BY_NAME:
+            yield from (
+                a.value for a in each.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            )
+
+
+def has_known_methods(node: ast.ClassDef, own_bases: Set[str]) -> bool:
+    """Whether nobody else calls methods of the class, but for those of `nn.Module`."""
+    return all(last(base) in (*PLAIN_BASES, *own_bases) for base in node.bases)
+
+
+def in_annotations(node: ast.AST) -> Iterator[ast.expr]:
+    for each in ast.walk(node):
+        yield from annotations(each)
+
+
+class _Pruner(ast.NodeTransformer):
+    def __init__(self, asked: Set[str], own_bases: Set[str]):
+        self.asked, self.own_bases = asked, own_bases
+        self.statements: list[ast.stmt] = []
+        self.spans: list[Span] = []
+        self.read: list[set[str]] = []  # attributes that the class at hand reads
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        if has_known_methods(node, self.own_bases):
+            fields = any(last(base) == "NamedTuple" for base in node.bases) or bool(node.decorator_list)
+            kept = [each for each in node.body if self._lasts(each, fields)] or node.body[:1]
+            self.statements += [each for each in node.body if each not in kept]
+            node.body = kept
+        self.read.append(set(attributes(node)))
+        self.generic_visit(node)
+        self.read.pop()
+        return node
+
+    def _lasts(self, member: ast.stmt, fields: bool) -> bool:
+        if isinstance(member, FUNCTIONS):
+            return self._wanted(member.name)
+        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
+            return (fields and "ClassVar" not in ast.unparse(member.annotation)) or self._wanted(
+                member.target.id
+            )
+        if isinstance(member, ast.Assign):
+            return any(self._wanted(each.id) for each in member.targets if isinstance(each, ast.Name))
+        return True
+
+    def _wanted(self, name: str) -> bool:
+        return name in self.asked or name.startswith("__") or hasattr(nn.Module, name)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt | None:
+        return self._unless_said(node, node.targets[0])
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt | None:
+        return self._unless_said(node, node.target)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt | None:
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr == SAYING:
+            self.statements.append(node)
+            return None
+        self.generic_visit(node)
+        return node
+
+    def _unless_said(self, node: ast.stmt, target: ast.expr) -> ast.stmt | None:
+        said = isinstance(target, ast.Attribute) and target.attr in SAID
+        if said and self.read and target.attr not in self.read[-1]:  # type: ignore[attr-defined]
+            self.statements.append(node)
+            return None
+        self.generic_visit(node)
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """`Annotated[int, Gt(0)]` is `int`."""
+        if last(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
+            first = node.slice.elts[0]
+            whole, inside = span_of(node), span_of(first)
+            self.spans += [Span(whole.start, inside.start), Span(inside.end, whole.end)]
+            kept: ast.expr = self.visit(first)
+            return kept
+        self.generic_visit(node)
+        return node
+
+    def visit_arguments(self, node: ast.arguments) -> ast.arguments:
+        """An option that is a part has no default: the config names every option."""
+        for n, default in enumerate(node.kw_defaults):
+            if isinstance(default, ast.Call) and last(default.func) == "use":
+                self.spans.append(Span(span_of(node.kwonlyargs[n]).end, span_of(default).end))
+                node.kw_defaults[n] = None
+        self.generic_visit(node)
+        return node
+
+
+def last(node: ast.expr) -> str:
+    """`Module` of `nn.Module`."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def span_of(node: ast.expr | ast.arg) -> Span:
+    assert node.end_lineno is not None and node.end_col_offset is not None
+    return Span((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))

@@ -16,20 +16,17 @@ RECURRENT_FAMILIES = {
 RESIDUAL_TABLE = "a table for its residual multiplier"
 LACKS = {
     "axk1": "a norm after the experts that dense layers do not have",
-    "axk2": "a sparse indexer; a gated norm",
+    "axk2": "a gated norm; a gate made of the compressed query",
     "beam": "a residual scaled by the depth",
     "cpmant": "a position bias and embeddings by segment",
-    "deepseek_v32": "a sparse indexer",
     "deepseek_v4": "a sparse indexer; compressed attention; a table for its hyper-connections",
-    "diffllama": "differential attention",
     "doge": "a dynamic mask; residual weights by channel",
     "dory": "norms on the sphere; looped layers",
-    "dots3_note": "a sparse indexer",
-    "dots3_note_text": "a sparse indexer",
+    "dots3_note": "a norm of the shared turned key; heads and ranks that differ by layer",
+    "dots3_note_text": "a norm of the shared turned key; heads and ranks that differ by layer",
     "gemma3n_text": "AltUp; a table for its per-layer embeddings and shared keys and values",
     "gemma4_text": "a table for its per-layer embeddings and shared keys and values",
     "gemma4_unified_text": "a table for its per-layer embeddings and shared keys and values",
-    "glm_moe_dsa": "a sparse indexer",
     "hrm_text": "looped layers of two clocks",
     "hy_v4": "a sparse indexer; a table for its hyper-connections",
     "inkling2_loop_text": "convolutions on the branches; scores by relative position; looped layers",
@@ -60,8 +57,6 @@ LACKS = {
 }
 # Configs of a family with a table that are refused, in a line.
 SAID = {
-    "granite_swa": "several bases of RoPE among layers of one kind",
-    "granitemoe_swa": "several bases of RoPE among layers of one kind",
     "cohere": "`use_qk_norm`",
     "cohere2_moe": "dense layers first; means over shared experts",
     "dbrx": "gates divided by another norm than their sum",

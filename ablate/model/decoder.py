@@ -75,16 +75,16 @@ class Decoder(Backbone):
         again = {n for n, later in self.path if later}
         if any(hasattr(module, "auxiliary") for module in self.future.modules()):
             raise IncompatibleParts(
-                f"future {self.spec.future.name}: its layers are as the last one, whose experts count their "
-                "choices once; end the pattern with a layer without experts"
+                f"future {self.spec.future.name}: its layers are as the last one, which reports once; "
+                "end the pattern with a layer without experts and without an indexer"
             )
-        reporting = sorted(n for n in again if hasattr(self.layers[n].ffn, "auxiliary"))
-        if reporting:
-            name = self.spec.layers()[reporting[0]].ffn.name
-            raise IncompatibleParts(
-                f"loop: ffn {name} of layer {reporting[0]} counts its choices, once for a pass; set "
-                "loop.first and loop.last to layers without experts"
-            )
+        for n, kind in sorted((n, kind) for n in again for kind in ("attention", "ffn")):
+            if hasattr(getattr(self.layers[n], kind), "auxiliary"):
+                raise IncompatibleParts(
+                    f"loop: {kind} {getattr(self.spec.layers()[n], kind).name} of layer {n} reports of a "
+                    "call once, and the layer runs several times; set loop.first and loop.last to layers "
+                    "without experts and without an indexer"
+                )
 
     def forward(
         self,

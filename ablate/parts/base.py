@@ -4,7 +4,7 @@ Shape letters: B rows, T queries (the tokens of this call), S keys, C width, H h
 D head width, E experts. `(1|B, T)` is one row for all, or one for each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -111,6 +111,8 @@ class KernelRequirements:
     bias: bool = False
     learned_bias: bool = False
     slopes: bool = False  # the bias is linear in the distance
+    more_scores: bool = False  # a layer adds scores that it makes of the text
+    learned_scores: bool = False  # and they have a gradient
     softcap: bool = False
     sink: bool = False
     dropout: float = 0.0
@@ -143,6 +145,11 @@ class Kernel:
         self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
     ) -> Any:
         """What the layers that share mask, sight and bias can share: computed once for each call."""
+        raise NotImplementedError
+
+    def with_scores(self, prepared: Any, more: Tensor) -> Any:
+        """What `prepare` gave, for one layer that adds `more` (1|B, 1|H, T, S) to its scores; -inf hides a
+        key. Called where `KernelRequirements.more_scores` said so."""
         raise NotImplementedError
 
     def __call__(
@@ -234,9 +241,10 @@ class Memory(Protocol):
         ...
 
     def extend(
-        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: PositionInputs
+        self, n: Hashable, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: PositionInputs
     ) -> tuple[Tensor, Tensor]:
-        """Remember layer n's new keys and values (B,K,T,D); return all that may be seen (B,K,S,D)."""
+        """Remember new keys and values (B,K,T,D) under the name n, as a rule the layer's number; return all
+        that may be seen (B,K,S,D)."""
         ...
 
 
@@ -251,7 +259,7 @@ class NoCache:
         )
 
     def extend(
-        self, n: int, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: PositionInputs
+        self, n: Hashable, k: Tensor, v: Tensor, turn: Callable[[Tensor, Any], Tensor], where: PositionInputs
     ) -> tuple[Tensor, Tensor]:
         return turn(k, where.new), v
 
@@ -265,6 +273,14 @@ class Report(dict[str, Tensor]):
 
 
 AuxOutputs = list[Report]  # one for each layer
+
+
+def mean_of_real(x: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of x (B,T,...) over the real tokens of all rows; 0 where there is none."""
+    if real is None:
+        return x.mean((0, 1))
+    at = real.nonzero(as_tuple=True)
+    return x[at].sum(0) / max(1, len(at[0]))
 
 
 def real_tokens(aux: dict[str, Tensor]) -> Tensor | None:
@@ -311,5 +327,5 @@ class LayerContext(NamedTuple):
     aux: AuxOutputs
     position: Position
     kernel: Kernel
-    at: Tensor  # (1|B, T) positions of the queries
+    sight: AttentionPositions
     shared: dict[Any, Any]  # what layers leave for later layers of this call

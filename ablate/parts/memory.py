@@ -4,7 +4,7 @@ In training nothing is remembered (`ablate.parts.base.NoCache`). One memory serv
 share mask and position. Storage is preallocated, written in place and read through views.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class Cache:
         self.size, self.start, self.filled = capacity, 0, 0
         self.positions: Tensor | None = None  # (1|B, capacity)
         self.document: Tensor | None = None  # (B, capacity)
-        self.stored: dict[int, tuple[Tensor, Tensor]] = {}
+        self.stored: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def look(self, call: ForwardContext) -> MemoryView:
         T = call.positions.shape[1]
@@ -47,7 +47,7 @@ class Cache:
         )
 
     def extend(
-        self, n: int, k: Tensor, v: Tensor, turn: Turn, where: PositionInputs
+        self, n: Hashable, k: Tensor, v: Tensor, turn: Turn, where: PositionInputs
     ) -> tuple[Tensor, Tensor]:
         k = turn(k, where.new)
         if n not in self.stored:
@@ -76,7 +76,7 @@ class RollingCache:
         self.column = 0  # tokens seen in a row, padding included
         self.positions: Tensor | None = None  # (1|B, size)
         self.document: Tensor | None = None  # (B, size)
-        self.stored: dict[int, tuple[Tensor, Tensor]] = {}
+        self.stored: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def look(self, call: ForwardContext) -> MemoryView:
         T, first = call.positions.shape[1], self.column == 0
@@ -119,7 +119,7 @@ class RollingCache:
         return MemoryView(sight, new_at, places)
 
     def extend(
-        self, n: int, k: Tensor, v: Tensor, turn: Turn, where: PositionInputs
+        self, n: Hashable, k: Tensor, v: Tensor, turn: Turn, where: PositionInputs
     ) -> tuple[Tensor, Tensor]:
         if not self.restart:
             k = turn(k, where.new)

@@ -131,7 +131,7 @@ class KeyValueGroup:
             None if seen is None else scheme.locate(seen),
         )
         prepared = kernel.prepare(self.mask, sight, scheme.bias, setting.heads, setting.dtype)
-        return LayerContext(where, memory, prepared, setting.aux, scheme, kernel, sight.i, setting.shared)
+        return LayerContext(where, memory, prepared, setting.aux, scheme, kernel, sight, setting.shared)
 
 
 class KeyValueMixer(Mixer):
@@ -146,6 +146,8 @@ class KeyValueMixer(Mixer):
     softcap: float | None = None
     dropout: float = 0.0
     sink: Tensor | None
+    more_scores: bool = False  # it adds scores that it makes of the text
+    learned_scores: bool = False  # which have a gradient
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,6 +192,8 @@ class KeyValueMixer(Mixer):
                 slopes=position.slopes is not None,
                 softcap=self.softcap is not None,
                 sink=self.sink is not None,
+                more_scores=self.more_scores,
+                learned_scores=self.learned_scores,
                 dropout=self.dropout,
                 **facts,
             )

@@ -39,3 +39,8 @@ def orthogonal(shape: Sizes, generator: torch.Generator) -> Tensor:
 def uniform(bound: float) -> Start:
     """Uniform within the bound on both sides of 0."""
     return lambda shape, generator: (2 * torch.rand(shape, generator=generator) - 1) * bound
+
+
+def normal(deviation: float) -> Start:
+    """Normal, of mean 0."""
+    return lambda shape, generator: torch.randn(shape, generator=generator) * deviation

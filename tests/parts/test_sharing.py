@@ -103,5 +103,5 @@ def test_a_loop_that_is_none_or_counts_twice_is_refused():
     with pytest.raises(ValueError, match="times is 1, so first and last do nothing"):
         small(loop={"first": 1})
     experts = {"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}}
-    with pytest.raises(IncompatibleParts, match="ffn moe of layer 0 counts its choices"):
+    with pytest.raises(IncompatibleParts, match="ffn moe of layer 0 reports of a call once"):
         Decoder(small(ffn=experts, loop={"times": 2}))

@@ -90,6 +90,19 @@ HARD: dict[str, dict[str, Any]] = {
         "position": "none",
         "attention": {"name": "kda", "gate_rank": "full", "log_decay_floor": -5.0},
     },
+    "dsa": {
+        "attention": {"name": "dsa", "q_rank": 20, "top_k": 4, "index_heads": 3, "index_width": 10},
+        "variants": {"own": {}, "sharing": {"attention": {"share_choice": True}}},
+        "pattern": ["own", "sharing"],
+        "depth": 2,
+    },
+    "dsa_softmax": {
+        "attention": {"name": "dsa_softmax", "kv_heads": 2, "top_k": 4, "index_norm": "rmsnorm"},
+    },
+    "differential": {
+        "attention": {"name": "differential", "kv_heads": 2, "window": 5, "gate": "channel", "start": 0.5}
+    },
+    "forgetting": {"attention": {"name": "forgetting", "kv_heads": 2, "softcap": 5.0}, "position": "t5"},
     "chunk": {"attention": {"name": "softmax", "kv_heads": 2, "chunk": 5, "temperature": 0.3}},
     "after": {
         "attention": {

@@ -239,6 +239,8 @@ YARN = {
         "mscale_all_dim": 0.9,
     }
 }
+INDEXED = {"index_topk": 5, "index_head_dim": 10, "index_n_heads": 8}
+OWN_AND_SHARED = ["full", "shared", "full", "shared"]
 TINY |= {
     "deepseek_v3": ("deepseek_v3", {**LATENT, **DEEPSEEK, **YARN, "attention_bias": True}),
     "deepseek_v3_short": (
@@ -253,6 +255,9 @@ TINY |= {
     ),
     "deepseek_v2_greedy": ("deepseek_v2", {**LATENT, **DEEPSEEK, "norm_topk_prob": False}),
     "youtu": ("youtu", LATENT),
+    "diffllama": ("diffllama", {**BASE, "head_dim": 10, "attention_bias": True}),
+    "deepseek_v32": ("deepseek_v32", {**LATENT, **DEEPSEEK, **YARN, **INDEXED, "attention_bias": True}),
+    "glm_moe_dsa": ("glm_moe_dsa", {**LATENT, **DEEPSEEK, **INDEXED, "indexer_types": OWN_AND_SHARED}),
 }
 
 TINY |= {

@@ -19,6 +19,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.hf.config import WORDLESS, blockers, read_config, write_config
 from ablate.model.hf.convolution import CONVOLUTION_FAMILIES as CONVOLUTION
 from ablate.model.hf.delta_hybrids import DELTA_HYBRID_FAMILIES as DELTA_HYBRIDS
+from ablate.model.hf.differential import DIFFLLAMA
 from ablate.model.hf.fairseq import FAIRSEQ_FAMILIES as FAIRSEQ
 from ablate.model.hf.falcon import FALCON
 from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, shown
@@ -38,6 +39,7 @@ from ablate.model.hf.mpt import MPT
 from ablate.model.hf.multiplied import MULTIPLIED_FAMILIES as MULTIPLIED
 from ablate.model.hf.phi import PHI
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
+from ablate.model.hf.sparse_latent import SPARSE_LATENT_FAMILIES as SPARSE_LATENT
 from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
 from ablate.model.hf.weights import read_weights, write_weights
 from ablate.model.measure import blueprint
@@ -53,7 +55,8 @@ FAMILIES: dict[str, Family] = {
         *(*LLAMA_KIN, *LLAMA_LAYERS),
         *(*MIXTURES, *SCORED_MIXTURES),
         *(*GPT_KIN, *FAIRSEQ),
-        *LATENT,
+        *(*LATENT, *SPARSE_LATENT),
+        DIFFLLAMA,
         *GATED,
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,

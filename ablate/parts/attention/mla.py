@@ -64,8 +64,17 @@ class LatentAttention(KeyValueMixer):
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
+        return self.mixed(self.compressed(x), x, view, n)
+
+    def compressed(self, x: Tensor) -> Tensor:
+        """What queries are made of, (B,T,q_rank); x itself without `q_rank`."""
+        made: Tensor = self.q_norm(self.q_down(x))
+        return made
+
+    def mixed(self, u: Tensor, x: Tensor, view: LayerContext, n: int) -> Tensor:
+        """The output (B,T,C) for queries of u, as `compressed` gives it, and keys and values of x."""
         position = view.position.layer(n)
-        q = self.q_up(self.q_norm(self.q_down(self.q(x)))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = self.q_up(self.q(u)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         plain, turned = q.split((self.plain_width, self.turned_width), -1)
         turned = position.query(turned, view.where.query)
         latent = self.remembered(x, view, n, position)  # (B,1,S,R + rank)

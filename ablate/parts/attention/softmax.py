@@ -116,7 +116,7 @@ class Softmax(KeyValueMixer):
         q = self.q_placed(q)
         if not self.temperature:
             return q
-        turns = torch.floor((view.at.clamp(min=0) + self.temperature_shift) / self.temperature_floor)
+        turns = torch.floor((view.sight.i.clamp(min=0) + self.temperature_shift) / self.temperature_floor)
         return q * (1 + self.temperature * torch.log1p(turns))[:, None, :, None].to(q.dtype)
 
     def placed_key(self, k: Tensor) -> Tensor:

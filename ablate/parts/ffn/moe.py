@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from ablate.parts.base import real_tokens
+from ablate.parts.base import mean_of_real, real_tokens
 from ablate.parts.ffn.width import exact
 from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, ffn, use
@@ -131,8 +131,8 @@ class MoE(nn.Module):
         if real is not None:
             chosen = chosen.masked_fill(~real[..., None], E)
         aux["load"] = F.one_hot(chosen, E + 1).sum((0, 1, 2))[:E]
-        aux["probability"] = mean(probability / probability.sum(-1, keepdim=True), real)
-        aux["router_z"] = mean(logits.logsumexp(-1).square(), real)
+        aux["probability"] = mean_of_real(probability / probability.sum(-1, keepdim=True), real)
+        aux["router_z"] = mean_of_real(logits.logsumexp(-1).square(), real)
         return gate, chosen
 
     def eligible(self, score: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class MoE(nn.Module):
         taken = F.one_hot(chosen.flatten(1), E + 1).cumsum(1)  # (B, T k, E + 1): choices of each so far
         taken = taken.gather(-1, chosen.flatten(1)[..., None])[..., 0].view_as(chosen)
         full = (taken > self.room(self.capacity_factor, chosen, real)) & (chosen < E)
-        aux["dropped"] = mean(full.float().mean(-1), real)
+        aux["dropped"] = mean_of_real(full.float().mean(-1), real)
         return chosen.masked_fill(full, E)
 
     def room(self, capacity_factor: Fraction, chosen: Tensor, real: Tensor | None) -> Tensor | int:
@@ -239,14 +239,6 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid_all": torch.sigmoid,
     "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
 }
-
-
-def mean(x: Tensor, real: Tensor | None) -> Tensor:
-    """The mean of x (B,T,...) over the real tokens of all rows; 0 where there is none."""
-    if real is None:
-        return x.mean((0, 1))
-    at = real.nonzero(as_tuple=True)
-    return x[at].sum(0) / max(1, len(at[0]))
 
 
 @cache

@@ -37,6 +37,8 @@ class Chunked(SDPA):
     def refuses(self, need: KernelRequirements) -> str | None:
         if need.mask.window is not None and need.mask.prefix:
             return "cannot bound what is seen ahead in a prefix by blocks of the window"
+        if need.mask.window is not None and need.more_scores:
+            return "cannot add the scores that a layer makes to blocks of a window"
         return super().refuses(need)
 
     def prepare(

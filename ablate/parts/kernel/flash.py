@@ -88,6 +88,7 @@ class Flash(Kernel):
             (need.bias and not need.slopes, "position biases other than ALiBi's"),
             (need.learned_bias, "learned biases"),
             (need.sink, "sink logits"),
+            (need.more_scores, "scores that a layer makes of the text"),
             (need.mask.sink_tokens > 0, "kept first keys"),
             (need.mask.prefix, "prefixes"),
             (need.mask.chunk is not None, "chunks"),

@@ -43,6 +43,8 @@ class Flex(Kernel):
             return f"has no backward pass on {need.device} (torch)"
         if need.training and need.dropout:
             return "has no dropout of attention weights"
+        if need.more_scores:
+            return "adds no scores that a layer makes of the text"
         if on_cuda and min(need.key_width, need.value_width) < NARROWEST:
             return f"needs heads of at least {NARROWEST} channels on cuda"
         return None

@@ -26,6 +26,9 @@ class Reference(Kernel):
     ) -> Tensor:
         return added(mask, sight, bias, heads).to(torch.promote_types(dtype, torch.float32))
 
+    def with_scores(self, prepared: Tensor, more: Tensor) -> Tensor:
+        return prepared + more
+
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Tensor, scores: Scores, dropout: float
     ) -> Tensor:

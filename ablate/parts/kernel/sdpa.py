@@ -46,10 +46,22 @@ class SDPA(Kernel):
             return Prepared(mask.dense(sight), causal=False)
         return Prepared(added(mask, sight, bias, heads).to(dtype), causal=False)
 
+    def with_scores(self, prepared: Prepared, more: Tensor) -> Prepared:
+        mask, causal = prepared
+        if mask is None and causal:
+            mask = torch.ones(more.shape[-2:], dtype=torch.bool, device=more.device).tril()
+        if mask is None:
+            return Prepared(more, causal=False)
+        if mask.dtype != torch.bool:
+            return Prepared(mask + more, causal=False)
+        return Prepared(more.masked_fill(~mask, -torch.inf), causal=False)
+
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scores: Scores, dropout: float
     ) -> Tensor:
         mask, causal = prepared
+        if mask is not None and mask.dtype not in (torch.bool, q.dtype):
+            mask, prepared = (found := mask.to(q.dtype)), prepared._replace(mask=found)
         width = v.shape[-1]
         if width < k.shape[-1]:
             padded = F.pad(v, (0, k.shape[-1] - width))

@@ -1,15 +1,16 @@
 """Architecture ablations for decoder-only language models.
 
-The public interface: `load_study`, `plan_study` and `run_study` for studies, `compare` for frames of one's
-own, `open_run` for a finished run, and `Decoder`, `RunSpec`, `RunRecord`, `registries` for models. Each is
-imported when it is first asked for, so `import ablate` is quick and loads no torch.
+The public interface: `load_study`, `plan_study` and `run_study` for studies, `try_change` and
+`report_campaign` for loops that try many changes, `compare` for frames of one's own, `open_run` for a
+finished run, and `Decoder`, `RunSpec`, `RunRecord`, `registries` for models. Each is imported when it is
+first asked for, so `import ablate` is quick and loads no torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ablate.cli.api import plan_study, run_study
+    from ablate.cli.api import plan_study, report_campaign, run_study, try_change
     from ablate.errors import AblateError
     from ablate.measure.trained import open_run
     from ablate.model.decoder import Decoder
@@ -29,7 +30,9 @@ HOMES = {
     "open_run": "ablate.measure.trained",
     "plan_study": "ablate.cli.api",
     "registries": "ablate.registry",
+    "report_campaign": "ablate.cli.api",
     "run_study": "ablate.cli.api",
+    "try_change": "ablate.cli.api",
 }
 
 __all__ = [
@@ -42,7 +45,9 @@ __all__ = [
     "open_run",
     "plan_study",
     "registries",
+    "report_campaign",
     "run_study",
+    "try_change",
 ]
 
 

@@ -137,6 +137,18 @@ def parser() -> argparse.ArgumentParser:
             help="your own parts that the run was trained with; may be repeated",
         )
 
+    add = command("try", referee, "Ask the referee of a campaign about a change: keep, discard or undecided.")
+    add.add_argument(
+        "words", nargs="*", metavar="WORD", help="FILE.py and KEY=VALUE of train.py; campaign=NAME; more=N"
+    )
+    add.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+    add = command("campaign", referee, "Say how far a campaign is, or write its report.")
+    add.add_argument("action", choices=("status", "report"), help="what to do")
+    add.add_argument("name", metavar="NAME", help="of its folder")
+    add.add_argument("--experiments", type=Path, default=Path("experiments"), metavar="FOLDER", help="where")
+    add.add_argument("--json", action="store_true", help="print it as JSON")
+
     for name, said in HYDRA.items():
         commands.add_parser(name, help=said, add_help=False)
     commands.add_parser("status", help=STATUS, add_help=False)
@@ -275,6 +287,14 @@ def init(options: argparse.Namespace) -> None:
 
     for line in make_project(options.folder):
         print(printable(line))
+
+
+def referee(options: argparse.Namespace) -> int:
+    from ablate.cli.campaign_command import campaign_command, try_command
+
+    if options.command == "try":
+        return try_command(options.words, options.json)
+    return campaign_command(options.action, options.experiments / options.name, options.json)
 
 
 def load_own(places: list[str]) -> None:

@@ -1,7 +1,8 @@
-"""Studies from Python: what `ablate sweep` does, with results instead of printed tables."""
+"""Studies and campaigns from Python: what `ablate sweep` and `ablate try` do, without printed tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +14,9 @@ from ablate.paths import CONF
 from ablate.study.design.planned import Plan
 from ablate.study.design.study import load
 from ablate.study.judge.study_judgement import StudyJudgement
+
+if TYPE_CHECKING:
+    from ablate.cli.campaign import Answer
 
 
 def plan_study(folder: Path | str, **options: Any) -> Plan:
@@ -46,3 +50,29 @@ def _sweep(folder: Path | str, options: dict[str, Any]) -> Sweep:
     assert isinstance(defaults, DictConfig)
     options |= {"experiments": place.parent, "experiment": place.name}
     return Sweep(options_of(defaults, **options), PlainConsole(quiet=True))
+
+
+def try_change(folder: Path | str, change: Sequence[str], *, more: int = 0, **options: Any) -> "Answer":
+    """Ask the referee of the campaign in `folder` (with a campaign.yaml) about a change: keep, discard, or
+    undecided.
+
+    `change` holds overrides of train.py, and names of Python files with parts of one's own. `more` gives a
+    try that was undecided so many runs more. `options` are those of `ablate sweep`, such as `runs="runs"`.
+    What was run or decided before is not done again. Raises ConfigError or CampaignError for a change that is
+    refused before anything is run, EngineError where the baseline cannot be run.
+    """
+    from ablate.cli.campaign import CampaignRunner
+
+    if isinstance(change, str):
+        raise ConfigError([f"change: a list of overrides, such as [{change!r}]"])
+    return CampaignRunner(Path(folder), **options).attempt(change, more)
+
+
+def report_campaign(folder: Path | str) -> dict[str, Any]:
+    """Write the report of the campaign in `folder`; return it as plain data: tries, baselines, what is left.
+    Raises CampaignError where nothing was tried yet."""
+    from ablate.campaign.page import write_campaign_report
+    from ablate.cli.campaign_command import status_json
+
+    write_campaign_report(Path(folder))
+    return status_json(Path(folder))

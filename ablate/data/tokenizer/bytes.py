@@ -18,6 +18,7 @@ class Bytes(Tokenizer):
 
     vocab = 257
     end = 256
+    learned = False
 
     def recipe(self) -> Any:
         return {"bytes": 1}

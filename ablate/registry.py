@@ -290,6 +290,8 @@ def _signatures(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 
 def _factory(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _factory(each) for name, each in value.items()}
     return partial(registries[value.kind].build, value) if isinstance(value, Options) else value
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
 from ablate.pattern import mixers_named, names_repeated
@@ -243,14 +243,28 @@ def override(base: Any, patch: Any) -> Any:
     return {**base, **{k: override(base.get(k), v) for k, v in patch.items()}}
 
 
+def _no_set(name: str) -> str:
+    if name == MACRO:
+        raise PydanticCustomError("set", "no source or set can be called macro: it is the mean over all")
+    return name
+
+
+MACRO = "macro"  # what the mean over all sets is called
+SetName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64), AfterValidator(_no_set)
+]
+
+
 class DataSpec(Strict):
     """Where the text comes from, and what a token is. `masked` keeps attention inside a document and
-    restarts positions there; `joined` packs documents into one stream."""
+    restarts positions there; `joined` packs documents into one stream. `sets` are sources whose validation
+    and held-out splits are scored beside those of `source`; null: those of a mixture, one by one."""
 
     source: Annotated[Options, Part("source")]
     tokenizer: Annotated[Options, Part("tokenizer")]
     documents: Literal["joined", "masked"] = "joined"
     prefix: bool = False  # each row begins with a part that sees itself whole and is no target
+    sets: dict[SetName, Annotated[Options, Part("source")]] | None = Field(None, min_length=1)
 
 
 class BudgetSpec(Strict):

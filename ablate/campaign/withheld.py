@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.data.prepare import Prepared, held_in, sha256
+from ablate.data.prepare import Prepared
+from ablate.data.sound import held_in, sha256
 from ablate.record import atomic, content_hash
 
 SPLIT = "heldout"

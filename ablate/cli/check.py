@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ablate.data.blend import refuse_text
 from ablate.data.ngrams import reference_lines
 from ablate.data.prepare import prepare
-from ablate.data.stream import refuse
 from ablate.model.decoder import Decoder
 from ablate.model.head import TokenLoss
 from ablate.model.loss import Sums
@@ -46,7 +46,7 @@ def facts(spec: RunSpec, cache: Path, device: str) -> Facts:
         return Facts(refusals=(str(refusal),))
     prepared = prepare(spec.data, cache)
     try:
-        refuse(prepared.splits, spec)
+        refuse_text(prepared, spec)
     except ValueError as error:
         return Facts(refusals=(str(error),))
     if looks_ahead(decoder):

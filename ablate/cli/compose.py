@@ -136,7 +136,7 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 def job(config: DictConfig | dict[str, Any]) -> TrainJob:
     """Validate a configuration, prepare its data, and check that both fit together. Raises ConfigError with
     all mistakes."""
-    from ablate.data.stream import refuse
+    from ablate.data.blend import refuse_text
 
     node = plain_config(config) if isinstance(config, DictConfig | ListConfig) else dict(config)
     decides = {k: node.pop(k) for k in RunSpec.model_fields if k in node}
@@ -169,7 +169,7 @@ def job(config: DictConfig | dict[str, Any]) -> TrainJob:
     if spec is None:
         raise ConfigError(mistakes)
     try:
-        refuse(prepared.splits, spec)
+        refuse_text(prepared, spec)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
     if rest.init_from:

@@ -13,7 +13,6 @@ RECURRENT_FAMILIES = {
     *("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next", "qwen4_exp", "qwen4_exp_text", "recurrent_gemma"),
     *("rwkv", "xlstm", "zamba", "zamba2"),
 }
-RESIDUAL_TABLE = "a table for its residual multiplier"
 LACKS = {
     "axk1": "a norm after the experts that dense layers do not have",
     "axk2": "a gated norm; a gate made of the compressed query",

@@ -105,8 +105,10 @@ def reference_lines(
     """The n-gram losses of a prepared text on one split, in nats per token; kept beside the token cache.
 
     `tokens` is the budget of training: no more than the first so many of its tokens are counted. Empty where
-    the text is a task, whose examples are scored in part, or is too short.
+    the text is a task, whose examples are scored in part, is a mixture, or is too short.
     """
+    if prepared.ingredients:
+        return {}
     train, text = prepared.splits["train"], prepared.splits[split]
     counted = min(tokens or MOST_TOKENS, MOST_TOKENS, len(train.tokens))
     key = digest({"format": FORMAT, "tokens": counted, "split": split, "scored": MOST_SCORED})

@@ -12,23 +12,25 @@ built aside and renamed, under a lock: it is there whole or not at all, and proc
 build it once.
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 
 from ablate import registry
 from ablate.data.pieces import PIECE, batches, dtype, pieces_of
+from ablate.data.sound import held_in, is_whole, mark_untouched, sha256, signatures
 from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName, documents_by_split
+from ablate.data.source.mixture import Mixture, Vocabulary
+from ablate.data.split import Joined, Split, open_split
 from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
 from ablate.record import atomic, content_hash
 from ablate.registry import Options
@@ -36,29 +38,7 @@ from ablate.spec import DataSpec, digest
 
 FORMAT = 1  # raise it when the files change their meaning
 
-LARGE = 1 << 33  # bytes of a cache that take too long to be hashed by each process
-
-HASHED: dict[Path, dict[str, list[int]]] = {}  # caches that this process has hashed: their files' signatures
-
 log = logging.getLogger("ablate.data")
-
-
-@dataclass(frozen=True)
-class Split:
-    """The tokens of one split. `tokens` (N,) uint16 or uint32; `starts` (documents,) int64; `bytes` counts
-    the UTF-8 text, to which end tokens add nothing. `scored` (N,) bool: which tokens have a loss, where the
-    documents are examples of a task; None: all of them, in text."""
-
-    name: str
-    tokens: np.ndarray
-    document_offsets: np.ndarray
-    bytes: int
-    loss_mask: np.ndarray | None = None
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Bits per byte = (nats per token) / ln 2 / this. NaN for an empty split."""
-        return self.bytes / len(self.tokens) if len(self.tokens) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -71,6 +51,22 @@ class Prepared:
     splits: Mapping[str, Split]  # train, validation, heldout
     files: dict[str, str]  # SHA-256 of each file of the cache, for the record
     folder: Path
+    ingredients: Mapping[str, "Ingredient"] = field(default_factory=dict)  # of a mixture, by name
+    sets: Mapping[str, Mapping[str, Split]] = field(default_factory=dict)  # name -> its splits
+
+
+class Ingredient(NamedTuple):
+    """A source of a mixture: of each BLOCK rows of training, `rows` are its own."""
+
+    rows: int
+    splits: Mapping[str, Split]
+
+
+class Words(NamedTuple):
+    """A tokenizer that is learned already: where it is saved, and its hash."""
+
+    folder: Path
+    hash: str
 
 
 def prepare(data: DataSpec, cache: Path) -> Prepared:
@@ -78,19 +74,100 @@ def prepare(data: DataSpec, cache: Path) -> Prepared:
 
     Raises DataError (text that cannot be used), NetworkError, TokenizerError.
     """
-    source: Source = registry.source.build(data.source)
-    tokenizer: Tokenizer = registry.tokenizer.build(data.tokenizer)
     cache.mkdir(parents=True, exist_ok=True)
-    manifest, change_stamp = identify(source, data.source, cache)
+    source: Source = registry.source.build(data.source)
+    if isinstance(source, Mixture):
+        prepared = mixed(data, source, cache)
+    else:
+        prepared = prepared_alone(data.source, data.tokenizer, cache)
+    return prepared if data.sets is None else beside(prepared, data, cache)
+
+
+def prepared_alone(
+    options: Options, tokenizer_options: Options, cache: Path, words: Words | None = None
+) -> Prepared:
+    """The text of one source, in the tokens of a tokenizer that learns from it, or in those of `words`."""
+    source: Source = registry.source.build(options)
+    tokenizer: Tokenizer = registry.tokenizer.build(tokenizer_options)
+    manifest, change_stamp = identify(source, options, cache)
     content = {"format": FORMAT, "source": manifest, "tokenizer": tokenizer.recipe()}
+    if words is not None:
+        content["learned"] = words.hash
+    folder = whole_cache(cache, content, source, change_stamp, tokenizer, words)
+    return open_cache(folder, registry.tokenizer.build(tokenizer_options))
+
+
+def mixed(data: DataSpec, mixture: Mixture, cache: Path) -> Prepared:
+    """The sources of a mixture, each from a cache of its own. Raises DataError for one of generated
+    examples, and for sources that the tokenizer reads in different ways."""
+    options: Mapping[str, Options] = data.source.sources  # type: ignore[attr-defined]
+    words = vocabulary(data, mixture, cache)
+    each = {name: prepared_alone(options[name], data.tokenizer, cache, words) for name in mixture.sources}
+    for name, prepared in each.items():
+        if prepared.splits["train"].loss_mask is not None:
+            raise DataError(f"mixture: data.source.sources.{name} generates examples; mix sources of text")
+    first = next(iter(each.values()))
+    if len({prepared.fingerprint["tokenizer"] for prepared in each.values()}) > 1:
+        raise DataError(
+            f"mixture: {data.tokenizer.name} is another tokenizer for each source; say `learned = True` in it"
+        )
+    rows = mixture.rows({name: len(prepared.splits["train"].tokens) for name, prepared in each.items()})
+    manifests = {name: prepared.fingerprint["source"] for name, prepared in each.items()}
+    return replace(
+        first,
+        fingerprint={**first.fingerprint, "source": content_hash({"manifests": manifests, "rows": rows})},
+        splits=Joined([prepared.splits for prepared in each.values()]),
+        files={f"{name}/{file}": sha for name, found in each.items() for file, sha in found.files.items()},
+        ingredients={name: Ingredient(rows[name], prepared.splits) for name, prepared in each.items()},
+        sets={name: prepared.splits for name, prepared in each.items()},
+    )
+
+
+def vocabulary(data: DataSpec, mixture: Mixture, cache: Path) -> Words | None:
+    """What a tokenizer learns from all sources of a mixture; their weights and names are no matter."""
+    tokenizer: Tokenizer = registry.tokenizer.build(data.tokenizer)
+    if not tokenizer.learned:
+        return None
+    options: Mapping[str, Options] = data.source.sources  # type: ignore[attr-defined]
+    known = {name: identify(each, options[name], cache)[0] for name, each in mixture.sources.items()}
+    source = Vocabulary({name: mixture.sources[name] for name in sorted(known, key=lambda name: known[name])})
+    content = {"format": FORMAT, "source": sorted(known.values()), "tokenizer": tokenizer.recipe()}
+    folder = whole_cache(cache, content, source, None, tokenizer)
+    return Words(folder, str(held_in(folder)["tokenizer"]))
+
+
+def beside(prepared: Prepared, data: DataSpec, cache: Path) -> Prepared:
+    """With the sets that are scored beside the source, in its tokens."""
+    words = Words(prepared.folder, prepared.tokenizer.hash()) if prepared.tokenizer.learned else None
+    each = {
+        name: prepared_alone(options, data.tokenizer, cache, words)
+        for name, options in (data.sets or {}).items()
+    }
+    manifests = {name: found.fingerprint["source"] for name, found in each.items()}
+    return replace(
+        prepared,
+        fingerprint={**prepared.fingerprint, "sets": content_hash(manifests)},
+        sets={name: found.splits for name, found in each.items()},
+    )
+
+
+def whole_cache(
+    cache: Path,
+    content: Any,
+    source: Source,
+    change_stamp: Any,
+    tokenizer: Tokenizer,
+    words: Words | None = None,
+) -> Path:
+    """The folder of a cache, which is built where it is not whole."""
     folder = cache / digest(content)
     if not is_whole(folder, content):
         from filelock import FileLock
 
         with FileLock(cache / f".{folder.name}.lock"):
             if not is_whole(folder, content):  # another process may have built it while this one waited
-                build(folder, content, source, change_stamp, tokenizer)
-    return open_cache(folder, registry.tokenizer.build(data.tokenizer))
+                build(folder, content, source, change_stamp, tokenizer, words)
+    return folder
 
 
 # --------------------------------------------------------------------------------- which text it is
@@ -144,91 +221,17 @@ def refuse_change(source: Source, change_stamp: Any) -> None:
         raise DataError("data: the text changed while it was read; start again when nothing writes to it")
 
 
-# -------------------------------------------------------------------------------- is the cache sound
-
-
-def is_whole(folder: Path, content: Any) -> bool:
-    """Whether the cache is there and undamaged."""
-    if not folder.is_dir():
-        return False
-    wrong = damage(folder, content)
-    if wrong:
-        log.warning("data: the cache %s is damaged (%s); building it anew", folder, wrong)
-    return not wrong
-
-
-def damage(folder: Path, content: Any) -> str:
-    """What is wrong with a cache; empty if nothing is. Its files are hashed when a process first opens it and
-    again when they were touched; those of a LARGE cache only if they were."""
-    try:
-        held = held_in(folder)
-        if held["content"] != content:
-            return "cache.json speaks of another text or tokenizer"
-        for name, size in sizes(held).items():
-            if (folder / name).stat().st_size != size:
-                return f"{name} has {(folder / name).stat().st_size} bytes, not {size}"
-        seen = signatures(folder, held["files"])
-        known = sum(held["sizes"].values()) >= LARGE and not touched(folder, seen)
-        if not known and HASHED.get(folder) != seen:
-            for name, expected in held["files"].items():
-                if sha256(folder / name) != expected:
-                    return f"{name} has another hash"
-            mark_untouched(folder, seen)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def held_in(folder: Path) -> dict[str, Any]:
-    """What cache.json says. Raises ValueError where it is not what was written."""
-    held: dict[str, Any] = json.loads((folder / "cache.json").read_bytes())
-    if not isinstance(held, dict) or held.pop("hash", None) != content_hash(held):
-        raise ValueError("cache.json is not what was written")
-    return held
-
-
-def sizes(held: Mapping[str, Any]) -> dict[str, int]:
-    """The bytes of each file, where tokens and marks take as many as their number says."""
-    found = dict(held["sizes"])
-    for name in SPLITS:
-        tokens = held["counts"][name]["tokens"]
-        found[f"{name}.tokens"] = tokens * np.dtype(held["dtype"]).itemsize
-        if f"{name}.scored" in found:
-            found[f"{name}.scored"] = tokens
-    return found
-
-
-def touched(folder: Path, seen: Mapping[str, list[int]]) -> bool:
-    """Whether the files differ from when they were last hashed."""
-    try:
-        return bool(json.loads((folder / "untouched.json").read_bytes()) != seen)
-    except (OSError, ValueError):
-        return True
-
-
-def mark_untouched(folder: Path, seen: dict[str, list[int]]) -> None:
-    """Remember the signatures under which the files were hashed and found whole."""
-    HASHED[folder] = seen
-    with suppress(OSError), atomic(folder / "untouched.json") as file:
-        file.write(json.dumps(seen).encode())
-
-
-def signatures(folder: Path, names: Mapping[str, str]) -> dict[str, list[int]]:
-    """Size, times (ns) and inode of each file: what changes when a file is written."""
-    seen = {name: (folder / name).stat() for name in names}
-    return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in seen.items()}
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # ------------------------------------------------------------------------------------------ building
 
 
-def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokenizer: Tokenizer) -> None:
+def build(
+    folder: Path,
+    content: Any,
+    source: Source,
+    change_stamp: Any,
+    tokenizer: Tokenizer,
+    words: Words | None = None,
+) -> None:
     """Make the cache aside, then put it in its place. The caller holds the lock."""
     for left in folder.parent.glob(f".{folder.name}.*"):
         if left.is_dir():  # of a process that was killed
@@ -236,7 +239,7 @@ def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokeniz
     aside = folder.parent / f".{folder.name}.{uuid4().hex}"
     aside.mkdir()
     try:
-        fill(aside, content, source, tokenizer)
+        fill(aside, content, source, tokenizer, words)
         refuse_change(source, change_stamp)
         if folder.exists():
             os.replace(folder, aside.with_suffix(".damaged"))
@@ -248,14 +251,19 @@ def build(folder: Path, content: Any, source: Source, change_stamp: Any, tokeniz
         raise
 
 
-def fill(folder: Path, content: Any, source: Source, tokenizer: Tokenizer) -> None:
-    """Learn the tokenizer and write the tokens of every split into `folder`."""
+def fill(
+    folder: Path, content: Any, source: Source, tokenizer: Tokenizer, words: Words | None = None
+) -> None:
+    """Learn the tokenizer, or take that of `words`, and write the tokens of every split into `folder`."""
     log.info("data: tokenising, once, into %s", folder.parent)
     made = source.token_documents("train") is not None  # tokens are there, and no text
-    learned_from: Iterator[str] = iter(()) if made else source.documents("train")
-    if source.limit is not None:
-        learned_from = first_bytes(learned_from, 4 * source.limit)  # a character has 4 bytes at most
-    tokenizer.learn(text for batch in batches(learned_from) for text, _, _ in batch)
+    if words is not None:
+        tokenizer.load(words.folder)
+    else:
+        learned_from: Iterator[str] = iter(()) if made else source.documents("train")
+        if source.limit is not None:
+            learned_from = first_bytes(learned_from, 4 * source.limit)  # a character has 4 bytes at most
+        tokenizer.learn(text for batch in batches(learned_from) for text, _, _ in batch)
     tokenizer.save(folder)
     counts = {
         name: write_split(folder, name, documents, source, tokenizer)
@@ -341,21 +349,3 @@ def open_cache(folder: Path, tokenizer: Tokenizer) -> Prepared:
         files=held["files"],
         folder=folder,
     )
-
-
-def open_split(folder: Path, name: str, held: Mapping[str, Any]) -> Split:
-    """The tokens and document borders of one split, mapped into memory."""
-    counts, kind = held["counts"][name], np.dtype(held["dtype"])
-    if counts["tokens"]:
-        tokens: np.ndarray = np.memmap(
-            folder / f"{name}.tokens", dtype=kind, mode="r", shape=(counts["tokens"],)
-        )
-    else:
-        tokens = np.empty(0, dtype=kind)  # an empty file cannot be mapped
-    document_offsets = np.load(
-        folder / f"{name}.starts.npy", mmap_mode="r" if counts["tokens"] else None, allow_pickle=False
-    )
-    loss_mask = None
-    if f"{name}.scored" in held["files"]:
-        loss_mask = np.memmap(folder / f"{name}.scored", dtype=bool, mode="r", shape=(counts["tokens"],))
-    return Split(name, tokens, document_offsets, counts["bytes"], loss_mask)

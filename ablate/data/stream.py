@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.data.prepare import Split
+from ablate.data.split import Split
 from ablate.spec import RunSpec
 
 ROUNDS = 8  # with 4, the orders of a small epoch are not equally likely (chi-squared)
@@ -103,6 +103,10 @@ class Stream:
         mine, first = share(rows, of), step % AHEAD * rows
         here = slice(first + mine.start, first + mine.stop)
         position, window, shift = (each[here] for each in self._found(step // AHEAD, rows))
+        return self.read(position, window, shift)
+
+    def read(self, position: np.ndarray, window: np.ndarray, shift: np.ndarray) -> Batch:
+        """The rows of these positions, of which `places` has found windows and shifts, all (B,)."""
         if self.split.loss_mask is not None:
             return self._examples(window)
         cut = self._cut(window * self.context + shift)
@@ -131,12 +135,17 @@ class Stream:
     def _places(self, block: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of the rows of AHEAD steps: their numbers, windows, and the shifts of these."""
         position = np.arange(block * AHEAD * rows, (block + 1) * AHEAD * rows)
+        return position, *self.places(position)
+
+    def places(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The windows of the rows that are taken at these positions (N,), over all epochs, and the shifts of
+        these."""
         window, shift = np.empty((2, len(position)), dtype=np.int64)
         for epoch in np.unique(position // self.windows):
             chosen = position // self.windows == epoch
             window[chosen] = shuffle(position[chosen] % self.windows, self.windows, self.seed, int(epoch))
             shift[chosen] = self._shift(int(epoch))
-        return position, window, shift
+        return window, shift
 
     def _shift(self, epoch: int) -> int:
         return int(keys(self.seed, epoch, "shift")[0] % self._shifts)

@@ -8,7 +8,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from ablate.data.prepare import Prepared, Split
+from ablate.data.prepare import Prepared
+from ablate.data.split import Split
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.measure import Measured
 from ablate.measure.segment import stretch

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ablate.data.prepare import Split
+from ablate.data.split import Split
 
 
 def stretch(split: Split, first: int, tokens: int) -> Split:

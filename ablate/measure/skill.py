@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from annotated_types import Gt, Le
 
-from ablate.data.prepare import Prepared, Split
+from ablate.data.prepare import Prepared
+from ablate.data.split import Split
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.measure import Measured
 from ablate.measure.trained import Trained

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ablate.data.prepare import Split
+from ablate.data.split import Split
 from ablate.errors import AblateError
 from ablate.record import Status
 from ablate.spec import RunSpec
@@ -26,6 +26,7 @@ from ablate.train.state.branch import Branches
 from ablate.train.state.checkpoint import Checkpoints
 from ablate.train.state.weights import FILE, collect, save
 from ablate.train.task import Task
+from ablate.train.texts import Texts, pooled, scores
 
 log = logging.getLogger("ablate.train")
 
@@ -61,7 +62,7 @@ class Watch(Callback):
         settings: Settings,
         id: str,
         folder: Path,
-        validation: Split,
+        validation: Texts,
         checkpoints: Checkpoints,
         stop: Interrupt,
         display: Display,
@@ -149,16 +150,10 @@ class Watch(Callback):
 
     def finish(self, trainer: Trainer, task: Task) -> None:
         """The whole of validation, and the weights."""
-        end = self.look(trainer, task, None, alone=trainer.world_size == 1)
+        evaluated = self.evaluator(trainer, task, alone=trainer.world_size == 1)
+        end, metrics = scores(self.validation, evaluated, "validation")
         self.judge(end.loss, self.spec.steps, last=True)
-        self.outcome.metrics |= {
-            "validation/loss": end.loss,
-            "validation/perplexity": math.exp(min(end.loss, 700.0)),
-        }
-        # Of generated examples only the answers have a loss, and of bare tokens the text is not known.
-        if self.validation.loss_mask is None and self.validation.bytes:
-            per_byte = end.loss / math.log(2) / self.validation.bytes_per_token
-            self.outcome.metrics["validation/bits_per_byte"] = per_byte
+        self.outcome.metrics |= metrics
         self.latest = end.loss
         if self.curve is not None:
             self.curve.rows[-1]["validation_loss"] = end.loss
@@ -229,8 +224,20 @@ class Watch(Callback):
             began = f"{self.first or 0.0:.2f} at the first"
             raise Diverged(f"the loss was {loss:.2f} at step {step}, and {began}")
 
-    def look(self, trainer: Trainer, task: Task, tokens: int | None, alone: bool = False) -> Evaluation:
-        """`alone`: there is one rank, which may stop between batches."""
+    def look(self, trainer: Trainer, task: Task, tokens: int | None) -> Evaluation:
+        """The loss on the first `tokens` of validation; of a mixture's sources, each in proportion."""
+        main = self.validation.main
+        total = sum(len(split.tokens) for split in main.values())
+        evaluated = self.evaluator(trainer, task)
+
+        def beginning(split: Split) -> Evaluation:
+            return evaluated(split, None if tokens is None else -(-tokens * len(split.tokens) // total))
+
+        return pooled(main, beginning)
+
+    def evaluator(self, trainer: Trainer, task: Task, alone: bool = False) -> Callable[..., Evaluation]:
+        """What evaluates a split, or its first tokens. `alone`: there is one rank, which may stop between
+        batches."""
 
         def between() -> None:
             if alone and self.stop.requested:
@@ -238,17 +245,21 @@ class Watch(Callback):
                 raise KeyboardInterrupt(self.stop.reason)
 
         world = trainer.world_size
-        return evaluate(
-            task.decoder,
-            self.validation,
-            self.spec.model.context,
-            self.spec.data.documents,
-            world * min(self.spec.rows // world, self.settings.micro_batch_size or self.spec.rows),
-            precision=self.spec.precision,
-            tokens=tokens,
-            prefix=self.spec.data.prefix,
-            between=between,
-        )
+
+        def evaluated(split: Split, tokens: int | None = None) -> Evaluation:
+            return evaluate(
+                task.decoder,
+                split,
+                self.spec.model.context,
+                self.spec.data.documents,
+                world * min(self.spec.rows // world, self.settings.micro_batch_size or self.spec.rows),
+                precision=self.spec.precision,
+                tokens=tokens,
+                prefix=self.spec.data.prefix,
+                between=between,
+            )
+
+        return evaluated
 
     def due(self, trainer: Trainer, step: int) -> bool:
         """Whether it is time for a checkpoint; the first rank's clock decides."""

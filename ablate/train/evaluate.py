@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ablate.data.prepare import Split
+from ablate.data.split import Split
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext

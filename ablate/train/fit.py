@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
+from ablate.data.blend import Blend, training_stream
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.stream import Stream, share
 from ablate.engine.lease import LeaseLost
@@ -38,6 +39,7 @@ from ablate.train.state.source_hash import source_hash
 from ablate.train.state.warm_start import started
 from ablate.train.state.weights import FILE
 from ablate.train.task import Task
+from ablate.train.texts import texts_of
 from ablate.train.trainer import hushed, trainer
 
 log = logging.getLogger("ablate.train")
@@ -254,15 +256,8 @@ class Run:
             curve_hash=watch.outcome.curve_hash,
         )
 
-    def stream(self) -> Stream:
-        spec = self.spec
-        return Stream(
-            self.prepared.splits["train"],
-            spec.model.context,
-            spec.data.documents,
-            spec.seed.data,
-            spec.data.prefix,
-        )
+    def stream(self) -> Stream | Blend:
+        return training_stream(self.prepared, self.spec)
 
     def watch(self, stop: Interrupt, shown: Display) -> Watch:
         return Watch(
@@ -270,7 +265,7 @@ class Run:
             self.settings,
             self.id,
             self.place,
-            self.prepared.splits["validation"],
+            texts_of(self.prepared, "validation"),
             self.checkpoints,
             stop,
             shown,

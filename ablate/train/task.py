@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ablate.data.blend import Blend
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.model.decoder import Decoder
 from ablate.parts.base import DTYPES, AuxOutputs, ForwardContext, IncompatibleParts
@@ -57,7 +58,9 @@ class Task(LightningModule):
 
     decoder: Decoder
 
-    def __init__(self, spec: RunSpec, stream: Stream, settings: Settings, weights: Path | None = None):
+    def __init__(
+        self, spec: RunSpec, stream: Stream | Blend, settings: Settings, weights: Path | None = None
+    ):
         super().__init__()
         self.automatic_optimization = False
         self.spec, self.stream, self.settings, self.weights = spec, stream, settings, weights

@@ -19,6 +19,7 @@ NEEDED = {
     "text": ["data.source.files=[a.txt]"],
     "shakespeare_char": ["data.source.files=[a.txt]"],
     "tokens": ["data.source.files=[a.bin]"],
+    "mixture": ["data.source.sources={a: {name: text, files: [a.txt]}, b: {name: stdlib}}"],
     "hub": ["data.source.path=some/thing"],
     "saved": ["data.tokenizer.path=some/folder"],
 }
@@ -58,12 +59,14 @@ def test_every_choice_with_every_tokenizer(composed: Any, choice: str, tokenizer
 
 def test_defaults_in_yaml_are_the_defaults_in_code(composed: Any) -> None:
     plain = {
-        "source": ["stdlib", "text", "hub", "tokens"],
+        "source": ["stdlib", "text", "hub", "tokens", "mixture"],
         "tokenizer": ["bytes", "characters", "bpe", "saved"],
     }
     for name in plain["source"]:
         source = DataSpec.model_validate(composed(f"data={name}", *NEEDED.get(name, []))).source
-        assert source.model_dump(exclude_defaults=True).keys() <= {"name", "files", "path", "tokens"}
+        assert source.model_dump(exclude_defaults=True).keys() <= {
+            *("name", "files", "path", "tokens", "sources")
+        }
     for name in plain["tokenizer"]:
         node = composed(f"data/tokenizer={name}", *NEEDED.get(name, []))
         assert DataSpec.model_validate(node).tokenizer.model_dump(exclude_defaults=True).keys() <= {

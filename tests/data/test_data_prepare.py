@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablate.data import pieces
+from ablate.data import pieces, sound
 from ablate.data import prepare as module
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.source import SPLITS, DataError, NetworkError, Source
@@ -257,9 +257,9 @@ def test_no_flipped_bit_is_taken_for_text(
         after = bytearray(before)
         after[draw.randrange(len(before))] ^= 1 << draw.randrange(8)
         path.write_bytes(after)
-        module.HASHED.clear()  # as in a new process
+        sound.HASHED.clear()  # as in a new process
         if path.parent == folder:
-            wrong = module.damage(folder, content)
+            wrong = sound.damage(folder, content)
         else:
             wrong = module.recall(path) != {k: json.loads(before)[k] for k in ("change_stamp", "manifest")}
         try:
@@ -270,17 +270,17 @@ def test_no_flipped_bit_is_taken_for_text(
         noticed += bool(wrong)
         path.write_bytes(before)
     assert noticed > 0.9 * flips
-    assert not module.damage(folder, content)
+    assert not sound.damage(folder, content)
 
 
 def test_a_large_cache_is_hashed_only_where_it_was_touched(
     file: Path, cache: Path, builds: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LARGE", 1)
+    monkeypatch.setattr(sound, "LARGE", 1)
     folder = prepare(spec(file), cache).folder
-    module.HASHED.clear()
+    sound.HASHED.clear()
     with monkeypatch.context() as patched:
-        patched.setattr(module, "sha256", lambda _: pytest.fail("the cache was hashed again"))
+        patched.setattr(sound, "sha256", lambda _: pytest.fail("the cache was hashed again"))
         prepare(spec(file), cache)
     flip(folder / "train.tokens")
     prepare(spec(file), cache)

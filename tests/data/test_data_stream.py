@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate.data.prepare import Split
+from ablate.data.split import Split
 from ablate.data.stream import NO_LOSS, Batch, Stream, share, shuffle
 
 END = 999

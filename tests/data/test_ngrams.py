@@ -62,7 +62,8 @@ def prepared(folder: Any, loss_mask: Any = None) -> Any:
     def split(n: int) -> Any:
         return SimpleNamespace(tokens=np.arange(n) % 5, loss_mask=loss_mask)
 
-    return SimpleNamespace(folder=folder, vocab=5, splits={"train": split(300), "validation": split(50)})
+    splits = {"train": split(300), "validation": split(50)}
+    return SimpleNamespace(folder=folder, vocab=5, splits=splits, ingredients={})
 
 
 def test_reference_lines_are_stored_beside_the_tokens(tmp_path: Any) -> None:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ablate import registry
-from ablate.data.prepare import Prepared, Split, prepare
+from ablate.data.prepare import Prepared, prepare
 from ablate.data.source import SPLITS, DataError
 from ablate.data.source.copying import BEGIN, END
+from ablate.data.split import Split
 from ablate.data.stream import NO_LOSS, Batch, Stream
 from ablate.data.task import Example, split_of
 from ablate.data.tokenizer import TokenizerError

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from training import QUIET, prepared_for, run_spec, write_text
 
-from ablate.data.prepare import Split
+from ablate.data.split import Split
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.measure.score import score
 from ablate.model.decoder import Decoder

@@ -8,7 +8,8 @@ import torch
 from cases import model
 from conftest import SMALL
 
-from ablate.data.prepare import Prepared, Split
+from ablate.data.prepare import Prepared
+from ablate.data.split import Split
 from ablate.measure.trained import Trained
 from ablate.record import RunRecord
 from ablate.spec import RunSpec

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from training import MOE, QUIET, run_spec, write_text
 
-from ablate.data.prepare import Split
+from ablate.data.split import Split
 from ablate.data.stream import Stream
 from ablate.parts.base import IncompatibleParts
 from ablate.registry import registries

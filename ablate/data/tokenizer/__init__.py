@@ -31,6 +31,7 @@ class Tokenizer(ABC):
     vocab: int
     end: int | None  # the token that stands after each document; None: there is none
     has_text: bool = True  # whether what it decodes is text, whose bytes a loss may be divided by
+    learned: bool = True  # whether the training text decides the vocabulary, beside the recipe
 
     @abstractmethod
     def recipe(self) -> Any:

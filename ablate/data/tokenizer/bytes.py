@@ -20,6 +20,7 @@ class Bytes(Tokenizer):
 
     vocab = 257
     end = 256
+    learned = False
 
     def recipe(self) -> Any:
         return {"bytes": 1}

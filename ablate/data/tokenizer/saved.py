@@ -21,6 +21,8 @@ class Saved(Library):
     `end` is the token that ends a document; null: the `eos_token` of the tokenizer_config.json beside it.
     """
 
+    learned = False
+
     def __init__(self, *, path: str, end: str | None = None):
         self._path, self._end = Path(path), end
 

@@ -26,6 +26,7 @@ class Symbols(Tokenizer):
 
     end = None
     has_text = False
+    learned = False
 
     def __init__(self, *, vocab: Annotated[int, Ge(2), Le(MOST)] = 8192):
         self.vocab = vocab

@@ -36,12 +36,12 @@ from ablate.model.hf.llama import (
     whole,
 )
 from ablate.model.hf.llama_kin import GLU_BIAS, LLAMA_SIZES, kin
-from ablate.model.hf.mixtures import GATED_MLP, JITTER, LLAMA_ROWS, halves, moe
+from ablate.model.hf.mixtures import GATED_MLP, JITTER, LLAMA_ROWS, moe
 from ablate.model.hf.rotation import gather
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.scored_mixtures import without
-from ablate.model.hf.tables import ROPE, depth_of, listed_axis, local_or_global, size_options
+from ablate.model.hf.tables import ROPE, depth_of, halves, listed_axis, local_or_global, size_options
 
 SCALED: dict[str, Any] = {**ALWAYS, "stream": {"name": "scaled"}}
 

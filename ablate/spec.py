@@ -59,12 +59,21 @@ class EmbeddingSpec(Strict):
     lookup: Annotated[Options, Part("lookup")] = Field(Unsaid("none"), validate_default=True)
 
 
+class TransformSpec(Strict):
+    """norm(activation(x W' + b)), which stands before the head (BERT)."""
+
+    activation: Annotated[Options, Part("activation")]
+    norm: Annotated[Options, Part("norm")]
+    bias: bool = False
+
+
 class HeadSpec(Strict):
     tied: bool = True
     bias: bool = False
     multiplier: FiniteFloat = Field(1.0, gt=0)
     softcap: FiniteFloat | None = Field(None, gt=0)
     z_loss: FiniteFloat = Field(0.0, ge=0)
+    transform: TransformSpec | None = None
 
 
 class LoopSpec(Strict):

@@ -15,20 +15,15 @@ RECURRENT_FAMILIES = {
 }
 RESIDUAL_TABLE = "a table for its residual multiplier"
 LACKS = {
-    "axk1": "a norm after the experts that dense layers do not have",
     "axk2": "a sparse indexer; a gated norm",
-    "beam": "a residual scaled by the depth",
     "cpmant": "a position bias and embeddings by segment",
     "deepseek_v32": "a sparse indexer",
     "deepseek_v4": "a sparse indexer; compressed attention; a table for its hyper-connections",
     "diffllama": "differential attention",
-    "doge": "a dynamic mask; residual weights by channel",
     "dory": "norms on the sphere; looped layers",
     "dots3_note": "a sparse indexer",
     "dots3_note_text": "a sparse indexer",
     "gemma3n_text": "AltUp; a table for its per-layer embeddings and shared keys and values",
-    "gemma4_text": "a table for its per-layer embeddings and shared keys and values",
-    "gemma4_unified_text": "a table for its per-layer embeddings and shared keys and values",
     "glm_moe_dsa": "a sparse indexer",
     "hrm_text": "looped layers of two clocks",
     "hy_v4": "a sparse indexer; a table for its hyper-connections",
@@ -36,12 +31,8 @@ LACKS = {
     "inkling2_text": "convolutions on the branches; scores by relative position",
     "inkling_text": "convolutions on the branches; scores by relative position",
     "jetmoe": "a mixture of attention heads; a bias after the experts",
-    "kolibri1": "a selection bias on the logits of the router",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
-    "mimo_v2_flash": "a width of values and a multiplier of values",
     "minimax_m3_vl_text": "a block-sparse indexer",
-    "modernbert-decoder": "a first layer without a norm; a transform before the head",
-    "phimoe": "SparseMixer's routing",
     "zaya": "queries, keys and values through a convolution; a router of several layers",
     # recurrent and hybrid
     "bailing_hybrid": "KDA with a bounded gate",
@@ -64,6 +55,10 @@ LACKS = {
 }
 # Configs of a family with a table that are refused, in a line.
 SAID = {
+    "gemma4_text": "experts; sight of what comes later; layers whose heads differ otherwise",
+    "gemma4_unified_text": "sight of what comes later; layers whose heads differ otherwise",
+    "doge": "experts; a context beyond `keep_window_size`",
+    "phimoe": "LongRoPE with two magnitudes",
     "granite_swa": "several bases of RoPE among layers of one kind",
     "granitemoe_swa": "several bases of RoPE among layers of one kind",
     "cohere": "`use_qk_norm`",

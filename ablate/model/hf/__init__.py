@@ -33,6 +33,7 @@ from ablate.model.hf.latent import LATENT_FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.llama_kin import LLAMA_KIN_FAMILIES as LLAMA_KIN
 from ablate.model.hf.llama_layers import LLAMA_LAYERS_FAMILIES as LLAMA_LAYERS
+from ablate.model.hf.missing import completed
 from ablate.model.hf.mixtures import MIXTURES_FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.multiplied import MULTIPLIED_FAMILIES as MULTIPLIED
@@ -47,7 +48,7 @@ from ablate.spec import ModelSpec
 __all__ = ["FAMILIES", "CheckpointFormatError", "ExportError", "export_folder", "import_folder"]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family
+    family.name: completed(family)
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, OLMO, OLMO2, MIXTRAL),
         *(GPT2, GPT_NEOX, FALCON, MPT, PHI),

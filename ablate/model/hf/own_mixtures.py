@@ -71,14 +71,6 @@ from ablate.model.hf.tables import (
 )
 from ablate.model.hf.words import flag
 
-GROUPED = {"n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5}
-
-
-def with_defaults(options: list[Option], **defaults: Any) -> list[Option]:
-    """The same, where a missing key means something else to the family."""
-    return [option._replace(default=defaults.get(option.theirs, option.default)) for option in options]
-
-
 # ------------------------------------------------------------------------------------- Kolibri-1
 
 FFN = f"{LAYER}.ffn"
@@ -145,7 +137,7 @@ AXK1 = kin(
     },
     options=[
         *interleaving([*MLA_COMMON, UNTIED, *(o for o in DEEPSEEK_V3.options if o.ours == "position")]),
-        *with_defaults(BY_DEEPSEEK, n_shared_experts=1, **GROUPED),
+        *BY_DEEPSEEK,
         Option(f"{SPARSE}.output_norm.eps", "rms_norm_eps", 1e-6),
     ],
     rows=[

@@ -63,6 +63,14 @@ class EmbeddingSpec(Strict):
     lookup: Annotated[Options, Part("lookup")] = Field(Unsaid("none"), validate_default=True)
 
 
+class TransformSpec(Strict):
+    """norm(activation(x W' + b)), which stands before the head (BERT)."""
+
+    activation: Annotated[Options, Part("activation")]
+    norm: Annotated[Options, Part("norm")]
+    bias: bool = False
+
+
 class HeadSpec(Strict):
     """The head: from the last layer to logits and the loss."""
 
@@ -71,6 +79,7 @@ class HeadSpec(Strict):
     multiplier: FiniteFloat = Field(1.0, gt=0)
     softcap: FiniteFloat | None = Field(None, gt=0)
     z_loss: FiniteFloat = Field(0.0, ge=0)
+    transform: TransformSpec | None = None
 
 
 class LoopSpec(Strict):

@@ -14,30 +14,21 @@ RECURRENT_FAMILIES = {
     *("rwkv", "xlstm", "zamba", "zamba2"),
 }
 LACKS = {
-    "axk1": "a norm after the experts that dense layers do not have",
     "axk2": "a gated norm; a gate made of the compressed query",
-    "beam": "a residual scaled by the depth",
     "cpmant": "a position bias and embeddings by segment",
     "deepseek_v4": "a sparse indexer; compressed attention; a table for its hyper-connections",
-    "doge": "a dynamic mask; residual weights by channel",
     "dory": "norms on the sphere; looped layers",
     "dots3_note": "a norm of the shared turned key; heads and ranks that differ by layer",
     "dots3_note_text": "a norm of the shared turned key; heads and ranks that differ by layer",
     "gemma3n_text": "AltUp; a table for its per-layer embeddings and shared keys and values",
-    "gemma4_text": "a table for its per-layer embeddings and shared keys and values",
-    "gemma4_unified_text": "a table for its per-layer embeddings and shared keys and values",
     "hrm_text": "looped layers of two clocks",
     "hy_v4": "a sparse indexer; a table for its hyper-connections",
     "inkling2_loop_text": "convolutions on the branches; scores by relative position; looped layers",
     "inkling2_text": "convolutions on the branches; scores by relative position",
     "inkling_text": "convolutions on the branches; scores by relative position",
     "jetmoe": "a mixture of attention heads; a bias after the experts",
-    "kolibri1": "a selection bias on the logits of the router",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
-    "mimo_v2_flash": "a width of values and a multiplier of values",
     "minimax_m3_vl_text": "a block-sparse indexer",
-    "modernbert-decoder": "a first layer without a norm; a transform before the head",
-    "phimoe": "SparseMixer's routing",
     "zaya": "queries, keys and values through a convolution; a router of several layers",
     # recurrent and hybrid
     "falcon_h1": "Mamba-2 and attention side by side; multipliers inside of both",
@@ -56,6 +47,9 @@ LACKS = {
 }
 # Configs of a family with a table that are refused, in a line.
 SAID = {
+    "phimoe": "LongRoPE with two magnitudes",
+    "granite_swa": "several bases of RoPE among layers of one kind",
+    "granitemoe_swa": "several bases of RoPE among layers of one kind",
     "cohere": "`use_qk_norm`",
     "cohere2_moe": "dense layers first; means over shared experts",
     "dbrx": "gates divided by another norm than their sum",

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ablate.model.loss import Sums, in_slices, slice_of
-from ablate.parts.linear import product
-from ablate.spec import HeadSpec
+from ablate.parts.linear import Linear, product
+from ablate.registry import activation, norm
+from ablate.spec import HeadSpec, TransformSpec
 
 
 class TokenLoss(NamedTuple):
@@ -20,21 +21,38 @@ class TokenLoss(NamedTuple):
     z: Tensor | None  # (B,T) squared logsumexp of the logits; None where the z-loss is off
 
 
+class Transform(nn.Module):
+    """norm(activation(x W' + b)) (BERT, ModernBERT)."""
+
+    def __init__(self, spec: TransformSpec, width: int):
+        super().__init__()
+        self.dense = Linear(width, width, bias=spec.bias)
+        self.activation = activation.build(spec.activation)
+        self.norm = norm.build(spec.norm, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.activation(self.dense(x)))
+        return y
+
+
 class Head(nn.Module):
     """logits = cap tanh((m x W' + b) / cap), W the embedding's own where tied (Press & Wolf 2017), m the
-    multiplier (Cohere's `logit_scale`, one over Granite's `logits_scaling`)."""
+    multiplier (Cohere's `logit_scale`, one over Granite's `logits_scaling`). A `transform` makes x."""
 
     def __init__(self, spec: HeadSpec, width: int, vocab: int):
         super().__init__()
         self.weight = None if spec.tied else nn.Parameter(torch.empty(vocab, width))
         self.bias = nn.Parameter(torch.zeros(vocab)) if spec.bias else None
         self.multiplier, self.softcap, self.z_loss = spec.multiplier, spec.softcap, spec.z_loss
+        self.transform = Transform(spec.transform, width) if spec.transform else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.cap(product(self.scaled(x), embedding if self.weight is None else self.weight, self.bias))
 
     def scaled(self, x: Tensor) -> Tensor:
-        return x if self.multiplier == 1.0 else self.multiplier * x
+        """What the matrix is given of x."""
+        made: Tensor = self.transform(x)
+        return made if self.multiplier == 1.0 else self.multiplier * made
 
     def cap(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

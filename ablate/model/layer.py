@@ -38,6 +38,12 @@ class Parallel(nn.Module):
     def forward(self, x: State, view: Any, n: int) -> State:
         return self.attention_residual(x, lambda u: self.attention(u, view, n) + self.ffn(u, view.aux[n]))
 
+    @classmethod
+    def check(cls, options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        if not placements.build(layer.placement, model.depth).bare_first:
+            return []
+        return [f"has one norm for both branches, and placement {layer.placement.name} leaves it out"]
+
 
 @topology("parallel_two_norms", paper="arXiv:2204.06745")
 class ParallelTwoNorms(nn.Module):

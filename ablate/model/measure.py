@@ -141,7 +141,7 @@ def _tables(decoder: Decoder) -> set[str]:
     acts_on_embedding = [
         f"positions.{n}." for n, scheme in enumerate(decoder.positions) if scheme.acts_on_embedding
     ]
-    places = ("embedding.", "head.", *acts_on_embedding)
+    places = ("embedding.", "head.weight", "head.bias", *acts_on_embedding)
     looked_up = {path for path, module in decoder.named_modules() if isinstance(module, nn.Embedding)}
     return {
         name

@@ -229,8 +229,9 @@ class LeanSoftmax(Softmax):
 
     @property
     def other_values(self) -> bool:
-        """Values have a width or a multiplier of their own."""
-        return self.value_width != self.head_width or self.value_multiplier != 1.0
+        """Values have a width, a norm or a multiplier of their own."""
+        plain = self.value_width == self.head_width and self.value_multiplier == 1.0
+        return not plain or self.value_norm is not IDENTITY
 
     @cached_property
     def scores(self) -> Scores:

@@ -20,12 +20,23 @@ class Placement(NamedTuple):
     embed: bool = False
     final: bool = False
     residual_scale: float = 1.0
+    bare_first: bool = False  # no input norm on the first branch of a layer
+
+    def of(self, first: bool) -> "Placement":
+        """What stands around the first branch of a layer, or around the others."""
+        return self._replace(input_norm=self.input_norm and not (first and self.bare_first))
 
 
 @placement("pre", paper="arXiv:2002.04745")
 def pre(depth: int) -> Placement:
     """x + f(norm(x)) (GPT-2, LLaMA)."""
     return Placement(input_norm=True, final=True)
+
+
+@placement("pre_ffn", paper="arXiv:2412.13663")
+def pre_ffn(depth: int) -> Placement:
+    """x + attention(x), then x + ffn(norm(x)) (ModernBERT's first layer, after a norm on the embedding)."""
+    return Placement(input_norm=True, final=True, bare_first=True)
 
 
 @placement("post", paper="arXiv:1706.03762")
@@ -120,7 +131,7 @@ class Frame(NamedTuple):
     connection: Callable[[bool], Connection]  # whether it is the first of its layer
 
     def residual(self, placement: Placement, first: bool = True) -> Residual:
-        return Residual(placement, self.norm, self.dropout, self.connection(first))
+        return Residual(placement.of(first), self.norm, self.dropout, self.connection(first))
 
     def branch(self, placement: Placement) -> Branch:
         return Branch(placement, self.norm, self.dropout)

@@ -103,6 +103,53 @@ def test_values_have_a_width_and_a_multiplier(x):
     torch.testing.assert_close(y, attended(q, k, v).flatten(2) @ part.out.weight.T)
 
 
+def test_heads_have_a_width_of_their_own(x):
+    part, y = attention(x, head_width=12)
+    q, k, v = (
+        (x @ getattr(part, name).weight.T).view(2, 20, -1, 12).transpose(1, 2) for name in ("q", "k", "v")
+    )
+    heads = attended(q * math.sqrt(8 / 12), k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
+    torch.testing.assert_close(y, heads.flatten(2) @ part.out.weight.T)
+
+
+def test_values_have_a_norm_and_may_be_the_keys_of_the_projection(x):
+    part, y = attention(x, value_norm={"name": "rmsnorm", "weight": False}, qk_norm="rmsnorm")
+    q, k, v = heads_of(part, x)
+    q, k = part.q_norm.weight * rms(q), part.k_norm.weight * rms(k)
+    torch.testing.assert_close(y, attended(q, k, rms(v)).flatten(2) @ part.out.weight.T)
+
+    part, y = attention(x, shared_values=True, qk_norm="rmsnorm")
+    v = (x @ part.k.weight.T).view(2, 20, 2, 8).transpose(1, 2).repeat_interleave(2, 1)
+    q = part.q_norm.weight * rms((x @ part.q.weight.T).view(2, 20, 4, 8).transpose(1, 2))
+    torch.testing.assert_close(y, attended(q, part.k_norm.weight * rms(v), v).flatten(2) @ part.out.weight.T)
+
+
+def test_a_gate_has_a_number_of_each_head(x):
+    part, y = attention(x, gate="channel", gate_bias=True)
+    gate = torch.sigmoid((x @ part.gate.weight.T).view(2, 20, 4, 8) + part.gate_bias[:, None])
+    torch.testing.assert_close(y, (attended(*heads_of(part, x)) * gate).flatten(2) @ part.out.weight.T)
+
+
+def test_queries_grow_by_a_power_of_the_position(x):
+    part, y = attention(x, temperature=0.3, temperature_floor=5, temperature_form="power")
+    q, k, v = heads_of(part, x)
+    for i in range(20):
+        q[:, :, i] *= (1 + (i + 1) / 5) ** 0.3
+    expected = attended(q, k, v).flatten(2) @ part.out.weight.T
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)  # positions are of single precision
+
+
+def test_a_weight_of_each_key_is_added_to_its_scores(x):
+    part, y = attention(x, name="dynamic_mask", weight_bias=True, scale=0.7)
+    q, k, v = heads_of(part, x)
+    values = x @ part.v.weight.T
+    w = torch.exp(part.rate * torch.log1p((values @ part.weight.weight.T + part.weight.bias).exp()))
+    scores = 0.7 * q @ k.mT + w.mT.repeat_interleave(2, 1)[:, :, None]
+    seen = torch.ones(20, 20, dtype=torch.bool).tril()
+    heads = (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v).transpose(1, 2)
+    torch.testing.assert_close(y, heads.flatten(2) @ part.out.weight.T)
+
+
 def test_chunks_hide_the_keys_of_others(x):
     part, y = attention(x, chunk=6)
     t = torch.arange(20)
@@ -144,6 +191,12 @@ def test_qk_norms_after_the_position(x):
         ({"chunk": 4, "window": 4}, "mask of its own"),
         ({"qk_norm": "rmsnorm", "qk_norm_at": "after", "qk_norm_over": "width"}, "over each head"),
         ({"gate_activation": "softplus"}, "gate is null"),
+        ({"gate_bias": True}, "gate is null"),
+        ({"head_width": 12}, "position rope turns heads of 8"),
+        ({"shared_values": True, "value_width": 6}, "has no width of its own"),
+        ({"shared_values": True, "bias": ["v"]}, "leave v out"),
+        ({"temperature_form": "power"}, "temperature is 0"),
+        ({"name": "dynamic_mask", "softcap": 5.0}, "bend the weights of keys"),
     ],
 )
 def test_attention_refuses(options, reason):
@@ -283,9 +336,30 @@ def test_the_bias_on_the_selection_is_of_scores_or_of_logits(x, selection):
         torch.testing.assert_close(m(x, {}), literal(m, x, chosen, gate))
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.2, 0.9])
+def test_sparsemixer_takes_the_softmax_over_near_logits(x, jitter):
+    m = experts(normalisation="sparsemixer", jitter=jitter)
+    with torch.no_grad():
+        logits = x @ m.router.weight.T
+        gate, chosen = torch.zeros(2, 20, 2, dtype=x.dtype), logits.topk(2).indices
+        for b in range(2):
+            for t in range(20):
+                u = logits[b, t].tolist()
+                for n, e in enumerate(chosen[b, t].tolist()):
+                    before = chosen[b, t, :n].tolist()
+                    near = [
+                        j
+                        for j in range(6)
+                        if j not in before and (u[e] - u[j]) / max(abs(u[j]), u[e]) <= 2 * jitter
+                    ]
+                    gate[b, t, n] = math.exp(u[e]) / sum(math.exp(u[j]) for j in near)
+        torch.testing.assert_close(m(x, {}), literal(m, x, chosen, gate))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
+        ({"jitter": 0.1}, "jitter is of normalisation sparsemixer"),
         ({"groups": 4}, "does not divide"),
         ({"top_groups": 2}, "there is one"),
         ({"groups": 6}, "adds up two experts"),

@@ -158,6 +158,70 @@ HARD: dict[str, dict[str, Any]] = {
             "exclusive": True,
         }
     },
+    "tempered": {
+        "attention": {
+            "name": "softmax",
+            "kv_heads": 2,
+            "gate": "channel",
+            "gate_bias": True,
+            "temperature": 0.1,
+            "temperature_floor": 4,
+            "temperature_form": "power",
+        }
+    },
+    "dynamic_mask_window": {
+        "attention": {
+            "name": "dynamic_mask",
+            "kv_heads": 2,
+            "window": 5,
+            "weight_bias": True,
+            "value_width": 6,
+            "qk_norm": "rmsnorm",
+            "qk_norm_at": "after",
+        }
+    },
+    "sparsemixer": {
+        "ffn": {
+            "name": "moe",
+            "experts": 4,
+            "normalisation": "sparsemixer",
+            "jitter": 0.5,
+            "expert": {"name": "glu", "width": 24},
+        }
+    },
+    "transformed": {
+        "variants": {"first": {"placement": "pre_ffn"}, "later": {}},
+        "pattern": ["first", "later", "later"],
+        "embedding": {"norm": "layernorm"},
+        "head": {"transform": {"activation": "gelu", "norm": "layernorm", "bias": True}, "bias": True},
+    },
+    "widths_by_layer": {
+        "variants": {
+            "narrow": {
+                "attention": {
+                    "name": "softmax",
+                    "kv_heads": 2,
+                    "window": 5,
+                    "value_norm": {"name": "rmsnorm", "weight": False},
+                }
+            },
+            "wide": {
+                "attention": {
+                    "name": "softmax",
+                    "kv_heads": 1,
+                    "head_width": 12,
+                    "shared_values": True,
+                    "value_norm": {"name": "rmsnorm", "weight": False},
+                },
+                "position": {"name": "rope", "head_width": 12, "rotary_fraction": 0.5, "proportional": True},
+            },
+            "reading": {
+                "attention": {"name": "shared_keys", "kv_heads": 1, "head_width": 12, "source": 1},
+                "position": {"name": "rope", "head_width": 12, "rotary_fraction": 0.5, "proportional": True},
+            },
+        },
+        "pattern": ["narrow", "wide", "reading"],
+    },
     "bare_other_values": {"attention": {"name": "softmax", "value_width": 12}},
     "moe_input": {
         "ffn": {

@@ -430,6 +430,68 @@ TINY |= {
     "minicpm3_short": ("minicpm3", {**LATENT, "q_lora_rank": None, "scale_depth": None, "v_head_dim": None}),
 }
 
+KOLIBRI = {k: v for k, v in BASE.items() if k != "intermediate_size"} | NARROW
+KOLIBRI |= {"shared_expert_intermediate_size": 28, "head_dim": 8, **WINDOWS}
+MIMO = {**BASE, **DEEPSEEK, **WINDOWS, **DENSE_SPARSE, "first_k_dense_replace": None, "head_dim": 12}
+MIMO |= {"n_shared_experts": None, "v_head_dim": 6, "attention_value_scale": 0.6}
+BEAMS = {**BASE, **NARROW, **WINDOWS, **DENSE_SPARSE, "num_experts": 6, "n_group": 3, "topk_group": 2}
+BEAMS |= {"head_dim": 8, "final_logit_softcapping": 20.0}
+TINY |= {
+    "kolibri1": ("kolibri1", KOLIBRI),
+    "kolibri1_divided": ("kolibri1", {**KOLIBRI, "norm_topk_prob": True}),
+    "axk1": ("axk1", {**LATENT, **DEEPSEEK, **DENSE_SPARSE, **YARN, "first_k_dense_replace": None}),
+    "mimo_v2_flash": ("mimo_v2_flash", {**MIMO, "rope_parameters": None}),
+    "mimo_v2_flash_ropes": (
+        "mimo_v2_flash",
+        {**MIMO, "rope_parameters": TWO_ROPES, "attention_bias": True, "attention_value_scale": None},
+    ),
+    "phimoe": ("phimoe", {**BASE, "num_local_experts": 4, "router_jitter_noise": 0.4, "lm_head_bias": True}),
+    "phimoe_longrope": (
+        "phimoe",
+        {**BASE, "num_local_experts": 4, "attention_bias": True, "sliding_window": 5}
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.0, 1.0, 1.5],
+                "long_factor": [1.0, 2.0, 3.0, 4.0],
+                "short_mscale": 1.2,
+                "long_mscale": 1.2,
+                "original_max_position_embeddings": 12,
+            }
+        },
+    ),
+    "beam": ("beam", BEAMS),
+    "beam_ropes": ("beam", {**BEAMS, "rope_parameters": TWO_ROPES, "norm_topk_prob": False}),
+    "modernbert-decoder": (
+        "modernbert-decoder",
+        {**BASE, "layer_types": [G, L, L, G], "local_attention": 10, "rope_parameters": TWO_ROPES}
+        | {"norm_bias": True, "classifier_bias": True},
+    ),
+    "modernbert-decoder_plain": ("modernbert-decoder", {**BASE, "decoder_bias": False, "mlp_bias": True}),
+    "doge": ("doge", {**BASE, "attention_bias": True}),
+    "doge_window": ("doge", {**BASE, "sliding_window": 5, "tie_word_embeddings": True}),
+}
+
+GEMMA4 = {**BASE, "layer_types": [L, G, L, G], "sliding_window": 5, "head_dim": 8, "global_head_dim": 16}
+GEMMA4 |= {"final_logit_softcapping": 20.0}
+PER_LAYER = {"hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": 50}
+TINY |= {
+    "gemma4_text": (
+        "gemma4_text",
+        {**GEMMA4, **PER_LAYER, "num_kv_shared_layers": 2, "use_double_wide_mlp": True},
+    ),
+    "gemma4_text_alike": (
+        "gemma4_text",
+        {**GEMMA4, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "attention_bias": True}
+        | {"num_global_key_value_heads": 1, "rope_parameters": TWO_ROPES},
+    ),
+    "gemma4_unified_text": (
+        "gemma4_unified_text",
+        {**GEMMA4, "num_kv_shared_layers": 1, "layer_types": [L, G, G, G], "attention_k_eq_v": True},
+    ),
+}
+
 
 EPS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
@@ -450,7 +512,7 @@ def theirs(name: str) -> Any:
             p += 0.2 * torch.randn(p.shape, generator=generator)
         for buffer_name, buffer in m.named_buffers():
             if (
-                "correction_bias" in buffer_name or "expert_bias" in buffer_name
+                "correction_bias" in buffer_name or "expert_bias" in buffer_name or "scalar" in buffer_name
             ) and buffer.is_floating_point():
                 buffer += 0.2 * torch.randn(buffer.shape, generator=generator)
     return m.eval()

@@ -26,6 +26,7 @@ from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, s
 from ablate.model.hf.fill import fill, filled
 from ablate.model.hf.folder import new_folder, read_json, write_json, write_tensors
 from ablate.model.hf.gated import GATED_FAMILIES as GATED
+from ablate.model.hf.gemma4 import GEMMA4_FAMILIES as GEMMA4
 from ablate.model.hf.gpt2 import GPT2
 from ablate.model.hf.gpt_kin import GPT_KIN_FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
@@ -34,9 +35,12 @@ from ablate.model.hf.latent import LATENT_FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.llama_kin import LLAMA_KIN_FAMILIES as LLAMA_KIN
 from ablate.model.hf.llama_layers import LLAMA_LAYERS_FAMILIES as LLAMA_LAYERS
+from ablate.model.hf.missing import completed
 from ablate.model.hf.mixtures import MIXTURES_FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.multiplied import MULTIPLIED_FAMILIES as MULTIPLIED
+from ablate.model.hf.own_dense import OWN_DENSE_FAMILIES as OWN_DENSE
+from ablate.model.hf.own_mixtures import OWN_MIXTURES_FAMILIES as OWN_MIXTURES
 from ablate.model.hf.phi import PHI
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.sparse_latent import SPARSE_LATENT_FAMILIES as SPARSE_LATENT
@@ -48,7 +52,7 @@ from ablate.spec import ModelSpec
 __all__ = ["FAMILIES", "CheckpointFormatError", "ExportError", "export_folder", "import_folder"]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family
+    family.name: completed(family)
     for family in (
         *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, OLMO, OLMO2, MIXTRAL),
         *(GPT2, GPT_NEOX, FALCON, MPT, PHI),
@@ -61,6 +65,8 @@ FAMILIES: dict[str, Family] = {
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,
         *(*DELTA_HYBRIDS, *STATE_SPACE),
+        *(*OWN_DENSE, *OWN_MIXTURES),
+        *GEMMA4,
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5
@@ -126,7 +132,9 @@ def export_folder(
     kind = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     with new_folder(Path(folder)) as aside:
-        write_json(aside / "config.json", write_config(chosen.spec, chosen.family) | {"dtype": kind} | ends)
+        config = write_config(chosen.spec, chosen.family) | {"dtype": kind}
+        config |= {key: config.get(key) if n is None else n for key, n in ends.items()}
+        write_json(aside / "config.json", config)
         write_json(aside / "generation_config.json", {key: n for key, n in ends.items() if n is not None})
         write_tensors(aside, weights, shard)
         for write in beside:

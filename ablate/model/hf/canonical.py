@@ -52,14 +52,16 @@ def _without_training(part: dict[str, Any]) -> dict[str, Any]:
 
 def _attention(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
     part = _without_training(part)
-    if part["name"] != "softmax":
+    if part["name"] not in ("softmax", "shared_keys"):
         return part
     if part["qk_norm"]["name"] == "none":
         del part["qk_norm_over"]
+    width = part["head_width"] or shape.head_width
     given = {
         "kv_heads": part["kv_heads"] or shape.heads,
-        "scale": part["scale"] or shape.head_width**-0.5,
-        "value_width": part["value_width"] or shape.head_width,
+        "scale": part["scale"] or width**-0.5,
+        "value_width": part["value_width"] or width,
+        "head_width": width,
     }
     return {**part, **given, "bias": sorted(part["bias"])}
 
@@ -75,6 +77,8 @@ def _ffn(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def _position(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    if part["name"] == "rope":
+        part = {**part, "head_width": part["head_width"] or shape.head_width}
     scaling = dict(part.get("scaling", {}))
     if "trained" in scaling:
         scaling["trained"] = scaling["trained"] or shape.context / scaling["factor"]

@@ -138,8 +138,8 @@ class Family:
 
     def expanded(self, mixers: Sequence[Any], counts: Mapping[str, int]) -> Iterator[Placed]:
         """The rows of a model whose layers have mixers of these options. `counts` says how many there are of
-        what a letter numbers: experts `e`, shared experts `s`, groups `g`. Where ours alone names one, the
-        tensor holds those of all."""
+        what a letter numbers: experts `e`, shared experts `s`, groups `g`, lookups `l` (one in each layer).
+        Where ours alone names one, the tensor holds those of all."""
         depth = len(mixers)
         for row in self.rows:
             layers = range(depth) if "{n}" in "".join((row.theirs, *row.ours)) else [0]
@@ -150,7 +150,7 @@ class Family:
                 place = {"n": n, "m": n + 1, "last": depth - 1}
                 for e in numbers:
                     ours = tuple(
-                        name.format(**place, **{"s": held, "g": held, "e": held} | _number(row, e))
+                        name.format(**place, **dict.fromkeys("sgel", held) | _number(row, e))
                         for name in row.ours
                         for held in range(_held(name, row.theirs, counts))
                     )

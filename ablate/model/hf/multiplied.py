@@ -211,15 +211,20 @@ def placed_axis() -> Axis:
     return Axis((*windows.keys, *turned.keys), read, write, kind)
 
 
+def placed_variants(turned: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
+    """The kinds of `placed_axis`, with what those with a position have beside it, and those without."""
+    return {
+        f"{kind}_{word}": {"position": {"name": name}, **patch}
+        for kind in ("local", "global")
+        for word, name, patch in (("turned", "rope", turned), ("plain", "none", plain))
+    }
+
+
 SINK = Row((f"{LAYER}.attention.sink",), f"{THEIRS}.self_attn.sinks", SAME)
 WITH_SINK: dict[str, Any] = {
     **SCALED,
     "attention": {"name": "softmax", "sink_logit": True},
-    "variants": {
-        f"{kind}_{word}": {"position": {"name": name}}
-        for kind in ("local", "global")
-        for word, name in (("turned", "rope"), ("plain", "none"))
-    },
+    "variants": placed_variants({}, {}),
 }
 WINDOWS_AND_BASES = [
     *(

@@ -81,6 +81,7 @@ def _constants(family: Family, depth: int) -> list[tuple[str, float]]:
 
 
 NUMBERED = {"e": r"\.experts\.(\d+)\.", "s": r"\.shared\.(\d+)\.", "g": r"\.norms\.(\d+)\."}
+NUMBERED["l"] = r"after\.(\d+)\.lookup\."
 
 
 def _rows(family: Family, model: Decoder) -> list[Placed]:

@@ -24,7 +24,7 @@ class SharedKeys(Softmax):
     def __init__(self, shape: Shape, *, source: Annotated[int, Ge(0)] = 0, **options: Any):
         super().__init__(shape, **options)
         self.source = source
-        del self.k, self.v, self.k_norm, self.k_placed
+        del self.k, self.v, self.k_norm, self.k_placed, self.value_norm
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C)."""
@@ -53,11 +53,11 @@ class SharedKeys(Softmax):
             return [*wrong, f"source {options.source} is {source.attention.name}, which has no keys to share"]
         if source.position != layer.position:
             wrong.append(f"source {options.source} has another position")
-        for field in ("kv_heads", "value_width", "window", "sink_tokens", "mask", "chunk"):
+        for field in ("kv_heads", "head_width", "value_width", "window", "sink_tokens", "mask", "chunk"):
             if getattr(source.attention, field) != getattr(options, field):
                 wrong.append(f"source {options.source} has another {field}")
-        if options.value_multiplier != 1.0:
-            wrong.append("value_multiplier is of values, and the values are the source's")
+        if options.value_multiplier != 1.0 or options.value_norm is not None or options.shared_values:
+            wrong.append("value_multiplier, value_norm and shared_values are of the source's values")
         if options.exclusive:
             wrong.append("exclusive takes out a token's own value, and the values are the source's")
         if "k" in options.bias or "v" in options.bias:

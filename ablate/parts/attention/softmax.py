@@ -1,5 +1,6 @@
 """Softmax attention, with grouped keys, windows, gates, sinks and norms as options."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -27,11 +28,15 @@ class Softmax(KeyValueMixer):
     `qk_norm` stands over each head or the whole width, before the position or (`qk_norm_at`) after it
     (HunYuan). `clip_qkv` clamps q, k and v (MPT, DBRX). `chunk` hides the keys of other chunks of so many
     positions (Llama 4). A query at i is multiplied by 1 + a ln(1 + floor((i + 1) / f)), with `temperature` a
-    and `temperature_floor` f, the 1 only with `temperature_shift` (Llama 4; without: Ministral 3). Before the
-    output projection, `inner_norm` stands over all heads (BitNet), and `gate` multiplies each channel or each
-    head by sigmoid(G x) or another activation (arXiv:2505.06708; Laguna: softplus). `exclusive` takes a
-    token's own value out of what its heads give: y - (y.v / v.v) v (XSA, arXiv:2603.09078). Values have
-    `value_width` channels (null: the width of a head) and are multiplied by `value_multiplier` (MiMo-V2).
+    and `temperature_floor` f, the 1 only with `temperature_shift` (Llama 4; without: Ministral 3), or with
+    `temperature_form` power by (1 + (i + 1) / f)^a (Beam). Before the output projection, `inner_norm` stands
+    over all heads (BitNet), and `gate` multiplies each channel or each head by sigmoid(G x) or another
+    activation (arXiv:2505.06708; Laguna: softplus), with `gate_bias` a learned number of each head beside G x
+    (Beam). `exclusive` takes a token's own value out of what its heads give: y - (y.v / v.v) v (XSA,
+    arXiv:2603.09078). Values have `value_width` channels (null: the width of a head) and are multiplied by
+    `value_multiplier` (MiMo-V2); `value_norm` stands over each head of them, and with `shared_values` they
+    are what the projection of keys gives (Gemma 4). `head_width` is that of these heads, where it is not the
+    model's.
     """
 
     def __init__(
@@ -61,15 +66,21 @@ class Softmax(KeyValueMixer):
         exclusive: bool = False,
         value_width: Annotated[int, Gt(0)] | None = None,
         value_multiplier: Annotated[float, Gt(0)] = 1.0,
+        gate_bias: bool = False,
+        temperature_form: Literal["log", "power"] = "log",
+        head_width: Annotated[int, Gt(0)] | None = None,
+        value_norm: Annotated[Factory, Part("norm")] | None = None,
+        shared_values: bool = False,
     ):
         super().__init__()
-        C, D, H = shape.width, shape.head_width, shape.heads
+        C, D, H = shape.width, head_width or shape.head_width, shape.heads
         K, V = kv_heads or H, value_width or D
         self.heads, self.kv_heads, self.head_width = H, K, D
         self.key_width, self.value_width, self.value_multiplier = D, V, value_multiplier
         self.q = Linear(C, H * D, bias="q" in bias)
         self.k = Linear(C, K * D, bias="k" in bias)
-        self.v = Linear(C, K * V, bias="v" in bias)
+        self.v = nn.Identity() if shared_values else Linear(C, K * V, bias="v" in bias)
+        self.shared_values, self.value_norm = shared_values, value_norm(V) if value_norm else nn.Identity()
         self.out = Linear(H * V, C, bias="out" in bias)
         over = {"head": (D, D), "width": (H * D, K * D)}[qk_norm_over]
         before, after = (qk_norm, _no_norm) if qk_norm_at == "before" else (_no_norm, qk_norm)
@@ -78,12 +89,13 @@ class Softmax(KeyValueMixer):
         self.normed = over
         if sink_logit:
             self.sink = nn.Parameter(torch.zeros(H))
-        self.constants = {"sink": 0.0}
+        self.gate_bias = nn.Parameter(torch.zeros(H)) if gate_bias else None
+        self.constants = {"sink": 0.0, "gate_bias": 0.0}
         self.softcap, self.scale, self.dropout = softcap, scale or D**-0.5, dropout
         self.mask = Mask(window, sink_tokens, prefix=mask == "prefix", chunk=chunk)
         self.clip = nn.Identity() if clip_qkv is None else _Clamped(clip_qkv)
         self.temperature, self.temperature_floor = temperature, temperature_floor
-        self.temperature_shift = int(temperature_shift)
+        self.temperature_shift, self.temperature_form = int(temperature_shift), temperature_form
         self.inner_norm = inner_norm(H * V) if inner_norm else nn.Identity()
         self.gate = Linear(C, {"channel": H * V, "head": H}[gate], bias=False) if gate else None
         self.gate_activation = gate_activation() if gate_activation else nn.Sigmoid()
@@ -103,21 +115,25 @@ class Softmax(KeyValueMixer):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B,H,T,D), k (B,K,T,D) and v (B,K,T,V)."""
         B, T, _ = x.shape
-        q = self.q_norm(self.q(x).view(B, T, -1, self.normed[0]))
-        k = self.k_norm(self.k(x).view(B, T, -1, self.normed[1]))
+        q, k = self.q(x), self.k(x)
+        v = k if self.shared_values else self.v(x)
+        q = self.q_norm(q.view(B, T, -1, self.normed[0]))
+        k = self.k_norm(k.view(B, T, -1, self.normed[1]))
         widths = (self.head_width, self.head_width, self.value_width)
         q, k, v = (
             self.clip(y).reshape(B, T, -1, width).transpose(1, 2)
-            for y, width in zip((q, k, self.v(x)), widths, strict=True)
+            for y, width in zip((q, k, v), widths, strict=True)
         )
+        v = self.value_norm(v)
         return q, k, v if self.value_multiplier == 1.0 else self.value_multiplier * v
 
     def placed_query(self, q: Tensor, view: LayerContext) -> Tensor:
         q = self.q_placed(q)
         if not self.temperature:
             return q
-        turns = torch.floor((view.sight.i.clamp(min=0) + self.temperature_shift) / self.temperature_floor)
-        return q * (1 + self.temperature * torch.log1p(turns))[:, None, :, None].to(q.dtype)
+        turns = (view.sight.i.clamp(min=0) + self.temperature_shift) / self.temperature_floor
+        growth = GROWTHS[self.temperature_form](turns, self.temperature)
+        return q * growth[:, None, :, None].to(q.dtype)
 
     def placed_key(self, k: Tensor) -> Tensor:
         placed: Tensor = self.k_placed(k)
@@ -125,7 +141,12 @@ class Softmax(KeyValueMixer):
 
     def gated(self, heads: Tensor, x: Tensor) -> Tensor:
         """heads (B,T,H V), times the gate of each channel or head, from x (B,T,C)."""
-        return heads if self.gate is None else gated(heads, self.gate_activation(self.gate(x)))
+        if self.gate is None:
+            return heads
+        gate = self.gate(x)
+        if self.gate_bias is not None:
+            gate = (gate.unflatten(-1, (self.heads, -1)) + self.gate_bias[:, None]).flatten(-2)
+        return gated(heads, self.gate_activation(gate))
 
     def without_own(self, heads: Tensor, v: Tensor) -> Tensor:
         """heads (B,T,H V) less their part along the token's own value, v (B,K,T,V)."""
@@ -138,11 +159,13 @@ class Softmax(KeyValueMixer):
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
         shape = model.shape()
+        width = options.head_width or shape.head_width
         return {
             "bias": tuple(name for name in get_args(Projection) if name in options.bias),
             "kv_heads": None if options.kv_heads == shape.heads else options.kv_heads,
-            "scale": None if options.scale == shape.head_width**-0.5 else options.scale,
-            "value_width": None if options.value_width == shape.head_width else options.value_width,
+            "scale": None if options.scale == width**-0.5 else options.scale,
+            "value_width": None if options.value_width == width else options.value_width,
+            "head_width": None if options.head_width == shape.head_width else options.head_width,
         }
 
     @classmethod
@@ -159,7 +182,28 @@ class Softmax(KeyValueMixer):
             wrong.append("after the position qk_norm stands over each head; say qk_norm_over=head")
         if options.gate_activation is not None and options.gate is None:
             wrong.append("gate_activation is of a gate, and gate is null")
+        width = options.head_width or model.shape().head_width
+        turned = getattr(layer.position, "head_width", None) or model.shape().head_width
+        if layer.position.name != "none" and turned != width:
+            wrong.append(
+                f"has heads of {width}, and position {layer.position.name} turns heads of {turned}; rope has "
+                "the option head_width, too"
+            )
+        if options.shared_values and options.value_width is not None:
+            wrong.append("with shared_values a value is a key as projected, and has no width of its own")
+        if options.shared_values and "v" in options.bias:
+            wrong.append("bias: with shared_values there is no projection of values; leave v out")
+        if options.gate_bias and options.gate is None:
+            wrong.append("gate_bias is of a gate, and gate is null")
+        if options.temperature_form != "log" and not options.temperature:
+            wrong.append("temperature_form is of a temperature, and temperature is 0")
         return wrong
+
+
+GROWTHS: dict[str, Callable[[Tensor, float], Tensor]] = {  # of queries, by their form
+    "log": lambda turns, a: 1 + a * torch.log1p(torch.floor(turns)),
+    "power": lambda turns, a: torch.exp(a * torch.log1p(turns)),
+}
 
 
 def _no_norm(width: int) -> nn.Module:

@@ -18,7 +18,7 @@ from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
 Normalisation = Literal[
-    "selected", "all", "renormalised", "sigmoid", "sigmoid_all", "sqrt_softplus"
+    "selected", "all", "renormalised", "sigmoid", "sigmoid_all", "sqrt_softplus", "sparsemixer"
 ]  # how logits become gates
 AS_SCORED = ("all", "sigmoid_all")  # gates are the scores, not divided by their sum
 MOST = 2**17  # experts of all layers: several times as many as any model has
@@ -32,7 +32,9 @@ class MoE(nn.Module):
     selected logits (`selected`, Mixtral), over all before the selection, the selected then renormalised
     (`renormalised`, GShard) or not (`all`, Switch); or scores are sigmoids, renormalised (`sigmoid`,
     DeepSeek-V3) or not (`sigmoid_all`, Llama 4), or sqrt(softplus), renormalised (`sqrt_softplus`,
-    DeepSeek-V4). `routed_scale` multiplies the gates. With `groups`, only experts of the best `top_groups`
+    DeepSeek-V4). `sparsemixer` is the softmax over the logits that are less than 2 `jitter` below the chosen
+    one, by their size, and not chosen before (arXiv:2409.12136, as in evaluation: their sampling in training
+    is not here). `routed_scale` multiplies the gates. With `groups`, only experts of the best `top_groups`
     groups are chosen, a group's score that of its best expert or of its best two (`group_score`;
     arXiv:2405.04434, section 2.2.2; arXiv:2412.19437). `gate_on` input multiplies what an expert reads, not
     what it gives (Llama 4). Shared experts may be of another kind (`shared_expert`), and `shared_gate`
@@ -77,6 +79,7 @@ class MoE(nn.Module):
         shared_gate: bool = False,
         output_norm: Annotated[Factory, Part("norm")] | None = None,
         selection: Literal["score", "logit"] = "score",
+        jitter: Annotated[float, Ge(0)] = 0.01,
     ):
         super().__init__()
         self.routed_scale, self.gate_on = routed_scale, gate_on
@@ -93,7 +96,7 @@ class MoE(nn.Module):
         self.shared = nn.ModuleList((shared_expert or expert)(shape) for _ in range(shared))
         self.shared_gate = Linear(shape.width, 1, bias=False) if shared_gate else None
         self.output_norm = output_norm(shape.width) if output_norm else nn.Identity()
-        self.selection = selection
+        self.selection, self.jitter = selection, jitter
         self.register_buffer("bias", torch.zeros(experts))
         self.constants = {"bias": 0.0}
 
@@ -124,6 +127,8 @@ class MoE(nn.Module):
         gate = probability.gather(-1, chosen)
         if self.normalisation == "selected":
             gate = logits.gather(-1, chosen).softmax(-1)
+        elif self.normalisation == "sparsemixer":
+            gate = sparsely_mixed(logits, chosen, self.jitter)
         elif self.normalisation not in AS_SCORED:
             gate = gate / gate.sum(-1, keepdim=True)
         gate = self.routed_scale * gate
@@ -217,7 +222,9 @@ class MoE(nn.Module):
                 )
         if options.shared == 0 and (options.shared_gate or options.shared_expert is not None):
             wrong.append("shared_gate and shared_expert are of shared experts, and shared is 0")
-        if options.top_k == 1 and options.normalisation not in AS_SCORED:
+        if options.jitter != 0.01 and options.normalisation != "sparsemixer":
+            wrong.append("jitter is of normalisation sparsemixer")
+        if options.top_k == 1 and options.normalisation not in (*AS_SCORED, "sparsemixer"):
             wrong.append(
                 f"with top_k 1 and normalisation {options.normalisation} every gate is 1: "
                 "the router learns nothing of the text; normalisation=all gives it the gradient"
@@ -239,6 +246,18 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid_all": torch.sigmoid,
     "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
 }
+
+
+def sparsely_mixed(logits: Tensor, chosen: Tensor, jitter: float) -> Tensor:
+    """The gates (B,T,k) of the chosen: each is the softmax over those of the logits (B,T,E) that are near its
+    own and were not chosen before it."""
+    left, gates = logits, []
+    for expert in chosen.split(1, -1):
+        best = left.gather(-1, expert)
+        far = (best - logits) / logits.abs().maximum(best) > 2 * jitter
+        gates.append(left.masked_fill(far, -torch.inf).softmax(-1).gather(-1, expert))
+        left = left.scatter(-1, expert, -torch.inf)
+    return torch.cat(gates, -1)
 
 
 @cache

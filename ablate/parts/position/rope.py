@@ -21,7 +21,8 @@ class Rope(Position):
     channels turn (GPT-NeoX: 0.25); `interleaved` pairs neighbours (the paper, GPT-J), otherwise a channel
     of the first half with one of the second (GPT-NeoX, LLaMA in transformers): the same up to the order
     of channels. `proportional` turns the same number of pairs, but those of the whole head: each by its
-    angle there (Gemma 4). `scaling` changes the frequencies for longer contexts.
+    angle there (Gemma 4). `scaling` changes the frequencies for longer contexts. `head_width` is that of the
+    heads of its layers, where it is not the model's.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Rope(Position):
         interleaved: bool = False,
         proportional: bool = False,
         scaling: Annotated[Factory, Part("scaling")] = use("none"),
+        head_width: Annotated[int, Gt(0)] | None = None,
     ):
         super().__init__(shape)
         self.base, self.interleaved = base, interleaved
-        self.width, self.rotary_dim = shape.head_width, int(shape.head_width * rotary_fraction)
+        self.width = head_width or shape.head_width
+        self.rotary_dim = int(self.width * rotary_fraction)
         self.paired = self.width if proportional else self.rotary_dim  # channels that stand in pairs
         self.scaling = scaling(shape, self.rotary_dim, base)
 
@@ -78,9 +81,19 @@ class Rope(Position):
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        rotary_dim = int(model.shape().head_width * options.rotary_fraction)
+        width = options.head_width or model.shape().head_width
+        rotary_dim = int(width * options.rotary_fraction)
+        mixer: Any = layer.attention
+        there = getattr(mixer, "head_width", None) or model.shape().head_width
+        if width != there and mixer.entry.make.takes_position:
+            return [f"turns heads of {width}, and those of attention {layer.attention.name} have {there}"]
         if rotary_dim < 2 or rotary_dim % 2:
             return [
                 f"turns pairs, but {rotary_dim} channels of each head are to turn (head width x fraction)"
             ]
         return super().check(options, layer, model)
+
+    @classmethod
+    def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
+        width = options.head_width
+        return {"head_width": None if width == model.shape().head_width else width}

@@ -28,6 +28,7 @@ from ablate.model.hf.gated import GATED_FAMILIES as GATED
 from ablate.model.hf.gpt2 import GPT2
 from ablate.model.hf.gpt_kin import GPT_KIN_FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
+from ablate.model.hf.griffin import GRIFFIN_FAMILIES as GRIFFIN
 from ablate.model.hf.hybrid import HYBRID_FAMILIES as HYBRID
 from ablate.model.hf.latent import LATENT_FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
@@ -36,6 +37,7 @@ from ablate.model.hf.llama_layers import LLAMA_LAYERS_FAMILIES as LLAMA_LAYERS
 from ablate.model.hf.mixtures import MIXTURES_FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
+from ablate.model.hf.recurrent import RECURRENT_FAMILIES as RECURRENT
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
 from ablate.model.hf.weights import read_weights, write_weights
@@ -55,7 +57,7 @@ FAMILIES: dict[str, Family] = {
         *LATENT,
         *GATED,
         *(*HYBRID, *CONVOLUTION),
-        *(*DELTA_HYBRIDS, *STATE_SPACE),
+        *(*DELTA_HYBRIDS, *STATE_SPACE, *RECURRENT, *GRIFFIN),
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

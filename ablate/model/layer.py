@@ -67,3 +67,27 @@ class ParallelTwoNorms(nn.Module):
         if not (built.input_norm or built.output_norm):
             return [f"has a norm for each branch, but placement {layer.placement.name} has none on a branch"]
         return []
+
+
+@topology("single", paper="arXiv:2312.00752")
+class Single(nn.Module):
+    """x <- x + f(x), after one norm: f is the token mixer where `ffn` is none, as in Mamba, or the
+    feed-forward where `attention` is none (Nemotron-H, arXiv:2504.03624). The other one is the identity."""
+
+    def __init__(self, attention: nn.Module, ffn: nn.Module, placement: Placement, frame: Frame):
+        super().__init__()
+        self.attention, self.ffn = attention, ffn
+        self.residual = frame.residual(placement)
+
+    def forward(self, x: State, view: Any, n: int) -> State:
+        return self.residual(x, lambda u: self.ffn(self.attention(u, view, n), view.aux[n]))
+
+    @classmethod
+    def check(cls, options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        absent = [layer.attention.name, layer.ffn.name].count("none")
+        if absent == 1:
+            return []
+        return [
+            "is a layer of one branch, so one of ffn and attention is none: say ffn=none for a token mixer "
+            "alone, attention=none for a feed-forward alone"
+        ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.parts.base import AuxOutputs, ForwardContext
+from ablate.parts.diagonal import accumulated
 from ablate.parts.memory import documents_of
 from ablate.parts.mixer import CallSetting, Mixer, MixerCosts
 from ablate.parts.scan import CHUNK_TOKENS, scanned
@@ -88,6 +89,14 @@ class RecurrentContext(NamedTuple):
         o, state = scanned(q, k, v, log_decay, self.memory.read(n, "state", empty), self.segment, beta)
         self.memory.write(n, "state", state)
         return o
+
+    def accumulate(self, n: int, decay: Tensor, x: Tensor) -> Tensor:
+        """`ablate.parts.diagonal` from layer n's remembered state on, whose successor is remembered. decay, x
+        (B,T,*) -> (B,T,*)."""
+        empty = torch.zeros_like(x[:, 0])
+        h, state = accumulated(decay, x, self.memory.read(n, "state", empty), self.segment)
+        self.memory.write(n, "state", state)
+        return h
 
     def earlier(self, n: int, name: str, x: Tensor, places: Sequence[int], nothing: int = 0) -> list[Tensor]:
         """x (B,T,*) as each token reads it at the places of a window that ends with the token itself, at the

@@ -154,7 +154,9 @@ def test_mamba2_is_that_of_nemotron_h():
 
 
 RECURRENT = [
-    name for name in registries["attention"] if not registries["attention"][name].make.takes_position
+    name
+    for name in registries["attention"]
+    if not registries["attention"][name].make.takes_position and name != "none"
 ]
 
 
@@ -209,3 +211,18 @@ def test_a_hybrid_decodes_from_states_and_keys(tokens):
             for a, b in ((0, 9), (9, 10), (10, 20))
         ]
         torch.testing.assert_close(torch.cat(pieces, 1), m(tokens))
+
+
+def test_layers_of_one_branch_are_said_to_be_so():
+    with pytest.raises(ValueError, match="of a feed-forward alone; say topology=single"):
+        small(attention="none", position="none")
+    with pytest.raises(ValueError, match="of a token mixer alone; say topology=single"):
+        small(ffn="none")
+    for parts in ({}, {"attention": "none", "position": "none", "ffn": "none"}):
+        with pytest.raises(ValueError, match="is a layer of one branch"):
+            small(topology="single", **parts)
+    decoder = Decoder(small(topology="single", ffn="none"))
+    assert {name.split(".")[2] for name, _ in decoder.named_parameters() if name.startswith("layers.")} == {
+        "attention",
+        "residual",
+    }

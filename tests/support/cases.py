@@ -32,6 +32,9 @@ def parts() -> dict[str, dict[str, Any]]:
         "variants": {"own": {}, "shared": {"attention": {"name": "shared_keys", "source": 1, **kv}}},
         "pattern": ["own", "own", "shared"],
     }
+    alone = {"topology": "single", "ffn": "none"}
+    found["topology=single"] = found["ffn=none"] = alone
+    found["attention=none"] = {"topology": "single", "attention": "none", "position": "none"}
     for name in registries["attention"]:
         if not registries["attention"][name].make.takes_position:
             found[f"attention={name}"]["position"] = "none"
@@ -86,6 +89,20 @@ HARD: dict[str, dict[str, Any]] = {
     },
     "mla": {"attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "key_width": 6, "value_width": 10}},
     "mla_gated": {"attention": {"name": "mla", "kv_rank": 12, "value_width": 10, "gate": "head"}},
+    "branches_apart": {
+        "topology": "single",
+        "depth": 4,
+        "variants": {
+            "mixer": {"ffn": "none"},
+            "recurrent": {
+                "attention": {"name": "mamba", "norm": "rmsnorm"},
+                "position": "none",
+                "ffn": "none",
+            },
+            "feed_forward": {"attention": "none", "position": "none"},
+        },
+        "pattern": ["mixer", "feed_forward", "recurrent"],
+    },
     "kda_bounded": {
         "position": "none",
         "attention": {"name": "kda", "gate_rank": "full", "log_decay_floor": -5.0},

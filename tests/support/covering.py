@@ -29,13 +29,28 @@ FEED_FORWARDS: dict[str, dict[str, Any]] = {
 }
 
 
+SINGLE = (("topology", "single"), ("ffn", "none"))
+APART: dict[str, Any] = {  # layers of one branch are chosen as a pattern
+    "variants": {
+        "mixer": {"topology": {"name": "single"}, "ffn": {"name": "none"}},
+        "feed_forward": {
+            "topology": {"name": "single"},
+            "attention": {"name": "none"},
+            "position": {"name": "none"},
+        },
+    },
+    "pattern": ["mixer", "feed_forward"],
+}
+
+
 def by_name(kind: str) -> dict[str, dict[str, Any]]:
-    return {name: {kind: {"name": name}} for name in registries[kind]}
+    return {name: {kind: {"name": name}} for name in registries[kind] if (kind, name) not in SINGLE}
 
 
 def recurrent() -> list[str]:
-    """Token mixers that take no position."""
-    return [n for n in registries["attention"] if not registries["attention"][n].make.takes_position]
+    """Token mixers that take no position, without the absent one."""
+    found = registries["attention"]
+    return [name for name in found if not found[name].make.takes_position and name != "none"]
 
 
 def factors() -> dict[str, dict[str, dict[str, Any]]]:
@@ -95,7 +110,7 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
             "scale": {"attention": {"scale": 0.5}},
         },
         "ffn": {
-            **{name: {"ffn": {"name": name, **FEED_FORWARDS.get(name, {})}} for name in registries["ffn"]},
+            **{name: {"ffn": {"name": name, **FEED_FORWARDS.get(name, {})}} for name in by_name("ffn")},
             "biases": {"ffn": {"name": "glu", "width": 40, "bias": ["gate", "up", "down"]}},
             "moe before": {
                 "ffn": {"name": "moe", **FEED_FORWARDS["moe"], "top_k": 1, "normalisation": "all"}
@@ -144,6 +159,7 @@ def factors() -> dict[str, dict[str, dict[str, Any]]]:
                 "variants": {"near": {}, "far": {"position": {"name": "none"}}},
                 "pattern": ["near", "far"],
             },
+            "branches apart": APART,
             **{f"{name} and softmax": {"pattern": [name, "softmax"]} for name in recurrent()},
         },
     }

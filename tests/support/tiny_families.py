@@ -408,6 +408,40 @@ TINY |= {
         {**GRANITE, "num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "rope"},
     ),
 }
+MAMBA = {**SHAPE, **ENDS, "state_size": 12}
+NEMOTRON = {
+    **BASE,
+    "head_dim": 12,
+    "ssm_state_size": 12,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 12,
+    "layers_block_type": ["linear_attention", "full_attention", "mlp", "moe"],
+    "n_groups": 2,
+    "n_routed_experts": 6,
+    "moe_intermediate_size": 24,
+    "moe_shared_expert_intermediate_size": 28,
+    "n_group": 3,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+    "time_step_min": 0.7,
+}
+JAMBA = {
+    **BASE,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "mamba_d_state": 12,
+    "mamba_dt_rank": 3,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+}
+TINY |= {
+    "mamba2": ("mamba2", {**MAMBA, "num_heads": 4, "head_dim": 16, "n_groups": 2}),
+    "nemotron_h": ("nemotron_h", NEMOTRON),
+    "mamba": ("mamba", {**MAMBA, "use_bias": True}),
+    "falcon_mamba": ("falcon_mamba", {**MAMBA, "mixer_rms_eps": 0.03, "time_step_rank": 3}),
+    "jamba": ("jamba", JAMBA),
+    "recurrent_gemma": ("recurrent_gemma", {**BASE, "lru_width": 24, "attention_window_size": 5}),
+}
 
 MUPPED = {"embedding_multiplier": 6.0, "attention_multiplier": 0.4, "residual_multiplier": 0.3}
 MUPPED |= {"logits_scaling": 0.7}

@@ -30,6 +30,7 @@ from ablate.model.hf.gemma4 import GEMMA4_FAMILIES as GEMMA4
 from ablate.model.hf.gpt2 import GPT2
 from ablate.model.hf.gpt_kin import GPT_KIN_FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
+from ablate.model.hf.griffin import GRIFFIN_FAMILIES as GRIFFIN
 from ablate.model.hf.hybrid import HYBRID_FAMILIES as HYBRID
 from ablate.model.hf.latent import LATENT_FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
@@ -42,6 +43,7 @@ from ablate.model.hf.multiplied import MULTIPLIED_FAMILIES as MULTIPLIED
 from ablate.model.hf.own_dense import OWN_DENSE_FAMILIES as OWN_DENSE
 from ablate.model.hf.own_mixtures import OWN_MIXTURES_FAMILIES as OWN_MIXTURES
 from ablate.model.hf.phi import PHI
+from ablate.model.hf.recurrent import RECURRENT_FAMILIES as RECURRENT
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.sparse_latent import SPARSE_LATENT_FAMILIES as SPARSE_LATENT
 from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
@@ -64,7 +66,7 @@ FAMILIES: dict[str, Family] = {
         *GATED,
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,
-        *(*DELTA_HYBRIDS, *STATE_SPACE),
+        *(*DELTA_HYBRIDS, *STATE_SPACE, *RECURRENT, *GRIFFIN),
         *(*OWN_DENSE, *OWN_MIXTURES),
         *GEMMA4,
     )

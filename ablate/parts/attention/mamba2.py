@@ -21,7 +21,8 @@ class Mamba2(RecurrentMixer):
     (Dao & Gu 2024, section 7 and figure 6).
 
     u, B, C = silu(conv(W x)); d = softplus(W_d x + c). `expand` times the width are the channels of u, in
-    heads of `head_width`; `groups` have a B and a C, shared by their heads, and a norm.
+    heads of `head_width`; `groups` have a B and a C, shared by their heads, and a norm. No step is below
+    `least_step` (Nemotron-H).
     There are as many heads as that makes, whatever `model.heads` is.
     """
 
@@ -36,13 +37,14 @@ class Mamba2(RecurrentMixer):
         convolution: Annotated[int, Ge(1)] = 4,
         convolution_bias: bool = True,
         bias: bool = False,
+        least_step: Annotated[float, Ge(0)] = 0.0,
         norm: Annotated[Factory, Part("norm")] = use("rmsnorm"),
     ):
         super().__init__()
         C, inner = shape.width, round(expand * shape.width)
         H, G, P, N = inner // head_width, groups, head_width, state_width
         self.groups, self.head_width, self.state_width = G, P, N
-        self.shared = H // G
+        self.shared, self.least_step = H // G, least_step
         self.gate, self.u = Linear(C, inner, bias=bias), Linear(C, inner, bias=bias)
         self.key, self.query = Linear(C, G * N, bias=bias), Linear(C, G * N, bias=bias)
         self.step = Linear(C, H, bias=bias)
@@ -66,13 +68,17 @@ class Mamba2(RecurrentMixer):
         k = by_head(F.silu(self.key_conv(self.key(x), view, n, "k")), self.state_width)
         q = by_head(F.silu(self.query_conv(self.query(x), view, n, "q")), self.state_width)
         q, k = (y.repeat_interleave(self.shared, 1) for y in (q, k))
-        step = by_head(softplus(wide(self.step(x)) + self.time_bias), 1)
+        step = by_head(self.bounded(softplus(wide(self.step(x)) + self.time_bias)), 1)
         log_decay = -step * self.log_rate.exp()[:, None, None]
         o = view.scan(n, q, k, step * u, log_decay) + self.skip[:, None, None] * u
         gated = o.transpose(1, 2).flatten(2).to(x.dtype) * F.silu(self.gate(x))
         normed = [norm(part) for norm, part in zip(self.norms, gated.chunk(self.groups, -1), strict=True)]
         y: Tensor = self.out(torch.cat(normed, -1))
         return y
+
+    def bounded(self, step: Tensor) -> Tensor:
+        """The steps, none below the least."""
+        return step.clamp(min=self.least_step) if self.least_step else step
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:

@@ -107,7 +107,7 @@ def _piece(
     module: Module, statement: ast.stmt, kept: Pruned, reached: Reached, names: dict[Definition | Import, str]
 ) -> str:
     """A definition as it stands in its module, with what is left out left out, and names replaced."""
-    lines = module.text.splitlines(keepends=True)
+    lines = [f"{line}\n" for line in module.text.split("\n")]
     starts = [0]
     for line in lines:
         starts.append(starts[-1] + len(line))
@@ -127,8 +127,6 @@ def _piece(
     cuts = [Edit(offset(span.start), offset(span.end), "") for span in kept.spans]
     for node in kept.statements:
         first, end = whole_lines(node)
-        while end < len(lines) and not lines[end].strip():
-            end += 1
         cuts.append(Edit(starts[first], starts[end], ""))
     changes = [
         Edit(offset(span.start), offset(span.end), text)
@@ -142,6 +140,8 @@ def _piece(
         if edit.start >= at:  # not inside of what is left out
             text += module.text[at : edit.start] + edit.text
             at = edit.end
+            while text.endswith("\n\n") and module.text[at : at + 1] == "\n":  # one blank line of two
+                at += 1
     text += module.text[at : starts[end]]
     return "\n".join(line.rstrip() for line in text.strip("\n").split("\n"))
 

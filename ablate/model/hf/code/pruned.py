@@ -21,6 +21,9 @@ PLAIN_BASES = (
     "Protocol",
     "Hashable",
 )  # which call no method but those of `nn.Module`
+# Methods of ablate's own classes that training, checks and tables call, whatever else has such a name.
+BEFORE = {"check", "canonical", "costs", "needs", "refuses", "settle", "row_bytes"}
+BEFORE |= {"auxiliary", "after_step", "loss", "sums", "whole"}
 BY_NAME = ("getattr", "hasattr")
 
 
@@ -103,7 +106,7 @@ class _Pruner(ast.NodeTransformer):
             kept = [each for each in node.body if self._lasts(each, fields)] or node.body[:1]
             self.statements += [each for each in node.body if each not in kept]
             node.body = kept
-        self.read.append(set(attributes(node)))
+        self.read.append({name for each in _unsaid(node) for name in attributes(each)})
         self.generic_visit(node)
         self.read.pop()
         return node
@@ -137,8 +140,7 @@ class _Pruner(ast.NodeTransformer):
         return node
 
     def _unless_said(self, node: ast.stmt, target: ast.expr) -> ast.stmt | None:
-        said = isinstance(target, ast.Attribute) and target.attr in SAID
-        if said and self.read and target.attr not in self.read[-1]:  # type: ignore[attr-defined]
+        if _said(node) and self.read and target.attr not in self.read[-1]:  # type: ignore[attr-defined]
             self.statements.append(node)
             return None
         self.generic_visit(node)
@@ -163,6 +165,23 @@ class _Pruner(ast.NodeTransformer):
                 node.kw_defaults[n] = None
         self.generic_visit(node)
         return node
+
+
+def _said(node: ast.AST) -> bool:
+    """Whether it assigns one of `SAID`."""
+    if not isinstance(node, ast.Assign | ast.AugAssign):
+        return False
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    return isinstance(target, ast.Attribute) and target.attr in SAID
+
+
+def _unsaid(node: ast.AST) -> Iterator[ast.AST]:
+    """The expressions of a class outside of such assignments."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            yield child
+        elif not _said(child):
+            yield from _unsaid(child)
 
 
 def last(node: ast.expr) -> str:

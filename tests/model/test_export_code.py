@@ -19,7 +19,7 @@ from test_trained import a_run
 from ablate.__main__ import main
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
-from ablate.model.hf import SHARD, ExportError
+from ablate.model.hf import ExportError
 from ablate.model.hf.code import MODULE, export_code, plain_model, source_of
 from ablate.registry import load_parts, norm
 
@@ -88,7 +88,7 @@ def faults(named: dict[str, Decoder], tokens: torch.Tensor, place: Path) -> list
     """What is wrong with exports of the decoders."""
     folders = [place / str(n) for n in range(len(named))]
     for decoder, folder in zip(named.values(), folders, strict=True):
-        export_code(decoder, folder, shard=SHARD)
+        export_code(decoder, folder)
     wrong = []
     for (name, decoder), (logits, new) in zip(named.items(), read(folders, tokens), strict=True):
         with torch.no_grad():
@@ -141,7 +141,7 @@ def loaded(folder: Path) -> Any:
 def hybrid(tmp_path_factory) -> Any:
     decoder = moved(Decoder(small(pattern=["gated_deltanet", "softmax", "softmax"], dropout=0.1)))
     folder = tmp_path_factory.mktemp("exported") / "hybrid"
-    export_code(decoder, folder, shard=SHARD)
+    export_code(decoder, folder)
     return loaded(folder)
 
 
@@ -313,7 +313,7 @@ def test_a_file_that_gives_other_logits_is_not_handed_out(tmp_path, own_parts):
     )
     load_parts([str(tmp_path / "mine.py")])
     with pytest.raises(ExportError, match="gives other logits with its cache: they differ by"):
-        export_code(moved(Decoder(small(ffn="mine"))), tmp_path / "to", shard=SHARD)
+        export_code(moved(Decoder(small(ffn="mine"))), tmp_path / "to")
     assert not (tmp_path / "to").exists() and [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 

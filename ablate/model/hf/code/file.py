@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from ablate.model.hf.code.pruned import Pruned, Span, in_annotations, last, span_of
+from ablate.model.hf.code.pruned import Extent, Pruned, extent_of, in_annotations, last
 from ablate.model.hf.code.reach import Reached
 from ablate.model.hf.code.sources import Definition, Import, Module
 
 ANY = Import("typing", "Any", "Any")
 FOR_CHECKERS = ("# type: ignore", "# noqa")
-WIDTH = 110
+LINE_WIDTH = 110
 
 
 class Edit(NamedTuple):
+    """Characters of a module, from the first up to the last, and what stands in their place."""
+
     start: int
     end: int
     text: str
@@ -30,7 +32,7 @@ def write_file(reached: Reached, about: str) -> str:
     names = final_names(reached)
     sections = []
     for module in reached.modules():
-        text, short = f"# {f' {module.title} ':-^{WIDTH - 2}}", False
+        text, short = f"# {f' {module.title} ':-^{LINE_WIDTH - 2}}", False
         for statement, kept in reached.of_module(module):
             before, short = short, isinstance(statement, ast.Assign | ast.AnnAssign)
             text += "\n" if before and short else "\n\n\n"
@@ -93,7 +95,7 @@ def import_lines(imports: list[Import], names: dict[Definition | Import, str]) -
 
 def _wrapped(module: str, members: list[str]) -> str:
     line = f"from {module} import {', '.join(members)}"
-    if len(line) <= WIDTH:
+    if len(line) <= LINE_WIDTH:
         return line
     return f"from {module} import (\n" + "".join(f"    {member},\n" for member in members) + ")"
 
@@ -148,7 +150,7 @@ def _piece(
 
 def _renamed(
     module: Module, kept: Pruned, reached: Reached, names: dict[Definition | Import, str]
-) -> Iterator[tuple[Span, str]]:
+) -> Iterator[tuple[Extent, str]]:
     """Names that are others in the file. In an annotation, what is not in the file is Any."""
 
     def renamed(name: ast.Name, in_annotation: bool) -> str:
@@ -160,17 +162,17 @@ def _renamed(
     for name, noted in kept.names:
         text = renamed(name, noted)
         if text != name.id:
-            yield span_of(name), text
+            yield extent_of(name), text
     for note, text in quoted(kept.node):
         there = [each for each in ast.walk(ast.parse(text, mode="eval")) if isinstance(each, ast.Name)]
         same = all(renamed(each, True) == each.id for each in there)
-        yield span_of(note), text if same else "Any"
+        yield extent_of(note), text if same else "Any"
     if isinstance(kept.node, ast.ClassDef | ast.FunctionDef):
         text = names[Definition(module.name, kept.node.name)]
         if text != kept.node.name:
             column = kept.node.col_offset + len("class " if isinstance(kept.node, ast.ClassDef) else "def ")
             line = kept.node.lineno
-            yield Span((line, column), (line, column + len(kept.node.name.encode()))), text
+            yield Extent((line, column), (line, column + len(kept.node.name.encode()))), text
 
 
 @cache

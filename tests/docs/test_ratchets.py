@@ -17,6 +17,7 @@ FILES = sorted((ROOT / "ablate").rglob("*.py"))
 REPEATED = Path(__file__).with_name("repeated.txt")
 LONGEST = 400  # lines of a file
 CUSTOMARY = {"log", "T"}  # a file's own logger, and its own type variable, have no other name
+STAND_INS = "ablate.model.hf.code.stand_ins"  # has the names of what it stands for
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -57,7 +58,7 @@ def repeated(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
     """Name -> the modules that define it, where they are several."""
     where = defaultdict(list)
     for module, tree in trees.items():
-        for name in names(tree):
+        for name in names(tree) if module != STAND_INS else ():
             where[name].append(module)
     return {name: modules for name, modules in where.items() if len(modules) > 1 and name not in CUSTOMARY}
 

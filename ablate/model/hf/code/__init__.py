@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
-from ablate.model.hf import cast
+from ablate.model.hf import SHARD, cast
 from ablate.model.hf.code.file import write_file
 from ablate.model.hf.code.reach import WRAPPER, Reached
 from ablate.model.hf.code.sources import Definition, Sources
@@ -29,7 +29,7 @@ from ablate.spec import LayerSpec
 
 MODULE = "modeling_ablate"
 KERNELS = ("sdpa", "reference")  # the first that can
-TRIED = (2, 24)  # rows and tokens of the comparison with the decoder
+SAMPLE_SHAPE = (2, 24)  # rows and tokens of the comparison with the decoder
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest logit
 TOLERANCE_IN_HALF = 0.05
 
@@ -40,7 +40,7 @@ def export_code(
     end: int | None = None,
     *,
     dtype: torch.dtype | None = None,
-    shard: int,
+    shard: int = SHARD,
     beside: Collection[Callable[[Path], None]] = (),
 ) -> None:
     """Write the folder, whole or not at all. Arguments are as those of `ablate.model.hf.export_folder`.
@@ -96,26 +96,28 @@ def plain_model(decoder: Decoder) -> dict[str, Any]:
     return {
         **spec.shape()._asdict(),
         "dropout": spec.dropout,
-        "norm": plain(spec.norm),
-        "embedding": {name: plain(value) for name, value in spec.embedding},
-        "stream": plain(spec.stream),
+        "norm": plain_data(spec.norm),
+        "embedding": {name: plain_data(value) for name, value in spec.embedding},
+        "stream": plain_data(spec.stream),
         "loop": spec.loop.model_dump(mode="json"),
         "head": spec.head.model_dump(mode="json"),
-        "kernel": plain(kernel.parse(kernel_for(decoder))),
-        "kinds": [{name: plain(getattr(kind, name)) for name in LayerSpec.model_fields} for kind in kinds],
+        "kernel": plain_data(kernel.parse(kernel_for(decoder))),
+        "kinds": [
+            {name: plain_data(getattr(kind, name)) for name in LayerSpec.model_fields} for kind in kinds
+        ],
         "pattern": [kinds.index(layer) for layer in layers],
     }
 
 
-def plain(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
     """Raises ExportError for an option that is no plain data."""
     if isinstance(value, Options):
         return {
             "kind": value.kind,
-            **{field: plain(getattr(value, field)) for field in type(value).model_fields},
+            **{field: plain_data(getattr(value, field)) for field in type(value).model_fields},
         }
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain_data(each) for each in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ExportError(f"an option is {value!r}, and config.json holds numbers, texts and lists of them alone")
@@ -157,6 +159,7 @@ def parts_of(node: Any) -> Iterator[tuple[str, str]]:
 
 
 def about() -> str:
+    """The first lines of a file."""
     try:
         release = f" {version('ablate')}"
     except PackageNotFoundError:
@@ -183,7 +186,7 @@ def refuse_difference(file: Path, decoder: Decoder, config: dict[str, Any], stat
             model = module.AblateForCausalLM(module.AblateConfig(**config))
         model.load_state_dict(state, assign=True)
         weight = decoder.embedding.weight
-        rows, tokens = TRIED[0], min(TRIED[1], config["model"]["context"])
+        rows, tokens = SAMPLE_SHAPE[0], min(SAMPLE_SHAPE[1], config["model"]["context"])
         given = torch.randint(len(weight), (rows, tokens), generator=torch.Generator().manual_seed(0))
         given = given.to(weight.device)
         training = decoder.training

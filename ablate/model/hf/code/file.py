@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from ablate.model.hf.code.pruned import Pruned, Span, in_annotations, last, span_of
+from ablate.model.hf.code.pruned import Extent, Pruned, extent_of, in_annotations, last
 from ablate.model.hf.code.reach import Reached
 from ablate.model.hf.code.sources import Definition, Import, Module
 
 ANY = Import("typing", "Any", "Any")
 FOR_CHECKERS = ("# type: ignore", "# noqa")
-WIDTH = 110
+LINE_WIDTH = 110
 
 
 class Edit(NamedTuple):
+    """Characters of a module, from the first up to the last, and what stands in their place."""
+
     start: int
     end: int
     text: str
@@ -30,7 +32,7 @@ def write_file(reached: Reached, about: str) -> str:
     names = final_names(reached)
     sections = []
     for module in reached.modules():
-        text, short = f"# {f' {module.title} ':-^{WIDTH - 2}}", False
+        text, short = f"# {f' {module.title} ':-^{LINE_WIDTH - 2}}", False
         for statement, kept in reached.of_module(module):
             before, short = short, isinstance(statement, ast.Assign | ast.AnnAssign)
             text += "\n" if before and short else "\n\n\n"
@@ -93,7 +95,7 @@ def import_lines(imports: list[Import], names: dict[Definition | Import, str]) -
 
 def _wrapped(module: str, members: list[str]) -> str:
     line = f"from {module} import {', '.join(members)}"
-    if len(line) <= WIDTH:
+    if len(line) <= LINE_WIDTH:
         return line
     return f"from {module} import (\n" + "".join(f"    {member},\n" for member in members) + ")"
 
@@ -107,7 +109,7 @@ def _piece(
     module: Module, statement: ast.stmt, kept: Pruned, reached: Reached, names: dict[Definition | Import, str]
 ) -> str:
     """A definition as it stands in its module, with what is left out left out, and names replaced."""
-    lines = module.text.splitlines(keepends=True)
+    lines = [f"{line}\n" for line in module.text.split("\n")]
     starts = [0]
     for line in lines:
         starts.append(starts[-1] + len(line))
@@ -127,8 +129,6 @@ def _piece(
     cuts = [Edit(offset(span.start), offset(span.end), "") for span in kept.spans]
     for node in kept.statements:
         first, end = whole_lines(node)
-        while end < len(lines) and not lines[end].strip():
-            end += 1
         cuts.append(Edit(starts[first], starts[end], ""))
     changes = [
         Edit(offset(span.start), offset(span.end), text)
@@ -142,13 +142,15 @@ def _piece(
         if edit.start >= at:  # not inside of what is left out
             text += module.text[at : edit.start] + edit.text
             at = edit.end
+            while text.endswith("\n\n") and module.text[at : at + 1] == "\n":  # one blank line of two
+                at += 1
     text += module.text[at : starts[end]]
     return "\n".join(line.rstrip() for line in text.strip("\n").split("\n"))
 
 
 def _renamed(
     module: Module, kept: Pruned, reached: Reached, names: dict[Definition | Import, str]
-) -> Iterator[tuple[Span, str]]:
+) -> Iterator[tuple[Extent, str]]:
     """Names that are others in the file. In an annotation, what is not in the file is Any."""
 
     def renamed(name: ast.Name, in_annotation: bool) -> str:
@@ -160,17 +162,17 @@ def _renamed(
     for name, noted in kept.names:
         text = renamed(name, noted)
         if text != name.id:
-            yield span_of(name), text
+            yield extent_of(name), text
     for note, text in quoted(kept.node):
         there = [each for each in ast.walk(ast.parse(text, mode="eval")) if isinstance(each, ast.Name)]
         same = all(renamed(each, True) == each.id for each in there)
-        yield span_of(note), text if same else "Any"
+        yield extent_of(note), text if same else "Any"
     if isinstance(kept.node, ast.ClassDef | ast.FunctionDef):
         text = names[Definition(module.name, kept.node.name)]
         if text != kept.node.name:
             column = kept.node.col_offset + len("class " if isinstance(kept.node, ast.ClassDef) else "def ")
             line = kept.node.lineno
-            yield Span((line, column), (line, column + len(kept.node.name.encode()))), text
+            yield Extent((line, column), (line, column + len(kept.node.name.encode()))), text
 
 
 @cache

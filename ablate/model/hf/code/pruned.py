@@ -13,18 +13,21 @@ from torch import nn
 from ablate.model.hf.code.names import FUNCTIONS, annotations, bound, global_names
 
 # What parts say for training and for tables of costs, by attributes that nothing else reads.
-SAID = ("starts", "constants", "state_sizes", "state_products", "more_activations", "more_products")
-SAYING = "kept"  # the method that says it for a recurrent mixer
+TOLD = ("starts", "constants", "state_sizes", "state_products", "more_activations", "more_products")
+TELLING = "kept"  # the method that says it for a recurrent mixer
 PLAIN_BASES = (
     "Module",
     "NamedTuple",
     "Protocol",
     "Hashable",
 )  # which call no method but those of `nn.Module`
+# Methods of ablate's own classes that training, checks and tables call, whatever else has such a name.
+BEFORE = {"check", "canonical", "costs", "needs", "refuses", "settle", "row_bytes"}
+BEFORE |= {"auxiliary", "after_step", "loss", "sums", "whole"}
 BY_NAME = ("getattr", "hasattr")
 
 
-class Span(NamedTuple):
+class Extent(NamedTuple):
     """A piece of source, from one place to another: (line, column in bytes)."""
 
     start: tuple[int, int]
@@ -37,7 +40,7 @@ class Pruned:
 
     node: ast.stmt
     statements: list[ast.stmt] = field(default_factory=list)  # that are left out
-    spans: list[Span] = field(default_factory=list)  # that are left out inside of a line
+    spans: list[Extent] = field(default_factory=list)  # that are left out inside of a line
 
     @cached_property
     def attributes(self) -> frozenset[str]:
@@ -71,6 +74,7 @@ def members(statement: ast.stmt) -> frozenset[str]:
 
 
 def attributes(node: ast.AST) -> Iterator[str]:
+    """The names of attributes that are read, by `getattr` too."""
     for each in ast.walk(node):
         if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Load):
             yield each.attr
@@ -86,6 +90,7 @@ def has_known_methods(node: ast.ClassDef, own_bases: Set[str]) -> bool:
 
 
 def in_annotations(node: ast.AST) -> Iterator[ast.expr]:
+    """Every annotation in a statement."""
     for each in ast.walk(node):
         yield from annotations(each)
 
@@ -94,7 +99,7 @@ class _Pruner(ast.NodeTransformer):
     def __init__(self, asked: Set[str], own_bases: Set[str]):
         self.asked, self.own_bases = asked, own_bases
         self.statements: list[ast.stmt] = []
-        self.spans: list[Span] = []
+        self.spans: list[Extent] = []
         self.read: list[set[str]] = []  # attributes that the class at hand reads
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
@@ -103,7 +108,7 @@ class _Pruner(ast.NodeTransformer):
             kept = [each for each in node.body if self._lasts(each, fields)] or node.body[:1]
             self.statements += [each for each in node.body if each not in kept]
             node.body = kept
-        self.read.append(set(attributes(node)))
+        self.read.append({name for each in _unsaid(node) for name in attributes(each)})
         self.generic_visit(node)
         self.read.pop()
         return node
@@ -130,15 +135,14 @@ class _Pruner(ast.NodeTransformer):
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt | None:
         called = node.value.func if isinstance(node.value, ast.Call) else None
-        if isinstance(called, ast.Attribute) and called.attr == SAYING:
+        if isinstance(called, ast.Attribute) and called.attr == TELLING:
             self.statements.append(node)
             return None
         self.generic_visit(node)
         return node
 
     def _unless_said(self, node: ast.stmt, target: ast.expr) -> ast.stmt | None:
-        said = isinstance(target, ast.Attribute) and target.attr in SAID
-        if said and self.read and target.attr not in self.read[-1]:  # type: ignore[attr-defined]
+        if _said(node) and self.read and target.attr not in self.read[-1]:  # type: ignore[attr-defined]
             self.statements.append(node)
             return None
         self.generic_visit(node)
@@ -148,8 +152,8 @@ class _Pruner(ast.NodeTransformer):
         """`Annotated[int, Gt(0)]` is `int`."""
         if last(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
             first = node.slice.elts[0]
-            whole, inside = span_of(node), span_of(first)
-            self.spans += [Span(whole.start, inside.start), Span(inside.end, whole.end)]
+            whole, inside = extent_of(node), extent_of(first)
+            self.spans += [Extent(whole.start, inside.start), Extent(inside.end, whole.end)]
             kept: ast.expr = self.visit(first)
             return kept
         self.generic_visit(node)
@@ -159,10 +163,27 @@ class _Pruner(ast.NodeTransformer):
         """An option that is a part has no default: the config names every option."""
         for n, default in enumerate(node.kw_defaults):
             if isinstance(default, ast.Call) and last(default.func) == "use":
-                self.spans.append(Span(span_of(node.kwonlyargs[n]).end, span_of(default).end))
+                self.spans.append(Extent(extent_of(node.kwonlyargs[n]).end, extent_of(default).end))
                 node.kw_defaults[n] = None
         self.generic_visit(node)
         return node
+
+
+def _said(node: ast.AST) -> bool:
+    """Whether it assigns one of `TOLD`."""
+    if not isinstance(node, ast.Assign | ast.AugAssign):
+        return False
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    return isinstance(target, ast.Attribute) and target.attr in TOLD
+
+
+def _unsaid(node: ast.AST) -> Iterator[ast.AST]:
+    """The expressions of a class outside of such assignments."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            yield child
+        elif not _said(child):
+            yield from _unsaid(child)
 
 
 def last(node: ast.expr) -> str:
@@ -172,6 +193,7 @@ def last(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def span_of(node: ast.expr | ast.arg) -> Span:
+def extent_of(node: ast.expr | ast.arg) -> Extent:
+    """Where an expression or an argument stands."""
     assert node.end_lineno is not None and node.end_col_offset is not None
-    return Span((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))
+    return Extent((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))

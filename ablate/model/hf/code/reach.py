@@ -5,7 +5,7 @@ import builtins
 from collections.abc import Iterable, Iterator
 
 from ablate.model.hf.code.names import global_names
-from ablate.model.hf.code.pruned import Pruned, has_known_methods, last, pruned
+from ablate.model.hf.code.pruned import BEFORE, Pruned, has_known_methods, last, pruned
 from ablate.model.hf.code.sources import Definition, Import, Module, Sources
 from ablate.model.hf.family import ExportError
 
@@ -72,6 +72,7 @@ class Reached:
         statement = self.statement(each)
         if each.module == WRAPPER:  # transformers calls its methods
             return Pruned(statement)
+        asked = asked - BEFORE if each.module.startswith("ablate.") else asked
         return pruned(statement, asked, self._known_bases(each.module, statement))
 
     def _known_bases(self, module: str, statement: ast.stmt) -> set[str]:

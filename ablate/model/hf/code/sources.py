@@ -15,7 +15,7 @@ from ablate.model.hf.family import ExportError
 STAND_INS = "ablate.model.hf.code.stand_ins"
 # What a file has in the place of definitions of ablate: names of `STAND_INS`.
 KINDS = ("norm", "activation", "ffn", "position", "scaling", "attention", "kernel", "placement", "topology")
-INSTEAD = {
+REPLACED_BY = {
     **{("ablate.registry", kind): kind for kind in (*KINDS, "stream", "lookup")},
     ("ablate.spec", "ModelSpec"): "ModelSpec",
     ("ablate.parts.linear", "Linear"): "Linear",
@@ -77,14 +77,14 @@ class Sources:
         """The modules of ours that one needs to stand before it."""
         for found in self.module(module).imported.values():
             if self.ours(found.module):
-                replaced = (found.module, found.attribute) in INSTEAD
+                replaced = (found.module, found.attribute) in REPLACED_BY
                 yield STAND_INS if replaced else found.module
 
     def meaning(self, module: str, name: str) -> Definition | Import | None:
         """What a name at the top of a module means; None where nothing there defines it. Raises ExportError
         for what a file cannot import."""
-        if (module, name) in INSTEAD:
-            return Definition(STAND_INS, INSTEAD[module, name])
+        if (module, name) in REPLACED_BY:
+            return Definition(STAND_INS, REPLACED_BY[module, name])
         here = self.module(module)
         if name in here.defined:
             return Definition(module, name)

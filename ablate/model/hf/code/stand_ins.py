@@ -98,6 +98,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def sdpa(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
+    """What computes attention to values v under a mask."""
     return F.scaled_dot_product_attention
 
 

@@ -99,6 +99,7 @@ def first_call(tokens: Tensor, mask: Tensor | None, prefix: Tensor | None) -> Fo
 
 
 def padded_right(call: ForwardContext) -> bool:
+    """Whether some row ends before the others."""
     return call.document is not None and bool((call.document[:, -1] < 0).any())
 
 

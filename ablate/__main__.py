@@ -143,8 +143,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--json", action="store_true", help="print the answer as JSON")
 
-    add = command("campaign", referee, "Say how far a campaign is, or write its report.")
-    add.add_argument("action", choices=("status", "report"), help="what to do")
+    add = command("campaign", referee, "Say how far a campaign is, write its report, or serve it (MCP).")
+    add.add_argument("action", choices=("status", "report", "serve"), help="what to do")
     add.add_argument("name", metavar="NAME", help="of its folder")
     add.add_argument("--experiments", type=Path, default=Path("experiments"), metavar="FOLDER", help="where")
     add.add_argument("--json", action="store_true", help="print it as JSON")

@@ -43,7 +43,7 @@ class TryEntry(Strict):
 
 
 class BaselineEntry(Strict):
-    """What a baseline is, and its runs so far. `number` 0 is the campaign's own."""
+    """What a baseline is, and its runs so far. The campaign's own has the number 0."""
 
     baseline: int
     overrides: tuple[str, ...]
@@ -90,9 +90,14 @@ class State:
         return [each for each in self.tries.values() if each.baseline == baseline and each.number != but]
 
     def take(self, entry: TryEntry | BaselineEntry) -> None:
-        """Take in one more line."""
+        """Take in one more line. What is kept is the baseline from then on, not run yet."""
         if isinstance(entry, TryEntry):
             self.tries[entry.number] = entry
+            if entry.word == "keep":
+                overrides = merged(self.baselines[entry.baseline].overrides, entry.change)
+                self.take(
+                    BaselineEntry(baseline=entry.baseline + 1, overrides=overrides, identity=entry.identity)
+                )
         elif entry.baseline < len(self.baselines):
             self.baselines[entry.baseline] = entry
         else:

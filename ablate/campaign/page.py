@@ -90,7 +90,7 @@ def campaign_facts(state: State) -> Iterator[tuple[str, str]]:
     yield "metric", f"{rules.metric} ({rules.better} is better)"
     yield "margin", f"{rules.margin:g}"
     yield "tries", f"{spent} of {rules.tries} planned"
-    yield "alpha", f"{rules.alpha:g}: {short(rules.alpha * spent / rules.tries)} spent, "
+    yield "alpha", f"{rules.alpha:g}, of which {short(rules.alpha * spent / rules.tries)} is spent"
     yield "wealth left", short(rules.alpha * max(0, state.left) / rules.tries)
     yield "next e-value needed", short(float(np.exp(threshold_now(state))))
     yield "runs", f"{state.runs} ({sum(len(b.values) for b in state.baselines)} of baselines)"

@@ -53,7 +53,8 @@ class Answer:
     @property
     def lines(self) -> list[str]:
         """The answer for a terminal."""
-        more = f": {self.more} more runs would settle it" if self.word == "undecided" and self.more else ""
+        runs = f"{self.more} more run{'s' * (self.more != 1)}"
+        more = f": {runs} would settle it" if self.word == "undecided" and self.more else ""
         pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
         effect = (
             "" if self.difference is None else f"{self.difference:+.4f} against the baseline over {pairs}; "
@@ -67,7 +68,8 @@ class Answer:
 
 
 class CampaignRunner:
-    """One campaign on this machine. A try holds the campaign's lock: others wait for it."""
+    """One try of a campaign on this machine; another change needs a runner of its own. It holds the lock of
+    the campaign: others wait for it."""
 
     def __init__(self, folder: Path, **options: Any):
         self.folder = folder
@@ -107,7 +109,8 @@ class CampaignRunner:
             )
             journal.add(state, entry)
             if entry.word == "keep":
-                self.measure_again(journal, state, planned, identity)
+                # The study is planned with the arm in its place: its runs on new seeds are the baseline's.
+                self.measure_baseline(journal, state, self.runs_of(planned, state, FIRST)[CHANGE])
             return self.answer(state, entry)
 
     def begin(self, journal: Journal) -> State:
@@ -171,7 +174,7 @@ class CampaignRunner:
             pairs = len(entry.values)
             if decision.word != "undecided" or pairs >= most:
                 break
-            seeds = range(pairs, min(most, pairs + max(1, len(self.workspace.slots) // 2 or 1)))
+            seeds = range(pairs, min(most, pairs + max(1, len(self.workspace.slots) // 2)))
             base, own = [runs[BASELINE][n] for n in seeds], [runs[CHANGE][n] for n in seeds]
             self.runs.train([*base, *own], {run.seed: run.id for run in base})  # in this order, in one go
             self.measure_baseline(journal, state, base)
@@ -189,15 +192,6 @@ class CampaignRunner:
                 "more": decision.more,
             }
         )
-
-    def measure_again(self, journal: Journal, state: State, planned: Plan, identity: str) -> None:
-        """Make the arm that was kept the baseline, and measure it on seeds that chose nothing."""
-        kept = max(each.number for each in state.tries.values() if each.word == "keep")
-        overrides = overrides_of(state, state.tries[kept].change)
-        journal.add(state, BaselineEntry(baseline=state.keeps, overrides=overrides, identity=identity))
-        # The study is planned with the arms in their places, so the arm's runs on new seeds are those of now.
-        runs = self.runs_of(planned, state, FIRST)[CHANGE]
-        self.measure_baseline(journal, state, runs)
 
     def answer(self, state: State, entry: TryEntry) -> Answer:
         """The answer that an entry stands for."""

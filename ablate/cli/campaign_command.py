@@ -10,6 +10,7 @@ from ablate.campaign.rules import CampaignError
 
 PLACES = ("experiments", "runs", "cache")  # options of a try that are folders
 NUMBERS = ("more", "slots")
+OPTIONS = ("campaign", "gpus", *PLACES, *NUMBERS)
 USAGE = "usage: ablate try [FILE.py] KEY=VALUE... campaign=NAME [more=N] [slots=N] [runs=FOLDER] [--json]"
 
 
@@ -19,7 +20,7 @@ def try_words(words: Sequence[str]) -> tuple[Path, list[str], int, dict[str, Any
     options: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and key in ("campaign", "gpus", *PLACES, *NUMBERS):
+        if equals and key in OPTIONS:
             options[key] = value
         else:
             change.append(word)
@@ -54,7 +55,12 @@ def try_command(words: Sequence[str], as_json: bool) -> int:
 
 
 def campaign_command(action: str, folder: Path, as_json: bool) -> int:
-    """Print how far a campaign is, or write its report."""
+    """Print how far a campaign is, write its report, or serve it."""
+    if action == "serve":
+        from ablate.cli.campaign_server import serve
+
+        serve(folder)
+        return 0
     state = write_campaign_report(folder) if action == "report" else state_of(folder)
     if as_json:
         print(json.dumps(status_json(folder), indent=1))

@@ -21,6 +21,9 @@ from omegaconf import OmegaConf
 from pages import LANGUAGES, PAGES, ROOT, TUTORIALS, Fenced, as_ablate, blocks
 
 from ablate.__main__ import HYDRA, parser
+from ablate.campaign.rules import load_campaign, merged
+from ablate.cli.campaign_command import try_words
+from ablate.cli.campaign_runs import campaign_options
 from ablate.cli.compose import BESIDE, ConfigError, Rest, job, plain_config
 from ablate.cli.hints import TRAIN
 from ablate.cli.options import SweepOptions
@@ -83,6 +86,14 @@ def check_sweep(overrides: list[str], folder: Path) -> None:
         assert any((place / options.experiment / "study.yaml").is_file() for place in places)
 
 
+def check_try(words: list[str], folder: Path) -> None:
+    """The change beside the baseline of a campaign that the page has shown is a run."""
+    place, change, _, options = try_words(words)
+    rules = load_campaign(folder / place)
+    campaign_options(folder / place, **options)
+    check_run(*merged(rules.base, change))
+
+
 def check_command(words: list[str], folder: Path) -> Path:
     """Check a command of a page; returns the folder in which the next one stands."""
     own = as_ablate(words)
@@ -93,6 +104,8 @@ def check_command(words: list[str], folder: Path) -> Path:
             check_run(*own[1:])
         elif own[0] == "sweep":
             check_sweep(own[1:], folder)
+        elif own[0] == "try":
+            check_try(parser().parse_args(own).words, folder)
         else:
             options = parser().parse_args(own)
             if own[0] == "init":
@@ -170,6 +183,8 @@ def test_a_page_s_blocks_are_accepted(page, folder):
                 write_file(block, folder)
             if block.file and block.file.endswith("study.yaml"):
                 check_study(load(folder / block.file))
+            elif block.file and block.file.endswith("campaign.yaml"):
+                check_run(*load_campaign((folder / block.file).parent).base)
             elif block.language == "console":
                 check_console(block)
             elif block.language == "bash":

@@ -167,7 +167,6 @@ def test_the_referee_decides_as_the_simulation_does() -> None:
         if decision.word == "keep":
             kept.append(t)
             gained += draws.gains[0, t]
-            state.take(BaselineEntry(baseline=state.keeps, overrides=(), identity=str(t)))
     simulated = referee(draws, 3.0)
     assert kept == np.flatnonzero(simulated.kept[0]).tolist() and len(kept) > 2
     assert state.runs == simulated.runs[0]

@@ -180,8 +180,8 @@ def _litdata(path: Path, _: np.dtype) -> Shard:
         raise ValueError(f"{LITDATA_INDEX} beside it does not name it")
     if config.get("compression") or config.get("encryption"):
         raise ValueError("it is compressed or encrypted; write it without (litdata.optimize)")
-    kind, _, code = str(config["data_format"][0]).partition(":")
-    if len(config["data_format"]) != 1 or kind != "no_header_tensor" or not code.isdigit():
+    kind, colon, code = str(config["data_format"][0]).partition(":")
+    if len(config["data_format"]) != 1 or kind != "no_header_tensor" or not (colon and code.isdigit()):
         raise ValueError(f"its items are {config['data_format']}, not rows of tokens (no_header_tensor)")
     dtype = np.dtype(LITDATA_DTYPES[int(code)]) if int(code) in LITDATA_DTYPES else None
     if dtype is None:

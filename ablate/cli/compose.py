@@ -37,7 +37,14 @@ from ablate.train.settings import (
 if TYPE_CHECKING:
     from ablate.cli.estimate import RunDesign
 
-Objective = Literal["validation/loss", "validation/perplexity", "validation/bits_per_byte"]
+Objective = Literal[
+    "validation/loss",
+    "validation/perplexity",
+    "validation/bits_per_byte",
+    "validation/macro/loss",
+    "validation/macro/perplexity",
+    "validation/macro/bits_per_byte",
+]
 OBJECTIVE: Objective = "validation/loss"
 MOST_SAMPLED = 100_000  # tokens of the text that is shown at the end
 BESIDE = ("keep", "logger")  # the settings that stand beside `trainer` in conf/train.yaml, not in it

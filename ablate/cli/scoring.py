@@ -1,9 +1,11 @@
 """What is measured on the trained models of a study: which measures, whether they can be computed, and the
 computing of those that are missing."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -13,14 +15,19 @@ from ablate.cli.isolated import process_pool
 from ablate.cli.mirrors import run_logger
 from ablate.cli.options import SweepOptions
 from ablate.cli.workspace import Workspace
-from ablate.spec import RunSpec
+from ablate.spec import MACRO, RunSpec
 from ablate.study.design import runs
 from ablate.study.design.claim import of_runs
 from ablate.study.design.planned import LOSSES, Plan
 from ablate.study.design.study import Study
 
 # The metrics that training itself gives.
-OF_TRAINING = (*(f"validation/{loss}" for loss in LOSSES), "counts/*", "speed/*", "memory/*")
+OF_TRAINING = (
+    *(f"validation/{loss}" for loss in LOSSES),
+    *(f"validation/*/{loss}" for loss in LOSSES),
+    *("counts/*", "speed/*", "memory/*"),
+)
+OF_A_SET = re.compile(rf"(?:validation|heldout)/([^/]+)/(?:{'|'.join(LOSSES)})")
 
 
 def requested_metrics(study: Study) -> list[str]:
@@ -73,19 +80,40 @@ def check_heldout(planned: Plan, workspace: Workspace) -> None:
     that is too long."""
     from ablate.data.stream import Stream
     from ablate.measure import reads_heldout
+    from ablate.train.texts import texts_of
 
     measures = requested_measures(planned.study, workspace.options)
     reading = [name for name in measures if reads_heldout(name)]
     for arm in planned.arms if reading else ():
         spec = RunSpec.model_validate(arm.spec)
-        split = workspace.text(spec.data).splits["heldout"]
-        if split.loss_mask is not None and "heldout" not in reading:
-            continue  # skill reads examples of any length
-        try:
-            Stream(split, spec.model.context, spec.data.documents, 0, spec.data.prefix)
-        except ValueError as error:
-            reason = f"arm {arm.name}: {', '.join(reading)} would fail after the runs: {error}"
-            raise ConfigError([reason]) from None
+        texts = texts_of(workspace.text(spec.data), "heldout")
+        for split in (*texts.main.values(), *texts.sets.values()):
+            if split.loss_mask is not None and "heldout" not in reading:
+                continue  # skill reads examples of any length
+            try:
+                Stream(split, spec.model.context, spec.data.documents, 0, spec.data.prefix)
+            except ValueError as error:
+                reason = f"arm {arm.name}: {', '.join(reading)} would fail after the runs: {error}"
+                raise ConfigError([reason]) from None
+
+
+def check_sets(planned: Plan) -> None:
+    """Raise ConfigError where a metric of the study is of a set that some arm has not."""
+    study = planned.study
+    metrics = [*requested_metrics(study), *([study.tune.metric] if study.tune else [])]
+    for name in dict.fromkeys(metrics):
+        asked = OF_A_SET.fullmatch(name)
+        for arm in planned.arms if asked else ():
+            sets = set_names(arm.spec["data"])
+            if asked and asked[1] not in sets:
+                there = f"its sets are {', '.join(sets)}" if sets else "it has none; see data.sets"
+                raise ConfigError([f"{name}: arm {arm.name} has no set {asked[1]}; {there}"])
+
+
+def set_names(data: Mapping[str, Any]) -> list[str]:
+    """What the sets of a text are called, and their mean."""
+    sets = data.get("sets") or data["source"].get("sources") or {}
+    return [*sorted(sets), MACRO] if sets else []
 
 
 def score_missing(

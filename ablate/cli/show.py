@@ -1,5 +1,6 @@
 """What a person sees of a plan and of a finished run, as tables of the terminal."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -30,7 +31,8 @@ def name_table(title: str, rows: list[tuple[str, str]]) -> Table:
 def show_plan(console: Console, todo: "TrainJob", estimate: "RunEstimate", status: str) -> None:
     """Print the design of a run and its costs; those that are counted, exactly."""
     spec, costs, kernel = todo.spec, todo.design.costs, todo.design.kernel
-    console.print(name_table(f"Run {todo.id} ({status})", [*description(spec), ("kernel", kernel)]))
+    design = [*description(spec), *text_lines(todo), ("kernel", kernel)]
+    console.print(name_table(f"Run {todo.id} ({status})", design))
     console.print()
     rows = [
         ("parameters", exact_amount(costs.parameters)),
@@ -48,6 +50,19 @@ def show_plan(console: Console, todo: "TrainJob", estimate: "RunEstimate", statu
         ("time", f"about {duration(estimate.seconds)} at half of this machine's matrix-product rate"),
     ]
     console.print(name_table("Costs", rows))
+
+
+def text_lines(todo: "TrainJob") -> Iterator[tuple[str, str]]:
+    """How often the training text is read; of a mixture each source, with its share of the tokens."""
+    from ablate.data.blend import epochs
+    from ablate.data.source.mixture import BLOCK
+
+    ingredients = todo.prepared.ingredients
+    for name, times in epochs(todo.prepared, todo.spec).items():
+        share = f"{ingredients[name].rows / BLOCK:.2%} of the tokens, " if ingredients else ""
+        yield f"text {name}".rstrip(), f"{share}read {times:.2f} times"
+    if todo.prepared.sets:
+        yield "sets", ", ".join(todo.prepared.sets)
 
 
 def exact_amount(count: float, unit: str = "") -> str:
@@ -108,6 +123,7 @@ def show_record(console: Console, record: RunRecord) -> None:
         value = metrics.get(name)
         if value is not None:
             rows.append((label, f"{value:.4f}"))
+    rows += [(f"validation loss, {name}", f"{loss:.4f}") for name, loss in by_set(metrics)]
     for source, key, label, unit in (
         (record.counts, "parameters", "parameters", ""),
         (record.counts, "training_flops", "FLOPs a token", ""),
@@ -126,6 +142,14 @@ def show_record(console: Console, record: RunRecord) -> None:
         )
     )
     console.print(name_table(f"Run {record.id}", rows))
+
+
+def by_set(metrics: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
+    """The validation losses of the sets, and their mean."""
+    for metric, value in metrics.items():
+        kind, *name, number = metric.split("/")
+        if (kind, number) == ("validation", "loss") and name and value is not None:
+            yield "/".join(name), value
 
 
 def matching_label(matched: Matched) -> str:

@@ -14,7 +14,7 @@ from ablate.cli.compose import ConfigError, plain_config, validated
 from ablate.cli.exits import FAILED, WRONG, fail, stopping, writing
 from ablate.cli.jobs import Jobs
 from ablate.cli.options import SweepOptions
-from ablate.cli.scoring import check_heldout, check_measures, requested_measures, score_missing
+from ablate.cli.scoring import check_heldout, check_measures, check_sets, requested_measures, score_missing
 from ablate.cli.show import print_outlook
 from ablate.cli.terminal import PlainConsole
 from ablate.cli.workspace import Workspace
@@ -157,6 +157,7 @@ class Sweep:
             parent = arm.spec.get("parent")
             if parent and not (store.folder(parent) / "record.json").is_file():
                 raise ConfigError([f"arm {arm.name}: init_from: {parent} is not in {store.root}; see runs="])
+        check_sets(planned)
         check_heldout(planned, self.workspace)
         return planned
 

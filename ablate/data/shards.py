@@ -6,8 +6,11 @@
 | npy | .npy of NumPy | NumPy's | between end tokens |
 | llmc | .bin of llm.c and modded-nanoGPT | 256 int32: 20240520, version, tokens | end token before each |
 | megatron | .bin with .idx beside it | the index | the index |
+| litdata | chunk-*.bin of litgpt, with index.json | uint32: items, where each begins | its items |
+| litpkds | .bin of TinyLlama, earlier litgpt | LITPKDS, version, number type, tokens | between end tokens |
 """
 
+import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,16 +26,30 @@ LLMC_DTYPES = {1: np.uint16, 7: np.uint32}  # by version; 7 is that of Llama 3's
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 MEGATRON_DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 NUMPY_MAGIC = b"\x93NUMPY"
+LITPKDS_MAGIC, LITPKDS_HEADER = b"LITPKDS", 24
+LITDATA_INDEX = "index.json"
+LITDATA_DTYPES = {
+    11: np.uint8,
+    12: np.int8,
+    13: np.int16,
+    14: np.int16,
+    15: np.int32,
+    16: np.int32,
+    17: np.int64,
+    18: np.int64,
+}
 BLOCK = 1 << 22  # tokens that are searched for end tokens at once
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: `tokens` (N,), and `offsets` (documents + 1,) where its format says them."""
+    """One file: `tokens` (N,), and `offsets` (documents + 1,) where its format says them. A `padded` one may
+    be filled up with end tokens behind its last document."""
 
     path: Path
     tokens: np.ndarray
     offsets: np.ndarray | None = None
+    padded: bool = False
 
     def documents(self, end: int | None, border: Literal["after", "before"]) -> Iterator[np.ndarray]:
         """The documents in order, none of them empty. The token `end` belongs to the document that it ends,
@@ -45,14 +62,18 @@ class Shard:
         if self.offsets is not None:
             yield from zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
             return
-        at = 0
+        at, size = 0, len(self.tokens)
         if end is not None:
-            for first in range(0, len(self.tokens), BLOCK):
-                for found in np.flatnonzero(self.tokens[first : first + BLOCK] == end):
+            if self.padded:
+                others = np.flatnonzero(self.tokens != end)
+                size = int(others[-1]) + 1 if len(others) else 0
+                size += border == "after" and size < len(self.tokens)
+            for first in range(0, size, BLOCK):
+                for found in np.flatnonzero(self.tokens[first : min(first + BLOCK, size)] == end):
                     last = first + int(found) + (border == "after")
                     yield at, last
                     at = last
-        yield at, len(self.tokens)
+        yield at, size
 
 
 def open_shard(path: Path, format: str, dtype: np.dtype) -> Shard:
@@ -62,8 +83,8 @@ def open_shard(path: Path, format: str, dtype: np.dtype) -> Shard:
         head = file.read(12)
     known = _format_of(path, head) if format == "auto" else format
     try:
-        shard = {"raw": _raw, "npy": _npy, "llmc": _llmc, "megatron": _megatron}[known](path, dtype)
-    except (ValueError, struct.error, OSError) as error:
+        shard = READERS[known](path, dtype)
+    except (ValueError, KeyError, TypeError, struct.error, OSError) as error:
         raise DataError(f"tokens: {path} is no whole file of the format {known}: {error}") from error
     if not len(shard.tokens):
         raise DataError(f"tokens: {path} has no tokens in it; leave it out")
@@ -77,6 +98,10 @@ def _format_of(path: Path, head: bytes) -> str:
         return "npy"
     if path.with_suffix(".idx").is_file():
         return "megatron"
+    if head.startswith(LITPKDS_MAGIC):
+        return "litpkds"
+    if path.suffix == ".bin" and path.with_name(LITDATA_INDEX).is_file():
+        return "litdata"
     if len(head) == 12 and struct.unpack("<3i", head)[0] == LLMC_MAGIC:
         return "llmc"
     return "raw"
@@ -131,3 +156,53 @@ def _megatron(path: Path, _: np.dtype) -> Shard:
     if not len(borders) or borders[0] != 0 or borders[-1] != sequences or (np.diff(borders) < 0).any():
         raise ValueError("the documents of its index do not cover its sequences")
     return Shard(path, tokens, starts[borders])
+
+
+def _litpkds(path: Path, _: np.dtype) -> Shard:
+    with path.open("rb") as file:
+        header = file.read(LITPKDS_HEADER)
+    magic, version, code, count = struct.unpack("<7sQBQ", header)
+    if magic != LITPKDS_MAGIC or version != 1 or code not in MEGATRON_DTYPES:
+        raise ValueError(f"version {version} or number type {code} of its header is not known")
+    dtype = np.dtype(MEGATRON_DTYPES[code])
+    needed = LITPKDS_HEADER + count * dtype.itemsize
+    if path.stat().st_size != needed:
+        raise ValueError(f"it has {path.stat().st_size} bytes, and its header says {needed}")
+    tokens = np.memmap(path, dtype=dtype, mode="r", offset=LITPKDS_HEADER, shape=(count,))
+    return Shard(path, tokens, padded=True)
+
+
+def _litdata(path: Path, _: np.dtype) -> Shard:
+    index = json.loads(path.with_name(LITDATA_INDEX).read_bytes())
+    config = index["config"]
+    known = [chunk for chunk in index["chunks"] if chunk["filename"] == path.name]
+    if not known:
+        raise ValueError(f"{LITDATA_INDEX} beside it does not name it")
+    if config.get("compression") or config.get("encryption"):
+        raise ValueError("it is compressed or encrypted; write it without (litdata.optimize)")
+    kind, colon, code = str(config["data_format"][0]).partition(":")
+    if len(config["data_format"]) != 1 or kind != "no_header_tensor" or not (colon and code.isdigit()):
+        raise ValueError(f"its items are {config['data_format']}, not rows of tokens (no_header_tensor)")
+    dtype = np.dtype(LITDATA_DTYPES[int(code)]) if int(code) in LITDATA_DTYPES else None
+    if dtype is None:
+        raise ValueError(f"the number type {code} of its items is not known")
+    (items,) = np.fromfile(path, "<u4", 1).tolist()
+    begins = np.fromfile(path, "<u4", items + 1, offset=4).astype(np.int64)
+    header = 4 * (items + 2)
+    if items != known[0]["chunk_size"] or len(begins) != items + 1 or begins[0] != header:
+        raise ValueError("its header and the index do not agree")
+    offsets, rest = np.divmod(begins - header, dtype.itemsize)
+    if rest.any() or (np.diff(offsets) < 0).any() or path.stat().st_size != begins[-1]:
+        raise ValueError("its items do not cover it, one after another")
+    tokens = np.memmap(path, dtype=dtype, mode="r", offset=header) if offsets[-1] else np.empty(0, dtype)
+    return Shard(path, tokens, offsets)
+
+
+READERS = {
+    "raw": _raw,
+    "npy": _npy,
+    "llmc": _llmc,
+    "megatron": _megatron,
+    "litpkds": _litpkds,
+    "litdata": _litdata,
+}

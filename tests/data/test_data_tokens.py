@@ -1,5 +1,6 @@
 """Token shards of other tools: the same tokens and documents from each format, and damage refused."""
 
+import json
 import struct
 from pathlib import Path
 
@@ -51,14 +52,36 @@ def megatron(folder: Path, sequences_each: int = 1) -> Path:
     return folder / "a.bin"
 
 
+def litpkds(folder: Path) -> Path:
+    """As TinyLlama's builder leaves its last chunk: filled up with the token that separates documents."""
+    tokens = np.append(flat(), [END] * 7).astype("<u2")
+    header = b"LITPKDS" + struct.pack("<QBQ", 1, 8, len(tokens))
+    (folder / "a.bin").write_bytes(header + tokens.tobytes())
+    return folder / "a.bin"
+
+
+def litdata(folder: Path, dtype: str = "<i4", code: int = 16, **config: object) -> Path:
+    """Two chunks, as `litdata.optimize` writes documents for the TokensLoader that litgpt reads by."""
+    chunks = []
+    for name, documents in (("chunk-0-0.bin", DOCUMENTS[:25]), ("chunk-0-1.bin", DOCUMENTS[25:])):
+        items = [np.array([*document, END]).astype(dtype).tobytes() for document in documents]
+        begins = np.cumsum([4 + 4 * (len(items) + 1), *map(len, items)]).astype("<u4")
+        content = np.array([len(items)], "<u4").tobytes() + begins.tobytes() + b"".join(items)
+        (folder / name).write_bytes(content)
+        chunks.append({"filename": name, "chunk_size": len(items), "chunk_bytes": len(content), "dim": 0})
+    form = {"compression": None, "data_format": [f"no_header_tensor:{code}"], **config}
+    (folder / "index.json").write_text(json.dumps({"chunks": chunks, "config": form}))
+    return folder / "chunk-0-0.bin"
+
+
 def made(folder: Path, cache: Path, **options) -> Prepared:
     source = {"name": "tokens", "end": END, "validation": 0.1, "heldout": 0.1, **options}
-    source.setdefault("files", [str(folder / "a.*")])
+    source.setdefault("files", [str(folder / "*.*")])
     data = {"source": source, "tokenizer": {"name": "symbols", "vocab": 10}}
     return prepare(DataSpec.model_validate(data), cache)
 
 
-@pytest.mark.parametrize("write", [raw, olmo, npy, megatron])
+@pytest.mark.parametrize("write", [raw, olmo, npy, megatron, litpkds, litdata])
 def test_every_format_gives_the_same_tokens_and_documents(write, tmp_path):
     write(tmp_path)
     prepared = made(tmp_path, tmp_path / "cache")
@@ -128,3 +151,44 @@ def test_a_damaged_index_is_refused(tmp_path):
         index.write_bytes(broken)
         with pytest.raises(DataError, match="no whole file of the format megatron"):
             open_shard(path, "auto", np.dtype("uint16"))
+
+
+def test_a_chunk_that_begins_documents_with_its_token_loses_what_it_was_filled_with(tmp_path):
+    tokens = np.append(flat(after=False), [END] * 7).astype("<u2")
+    (tmp_path / "a.bin").write_bytes(b"LITPKDS" + struct.pack("<QBQ", 1, 8, len(tokens)) + tokens.tobytes())
+    shard = open_shard(tmp_path / "a.bin", "auto", np.dtype("uint16"))
+    found = [document.tolist() for document in shard.documents(END, "before")]
+    assert found == [[END, *document] for document in DOCUMENTS]
+    full = np.array([END] * 5, "<u2")
+    (tmp_path / "a.bin").write_bytes(b"LITPKDS" + struct.pack("<QBQ", 1, 8, 5) + full.tobytes())
+    shard = open_shard(tmp_path / "a.bin", "auto", np.dtype("uint16"))
+    assert not list(shard.documents(END, "before"))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"compression": "zstd"}, "compressed or encrypted"),
+        ({"data_format": ["no_header_tensor:0"]}, "number type 0 of its items is not known"),
+        ({"data_format": ["int"]}, "not rows of tokens"),
+        ({"data_format": ["no_header_tensor:18"]}, "do not cover it"),
+    ],
+)
+def test_chunks_of_another_kind_are_refused(config, said, tmp_path):
+    with pytest.raises(DataError, match=said):
+        open_shard(litdata(tmp_path, **config), "auto", np.dtype("uint16"))
+
+
+def test_chunks_that_are_cut_short_or_that_the_index_does_not_know_are_refused(tmp_path):
+    for write in (litpkds, litdata):
+        folder = tmp_path / write.__name__
+        folder.mkdir()
+        path = write(folder)
+        whole = path.read_bytes()
+        for broken in (whole[:-2], whole[:10], whole + b"\0\0"):
+            path.write_bytes(broken)
+            with pytest.raises(DataError, match=f"no whole file of the format {write.__name__}"):
+                open_shard(path, "auto", np.dtype("uint16"))
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="does not name it"):
+        open_shard(path.rename(path.with_name("chunk-1-0.bin")), "auto", np.dtype("uint16"))

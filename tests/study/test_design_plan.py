@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from study_fakes import GROUPS, RATES, Fake, study
 
+from ablate.study.design.arms import expand
 from ablate.study.design.differences import differences, fetch, flatten, put
+from ablate.study.design.gates import Planning
 from ablate.study.design.plan import plan
 from ablate.study.design.planned import Facts, Plan
 from ablate.study.design.study import StudyError
@@ -68,6 +70,19 @@ def test_what_does_not_compare_is_refused(data, metric: str, said: str | None, m
     else:
         (line,) = refused(**changes)
         assert line.startswith("arm other: ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["data.source.weights.code", "data.source.most_epochs"], None),
+        (["data.source.weights.code", "data.source.sources.code.files"], "its text is not the baseline's"),
+        (["data.sets.code.files"], "its text is not the baseline's"),
+    ],
+)
+def test_other_weights_of_the_same_sources_compare(paths: list[str], said: str | None) -> None:
+    planning = Planning(study(), "", (), expand(study()), Fake(), {})
+    assert [line.partition(",")[0] for line in planning.incomparable(paths)] == ([said] if said else [])
 
 
 def test_the_refusals_of_all_arms_come_at_once() -> None:

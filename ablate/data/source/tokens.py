@@ -15,7 +15,7 @@ from ablate.data.source import SPLITS, DataError, Source, SplitName
 from ablate.registry import source
 
 
-@source("tokens", paper="Token shards of nanoGPT, llm.c, OLMo-core, Megatron-LM")
+@source("tokens", paper="Token shards of nanoGPT, llm.c, OLMo-core, Megatron-LM, litgpt")
 class Tokens(Source):
     """Tokens that another tool has made, read as they are.
 
@@ -24,8 +24,9 @@ class Tokens(Source):
     documents in `files`, and heldout the `heldout` share after it.
 
     A raw file (nanoGPT's .bin, OLMo-core's .npy without a header) does not say its number type: `dtype` does.
-    Megatron's index says where documents lie; elsewhere the token `end` stands after each (`border: after`)
-    or before it (`border: before`, as llm.c has it); without `end` a file is one document.
+    Megatron's index and litgpt's chunks (`litdata`) say where documents lie; elsewhere the token `end` stands
+    after each (`border: after`) or before it (`border: before`, as llm.c has it); without `end` a file is one
+    document. Files of earlier litgpt and TinyLlama (`litpkds`) are filled up with `end`, which is left out.
     The tokenizer is the one that made them: data/tokenizer=saved, or data/tokenizer=symbols where only its
     size is known.
     """
@@ -36,7 +37,7 @@ class Tokens(Source):
         files: Annotated[list[str], MinLen(1)],
         validation_files: list[str] = [],  # noqa: B006
         heldout_files: list[str] = [],  # noqa: B006
-        format: Literal["auto", "raw", "npy", "llmc", "megatron"] = "auto",
+        format: Literal["auto", "raw", "npy", "llmc", "megatron", "litdata", "litpkds"] = "auto",
         dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16",
         end: Annotated[int, Ge(0)] | None = None,
         border: Literal["after", "before"] = "after",
@@ -120,5 +121,5 @@ class Tokens(Source):
             ]
             if not files:
                 raise DataError(f"tokens: {pattern!r} matches no file (seen from {Path.cwd()})")
-            found |= dict.fromkeys(path.resolve() for path in files if path.suffix != ".idx")
+            found |= dict.fromkeys(path.resolve() for path in files if path.suffix not in (".idx", ".json"))
         return list(found)

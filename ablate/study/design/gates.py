@@ -17,6 +17,7 @@ from ablate.study.design.fields import STEPS
 from ablate.study.design.match import Matched, OutOfReach, candidates, setting, solve, turned
 from ablate.study.design.planned import (
     LOSSES,
+    SHARES,
     TARGETS,
     Facts,
     PlannedArm,
@@ -147,7 +148,8 @@ class Planning:
         """Losses on different text or targets do not compare, nor those of a token where tokens differ."""
         losses = [m for m in (self.study.metric, *self.study.measures) if m.rpartition("/")[2] in LOSSES]
         by_token = [m for m in losses if not m.endswith("bits_per_byte")]
-        if losses and any(under(path, "data.source") for path in paths):
+        texts = [p for p in paths if under(p, "data.source") and not any(under(p, s) for s in SHARES)]
+        if losses and (texts or any(under(path, "data.sets") for path in paths)):
             yield f"its text is not the baseline's, so {losses[0]} does not compare; give texts under corpora"
         elif losses and (moved := [path for path in paths if path in TARGETS]):
             yield f"{moved[0]} decides what is a target, so {losses[0]} does not compare; set it for all arms"

@@ -10,6 +10,7 @@ from ablate.study.design.study import Study
 
 Spec = dict[str, Any]
 LOSSES = ("loss", "perplexity", "bits_per_byte")  # the last words of their names
+SHARES = ("data.source.weights", "data.source.most_epochs")  # of a mixture: its losses are of the same text
 TARGETS = ("data.documents", "data.prefix")  # options that decide which tokens have a loss
 
 

@@ -27,7 +27,8 @@ from ablate.train.state.source_hash import source_hash
 from ablate.train.state.weights import FILE, file_hash
 
 SETTINGS = Settings(accelerator="cpu", threads=1, progress=False, checkpoint_steps=40, keep="weights")
-STEPS = 400
+STEPS = 800
+HASTY = 0.3  # of claims: struck before they have come anywhere
 ENGINE = """
 import json, sys
 from pathlib import Path
@@ -79,6 +80,14 @@ def disturb(place: Path, runs: int, kills: int, seed: int = 0) -> dict[str, int]
     def begin() -> "subprocess.Popen[bytes]":
         return subprocess.Popen([sys.executable, "-c", ENGINE, said], stdout=subprocess.DEVNULL)
 
+    met: dict[tuple[Path, int], list[str] | None] = {}  # checkpoints when a claim was first met; None: hasty
+
+    def due(folder: Path, pid: int) -> bool:
+        """Whether a claim may be struck: the hasty at once, the others when they have come further."""
+        there = checkpoints(folder)
+        seen = met.setdefault((folder, pid), None if draw.random() < HASTY else there)
+        return seen is None or there != seen
+
     engines = [begin(), begin()]
     done = {"killed": 0, "engines killed": 0, "suspended": 0, "declared dead": 0}
     asleep: list[tuple[float, int]] = []
@@ -101,7 +110,8 @@ def disturb(place: Path, runs: int, kills: int, seed: int = 0) -> dict[str, int]
             for n, engine in enumerate(engines):
                 if engine.poll() is not None and len(stored) < len(jobs):
                     engines[n] = begin()
-            holders = {id: claim for id in calm if (claim := holder(store.folder(id))) is not None}
+            holders = {id: pid for id in calm if (pid := holder(store.folder(id))) is not None}
+            holders = {id: pid for id, pid in holders.items() if due(store.folder(id), pid)}
             if not holders or done["killed"] + done["engines killed"] >= kills:
                 continue
             id, pid = draw.choice(sorted(holders.items()))
@@ -132,6 +142,11 @@ def disturb(place: Path, runs: int, kills: int, seed: int = 0) -> dict[str, int]
             engine.wait(60)
     assert {id: outcome(store.folder(id)) for id in calm} == expected
     return done
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """The names of a run's checkpoints."""
+    return sorted(path.name for path in (folder / "checkpoint").glob("*"))
 
 
 def holder(folder: Path) -> int | None:

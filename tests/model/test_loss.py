@@ -57,6 +57,8 @@ HEADS = [
     {"tied": tied, "bias": bias, "softcap": cap, "z_loss": z}
     for tied, bias, cap, z in itertools.product((True, False), (True, False), (None, 2.0), (0.0, 0.1))
 ]
+TRANSFORM = {"activation": "gelu", "norm": "layernorm", "bias": True}
+HEADS.append({"tied": True, "bias": True, "z_loss": 0.1, "multiplier": 0.7, "transform": TRANSFORM})
 
 
 @pytest.mark.parametrize("options", HEADS, ids=str)

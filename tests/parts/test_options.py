@@ -407,6 +407,33 @@ def test_logits_are_multiplied(tokens):
     torch.testing.assert_close(m(tokens, targets=targets, summed=True).objective, expected)
 
 
+def test_a_transform_stands_before_the_head(tokens):
+    m = started(head={"transform": {"activation": "gelu", "norm": "layernorm", "bias": True}})
+    made, plain = m.head.transform, started()
+    plain.load_state_dict({name: p for name, p in m.state_dict().items() if "transform" not in name})
+    seen = []
+    plain.final_norm.register_forward_hook(lambda module, given, y: seen.append(y))
+    with torch.no_grad():
+        plain(tokens)
+        x = torch.nn.functional.gelu(seen[0] @ made.dense.weight.T + made.dense.bias)
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + made.norm.eps).sqrt()
+        expected = (made.norm.weight * x + made.norm.bias) @ m.embedding.weight.T
+        torch.testing.assert_close(m(tokens), expected)
+
+
+def test_the_first_branch_of_a_layer_may_have_no_norm(tokens):
+    m = started(placement="pre_ffn", depth=1, position="none")
+    layer = m.layers[0]
+    (view,) = m.views(ForwardContext.of(tokens), torch.float64)
+    with torch.no_grad():
+        x = m.embedding_norm(m.embedding(tokens))
+        x = x + layer.attention(x, view, 0)
+        x = x + layer.ffn(layer.ffn_residual.input_norm(x), {})
+        torch.testing.assert_close(m(tokens), m.final_norm(x) @ m.embedding.weight.T)
+    with pytest.raises(ValueError, match="has one norm for both branches"):
+        small(placement="pre_ffn", topology="parallel")
+
+
 def test_sinusoids_with_an_offset_are_those_of_xglm():
     from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbedding
 

@@ -17,6 +17,8 @@ STARTS_PLAIN = [
     {"name": "hyper"},
     {"name": "hyper", "dynamic": True},
     {"name": "scaled", "multiplier": 1.0},
+    {"name": "weighted"},
+    {"name": "layer_gain"},
 ]
 
 
@@ -51,6 +53,35 @@ def test_scaled_adds_a_share():
     read, kept = c.read(x)
     assert read is x
     torch.testing.assert_close(c.write(kept, delta, close), x + 0.22 * delta)
+
+
+@pytest.mark.parametrize("branch", [0, 1, 7])
+def test_depth_scaled_keeps_the_mean_of_all_branches(branch):
+    x, delta, j = drawn(B, T, C), drawn(B, T, C), branch + 2
+    c = connection(branch, name="depth_scaled")
+    torch.testing.assert_close(
+        c.write(c.read(x)[1], delta, close), ((j - 1) / j) ** 0.5 * x + j**-0.5 * delta
+    )
+
+
+def test_weighted_has_a_weight_of_each_channel():
+    x, delta = drawn(B, T, C), drawn(B, T, C)
+    c = connection(name="weighted")
+    read, kept = c.read(x)
+    assert read is x
+    torch.testing.assert_close(c.write(kept, delta, close), c.weight * x + delta)
+
+
+def test_a_gain_stands_after_each_layer():
+    x, delta = drawn(B, T, C), drawn(B, T, C)
+    c = connection(2, name="layer_gain")
+    read, kept = c.read(x)
+    torch.testing.assert_close(read, c.gain.gain * x)
+    torch.testing.assert_close(c.write(kept, delta, close), c.gain.gain * x + delta)
+    for plain in (connection(0, name="layer_gain"), connection(3, first=False, name="layer_gain")):
+        assert plain.read(x)[0] is x
+    m = Decoder(small(stream="layer_gain", depth=3))
+    assert sum(name.endswith("gain") for name, _ in m.named_parameters()) == 3
 
 
 def test_x0_mixes_the_embedding_in_before_a_layer():

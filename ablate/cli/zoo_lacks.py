@@ -43,7 +43,6 @@ LACKS = {
     "longcat_flash": "experts that do nothing; two attentions in a layer",
     "mimo_v2_flash": "a width of values and a multiplier of values",
     "minicpm3": RESIDUAL_TABLE,
-    "minimax_m3_vl_text": "a block-sparse indexer",
     "modernbert-decoder": "a first layer without a norm; a transform before the head",
     "phimoe": "SparseMixer's routing",
     "zaya": "queries, keys and values through a convolution; a router of several layers",

@@ -28,7 +28,6 @@ LACKS = {
     "inkling_text": "convolutions on the branches; scores by relative position",
     "jetmoe": "a mixture of attention heads; a bias after the experts; another eps in the last norm",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
-    "minimax_m3_vl_text": "a block-sparse indexer",
     "zaya": "queries, keys and values through a convolution; a router of several layers",
     # recurrent and hybrid
     "falcon_h1": "Mamba-2 and attention side by side; multipliers inside of both",

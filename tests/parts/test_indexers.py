@@ -1,5 +1,7 @@
 """Attention to chosen keys: who is chosen, what the indexer learns from, and what is remembered."""
 
+import itertools
+
 import pytest
 import torch
 from cases import model
@@ -13,7 +15,9 @@ from ablate.parts.base import ForwardContext, IncompatibleParts
 from ablate.parts.indexer import best
 
 LATENT = {"name": "dsa", "q_rank": 20, "kv_rank": 12, "top_k": 4, "index_heads": 3, "index_width": 10}
+BLOCKS = {"name": "block_sparse", "kv_heads": 2, "block": 3, "top_blocks": 3, "local_blocks": 2}
 BY_HEAD = {"name": "dsa_softmax", "kv_heads": 2, "top_k": 4, "index_heads": 3}
+all_three = pytest.mark.parametrize("attention", [LATENT, BY_HEAD, BLOCKS], ids=["dsa", "softmax", "blocks"])
 both = pytest.mark.parametrize("attention", [LATENT, BY_HEAD], ids=["dsa", "dsa_softmax"])
 
 
@@ -53,7 +57,7 @@ def trained(m: Decoder, tokens: torch.Tensor, **call: torch.Tensor) -> tuple[tor
     return sums.objective / tokens.numel(), m.auxiliary(context.aux)
 
 
-@both
+@all_three
 def test_the_two_losses_do_not_reach_each_other(attention, tokens):
     m = model({"attention": attention})
     language, index = trained(m, tokens)
@@ -96,12 +100,41 @@ def test_the_loss_is_the_divergence_from_the_attention_of_all_heads(attention, t
     total = torch.zeros(())
     for row in range(2):
         for t in range(20):
-            order = t - score[row, t, : t + 1].flip(0).argsort(descending=True, stable=True)
+            order = t - score[row, 0, t, : t + 1].flip(0).argsort(descending=True, stable=True)
             kept = order if top_k is None else order[:top_k]
             p = (q[row, :, t, None] * k[row, :, kept]).sum(-1).mul(seen["scale"]).softmax(-1).mean(0)
-            log_q = score[row, t, kept].log_softmax(-1)
+            log_q = score[row, 0, t, kept].log_softmax(-1)
             total = total + (p * (p.log() - log_q)).sum()
     torch.testing.assert_close(found, 0.5 * total / 40)
+
+
+def test_each_group_attends_to_its_own_blocks_and_to_the_last_ones():
+    """Written out: the highest product in each block that has begun, the two last blocks, and the best of the
+    others. No token is there twice, so no blocks are equal."""
+    tokens = torch.randperm(50, generator=torch.Generator().manual_seed(0))[:40].view(2, 20)
+    m, seen = model({"attention": BLOCKS, "depth": 1, "position": "none"}), {}
+    part = m.layers[0].attention
+    part.register_forward_hook(lambda mod, x, y: seen.update(x=x[0], y=y))
+    with torch.no_grad():
+        m(tokens)
+        x, index = seen["x"], part.indexer
+        score = torch.einsum(
+            "btgd,bsd->bgts", index.q_norm(index.q(x).unflatten(-1, (2, -1))), index.k_norm(index.k(x))
+        )
+        q, k, v = part.project(x)
+        heads = torch.zeros_like(q)
+        chosen = set()
+        for row, h, t in itertools.product(range(2), range(4), range(20)):
+            g, own = h // 2, t // 3
+            best_of = {b: score[row, g, t, 3 * b : min(3 * b + 3, t + 1)].max() for b in range(own + 1)}
+            blocks = sorted(best_of, key=lambda b: (b > own - 2, best_of[b]), reverse=True)[:3]
+            keys = [s for s in range(t + 1) if s // 3 in blocks]
+            chosen.add((row, g, t, tuple(keys)))
+            p = (k[row, g, keys] @ q[row, h, t] * part.scale).softmax(0)
+            heads[row, h, t] = p @ v[row, g, keys]
+        torch.testing.assert_close(seen["y"], part.out(heads.transpose(1, 2).flatten(2)))
+    groups = [{keys for r, g, t, keys in chosen if (r, g) == (0, group)} for group in (0, 1)]
+    assert groups[0] != groups[1]
 
 
 def test_filling_does_not_count(tokens):
@@ -141,23 +174,23 @@ def test_cached_is_whole_given_the_same_choice(tokens, monkeypatch):
         for a, b in [(0, 7), (7, 9), *((t, t + 1) for t in range(9, 20))]:
             of_layers = iter(made[:2])
             monkeypatch.setattr(
-                indexer, "best", lambda score, seen, k, a=a, b=b, of=of_layers: next(of)[:, a:b, :b]
+                indexer, "best", lambda score, seen, k, a=a, b=b, of=of_layers: next(of)[:, :, a:b, :b]
             )
             piece = ForwardContext(torch.arange(a, b)[None], memories=memories)
             given.append(m(tokens[:, a:b], piece))
     torch.testing.assert_close(torch.cat(given, 1), expected)
 
 
-@both
+@all_three
 def test_the_memory_holds_the_keys_of_the_indexer(attention, tokens):
-    m = Decoder(small(attention={**attention, "top_k": 4})).init_parameters(0)
+    m = Decoder(small(attention=attention)).init_parameters(0)
     memories = m.memories(20)
     with torch.no_grad():
         m(tokens, ForwardContext(torch.arange(20)[None], memories=memories))
     stored = sum(x[0].nbytes for memory in memories for pair in memory.stored.values() for x in pair)
     costs = count(m, context=20, value_bytes=4)
     assert costs.cache_bytes == stored and costs.kv_bytes == stored / 20
-    width = m.layers[0].attention.indexer.width
+    width = m.layers[0].attention.index_width
     assert sum(pair[0].shape[-1] == width for pair in memories[0].stored.values()) >= 3
 
 
@@ -177,7 +210,7 @@ def test_sharing_layers_take_the_choice_of_the_last_indexer(tokens, monkeypatch)
         m(tokens)
     assert len(made) == 2 and not torch.equal(*made)
     for got, expected in zip(taken, (made[0], made[0], made[1], made[1]), strict=True):
-        assert torch.equal(got[:, 0] == 0, expected)
+        assert torch.equal(got == 0, expected)
     assert [layer.attention.indexer is None for layer in m.layers] == [False, True, False, True]
 
 
@@ -186,6 +219,8 @@ def test_sharing_layers_take_the_choice_of_the_last_indexer(tokens, monkeypatch)
     [
         ({"attention": {**LATENT, "index_width": 4}}, "index_width 4 is below the 8 channels that turn"),
         ({"attention": {**LATENT, "share_choice": True}}, "no layer before layer 0 has an indexer"),
+        ({"attention": {**BLOCKS, "local_blocks": 4}}, "local_blocks 4 is more than top_blocks 3"),
+        ({"attention": {**BLOCKS, "mask": "prefix"}}, "a prefix sees later ones"),
         ({"attention": {**BY_HEAD, "window": 6}}, "a window would hide what it chose"),
         (
             {

@@ -116,6 +116,9 @@ HARD: dict[str, dict[str, Any]] = {
     "dsa_softmax": {
         "attention": {"name": "dsa_softmax", "kv_heads": 2, "top_k": 4, "index_norm": "rmsnorm"},
     },
+    "block_sparse": {
+        "attention": {"name": "block_sparse", "kv_heads": 2, "block": 3, "top_blocks": 3, "local_blocks": 2}
+    },
     "differential": {
         "attention": {"name": "differential", "kv_heads": 2, "window": 5, "gate": "channel", "start": 0.5}
     },

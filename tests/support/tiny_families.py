@@ -241,6 +241,20 @@ YARN = {
 }
 INDEXED = {"index_topk": 5, "index_head_dim": 10, "index_n_heads": 8}
 OWN_AND_SHARED = ["full", "shared", "full", "shared"]
+BLOCKS = {
+    "head_dim": 8,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "dense_intermediate_size": 36,
+    "shared_intermediate_size": 20,
+    "swiglu_limit": 0.7,
+    "layer_types": [G, "minimax_m3_sparse", G, "minimax_m3_sparse"],
+    "index_n_heads": 2,
+    "index_head_dim": 10,
+    "index_block_size": 3,
+    "index_topk_blocks": 3,
+    "index_local_blocks": 2,
+}
 TINY |= {
     "deepseek_v3": ("deepseek_v3", {**LATENT, **DEEPSEEK, **YARN, "attention_bias": True}),
     "deepseek_v3_short": (
@@ -255,6 +269,7 @@ TINY |= {
     ),
     "deepseek_v2_greedy": ("deepseek_v2", {**LATENT, **DEEPSEEK, "norm_topk_prob": False}),
     "youtu": ("youtu", LATENT),
+    "minimax_m3_vl_text": ("minimax_m3_vl_text", {**BASE, **DENSE_SPARSE, **BLOCKS}),
     "diffllama": ("diffllama", {**BASE, "head_dim": 10, "attention_bias": True}),
     "deepseek_v32": ("deepseek_v32", {**LATENT, **DEEPSEEK, **YARN, **INDEXED, "attention_bias": True}),
     "glm_moe_dsa": ("glm_moe_dsa", {**LATENT, **DEEPSEEK, **INDEXED, "indexer_types": OWN_AND_SHARED}),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
+from ablate.model.hf.block_sparse import MINIMAX_M3
 from ablate.model.hf.config import WORDLESS, blockers, read_config, write_config
 from ablate.model.hf.convolution import CONVOLUTION_FAMILIES as CONVOLUTION
 from ablate.model.hf.delta_hybrids import DELTA_HYBRID_FAMILIES as DELTA_HYBRIDS
@@ -62,7 +63,7 @@ FAMILIES: dict[str, Family] = {
         *(*MIXTURES, *SCORED_MIXTURES),
         *(*GPT_KIN, *FAIRSEQ),
         *(*LATENT, *SPARSE_LATENT),
-        DIFFLLAMA,
+        *(DIFFLLAMA, MINIMAX_M3),
         *GATED,
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,

@@ -4,12 +4,12 @@ from torch import Tensor
 
 from ablate.parts.attention.mla import LatentAttention
 from ablate.parts.base import LayerContext
-from ablate.parts.indexer import ChosenKeys
+from ablate.parts.indexer import TopKeys
 from ablate.registry import attention
 
 
 @attention("dsa", paper="arXiv:2512.02556")
-class SparseLatentAttention(ChosenKeys, LatentAttention):
+class SparseLatentAttention(TopKeys, LatentAttention):
     """Latent attention (`mla`) to the `top_k` keys s of the highest index score
     I(t,s) = sum_h w_h(x_t) relu(q_h(u_t) . k(x_s)) (DeepSeek sparse attention; DeepSeek-V3.2, eq. 1 and 2).
 

@@ -1,18 +1,15 @@
 """Softmax attention to the keys that a lightning indexer chooses, a token mixer."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ablate.parts.attention.softmax import Softmax
 from ablate.parts.base import LayerContext
-from ablate.parts.indexer import ChosenKeys
+from ablate.parts.indexer import TopKeys
 from ablate.registry import attention
-from ablate.spec import LayerSpec, ModelSpec
 
 
 @attention("dsa_softmax", paper="arXiv:2512.02556")
-class SparseSoftmax(ChosenKeys, Softmax):
+class SparseSoftmax(TopKeys, Softmax):
     """Softmax attention to the `top_k` keys that an indexer chooses: `dsa` with keys and values of each head
     instead of latent ones, and queries of the indexer made of x.
 
@@ -23,10 +20,3 @@ class SparseSoftmax(ChosenKeys, Softmax):
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
         return super().forward(x, self.narrowed(x, x, view, n), n)
-
-    @classmethod
-    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        wrong = super().check(options, layer, model)
-        if options.window is not None:
-            wrong.append("the indexer chooses among all keys, so a window would hide what it chose")
-        return wrong

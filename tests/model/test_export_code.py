@@ -184,6 +184,8 @@ def test_what_the_cache_cannot_mean_is_refused(hybrid, tokens):
         hybrid(tokens, cache=first.cache)
     with pytest.raises(ValueError, match="a list is no cache of this model"):
         hybrid(tokens, past_key_values=[])
+    with pytest.raises(ValueError, match="continuous batching needs the attention of transformers"):
+        hybrid.generate_batch(PROMPTS, max_new_tokens=2)
 
 
 def test_labels_give_the_loss_of_the_next_token(hybrid, tokens):

@@ -247,9 +247,12 @@ from ablate.registry import ffn
 from ablate.spec import Shape
 
 SHIFT = math.sqrt(2)
+CALLS = 0
 
 
 def GLU(x: Tensor) -> Tensor:  # a name that ablate has too
+    global CALLS
+    CALLS += 1
     return x * torch.sigmoid(x + SHIFT)
 
 
@@ -286,6 +289,7 @@ def test_own_parts_are_carried(tokens, tmp_path, own_parts):
             "mine.py imports the module ablate.spec; to be",
         ),
         ("from math import *\nSHIFT = sqrt(2)", "mine.py, line 14: sqrt is defined nowhere in the module"),
+        ("SHIFT = {}\nSHIFT['x'] = 1", r"mine.py, line 14: `SHIFT\['x'\] = 1` is run"),
         ("SHIFT = len(__file__)", "mine.py, line 13: __file__ is defined nowhere"),
         ("SHIFT = 1\nprint(SHIFT)", r"mine.py, line 14: `print\(SHIFT\)` is run"),
     ],

@@ -18,6 +18,7 @@ from test_trained import a_run
 
 from ablate.__main__ import main
 from ablate.model.decoder import Decoder
+from ablate.model.generate import complete
 from ablate.model.hf import FAMILIES, NEAREST_FAMILIES, ExportError, choose, export_folder
 from ablate.model.hf.canonical import canonical
 from ablate.spec import ModelSpec
@@ -354,3 +355,28 @@ def test_a_run_with_another_gate_is_exported_too(tmp_path):
     run = a_run(tmp_path / "abc", **{**SILU, "position": {"name": "rope", "base": 77.0}})
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["rope_parameters"]["rope_theta"] == 77.0
+
+
+def test_continuous_batching_chooses_our_tokens(tmp_path):
+    """Of 16 prompts of different lengths, with pages of 4 tokens that are too few for all at once."""
+    from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+
+    decoder = Decoder(of_family("llama")).init_parameters(0).eval()
+    with torch.no_grad():
+        for p in decoder.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    export_folder(decoder, tmp_path / "hub")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hub")
+    lengths = [n % 13 + 2 for n in range(0, 16 * 5, 5)]
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(50, (length,), generator=generator).tolist() for length in lengths]
+    found = model.generate_batch(
+        prompts,
+        generation_config=GenerationConfig(
+            max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0
+        ),
+        continuous_batching_config=ContinuousBatchingConfig(page_size=4, num_blocks=24, max_batch_tokens=32),
+    )
+    theirs = [found[f"req_{n}"].generated_tokens for n in range(len(prompts))]
+    assert theirs == complete(decoder, prompts, 8)
+    assert len({tuple(new) for new in theirs}) > 8

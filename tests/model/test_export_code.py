@@ -184,6 +184,8 @@ def test_what_the_cache_cannot_mean_is_refused(hybrid, tokens):
         hybrid(tokens, cache=first.cache)
     with pytest.raises(ValueError, match="a list is no cache of this model"):
         hybrid(tokens, past_key_values=[])
+    with pytest.raises(ValueError, match="continuous batching needs the attention of transformers"):
+        hybrid.generate_batch(PROMPTS, max_new_tokens=2)
 
 
 def test_labels_give_the_loss_of_the_next_token(hybrid, tokens):
@@ -245,9 +247,12 @@ from ablate.registry import ffn
 from ablate.spec import Shape
 
 SHIFT = math.sqrt(2)
+CALLS = 0
 
 
 def GLU(x: Tensor) -> Tensor:  # a name that ablate has too
+    global CALLS
+    CALLS += 1
     return x * torch.sigmoid(x + SHIFT)
 
 
@@ -284,6 +289,7 @@ def test_own_parts_are_carried(tokens, tmp_path, own_parts):
             "mine.py imports the module ablate.spec; to be",
         ),
         ("from math import *\nSHIFT = sqrt(2)", "mine.py, line 14: sqrt is defined nowhere in the module"),
+        ("SHIFT = {}\nSHIFT['x'] = 1", r"mine.py, line 14: `SHIFT\['x'\] = 1` is run"),
         ("SHIFT = len(__file__)", "mine.py, line 13: __file__ is defined nowhere"),
         ("SHIFT = 1\nprint(SHIFT)", r"mine.py, line 14: `print\(SHIFT\)` is run"),
     ],

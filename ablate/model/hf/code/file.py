@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ablate.model.hf.code.pruned import Extent, Pruned, extent_of, in_annotations, last
 from ablate.model.hf.code.reach import Reached
 from ablate.model.hf.code.sources import Definition, Import, Module
+from ablate.model.hf.family import ExportError
 
 ANY = Import("typing", "Any", "Any")
 FOR_CHECKERS = ("# type: ignore", "# noqa")
@@ -53,10 +54,9 @@ def final_names(reached: Reached) -> dict[Definition | Import, str]:
             names[found] = found.name
         else:
             names[found] = f"{found.module.replace('.', '_')}_{found.name}"
-    ordered = [module.name for module in reached.modules()]
-    for each in sorted(
-        reached.definitions, key=lambda e: (ordered.index(e.module), reached.statement(e).lineno)
-    ):
+    order = {module.name: n for n, module in enumerate(reached.modules())}
+    places = {each: (order[each.module], reached.statement(each).lineno) for each in reached.definitions}
+    for each in sorted(places, key=lambda each: places[each]):
         name = each.name
         if name in taken or hasattr(builtins, name):
             stem = reached.sources.module(each.module).file.stem
@@ -83,9 +83,8 @@ def import_lines(imports: list[Import], names: dict[Definition | Import, str]) -
     for theirs in (False, True):
         if theirs:
             yield ""
-        here = [
-            m for m in sorted({*whole, *members}) if (m.split(".")[0] in sys.stdlib_module_names) != theirs
-        ]
+        modules = sorted({*whole, *members})
+        here = [name for name in modules if (name.split(".")[0] in sys.stdlib_module_names) != theirs]
         for module in here:
             yield from sorted(whole.get(module, ()))
         for module in here:
@@ -162,6 +161,11 @@ def _renamed(
     for name, noted in kept.names:
         text = renamed(name, noted)
         if text != name.id:
+            if ast.get_source_segment(module.text, name) != name.id:  # Python 3.11 does not know its place
+                raise ExportError(
+                    f"{module.title}: {name.id}, in an f-string, is a name that stands in the file twice; "
+                    "give it another"
+                )
             yield extent_of(name), text
     for note, text in quoted(kept.node):
         there = [each for each in ast.walk(ast.parse(text, mode="eval")) if isinstance(each, ast.Name)]

@@ -81,6 +81,7 @@ def _names(node: ast.AST) -> Iterator[ast.Name]:
 
 def _bound(body: Sequence[ast.AST]) -> set[str]:
     found: set[str] = set()
+    elsewhere: set[str] = set()  # said to be of the module
     waiting: list[ast.AST] = list(body)
     while waiting:
         node = waiting.pop()
@@ -92,12 +93,14 @@ def _bound(body: Sequence[ast.AST]) -> set[str]:
             continue
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
+        elif isinstance(node, ast.Global):
+            elsewhere |= {*node.names}
         elif isinstance(node, ast.alias):
             found.add((node.asname or node.name).split(".")[0])
         elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
             found.add(node.name)
         waiting += ast.iter_child_nodes(node)
-    return found
+    return found - elsewhere
 
 
 def _walrus(node: ast.AST) -> bool:

@@ -15,12 +15,7 @@ from ablate.model.hf.code.names import FUNCTIONS, annotations, bound, global_nam
 # What parts say for training and for tables of costs, by attributes that nothing else reads.
 TOLD = ("starts", "constants", "state_sizes", "state_products", "more_activations", "more_products")
 TELLING = "kept"  # the method that says it for a recurrent mixer
-PLAIN_BASES = (
-    "Module",
-    "NamedTuple",
-    "Protocol",
-    "Hashable",
-)  # which call no method but those of `nn.Module`
+PLAIN_BASES = ("Module", "NamedTuple", "Protocol", "Hashable")  # these call methods of `nn.Module` alone
 # Methods of ablate's own classes that training, checks and tables call, whatever else has such a name.
 BEFORE = {"check", "canonical", "costs", "needs", "refuses", "settle", "row_bytes"}
 BEFORE |= {"auxiliary", "after_step", "loss", "sums", "whole"}
@@ -79,9 +74,8 @@ def attributes(node: ast.AST) -> Iterator[str]:
         if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Load):
             yield each.attr
         elif isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id in BY_NAME:
-            yield from (
-                a.value for a in each.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
-            )
+            texts = (arg.value for arg in each.args if isinstance(arg, ast.Constant))
+            yield from (text for text in texts if isinstance(text, str))
 
 
 def has_known_methods(node: ast.ClassDef, own_bases: Set[str]) -> bool:
@@ -108,7 +102,7 @@ class _Pruner(ast.NodeTransformer):
             kept = [each for each in node.body if self._lasts(each, fields)] or node.body[:1]
             self.statements += [each for each in node.body if each not in kept]
             node.body = kept
-        self.read.append({name for each in _unsaid(node) for name in attributes(each)})
+        self.read.append({name for each in _untold(node) for name in attributes(each)})
         self.generic_visit(node)
         self.read.pop()
         return node
@@ -117,9 +111,8 @@ class _Pruner(ast.NodeTransformer):
         if isinstance(member, FUNCTIONS):
             return self._wanted(member.name)
         if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name):
-            return (fields and "ClassVar" not in ast.unparse(member.annotation)) or self._wanted(
-                member.target.id
-            )
+            field = fields and "ClassVar" not in ast.unparse(member.annotation)
+            return field or self._wanted(member.target.id)
         if isinstance(member, ast.Assign):
             return any(self._wanted(each.id) for each in member.targets if isinstance(each, ast.Name))
         return True
@@ -128,10 +121,10 @@ class _Pruner(ast.NodeTransformer):
         return name in self.asked or name.startswith("__") or hasattr(nn.Module, name)
 
     def visit_Assign(self, node: ast.Assign) -> ast.stmt | None:
-        return self._unless_said(node, node.targets[0])
+        return self._unless_unread(node, told(node))
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt | None:
-        return self._unless_said(node, node.target)
+        return self._unless_unread(node, told(node))
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt | None:
         called = node.value.func if isinstance(node.value, ast.Call) else None
@@ -141,8 +134,8 @@ class _Pruner(ast.NodeTransformer):
         self.generic_visit(node)
         return node
 
-    def _unless_said(self, node: ast.stmt, target: ast.expr) -> ast.stmt | None:
-        if _said(node) and self.read and target.attr not in self.read[-1]:  # type: ignore[attr-defined]
+    def _unless_unread(self, node: ast.stmt, attribute: str) -> ast.stmt | None:
+        if attribute and self.read and attribute not in self.read[-1]:
             self.statements.append(node)
             return None
         self.generic_visit(node)
@@ -169,21 +162,21 @@ class _Pruner(ast.NodeTransformer):
         return node
 
 
-def _said(node: ast.AST) -> bool:
-    """Whether it assigns one of `TOLD`."""
+def told(node: ast.AST) -> str:
+    """Which of `TOLD` it assigns; nothing where it does not."""
     if not isinstance(node, ast.Assign | ast.AugAssign):
-        return False
+        return ""
     target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-    return isinstance(target, ast.Attribute) and target.attr in TOLD
+    return target.attr if isinstance(target, ast.Attribute) and target.attr in TOLD else ""
 
 
-def _unsaid(node: ast.AST) -> Iterator[ast.AST]:
+def _untold(node: ast.AST) -> Iterator[ast.AST]:
     """The expressions of a class outside of such assignments."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.expr):
             yield child
-        elif not _said(child):
-            yield from _unsaid(child)
+        elif not told(child):
+            yield from _untold(child)
 
 
 def last(node: ast.expr) -> str:

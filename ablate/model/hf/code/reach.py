@@ -19,7 +19,6 @@ class Reached:
     def __init__(self, sources: Sources, roots: Iterable[Definition]):
         self.sources = sources
         self.definitions: dict[Definition, Pruned] = {}
-        self.imports: dict[Import, None] = {}
         asked: set[str] = set()
         before = -1
         found = dict.fromkeys(roots)
@@ -55,12 +54,8 @@ class Reached:
 
     def of_module(self, module: Module) -> Iterator[tuple[ast.stmt, Pruned]]:
         """Its statements that are reached, in their order."""
-        mine = {
-            id(self.statement(e)): (self.statement(e), p)
-            for e, p in self.definitions.items()
-            if e.module == module.name
-        }
-        yield from sorted(mine.values(), key=lambda pair: pair[0].lineno)
+        mine = {self.statement(e): kept for e, kept in self.definitions.items() if e.module == module.name}
+        yield from sorted(mine.items(), key=lambda pair: pair[0].lineno)
 
     def meaning(self, module: str, name: str) -> Definition | Import | None:
         return self.sources.meaning(module, name)

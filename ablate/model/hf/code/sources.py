@@ -109,7 +109,10 @@ class Sources:
 @cache
 def _read(name: str) -> Module:
     """As the file is when it is first exported from in this process."""
-    spec = find_spec(name)
+    try:
+        spec = find_spec(name)
+    except ValueError:  # of a script, `__main__`
+        spec = None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise ExportError(f"{name} is no file of Python, so its source cannot be carried")
     text = Path(spec.origin).read_text(encoding="utf-8")
@@ -119,9 +122,7 @@ def _read(name: str) -> Module:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             for found in _imports(statement, package):
                 module.imported[found.name] = found
-        elif isinstance(statement, (*FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign)) and not _about(
-            statement, module
-        ):
+        elif _defines(statement) and not _about(statement, module):
             for each in bound(statement):
                 module.defined[each] = statement
         elif not _harmless(statement):
@@ -135,6 +136,12 @@ def _imports(statement: ast.Import | ast.ImportFrom, package: str) -> list[Impor
     whole = "." * statement.level + (statement.module or "")
     whole = resolve_name(whole, package) if statement.level else whole
     return [Import(whole, each.name, each.asname or each.name) for each in statement.names]
+
+
+def _defines(statement: ast.stmt) -> bool:
+    """Whether it gives names a meaning, and does not only change what a name means."""
+    definitions = (*FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    return isinstance(statement, definitions) and bool(bound(statement))
 
 
 def _about(statement: ast.stmt, module: Module) -> bool:

@@ -179,6 +179,13 @@ class AblateForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if given.get(CACHE) is None and config.use_cache:
             given[CACHE] = Remembered(self.decoder, max_cache_length)
 
+    def init_continuous_batching(self, **given: Any) -> None:
+        """Raises ValueError: what this model remembers lies in no pages."""
+        raise ValueError(
+            "continuous batching needs the attention of transformers: call generate, or export the model as "
+            "one of its families, if any expresses it"
+        )
+
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any
     ) -> dict[str, Any]:

@@ -25,24 +25,23 @@ def make_server(folder: Path) -> Any:
     rules = load_campaign(folder)
     server = MCPServer(f"ablate campaign {folder.name}", instructions=rules.question)
 
-    @server.tool()
     def try_change(change: list[str], more: int = 0) -> dict[str, Any]:
         """Ask the referee about a change of the present baseline: a list of overrides such as
         model/norm=layernorm, and files with parts of one's own. The answer is keep, discard or undecided;
         `more` gives a try that was undecided so many runs more."""
         return asked(folder, "try", [*checked(change), f"campaign={folder.name}", f"more={max(0, more)}"])
 
-    @server.tool()
     def campaign_status() -> dict[str, Any]:
         """Every try with its decision, the baselines so far, and how many tries are left."""
         return status_json(folder)
 
-    @server.tool()
     def campaign_report() -> dict[str, Any]:
         """Write campaign.md and campaign.html into the campaign's folder; returns the Markdown."""
         asked(folder, "campaign", ["report", folder.name])
         return {"campaign.md": (folder / "campaign.md").read_text()}
 
+    for tool in (try_change, campaign_status, campaign_report):
+        server.add_tool(tool)
     return server
 
 

@@ -40,8 +40,8 @@ def make_server(folder: Path) -> Any:
         asked(folder, "campaign", ["report", folder.name])
         return {"campaign.md": (folder / "campaign.md").read_text()}
 
-    for call in (try_change, campaign_status, campaign_report):
-        server.tool()(call)
+    for tool in (try_change, campaign_status, campaign_report):
+        server.add_tool(tool)
     return server
 
 

@@ -7,9 +7,9 @@ import torch
 from ablate.model.hf.family import SAME, STACKED, Change, CheckpointFormatError, Option, Row, linear, shown
 from ablate.model.hf.llama import ALWAYS, EPS, HEAD_WIDTH, LAYER, QK_NORM, QK_NORMS, THEIRS, UNTIED
 from ablate.model.hf.llama_kin import LLAMA_SIZES, kin
-from ablate.model.hf.mixtures import JITTER, LLAMA_ROWS, SPARSE, dense_and_sparse, halves, moe, routed_options
+from ablate.model.hf.mixtures import JITTER, LLAMA_ROWS, SPARSE, dense_and_sparse, moe, routed_options
 from ablate.model.hf.scored_mixtures import GATE_UP_EXPERTS, without
-from ablate.model.hf.tables import ROPE, SPARSE_LISTED, listed_axis
+from ablate.model.hf.tables import ROPE, SPARSE_LISTED, halves, listed_axis
 
 OFFSET = {"name": "rmsnorm", "offset": True}
 CLAMPED: dict[str, Any] = {"name": "glu", "activation": {"name": "swish"}, "up_offset": 1.0}

@@ -347,7 +347,7 @@ def _same(first: Facts, second: Facts) -> bool:
 
 def learns(tokenizer: Any) -> bool:
     """Whether a tokenizer, as options, makes its tokens from the training text."""
-    name = tokenizer.get("name") if isinstance(tokenizer, Mapping) else tokenizer
+    name = str(tokenizer.get("name") if isinstance(tokenizer, Mapping) else tokenizer)
     return name in registry.tokenizer and bool(getattr(registry.tokenizer[name].make, "learned", True))
 
 

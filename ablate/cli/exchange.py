@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from ablate import registry
 from ablate.cli.card import card, verdicts_on
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.tokenizer import Portable, TokenizerError
@@ -113,16 +114,32 @@ def _measured(name: str, trained: Trained, prepared: Prepared) -> Measured:
 def on_text_of(like: Path, trained: Trained, folder: Path, cache: Path) -> tuple[Trained, Prepared]:
     """The model as if it were a run on that run's text, and the text in its tokens."""
     data = DataSpec.model_validate(RunRecord.load(like).spec["data"])
+    refuse_reading(data, str(like))
+    data = in_tokens_of(data, trained, folder)
+    spec = {**trained.record.spec, "data": data.model_dump(mode="json"), "precision": "fp32"}
+    return trained._replace(record=trained.record.model_copy(update={"spec": spec})), prepare(data, cache)
+
+
+def refuse_reading(data: DataSpec, place: str) -> None:
+    """Raise ModelNotMeasured where a model with another tokenizer cannot read this text."""
     if data.tokenizer.name == "symbols" or data.prefix:
         raise ModelNotMeasured(
-            f"{like}: its data are examples of a task or have a prefix, and no text to read on"
+            f"{place}: its data are examples of a task or have a prefix, and no text to read on"
         )
+    mixed = getattr(data.source, "sources", None) or {"": data.source}
+    for options in (*mixed.values(), *(data.sets or {}).values()):
+        if registry.source.build(options).token_documents("train") is not None:
+            raise ModelNotMeasured(
+                f"{place}: its data are tokens of another tokenizer; a model reads text alone"
+            )
+
+
+def in_tokens_of(data: DataSpec, trained: Trained, folder: Path) -> DataSpec:
+    """The same text in the tokens of a model. Raises ModelNotMeasured."""
     if trained.tokenizer.end is None:
         raise ModelNotMeasured(f"{folder}: has no tokenizer.json with a token that ends a document")
     own = {"name": "saved", "path": str(tokenizer_folder(folder)), "end": trained.tokenizer.end_token}
-    data = DataSpec.model_validate({**data.model_dump(mode="json"), "tokenizer": own})
-    spec = {**trained.record.spec, "data": data.model_dump(mode="json"), "precision": "fp32"}
-    return trained._replace(record=trained.record.model_copy(update={"spec": spec})), prepare(data, cache)
+    return DataSpec.model_validate({**data.model_dump(mode="json"), "tokenizer": own})
 
 
 def tokenizer_folder(folder: Path) -> Path:

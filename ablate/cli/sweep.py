@@ -14,6 +14,7 @@ from ablate.cli.compose import ConfigError, plain_config, validated
 from ablate.cli.exits import FAILED, WRONG, fail, stopping, writing
 from ablate.cli.jobs import Jobs
 from ablate.cli.options import SweepOptions
+from ablate.cli.references import check_references, update_references
 from ablate.cli.scoring import check_heldout, check_measures, check_sets, requested_measures, score_missing
 from ablate.cli.show import print_outlook
 from ablate.cli.terminal import PlainConsole
@@ -158,6 +159,7 @@ class Sweep:
             if parent and not (store.folder(parent) / "record.json").is_file():
                 raise ConfigError([f"arm {arm.name}: init_from: {parent} is not in {store.root}; see runs="])
         check_sets(planned)
+        check_references(planned)
         check_heldout(planned, self.workspace)
         return planned
 
@@ -274,6 +276,7 @@ class Sweep:
 
         results = self.collected(planned, called)
         write(results, self.folder)
+        update_references(planned, self.workspace, self.folder)
         judgement = self.report()
         missing = [run for run in called if not self.workspace.has_outcome(run)]
         if missing:

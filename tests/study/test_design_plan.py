@@ -72,17 +72,29 @@ def test_what_does_not_compare_is_refused(data, metric: str, said: str | None, m
         assert line.startswith("arm other: ") and said in line
 
 
+OTHER_TEXT, OTHER_TOKENS = "its text is not the baseline's", "its tokens are not the baseline's"
+
+
 @pytest.mark.parametrize(
-    ("paths", "said"),
+    ("paths", "sets", "tokenizer", "metric", "said"),
     [
-        (["data.source.weights.code", "data.source.most_epochs"], None),
-        (["data.source.weights.code", "data.source.sources.code.files"], "its text is not the baseline's"),
-        (["data.sets.code.files"], "its text is not the baseline's"),
+        (["weights.code", "most_epochs"], False, "bytes", "heldout/loss", None),
+        (["weights.code", "sources.code.files"], False, "bytes", "heldout/loss", OTHER_TEXT),
+        (["files"], True, "bytes", "heldout/loss", OTHER_TEXT),
+        (["files"], True, "bytes", "heldout/books/loss", None),
+        (["files"], False, "bytes", "heldout/books/loss", OTHER_TEXT),
+        (["files"], True, "bpe", "heldout/books/loss", OTHER_TOKENS),
+        (["files"], True, "bpe", "heldout/macro/bits_per_byte", None),
     ],
 )
-def test_other_weights_of_the_same_sources_compare(paths: list[str], said: str | None) -> None:
-    planning = Planning(study(), "", (), expand(study()), Fake(), {})
-    assert [line.partition(",")[0] for line in planning.incomparable(paths)] == ([said] if said else [])
+def test_losses_compare_on_the_same_text_and_tokens_alone(paths, sets, tokenizer, metric, said) -> None:
+    planning = Planning(study(metric=metric), "", (), expand(study()), Fake(), {})
+    data = {"tokenizer": {"name": tokenizer}, "sets": {"books": {}} if sets else None}
+    lines = [*planning.incomparable([f"data.source.{path}" for path in paths], data)]
+    assert [line.partition(",")[0] for line in lines] == ([said] if said else [])
+    if not said:
+        (line,) = planning.incomparable(["data.sets.books.files"], data)
+        assert line.startswith(OTHER_TEXT)
 
 
 def test_the_refusals_of_all_arms_come_at_once() -> None:

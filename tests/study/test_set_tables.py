@@ -9,6 +9,7 @@ from ablate.cli.compose import ConfigError
 from ablate.cli.scoring import check_sets, set_names
 from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report.frames import sheets
+from ablate.study.report.methods import methods
 from ablate.study.report.set_tables import set_tables
 from ablate.study.report.tables import corpus_tables
 
@@ -47,6 +48,19 @@ def test_every_set_is_a_column_and_the_mean_comes_last(tmp_path):
     assert set(tables) <= {table.title for table in corpus_tables(judgement, judged)}
     sheet = sheets(judgement)["sets"]
     assert len(sheet) == 3 * 4 and set(sheet["set"]) == {"code", "web", "macro"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("heldout/loss", "at the last step on all of the held-out split."),
+        ("heldout/web/loss", "at the last step on all of the held-out split of web."),
+        ("validation/macro/loss", "at the last step as the mean over the validation splits of the sets."),
+        ("validation/loss", "at the last step."),
+    ],
+)
+def test_the_methods_say_which_text_the_metric_is_of(metric, said, tmp_path):
+    assert said in methods(world(tmp_path, by_domain, arms=ARMS, seeds=2, metric=metric))
 
 
 def test_without_sets_there_is_no_table_and_no_sheet(tmp_path):

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from itertools import combinations
 from typing import Any
 
+from ablate import registry
 from ablate.study.design.arms import EVERYTHING, LAYERS, Arm, redraw, unmatched_name
 from ablate.study.design.backend import Backend
 from ablate.study.design.differences import Difference, differences, fetch, flatten, put
@@ -131,7 +132,7 @@ class Planning:
             self.wrong(
                 name,
                 *(f"{d} lies outside the axis ({axis}); set it in base, or widen the axis" for d in outside),
-                *self.incomparable([d.path for d in differing]),
+                *self.incomparable([d.path for d in differing], baseline.get("data", {})),
             )
             if not differing:
                 self.wrong(name, "is a no-op: its specification equals the baseline's")
@@ -144,16 +145,23 @@ class Planning:
                 kept[name] = spec
         return self.distinct(kept)
 
-    def incomparable(self, paths: Sequence[str]) -> Iterator[str]:
-        """Losses on different text or targets do not compare, nor those of a token where tokens differ."""
+    def incomparable(self, paths: Sequence[str], data: Mapping[str, Any]) -> Iterator[str]:
+        """Losses on different text or targets do not compare, nor those of a token where tokens differ. Those
+        on sets that `data`, of the baseline, names are of the same text whatever the arms are trained on."""
         losses = [m for m in (self.study.metric, *self.study.measures) if m.rpartition("/")[2] in LOSSES]
         by_token = [m for m in losses if not m.endswith("bits_per_byte")]
-        texts = [p for p in paths if under(p, "data.source") and not any(under(p, s) for s in SHARES)]
-        if losses and (texts or any(under(path, "data.sets") for path in paths)):
-            yield f"its text is not the baseline's, so {losses[0]} does not compare; give texts under corpora"
+        own = [m for m in losses if not (data.get("sets") and m.count("/") == 2)]  # on text of the arm's own
+        trained = [p for p in paths if under(p, "data.source") and not any(under(p, s) for s in SHARES)]
+        other = losses if any(under(path, "data.sets") for path in paths) else own if trained else []
+        learned = trained and learns(data.get("tokenizer"))
+        if other:
+            yield (
+                f"its text is not the baseline's, so {other[0]} does not compare; give texts under corpora, "
+                "or take the loss on a set of data.sets"
+            )
         elif losses and (moved := [path for path in paths if path in TARGETS]):
             yield f"{moved[0]} decides what is a target, so {losses[0]} does not compare; set it for all arms"
-        elif by_token and any(under(path, "data.tokenizer") for path in paths):
+        elif by_token and (learned or any(under(path, "data.tokenizer") for path in paths)):
             yield f"its tokens are not the baseline's, so {by_token[0]} does not compare; take bits_per_byte"
 
     def distinct(self, specs: dict[str, Spec]) -> dict[str, Spec]:
@@ -335,6 +343,12 @@ class Planning:
 
 def _same(first: Facts, second: Facts) -> bool:
     return first.tree == second.tree and first.output == second.output
+
+
+def learns(tokenizer: Any) -> bool:
+    """Whether a tokenizer, as options, makes its tokens from the training text."""
+    name = str(tokenizer.get("name") if isinstance(tokenizer, Mapping) else tokenizer)
+    return name in registry.tokenizer and bool(getattr(registry.tokenizer[name].make, "learned", True))
 
 
 def _prefixes(paths: Iterable[str]) -> list[str]:

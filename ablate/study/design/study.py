@@ -156,6 +156,7 @@ class Study(Strict):
     measures: tuple[str, ...] = ()  # described beside the metric, never decided on
     corpora: dict[Name, Overrides] = Field({})  # the whole study is run on each
     sizes: dict[Name, Overrides] = Field({})  # and at each: matched, tuned and judged within the size
+    references: dict[Name, str] = Field({})  # name -> folder of a published model, read on the same text
     notes: str = ""  # on the budget, the scale, the machine
 
     @field_validator("tune", mode="before")
@@ -225,6 +226,8 @@ class Study(Strict):
             yield f"effects: a design of kind {self.design.kind} has none; leave the key out"
         if declared(self.metric) and self.better == "lower":
             yield f"better: {self.metric} counts the runs that solve their task; say better: higher"
+        for name in sorted(self.references.keys() & self.arms.keys()):
+            yield f"references: {name} is an arm too; give the model another name"
         if len(self.sizes) == 1:
             yield "sizes: one size has no slope; give two or more, or put its overrides into base"
         if self.tune:

@@ -1,6 +1,6 @@
 """The figures of a report. Whatever shows an interval draws the one that its verdict was read from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ablate.amounts import PLUS_MINUS, short
@@ -25,6 +25,7 @@ from ablate.study.report.drawing import (
 )
 from ablate.study.report.phrasing import clip, in_lines
 from ablate.study.report.rate_figures import draw_rates, draw_sensitivity
+from ablate.study.report.reference_tables import references_on
 from ablate.study.report.scale_figure import draw_gaps_by_size
 from ablate.study.report.summary import COSTS, LINEAR_DECADES, Span, arm_costs, by_seed, front, span
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 def draw_corpus(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> list[Drawing]:
     """Every figure of one corpus for which there is something to draw."""
     styles, tune = ArmStyles(judgement, judged), judgement.study.tune
+    lines = published(judgement, judged)
     makers: list[tuple[str, str, str, Callable[[], Any]]] = [
         (
             "differences",
@@ -84,8 +86,9 @@ def draw_corpus(judgement: StudyJudgement, judged: Judged, suffix: str = "") -> 
         (
             "costs",
             "Cost against quality",
-            "Mean of the metric against what it costs. The line joins the arms that no other beats in both.",
-            lambda: _costs(judged, styles),
+            "Mean of the metric against what it costs. The line joins the arms that no other beats in both."
+            + (" Dotted lines are published models, whatever they cost." if lines else ""),
+            lambda: _costs(judged, styles, lines),
         ),
     ]
     with figure_settings():
@@ -160,7 +163,15 @@ def _ticks(axis: Span) -> list[float]:
     return sorted(tick for tick in ticks if axis.low <= tick <= axis.high)
 
 
-def _costs(judged: Judged, styles: ArmStyles) -> "Figure | None":
+def published(judgement: StudyJudgement, judged: Judged) -> dict[str, float]:
+    """The published models that have the metric of the study, which is then in bits per byte."""
+    metric, frame = judgement.study.metric, references_on(judgement, judged.corpus)
+    if metric not in frame.columns:
+        return {}
+    return {str(row["reference"]): float(row[metric]) for row in frame.to_dict("records")}
+
+
+def _costs(judged: Judged, styles: ArmStyles, lines: Mapping[str, float]) -> "Figure | None":
     comparison = judged.comparison
     if comparison is None:
         return None
@@ -184,6 +195,8 @@ def _costs(judged: Judged, styles: ArmStyles) -> "Figure | None":
                 [table.loc[arm, column]], [table.loc[arm, "mean"]], "D" if arm == styles.baseline else "o",
                 color=line["color"], markersize=4.5, label=styles.label(arm), zorder=line["zorder"] + 1,
             )  # fmt: skip
+        for name, level in lines.items():
+            axes.axhline(level, color=SOFT, linewidth=0.8, linestyle=":", label=clip(name))
         axes.grid()
         axes.margins(0.12)
         axes.xaxis.set_major_formatter(tick_amount)

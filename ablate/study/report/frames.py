@@ -10,6 +10,7 @@ from ablate.study.judge.headlines import JudgedClaims
 from ablate.study.judge.scale import Scale
 from ablate.study.judge.solved import Verdicts
 from ablate.study.judge.study_judgement import StudyJudgement
+from ablate.study.report.reference_tables import beside_frame
 from ablate.study.report.set_tables import set_frame
 from ablate.study.report.summary import arm_costs
 from ablate.study.results import Manifest
@@ -42,6 +43,7 @@ def sheets(judgement: StudyJudgement) -> dict[str, "pd.DataFrame"]:
         add("measures", corpus, models_frame(corpus.descriptions))
         add("costs", corpus, arm_costs(corpus).reset_index())
         add("sets", corpus, set_frame(corpus))
+        add("references", corpus, beside_frame(judgement, corpus))
         if corpus.factorial is not None:
             add("effects", corpus, corpus.factorial.table())
         add("ingredients", corpus, ingredient_frame(corpus))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ablate.amounts import MINUS, amount
+from ablate.spec import MACRO
 from ablate.study.design.claim import counts
 from ablate.study.design.differences import fetch
 from ablate.study.design.level import has_effects, held_to_the_end, other_families, table_alpha, true_level
@@ -175,7 +176,7 @@ def _budgets(study: Study) -> str:
 
 def _scoring(study: Study) -> str:
     what = f"The primary metric is {study.metric} ({study.better} is better), taken at the last step"
-    what += " on all of the held-out split" if study.metric.startswith("heldout") else ""
+    what += _on_which_text(study.metric)
     rest = f"; {', '.join(study.measures)} are described only" if study.measures else ""
     margin = (
         f" Differences below {study.equivalence_margin:g} were declared not to matter."
@@ -183,6 +184,17 @@ def _scoring(study: Study) -> str:
         else ""
     )
     return f"{what}{rest}.{margin}"
+
+
+def _on_which_text(metric: str) -> str:
+    """On all of held-out, on one set, or on average over the sets; nothing of other metrics."""
+    kind, *names = metric.split("/")[:-1]
+    split = {"heldout": "held-out", "validation": "validation"}.get(kind)
+    if split is None or (kind == "validation" and not names):
+        return ""
+    if names == [MACRO]:
+        return f" as the mean over the {split} splits of the sets"
+    return f" on all of the {split} split" + "".join(f" of {name}" for name in names)
 
 
 def _test(manifest: Manifest, study: Study) -> str:

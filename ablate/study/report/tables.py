@@ -15,6 +15,7 @@ from ablate.study.report.budget_tables import budget_table, speed_up_table
 from ablate.study.report.factor_tables import factor_tables
 from ablate.study.report.looks_table import looks_table
 from ablate.study.report.phrasing import decimals, seed_ranges, seeds_needed, verdict_in_words
+from ablate.study.report.reference_tables import reference_tables
 from ablate.study.report.set_tables import set_tables
 from ablate.study.report.summary import COSTS, arm_costs, means, ranked
 from ablate.study.report.table import (
@@ -132,6 +133,7 @@ def corpus_tables(judgement: StudyJudgement, judged: Judged) -> list[Table]:
     tables = [
         *(_solved(verdicts) for verdicts in judged.solved),
         *filter(None, [looks_table(judgement.study, judged), budget_table(judged), speed_up_table(judged)]),
+        *reference_tables(judgement, judged),
         *set_tables(judged),
         *_stability(judged),
         *_fixed(judged),

@@ -2,7 +2,7 @@
 
 from ablate.study.results.collect import collect
 from ablate.study.results.curves import POINTS
-from ablate.study.results.files import FOLDER, Results, read, write, write_timings
+from ablate.study.results.files import FOLDER, Results, read, write, write_references, write_timings
 from ablate.study.results.manifest import Manifest, PlanRecord, study_as_yaml
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "read",
     "study_as_yaml",
     "write",
+    "write_references",
     "write_timings",
 ]

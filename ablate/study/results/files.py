@@ -4,6 +4,7 @@ experiments/NAME/results/study.json         the study, its arms, what differs, t
 experiments/NAME/results/runs.parquet       one row for each planned run: outcome, metrics, costs, origin
 experiments/NAME/results/curves.parquet     loss by step, at most 100 points a run
 experiments/NAME/results/documents.parquet  held-out loss by document, where it was stored
+experiments/NAME/results/references.parquet published models on the same text, where the study names some
 experiments/NAME/results/timings.parquet       where arms were timed: arm, what, round, seconds, and where
 
 study.json also holds the SHA-256 of the tables, and of its own content. Files that are not as they were
@@ -13,7 +14,7 @@ written are refused. What earlier versions wrote has no hashes.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 FOLDER = "results"
 RESULTS_REMEDY = "restore it, or run the study again: python sweep.py experiment=NAME"
-TIMINGS = "timings.parquet"
+TIMINGS, REFERENCES = "timings.parquet", "references.parquet"
+BESIDE_RUNS = (TIMINGS, REFERENCES)  # tables that are written after the others, where there are any
 RUN_COLUMNS = (
     "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "source_hash",
     "stale", "kernel", "precision", "device_kind", "heldout_reads", "command",
@@ -50,6 +52,8 @@ class Results:
     curves     id, code, step, tokens, loss, validation_loss
     documents  id, loss (sum over each document, nats), tokens
     timings    arm, what, round, seconds, and where; None where arms were not timed
+    references reference, corpus, model, text, read, parameters, and bits per byte under the names of metrics;
+               None where the study names no published model
     """
 
     manifest: Manifest
@@ -57,6 +61,7 @@ class Results:
     curves: "pd.DataFrame"
     documents: "pd.DataFrame"
     timings: "pd.DataFrame | None" = None
+    references: "pd.DataFrame | None" = None
 
 
 def write(results: Results, folder: Path) -> None:
@@ -68,9 +73,8 @@ def write(results: Results, folder: Path) -> None:
         with atomic(place / name) as f:
             f.write(content)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
-    timings = place / TIMINGS
-    if timings.is_file():
-        hashes[TIMINGS] = hashlib.sha256(timings.read_bytes()).hexdigest()
+    there = [name for name in BESIDE_RUNS if (place / name).is_file()]
+    hashes |= {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in there}
     _write_study(place, results.manifest.model_dump(mode="json"), hashes)
 
 
@@ -93,6 +97,7 @@ def read(folder: Path) -> Results:
         curves=_table(place / "curves.parquet", hashes),
         documents=_table(place / "documents.parquet", hashes),
         timings=_table(place / TIMINGS, hashes) if (place / TIMINGS).is_file() else None,
+        references=_table(place / REFERENCES, hashes) if (place / REFERENCES).is_file() else None,
     )
 
 
@@ -146,12 +151,22 @@ def write_timings(folder: Path, laps: Iterable[Any], origin: Mapping[str, Any]) 
     FileNotFoundError where there are no results, ValueError where study.json is damaged."""
     import pandas as pd
 
+    where = {name: str(origin[name]) for name in TIMING_ORIGIN} | {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    _write_beside(folder, TIMINGS, pd.DataFrame(list(laps), columns=list(TIMING_COLUMNS)).assign(**where))
+
+
+def write_references(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep a row for each published model and corpus. Raises as `write_timings`."""
+    import pandas as pd
+
+    _write_beside(folder, REFERENCES, pd.DataFrame([dict(row) for row in rows]))
+
+
+def _write_beside(folder: Path, name: str, frame: "pd.DataFrame") -> None:
     place = folder / FOLDER
     content, hashes = _read_study(place)
-    where = {name: str(origin[name]) for name in TIMING_ORIGIN} | {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
-    frame = pd.DataFrame(list(laps), columns=list(TIMING_COLUMNS)).assign(**where)
     packed = _packed(frame)
-    with atomic(place / TIMINGS) as file:
+    with atomic(place / name) as file:
         file.write(packed)
     if hashes is not None:
-        _write_study(place, content, {**hashes, TIMINGS: hashlib.sha256(packed).hexdigest()})
+        _write_study(place, content, {**hashes, name: hashlib.sha256(packed).hexdigest()})

@@ -290,6 +290,7 @@ def init(options: argparse.Namespace) -> None:
 
 
 def referee(options: argparse.Namespace) -> int:
+    """`ablate try` and `ablate campaign`."""
     from ablate.cli.campaign_command import campaign_command, try_command
 
     if options.command == "try":

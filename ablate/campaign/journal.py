@@ -54,7 +54,7 @@ class BaselineEntry(Strict):
 
 
 @dataclass
-class State:
+class CampaignState:
     """What a journal amounts to."""
 
     rules: Campaign
@@ -111,16 +111,16 @@ class Journal:
         self.file = folder / JOURNAL
         self.last = ""  # the hash of the last line
 
-    def read(self, rules: Campaign | None = None) -> State | None:
+    def read(self, rules: Campaign | None = None) -> CampaignState | None:
         """The state; None where nothing was tried yet. With `rules`, these must be the ones it began with."""
         if not self.file.is_file():
             return None
-        state: State | None = None
+        state: CampaignState | None = None
         for n, line in enumerate(self.file.read_text().splitlines(), 1):
             content = self._checked(line, n)
             try:
                 if "rules" in content:
-                    state = State(Campaign.model_validate(content["rules"]))
+                    state = CampaignState(Campaign.model_validate(content["rules"]))
                 elif state is None:
                     raise self._damaged(n, "it does not begin with the rules")
                 else:
@@ -158,12 +158,12 @@ class Journal:
                 ]
             )
 
-    def begin(self, rules: Campaign) -> State:
+    def begin(self, rules: Campaign) -> CampaignState:
         """Write the first line."""
         self._add({"rules": rules.plain()})
-        return State(rules)
+        return CampaignState(rules)
 
-    def add(self, state: State, entry: TryEntry | BaselineEntry) -> None:
+    def add(self, state: CampaignState, entry: TryEntry | BaselineEntry) -> None:
         """Write a line, and take it into the state."""
         entry = entry.model_copy(update={"date": datetime.now(UTC).isoformat(timespec="seconds")})
         self._add(entry.model_dump(mode="json"))
@@ -177,6 +177,6 @@ class Journal:
         self.last = hash
 
 
-def overrides_of(state: State, change: Sequence[str]) -> tuple[str, ...]:
+def overrides_of(state: CampaignState, change: Sequence[str]) -> tuple[str, ...]:
     """What a person would type to train.py for a change of the baseline of now."""
     return merged(state.baseline.overrides, change)

@@ -15,16 +15,17 @@ from ablate.record import atomic, read_lines
 from ablate.train.callback import Watch
 from ablate.train.monitor.curve import Row
 
-STOPPED = "stopped.json"
-WINDOW = 0.05  # the share of the steps whose mean loss is compared
+STOPPED_FILE = "stopped.json"
+COMPARED_SHARE = 0.05  # the share of the steps whose mean loss is compared
 
 
 class Limits(Callback):
     """Stop after `seconds` of training, or where the loss lies too high.
 
-    It does where, from the share `after` of the steps on, the mean training loss of the latest `WINDOW` is
-    higher by `above` (nats per token) than that of the same steps of the run in `reference`. Both runs have
-    one seed, and so the same batches. A reference without a curve stops nothing."""
+    It does where, from the share `after` of the steps on, the mean training loss of the latest
+    `COMPARED_SHARE` is higher by `above` (nats per token) than that of the same steps of the run in
+    `reference`. Both runs have one seed, and so the same batches. If that run has no curve, nothing is
+    stopped."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Limits(Callback):
             return
         reason = self.too_long() or self.too_high(watch)
         if reason:
-            with atomic(self.folder / STOPPED) as file:
+            with atomic(self.folder / STOPPED_FILE) as file:
                 file.write(json.dumps({"reason": reason}).encode())
             watch.outcome.stopped = trainer.should_stop = True
 
@@ -64,7 +65,7 @@ class Limits(Callback):
     def too_high(self, watch: Watch) -> str:
         """Why the loss is too high to go on, or nothing."""
         steps, rows = watch.spec.steps, watch.curve.rows if watch.curve is not None else []
-        wide = max(5, round(WINDOW * steps))
+        wide = max(5, round(COMPARED_SHARE * steps))
         step = int(rows[-1]["step"] or 0) if rows else 0
         if self.above is None or self.reference is None or step < self.after * steps or step % wide:
             return ""
@@ -94,6 +95,6 @@ def losses_of(folder: Path) -> dict[int, float]:
 def why_stopped(folder: Path) -> str:
     """Why a run was stopped by its limits; empty where it was not."""
     try:
-        return str(json.loads((folder / STOPPED).read_bytes())["reason"])
+        return str(json.loads((folder / STOPPED_FILE).read_bytes())["reason"])
     except (OSError, ValueError, KeyError):
         return ""

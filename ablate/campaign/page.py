@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablate.amounts import number, short
-from ablate.campaign.journal import BaselineEntry, Journal, State, TryEntry
+from ablate.campaign.journal import BaselineEntry, CampaignState, Journal, TryEntry
 from ablate.campaign.referee import threshold_now
 from ablate.campaign.rules import CampaignError, load_campaign
 from ablate.record import atomic
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGES = ("campaign.md", "campaign.html")
-POINTS = {"keep": WORD_COLOURS["better"], "discard": SOFT, "undecided": WORD_COLOURS["undecided"]}
-DIGITS = 4  # decimals of a metric
+POINT_COLOURS = {"keep": WORD_COLOURS["better"], "discard": SOFT, "undecided": WORD_COLOURS["undecided"]}
+METRIC_PLACES = 4  # decimals of a metric
 
 
-def write_campaign_report(folder: Path) -> State:
+def write_campaign_report(folder: Path) -> CampaignState:
     """Rebuild the report in `folder`; returns the state that it shows. Raises CampaignError where nothing was
     tried yet."""
     state = state_of(folder)
@@ -43,7 +43,7 @@ def write_campaign_report(folder: Path) -> State:
     return state
 
 
-def state_of(folder: Path) -> State:
+def state_of(folder: Path) -> CampaignState:
     """The state of a campaign. Raises CampaignError where nothing was tried yet."""
     state = Journal(folder).read(load_campaign(folder))
     if state is None:
@@ -51,7 +51,20 @@ def state_of(folder: Path) -> State:
     return state
 
 
-def campaign_context(name: str, state: State) -> dict[str, Any]:
+def status_json(folder: Path) -> dict[str, Any]:
+    """A campaign as plain JSON."""
+    state = state_of(folder)
+    return {
+        "campaign": folder.name,
+        "tries": [entry.model_dump(mode="json") for entry in state.tries.values()],
+        "baselines": [entry.model_dump(mode="json") for entry in state.baselines],
+        "tries_left": state.left,
+        "alpha_left": state.rules.alpha * max(0, state.left) / state.rules.tries,
+        "runs": state.runs,
+    }
+
+
+def campaign_context(name: str, state: CampaignState) -> dict[str, Any]:
     """The context of both templates."""
     drawing = draw_path(state)
     return {
@@ -69,7 +82,7 @@ def campaign_context(name: str, state: State) -> dict[str, Any]:
     }
 
 
-def in_short(state: State) -> str:
+def in_short(state: CampaignState) -> str:
     """How many changes were kept, and what that came to."""
     count = {word: sum(t.word == word for t in state.tries.values()) for word in ("keep", "discard")}
     open_tries = len(state.tries) - sum(count.values())
@@ -78,13 +91,13 @@ def in_short(state: State) -> str:
     first, last = mean_of(state.baselines[0]), mean_of(state.baseline)
     if count["keep"] and first is not None and last is not None:
         line += (
-            f"On seeds that chose nothing the baseline went from {number(first, DIGITS)} to "
-            f"{number(last, DIGITS)} ({state.rules.metric})."
+            f"On seeds that chose nothing the baseline went from {number(first, METRIC_PLACES)} to "
+            f"{number(last, METRIC_PLACES)} ({state.rules.metric})."
         )
     return line.strip()
 
 
-def campaign_facts(state: State) -> Iterator[tuple[str, str]]:
+def campaign_facts(state: CampaignState) -> Iterator[tuple[str, str]]:
     """What was declared, spent and left."""
     rules, spent = state.rules, len(state.tries)
     yield "metric", f"{rules.metric} ({rules.better} is better)"
@@ -97,7 +110,7 @@ def campaign_facts(state: State) -> Iterator[tuple[str, str]]:
     yield "pairs a try", f"{sum(len(t.values) for t in state.tries.values()) / max(1, spent):.1f} on average"
 
 
-def try_table(state: State) -> Table:
+def try_table(state: CampaignState) -> Table:
     """Every try with its decision."""
     return Table(
         "Tries",
@@ -116,14 +129,14 @@ def _try_row(entry: TryEntry) -> tuple[str, ...]:
         " ".join(entry.change),
         entry.word,
         str(len(entry.values)),
-        number(entry.difference, DIGITS, signed=True),
+        number(entry.difference, METRIC_PLACES, signed=True),
         short(float(np.exp(min(entry.log_e, 700.0)))),
         short(float(np.exp(entry.log_threshold))),
         entry.reason.split(" (e-value")[0],
     )
 
 
-def path_table(state: State) -> Table:
+def path_table(state: CampaignState) -> Table:
     """The baselines one after another, each on seeds of its own."""
     kept = {t.baseline + 1: t for t in state.tries.values() if t.word == "keep"}
     rows = []
@@ -136,8 +149,8 @@ def path_table(state: State) -> Table:
                 str(entry.baseline),
                 "the campaign's base" if by is None else " ".join(by.change),
                 "" if by is None else str(by.number),
-                number(mean_of(entry), DIGITS),
-                number(sd, DIGITS),
+                number(mean_of(entry), METRIC_PLACES),
+                number(sd, METRIC_PLACES),
                 str(len(values)),
             )
         )
@@ -152,7 +165,7 @@ def mean_of(entry: BaselineEntry) -> float | None:
     return float(np.mean(list(entry.values.values()))) if entry.values else None
 
 
-def draw_path(state: State) -> Drawing | None:
+def draw_path(state: CampaignState) -> Drawing | None:
     """The mean of every try by its number, coloured by the decision, and the baseline's path as a line."""
     with figure_settings():
         return to_drawing(
@@ -164,13 +177,13 @@ def draw_path(state: State) -> Drawing | None:
         )
 
 
-def _path_figure(state: State) -> "Figure | None":
+def _path_figure(state: CampaignState) -> "Figure | None":
     tries = [entry for entry in state.tries.values() if entry.values]
     if not tries:
         return None
     figure = new_figure(2.6)
     axes = figure.subplots()
-    for word, colour in POINTS.items():
+    for word, colour in POINT_COLOURS.items():
         mine = [entry for entry in tries if entry.word == word]
         means = [float(np.mean(list(entry.values.values()))) for entry in mine]
         axes.plot([e.number for e in mine], means, "o", markersize=3.5, color=colour, label=word)
@@ -186,7 +199,7 @@ def _path_figure(state: State) -> "Figure | None":
     return figure
 
 
-def campaign_methods(state: State) -> str:
+def campaign_methods(state: CampaignState) -> str:
     """How a try was judged, in a paragraph that a paper can quote."""
     rules = state.rules
     noise = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.campaign.journal import State, TryEntry, Values, Word
+from ablate.campaign.journal import CampaignState, TryEntry, Values, Word
 from ablate.study.stats.evalues import Noise, is_futile, log_e_value, log_threshold
 
 FARTHEST = 1000  # pairs; beyond it no number that would settle a try is named
@@ -24,7 +24,7 @@ class Decision:
     more: int | None = None
 
 
-def decide(state: State, entry: TryEntry, values: Values) -> Decision:
+def decide(state: CampaignState, entry: TryEntry, values: Values) -> Decision:
     """Judge a try by its `values` and those of its baseline. Pairs are the first seeds that both have."""
     rules, baseline = state.rules, state.baselines[entry.baseline]
     seeds = sorted(values.keys() & baseline.values.keys())
@@ -48,10 +48,12 @@ def decide(state: State, entry: TryEntry, values: Values) -> Decision:
     if found == "undecided":
         scales = ((k, (n + k) / n) for k in range(1, FARTHEST + 1))
         more = next((k for k, s in scales if word(n + k, s * total, s * squares)[0] != "undecided"), None)
-    return Decision(found, in_words(found, log_e, threshold, more), n, difference, log_e, threshold, more)
+    return Decision(
+        found, decision_in_words(found, log_e, threshold, more), n, difference, log_e, threshold, more
+    )
 
 
-def in_words(word: Word, log_e: float, threshold: float, more: int | None) -> str:
+def decision_in_words(word: Word, log_e: float, threshold: float, more: int | None) -> str:
     """Why a try is decided, or what would settle it."""
     evidence = f"e-value {np.exp(min(log_e, 700.0)):.3g}, {np.exp(threshold):.3g} is needed"
     if word == "keep":
@@ -62,7 +64,7 @@ def in_words(word: Word, log_e: float, threshold: float, more: int | None) -> st
     return f"{count} more runs would settle it ({evidence})"
 
 
-def earlier_noise(state: State, entry: TryEntry) -> tuple[float, int]:
+def earlier_noise(state: CampaignState, entry: TryEntry) -> tuple[float, int]:
     """The squared residuals of differences in the tries before this one, and their degrees of freedom: summed
     over baselines, each with the arms that were run beside it."""
     total, df = 0.0, 0
@@ -88,6 +90,6 @@ def _row(values: Values, seeds: Sequence[int]) -> tuple[np.ndarray, int]:
     return row, n
 
 
-def threshold_now(state: State) -> float:
+def threshold_now(state: CampaignState) -> float:
     """The logarithm of the e-value that the next try needs for a keep."""
     return float(log_threshold(state.rules.alpha, state.rules.tries, state.keeps))

@@ -18,8 +18,10 @@ from ablate.study.design.yaml_file import read_yaml
 RULES_FILE = "campaign.yaml"
 MOST_TRIES = 100_000
 FRESH = 1000  # seeds of each baseline: more than a try may have
-PARTS = "parts"  # the override that names files of one's own
-Cost = Literal["total", "non_embedding", "active", "flops_per_token", "kv_bytes_per_token", "memory_bytes"]
+OWN_PARTS = "parts"  # the override that names files of one's own
+BoundedCost = Literal[
+    "total", "non_embedding", "active", "flops_per_token", "kv_bytes_per_token", "memory_bytes"
+]
 
 
 class CampaignError(AblateError, ValueError):
@@ -51,14 +53,14 @@ class Campaign(Strict):
     alpha: float = Field(0.05, gt=0, lt=1)
     miss: float = Field(0.1, gt=0, lt=1)  # the share of gains as large as the margin that are given up
     noise: Literal["pooled", "own"] = "pooled"  # one for all arms, or that of each try alone
-    cost: dict[Cost, float] = Field({})  # the most that a change may cost, times the first baseline
+    cost: dict[BoundedCost, float] = Field({})  # the most that a change may cost, times the first baseline
     seconds: float | None = Field(None, gt=0)  # the most that training a run may take
     fail_fast: FailFast | None = None
     notes: str = ""
 
     @field_validator("cost")
     @classmethod
-    def _positive(cls, cost: dict[Cost, float]) -> dict[Cost, float]:
+    def _positive(cls, cost: dict[BoundedCost, float]) -> dict[BoundedCost, float]:
         wrong = [f"{name}: a factor above 0, not {most}" for name, most in cost.items() if not most > 0]
         if wrong:
             raise ValueError("\n".join(wrong))
@@ -102,11 +104,11 @@ def merged(base: Sequence[str], change: Sequence[str]) -> tuple[str, ...]:
     rest: dict[str, str] = {}
     for override in (*base, *change):
         key = override.partition("=")[0].lstrip("+~")
-        if key == PARTS:
+        if key == OWN_PARTS:
             files += [file.strip().strip("'\"") for file in override.partition("=")[2].strip("[]").split(",")]
         else:
             rest.pop(key, None)
             rest[key] = override
     named = dict.fromkeys(filter(None, files))
     quoted = ", ".join("'" + file.replace("'", "\\'") + "'" for file in named)
-    return (*([f"{PARTS}=[{quoted}]"] if named else []), *rest.values())
+    return (*([f"{OWN_PARTS}=[{quoted}]"] if named else []), *rest.values())

@@ -16,7 +16,7 @@ from ablate.study.design.study import load
 from ablate.study.judge.study_judgement import StudyJudgement
 
 if TYPE_CHECKING:
-    from ablate.cli.campaign import Answer
+    from ablate.cli.campaign import RefereeAnswer
 
 
 def plan_study(folder: Path | str, **options: Any) -> Plan:
@@ -52,7 +52,9 @@ def _sweep(folder: Path | str, options: dict[str, Any]) -> Sweep:
     return Sweep(options_of(defaults, **options), PlainConsole(quiet=True))
 
 
-def try_change(folder: Path | str, change: Sequence[str], *, more: int = 0, **options: Any) -> "Answer":
+def try_change(
+    folder: Path | str, change: Sequence[str], *, more: int = 0, **options: Any
+) -> "RefereeAnswer":
     """Ask the referee of the campaign in `folder` (with a campaign.yaml) about a change: keep, discard, or
     undecided.
 
@@ -71,8 +73,7 @@ def try_change(folder: Path | str, change: Sequence[str], *, more: int = 0, **op
 def report_campaign(folder: Path | str) -> dict[str, Any]:
     """Write the report of the campaign in `folder`; return it as plain data: tries, baselines, what is left.
     Raises CampaignError where nothing was tried yet."""
-    from ablate.campaign.page import write_campaign_report
-    from ablate.cli.campaign_command import status_json
+    from ablate.campaign.page import status_json, write_campaign_report
 
     write_campaign_report(Path(folder))
     return status_json(Path(folder))

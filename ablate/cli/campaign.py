@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.campaign.journal import BaselineEntry, Journal, State, TryEntry, overrides_of
+from ablate.campaign.journal import BaselineEntry, CampaignState, Journal, TryEntry, overrides_of
 from ablate.campaign.referee import decide, threshold_now
-from ablate.campaign.rules import FRESH, PARTS, RULES_FILE, CampaignError, load_campaign
+from ablate.campaign.rules import FRESH, OWN_PARTS, RULES_FILE, CampaignError, load_campaign
 from ablate.cli.campaign_runs import CampaignRuns, campaign_options
 from ablate.cli.scoring import check_heldout, check_measures, requested_measures
 from ablate.cli.workspace import Workspace
@@ -25,11 +25,11 @@ from ablate.study.design.study import Study, StudyError
 from ablate.study.design.study import read as read_study
 
 BASELINE, CHANGE = "baseline", "change"  # the arms of a try
-FIRST = 2  # seeds on which a new baseline is measured
+FIRST_SEEDS = 2  # seeds on which a new baseline is measured
 
 
 @dataclass(frozen=True)
-class Answer:
+class RefereeAnswer:
     """What the referee says to a change."""
 
     campaign: str
@@ -85,7 +85,7 @@ class CampaignRunner:
 
     # ------------------------------------------------------------------------------------- a try
 
-    def attempt(self, change: Sequence[str], more: int = 0) -> Answer:
+    def attempt(self, change: Sequence[str], more: int = 0) -> RefereeAnswer:
         """Try a change, or give an undecided one `more` pairs.
 
         Raises CampaignError or ConfigError for a change that is refused before anything is run, EngineError
@@ -110,10 +110,10 @@ class CampaignRunner:
             journal.add(state, entry)
             if entry.word == "keep":
                 # The study is planned with the arm in its place: its runs on new seeds are the baseline's.
-                self.measure_baseline(journal, state, self.runs_of(planned, state, FIRST)[CHANGE])
+                self.measure_baseline(journal, state, self.runs_of(planned, state, FIRST_SEEDS)[CHANGE])
             return self.answer(state, entry)
 
-    def begin(self, journal: Journal) -> State:
+    def begin(self, journal: Journal) -> CampaignState:
         """The state of a new campaign, its baseline planned and measured."""
         if not any(reads_heldout(name) for name in self.measures):
             raise CampaignError(
@@ -134,7 +134,9 @@ class CampaignRunner:
         )
         return state
 
-    def new_entry(self, state: State, change: Sequence[str], identity: str, arm: PlannedArm) -> TryEntry:
+    def new_entry(
+        self, state: CampaignState, change: Sequence[str], identity: str, arm: PlannedArm
+    ) -> TryEntry:
         """A try that begins. Raises CampaignError where no try is left, or the change costs too much."""
         if state.left < 1:
             raise CampaignError(
@@ -165,7 +167,7 @@ class CampaignRunner:
         )
 
     def run_pairs(
-        self, journal: Journal, state: State, entry: TryEntry, planned: Plan, most: int
+        self, journal: Journal, state: CampaignState, entry: TryEntry, planned: Plan, most: int
     ) -> TryEntry:
         """Pair after pair, until the try is decided or has had `most` of them."""
         runs = self.runs_of(planned, state, most)
@@ -193,9 +195,9 @@ class CampaignRunner:
             }
         )
 
-    def answer(self, state: State, entry: TryEntry) -> Answer:
+    def answer(self, state: CampaignState, entry: TryEntry) -> RefereeAnswer:
         """The answer that an entry stands for."""
-        return Answer(
+        return RefereeAnswer(
             campaign=self.folder.name,
             number=entry.number,
             change=entry.change,
@@ -240,7 +242,7 @@ class CampaignRunner:
         check_heldout(planned, self.workspace)
         return planned
 
-    def runs_of(self, planned: Plan, state: State, number: int) -> dict[str, list[PlannedRun]]:
+    def runs_of(self, planned: Plan, state: CampaignState, number: int) -> dict[str, list[PlannedRun]]:
         """The runs of both arms on the first seeds of the baseline that stands now."""
         first = FRESH * state.baseline.baseline
         study = planned.study.model_copy(update={"seeds": tuple(range(first, first + number))})
@@ -257,7 +259,7 @@ class CampaignRunner:
 
         return source_hash(RunSpec.model_validate(spec))
 
-    def refuse_new_sources(self, state: State, planned: Plan) -> None:
+    def refuse_new_sources(self, state: CampaignState, planned: Plan) -> None:
         """Raise CampaignError where the baseline's sources are no longer those that it was measured with."""
         if set(planned.arms[0].overrides) != set(state.baseline.overrides):
             raise CampaignError(
@@ -285,16 +287,16 @@ class CampaignRunner:
             if not file.is_file():
                 raise CampaignError([f"{word}: there is no such file; name a file with a part, or overrides"])
             content = file.read_bytes()
-            copy = self.folder / PARTS / f"{file.stem}_{digest(content.decode(errors='replace'))[:8]}.py"
+            copy = self.folder / OWN_PARTS / f"{file.stem}_{digest(content.decode(errors='replace'))[:8]}.py"
             copy.parent.mkdir(exist_ok=True)
             if not copy.is_file():
                 shutil.copyfile(file, copy)
-            words.append(f"{PARTS}=[{os.path.relpath(copy)}]")
+            words.append(f"{OWN_PARTS}=[{os.path.relpath(copy)}]")
         return words
 
     # ------------------------------------------------------------------------------------ the runs
 
-    def measure_baseline(self, journal: Journal, state: State, runs: Sequence[PlannedRun]) -> None:
+    def measure_baseline(self, journal: Journal, state: CampaignState, runs: Sequence[PlannedRun]) -> None:
         """Run the baseline on these seeds. Raises EngineError where it does not finish."""
         baseline = state.baseline
         new = [run for run in runs if run.seed not in baseline.values]

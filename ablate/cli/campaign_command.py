@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.campaign.page import PAGES, in_short, state_of, write_campaign_report
+from ablate.campaign.page import PAGES, in_short, state_of, status_json, write_campaign_report
 from ablate.campaign.rules import CampaignError
+from ablate.cli.campaign_server import NUMBERS, OPTIONS, serve
 
-PLACES = ("experiments", "runs", "cache")  # options of a try that are folders
-NUMBERS = ("more", "slots")
-OPTIONS = ("campaign", "gpus", *PLACES, *NUMBERS)
-USAGE = "usage: ablate try [FILE.py] KEY=VALUE... campaign=NAME [more=N] [slots=N] [runs=FOLDER] [--json]"
+TRY_USAGE = "usage: ablate try [FILE.py] KEY=VALUE... campaign=NAME [more=N] [slots=N] [runs=FOLDER] [--json]"
 
 
 def try_words(words: Sequence[str]) -> tuple[Path, list[str], int, dict[str, Any]]:
@@ -26,9 +24,9 @@ def try_words(words: Sequence[str]) -> tuple[Path, list[str], int, dict[str, Any
             change.append(word)
     mistakes = [f"{key}: a whole number, not {options[key]!r}" for key in NUMBERS if _no_number(options, key)]
     if "campaign" not in options:
-        mistakes.append(f"campaign: missing; {USAGE}")
+        mistakes.append(f"campaign: missing; {TRY_USAGE}")
     if not change:
-        mistakes.append(f"there is no change; {USAGE}")
+        mistakes.append(f"there is no change; {TRY_USAGE}")
     if options.get("gpus", "true") not in ("true", "false"):
         mistakes.append(f"gpus: true or false, not {options['gpus']!r}")
     if mistakes:
@@ -57,8 +55,6 @@ def try_command(words: Sequence[str], as_json: bool) -> int:
 def campaign_command(action: str, folder: Path, as_json: bool) -> int:
     """Print how far a campaign is, write its report, or serve it."""
     if action == "serve":
-        from ablate.cli.campaign_server import serve
-
         serve(folder)
         return 0
     state = write_campaign_report(folder) if action == "report" else state_of(folder)
@@ -72,16 +68,3 @@ def campaign_command(action: str, folder: Path, as_json: bool) -> int:
     if action == "report":
         print("\n".join(str(folder / page) for page in PAGES))
     return 0
-
-
-def status_json(folder: Path) -> dict[str, Any]:
-    """A campaign as plain JSON."""
-    state = state_of(folder)
-    return {
-        "campaign": folder.name,
-        "tries": [entry.model_dump(mode="json") for entry in state.tries.values()],
-        "baselines": [entry.model_dump(mode="json") for entry in state.baselines],
-        "tries_left": state.left,
-        "alpha_left": state.rules.alpha * max(0, state.left) / state.rules.tries,
-        "runs": state.runs,
-    }

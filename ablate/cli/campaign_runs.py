@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.campaign.journal import Values
-from ablate.campaign.limits import STOPPED, why_stopped
+from ablate.campaign.limits import STOPPED_FILE, why_stopped
 from ablate.campaign.rules import Campaign
 from ablate.campaign.withheld import withhold
 from ablate.cli.engines import WORK
@@ -86,7 +86,7 @@ class CampaignRuns:
         by seed, that others may be held against."""
         missing = [run for run in runs if not self.workspace.has_outcome(run)]
         for run in missing:
-            (self.workspace.store.folder(run.id) / STOPPED).unlink(missing_ok=True)
+            (self.workspace.store.folder(run.id) / STOPPED_FILE).unlink(missing_ok=True)
         jobs = [self.job(run, baseline.get(run.seed)) for run in missing]
         if not jobs:
             return

@@ -11,8 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ablate.campaign.page import status_json
 from ablate.campaign.rules import CampaignError, load_campaign
-from ablate.cli.campaign_command import OPTIONS, status_json
+
+PLACES = ("experiments", "runs", "cache")  # options of a try that are folders
+NUMBERS = ("more", "slots")
+OPTIONS = ("campaign", "gpus", *PLACES, *NUMBERS)
 
 
 def make_server(folder: Path) -> Any:
@@ -29,7 +33,9 @@ def make_server(folder: Path) -> Any:
         """Ask the referee about a change of the present baseline: a list of overrides such as
         model/norm=layernorm, and files with parts of one's own. The answer is keep, discard or undecided;
         `more` gives a try that was undecided so many runs more."""
-        return asked(folder, "try", [*checked(change), f"campaign={folder.name}", f"more={max(0, more)}"])
+        return asked(
+            folder, "try", [*checked_change(change), f"campaign={folder.name}", f"more={max(0, more)}"]
+        )
 
     def campaign_status() -> dict[str, Any]:
         """Every try with its decision, the baselines so far, and how many tries are left."""
@@ -45,7 +51,7 @@ def make_server(folder: Path) -> Any:
     return server
 
 
-def checked(change: Sequence[str]) -> list[str]:
+def checked_change(change: Sequence[str]) -> list[str]:
     """The change, if all of it is one. Raises CampaignError for options of the command among it."""
     wrong = [word for word in change if word.startswith("-") or word.partition("=")[0] in OPTIONS]
     if wrong:

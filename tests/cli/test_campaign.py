@@ -17,7 +17,7 @@ from ablate.campaign.limits import losses_of
 from ablate.campaign.rules import Campaign, CampaignError, load_campaign, merged
 from ablate.campaign.withheld import withhold
 from ablate.cli.campaign_command import try_words
-from ablate.cli.campaign_server import checked, make_server
+from ablate.cli.campaign_server import checked_change, make_server
 from ablate.data.prepare import prepare
 from ablate.engine.launch import EngineError, Event
 from ablate.engine.store import Store
@@ -290,10 +290,10 @@ def test_a_server_without_its_library_says_how_to_get_it(place, monkeypatch, cap
 
 
 def test_a_change_that_a_client_sends_sets_no_option_of_the_command():
-    assert checked(["optim.lr=1", "a.py"]) == ["optim.lr=1", "a.py"]
+    assert checked_change(["optim.lr=1", "a.py"]) == ["optim.lr=1", "a.py"]
     for word in ("campaign=other", "runs=/", "--help"):
         with pytest.raises(CampaignError, match="is no part of a change"):
-            checked([word])
+            checked_change([word])
 
 
 def test_a_client_gets_the_answers_of_the_command(campaign, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ablate.campaign.journal import BaselineEntry, State, TryEntry
+from ablate.campaign.journal import BaselineEntry, CampaignState, TryEntry
 from ablate.campaign.referee import decide, threshold_now
 from ablate.campaign.rules import Campaign
 from ablate.study.stats.evalues import Noise, is_futile, log_e_value, log_threshold
@@ -146,7 +146,7 @@ def test_the_referee_decides_as_the_simulation_does() -> None:
     rules = Campaign.model_validate(
         {"question": "q", "base": [], "margin": 3 * SD, "tries": 30, "seeds": SEEDS, "alpha": ALPHA}
     )
-    state = State(rules)
+    state = CampaignState(rules)
     state.take(BaselineEntry(baseline=0, overrides=(), identity="b"))
     kept, gained = [], 0.0
     for t in range(30):

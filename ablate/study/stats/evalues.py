@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 EFFECTS = (1.5, 3.0, 6.0)  # standardised means: in standard deviations of x
 NODES = 61  # of the integral over the unknown noise
-REACH = 8.0  # standard deviations on either side of its peak
+PEAK_WIDTHS = 8.0  # standard deviations on either side of its peak
 
 
 def log_e_value(n: Any, total: Any, squares: Any, noise: Any = 0.0, df: Any = 0) -> Floats:
@@ -50,8 +50,8 @@ def _log_mean_exp(slope: Floats, degrees: Floats) -> Floats:
     power = degrees - 1
     peak = (slope + np.sqrt(slope**2 + 4 * power)) / 2
     width = 1 / np.sqrt(1 + power / peak**2)
-    low = np.maximum(peak - REACH * width, 1e-12)
-    step = (peak + REACH * width - low) / (NODES - 1)
+    low = np.maximum(peak - PEAK_WIDTHS * width, 1e-12)
+    step = (peak + PEAK_WIDTHS * width - low) / (NODES - 1)
     r = low[..., None] + step[..., None] * np.arange(NODES)
     log_density = power[..., None] * np.log(r) - r**2 / 2 + slope[..., None] * r
     constant = (degrees / 2 - 1) * np.log(2) + gammaln(degrees / 2)

@@ -20,8 +20,10 @@ from ablate.parts.base import (
     Kernel,
     Report,
 )
+from ablate.parts.canon import STATES, canons
 from ablate.parts.connection import Connection, State
 from ablate.parts.mixer import CallSetting, Group
+from ablate.parts.recurrence import RecurrentGroup
 from ablate.registry import (
     attention,
     ffn,
@@ -88,7 +90,7 @@ class Decoder(nn.Module):
         )
         distinct = spec.distinct_positions()
         self.positions = nn.ModuleList(position.build(options, self.shape) for options in distinct)
-        plain = Frame(partial(norm.build, layers[-1].norm, C), spec.dropout, lambda first: Connection())
+        plain = Frame(partial(norm.build, layers[-1].norm, C), spec.dropout, lambda first: Connection(), C)
         self.future: nn.Module = future.build(
             spec.future,
             self.shape,
@@ -104,7 +106,7 @@ class Decoder(nn.Module):
 
         self.layers, self.before, self.after = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for layer, place in zip(layers, placements, strict=True):
-            frame = Frame(partial(norm.build, layer.norm, C), spec.dropout, connection)
+            frame = Frame(partial(norm.build, layer.norm, C), spec.dropout, connection, C)
             looked_up = lookup.build(layer.lookup, self.shape)
             self.before.append(frame.lookup(looked_up, "start"))
             self.layers.append(self._layer(layer, place, frame))
@@ -137,7 +139,9 @@ class Decoder(nn.Module):
         self.path = self.spec.path()
         self._check_loop()
         lookups: list[Group] = [module.lookup.group() for module in self.lookups()]
-        self.groups = list(dict.fromkeys([*groups, *lookups]))
+        states: list[Group] = [RecurrentGroup()] if canons(self.layers) else []
+        self.groups = list(dict.fromkeys([*groups, *lookups, *states]))
+        self.states_group = self.groups.index(states[0]) if states else None
         self.group_of = [self.groups.index(group) for group in groups]
         self.lookup_group = self.groups.index(lookups[0]) if lookups else 0
         needs = [
@@ -159,6 +163,12 @@ class Decoder(nn.Module):
             raise IncompatibleParts(
                 f"future {self.spec.future.name}: its layers are as the last one, which reports once; "
                 "end the pattern with a layer without experts and without an indexer"
+            )
+        looped = sorted(n for n in again if canons(self.layers[n]))
+        if looped:
+            raise IncompatibleParts(
+                f"loop: a Canon layer of layer {looped[0]} remembers the inputs of one pass, and the layer "
+                "runs several times; set loop.first and loop.last to layers without"
             )
         for n, kind in sorted((n, kind) for n in again for kind in ("attention", "ffn")):
             if hasattr(getattr(self.layers[n], kind), "auxiliary"):
@@ -230,12 +240,17 @@ class Decoder(nn.Module):
         groups = self.groups * self.spec.loop.times
         memories = call.memories or [group.nothing() for group in groups]
         aux = call.aux or self.aux()
-        for report in aux:
-            report.real = call.real
-        setting = CallSetting(
-            self.positions, self.kernel, self.shape.heads, dtype, aux, {} if shared is None else shared
-        )
-        return [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
+        shared = {} if shared is None else shared
+        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux, shared)
+        views = [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
+        for n, report in enumerate(aux):
+            report.real, report.n = call.real, n
+        if self.states_group is not None:
+            # without what would hold itself, and so what layers leave there
+            shared[STATES] = states = views[self.states_group]._replace(aux=[], shared={})
+            for report in aux:
+                report.states = states
+        return views
 
     def memories(self, capacity: int) -> list[Any]:
         """An empty memory for each group and pass, for rows of up to `capacity` tokens."""

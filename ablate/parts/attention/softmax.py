@@ -97,10 +97,14 @@ class Softmax(KeyValueMixer):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B,H,T,D), k and v (B,K,T,D)."""
-        B, T, _ = x.shape
-        q = self.q_norm(self.q(x).view(B, T, -1, self.normed[0]))
-        k = self.k_norm(self.k(x).view(B, T, -1, self.normed[1]))
-        q, k, v = (self.clip(y).reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, self.v(x)))
+        return self.normed_heads(self.q(x), self.k(x), self.v(x))
+
+    def normed_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q (B,T,H D), k and v (B,T,K D) -> as `project` gives them."""
+        B, T, _ = q.shape
+        q = self.q_norm(q.view(B, T, -1, self.normed[0]))
+        k = self.k_norm(k.view(B, T, -1, self.normed[1]))
+        q, k, v = (self.clip(y).reshape(B, T, -1, self.head_width).transpose(1, 2) for y in (q, k, v))
         return q, k, v
 
     def placed_query(self, q: Tensor, view: LayerContext) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ablate.model.head import Head
 from ablate.model.residual import Frame, LookupBranch, Placement, Scale
 from ablate.parts.base import AuxOutputs, ForwardContext, Kernel, Report
+from ablate.parts.canon import STATES, canons
 from ablate.parts.connection import Connection, State
 from ablate.parts.mixer import CallSetting, Group
+from ablate.parts.recurrence import RecurrentGroup
 from ablate.registry import attention, ffn, kernel, lookup, norm, placement, position, stream, topology
 from ablate.spec import LayerSpec, ModelSpec
 
@@ -69,7 +71,7 @@ class Backbone(nn.Module):
 
         self.layers, self.before, self.after = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for layer, place in zip(layers, placements, strict=True):
-            frame = Frame(partial(norm.build, layer.norm, C), spec.dropout, connection)
+            frame = Frame(partial(norm.build, layer.norm, C), spec.dropout, connection, C)
             looked_up = lookup.build(layer.lookup, self.shape)
             self.before.append(frame.lookup(looked_up, "start"))
             self.layers.append(self._layer(layer, place, frame))
@@ -85,7 +87,7 @@ class Backbone(nn.Module):
         """That of a layer outside of the stream."""
         layer_norm = self.spec.layers()[-1].norm
         make = partial(norm.build, layer_norm, self.shape.width)
-        return Frame(make, self.spec.dropout, lambda first: Connection())
+        return Frame(make, self.spec.dropout, lambda first: Connection(), self.shape.width)
 
     def _layer(self, layer: LayerSpec, place: Placement, frame: Frame) -> nn.Module:
         """One layer, in its frame of norms and connections."""
@@ -106,7 +108,9 @@ class Backbone(nn.Module):
             layer.attention.group(p) for layer, p in zip(self.layers, self.position_of, strict=True)
         ]
         lookups: list[Group] = [module.lookup.group() for module in self.lookups()]
-        self.groups = list(dict.fromkeys([*groups, *lookups]))
+        states: list[Group] = [RecurrentGroup()] if canons(self.layers) else []
+        self.groups = list(dict.fromkeys([*groups, *lookups, *states]))
+        self.states_group = self.groups.index(states[0]) if states else None
         self.group_of = [self.groups.index(group) for group in groups]
         self.lookup_group = self.groups.index(lookups[0]) if lookups else 0
 
@@ -149,12 +153,17 @@ class Backbone(nn.Module):
         groups = self.groups * self.spec.loop.times
         memories = call.memories or [group.nothing() for group in groups]
         aux = call.aux or self.aux()
-        for report in aux:
-            report.real = call.real
-        setting = CallSetting(
-            self.positions, self.kernel, self.shape.heads, dtype, aux, {} if shared is None else shared
-        )
-        return [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
+        shared = {} if shared is None else shared
+        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux, shared)
+        views = [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
+        for n, report in enumerate(aux):
+            report.real, report.n = call.real, n
+        if self.states_group is not None:
+            # without what would hold itself, and so what layers leave there
+            shared[STATES] = states = views[self.states_group]._replace(aux=[], shared={})
+            for report in aux:
+                report.states = states
+        return views
 
     def memories(self, capacity: int) -> list[Any]:
         """An empty memory for each group and pass, for rows of up to `capacity` tokens."""

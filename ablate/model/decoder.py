@@ -15,6 +15,7 @@ from ablate.model.init import Init, fill
 from ablate.model.loss import Sums
 from ablate.model.lost import Watched
 from ablate.parts.base import AuxOutputs, ForwardContext, IncompatibleParts
+from ablate.parts.canon import canons
 from ablate.registry import future, init, norm
 from ablate.spec import ModelSpec
 
@@ -77,6 +78,12 @@ class Decoder(Backbone):
             raise IncompatibleParts(
                 f"future {self.spec.future.name}: its layers are as the last one, which reports once; "
                 "end the pattern with a layer without experts and without an indexer"
+            )
+        looped = sorted(n for n in again if canons(self.layers[n]))
+        if looped:
+            raise IncompatibleParts(
+                f"loop: a Canon layer of layer {looped[0]} remembers the inputs of one pass, and the layer "
+                "runs several times; set loop.first and loop.last to layers without"
             )
         for n, kind in sorted((n, kind) for n in again for kind in ("attention", "ffn")):
             if hasattr(getattr(self.layers[n], kind), "auxiliary"):

@@ -1,10 +1,12 @@
 """In which order a layer calls its two children, `attention` and `ffn`."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from torch import nn
+from annotated_types import Gt
+from torch import Tensor, nn
 
 from ablate.model.residual import Frame, Placement
+from ablate.parts.canon import STATES, Canon
 from ablate.parts.connection import State
 from ablate.registry import Options, topology
 from ablate.registry import placement as placements
@@ -91,3 +93,47 @@ class Single(nn.Module):
             "is a layer of one branch, so one of ffn and attention is none: say ffn=none for a token mixer "
             "alone, attention=none for a feed-forward alone"
         ]
+
+
+@topology("canon", paper="https://ssrn.com/abstract=5240330")
+class CanonSerial(Serial):
+    """x <- x + attention(u + conv(u)); x <- x + ffn(u + conv(u)), u what a branch reads after its norm
+    (Canon-A and Canon-C; Allen-Zhu 2025, section 4.1).
+
+    `points` says where: a before attention, c before the feed-forward. conv reads the last `kernel_size`
+    tokens of each channel. The points B and D are `attention=canon` and `ffn=canon`.
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        ffn: nn.Module,
+        placement: Placement,
+        frame: Frame,
+        *,
+        points: tuple[Literal["a", "c"], ...] = ("a", "c"),
+        kernel_size: Annotated[int, Gt(1)] = 4,
+    ):
+        super().__init__(attention, ffn, placement, frame)
+        self.canons = nn.ModuleDict(
+            {at: Canon(frame.width, kernel_size, f"canon_{at}") for at in sorted(points)}
+        )
+
+    def forward(self, x: State, view: Any, n: int) -> State:
+        x = self.attention_residual(x, lambda u: self.attention(self.through("a", u, view, n), view, n))
+        return self.ffn_residual(x, lambda u: self.ffn(self.through("c", u, view, n), view.aux[n]))
+
+    def through(self, point: str, u: Tensor, view: Any, n: int) -> Tensor:
+        """u (B,T,C), after the Canon layer of this point if there is one."""
+        if point not in self.canons:
+            return u
+        y: Tensor = self.canons[point](u, view.shared[STATES], n)
+        return y
+
+    @classmethod
+    def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
+        return {"points": tuple(sorted(set(options.points)))}
+
+    @classmethod
+    def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
+        return [] if options.points else ["has no points, so it is topology=serial"]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ablate.model.decoder import Decoder
 from ablate.model.loss import slice_bytes
 from ablate.parts.base import DTYPES
+from ablate.parts.canon import canons
 from ablate.spec import ModelSpec, RunSpec
 
 
@@ -107,6 +108,7 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         for n, _ in decoder.path
     ]
     of_lookups = sum(module.lookup.row_bytes(value_bytes) for module in decoder.lookups())
+    of_canons = sum(module.remembered for module in canons(decoder.layers)) * value_bytes
     tables = _tables(decoder)
     parameters = {name: p.numel() for name, p in decoder.named_parameters()}
     active = {name: n * _share(decoder, name) for name, n in parameters.items()}
@@ -129,7 +131,7 @@ def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2)
         training_flops_unmasked=3 * (whole + ahead),
         decoding_flops=2 * products + sum(2 * mixer.last_products for mixer in mixers),
         kv_bytes=sum(mixer.token_bytes for mixer in mixers),
-        cache_bytes=sum(mixer.row_bytes for mixer in mixers) + of_lookups,
+        cache_bytes=sum(mixer.row_bytes for mixer in mixers) + of_lookups + of_canons,
         state_bytes=16 * sum(parameters.values()),
         activation_bytes=round(_activations(decoder) * value_bytes),
         logit_bytes=8 * decoder.shape.vocab,

@@ -129,6 +129,7 @@ class Frame(NamedTuple):
     norm: Callable[[], nn.Module]
     dropout: float
     connection: Callable[[bool], Connection]  # whether it is the first of its layer
+    width: int
 
     def residual(self, placement: Placement, first: bool = True) -> Residual:
         return Residual(placement.of(first), self.norm, self.dropout, self.connection(first))

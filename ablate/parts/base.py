@@ -267,9 +267,12 @@ class NoCache:
 class Report(dict[str, Tensor]):
     """What the parts of one layer report of a call, by name; and of which tokens they are to report."""
 
+    states: Any
+
     def __init__(self, real: Tensor | None = None):
         super().__init__()
         self.real = real  # (B, T) bool, as `ForwardContext.real`
+        self.n, self.states = 0, None  # the layer, and where its feed-forward finds earlier inputs
 
 
 AuxOutputs = list[Report]  # one for each layer

@@ -119,6 +119,11 @@ HARD: dict[str, dict[str, Any]] = {
     "block_sparse": {
         "attention": {"name": "block_sparse", "kv_heads": 2, "block": 3, "top_blocks": 3, "local_blocks": 2}
     },
+    "canon": {
+        "topology": "canon",
+        "attention": {"name": "canon", "kv_heads": 2, "window": 5, "qk_norm": "rmsnorm"},
+        "ffn": {"name": "canon", "width": 40},
+    },
     "differential": {
         "attention": {"name": "differential", "kv_heads": 2, "window": 5, "gate": "channel", "start": 0.5}
     },

@@ -25,6 +25,7 @@ EXPERT = {"width": 24}
 FEED_FORWARDS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 40},
     "glu": {"width": 40},
+    "canon": {"width": 40},
     "moe": {"experts": 4, "expert": {"name": "glu", **EXPERT}},
 }
 

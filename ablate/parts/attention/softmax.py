@@ -114,9 +114,12 @@ class Softmax(KeyValueMixer):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B,H,T,D), k (B,K,T,D) and v (B,K,T,V)."""
-        B, T, _ = x.shape
-        q, k = self.q(x), self.k(x)
-        v = k if self.shared_values else self.v(x)
+        k = self.k(x)
+        return self.normed_heads(self.q(x), k, k if self.shared_values else self.v(x))
+
+    def normed_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q (B,T,H D), k (B,T,K D) and v (B,T,K V) -> as `project` gives them."""
+        B, T, _ = q.shape
         q = self.q_norm(q.view(B, T, -1, self.normed[0]))
         k = self.k_norm(k.view(B, T, -1, self.normed[1]))
         widths = (self.head_width, self.head_width, self.value_width)

@@ -1,0 +1,40 @@
+"""Softmax attention with a Canon layer on queries, keys and values, a token mixer."""
+
+from typing import Annotated, Any
+
+from annotated_types import Gt
+from torch import Tensor
+
+from ablate.parts.attention.softmax import Softmax
+from ablate.parts.base import LayerContext
+from ablate.parts.canon import STATES, Canon
+from ablate.registry import attention
+from ablate.spec import Shape
+
+
+@attention("canon", paper="https://ssrn.com/abstract=5240330")
+class CanonSoftmax(Softmax):
+    """Softmax attention with q <- q + conv(q), and so k and v, before norms and positions (Canon-B; Allen-Zhu
+    2025, section 4.1).
+
+    conv reads the last `kernel_size` tokens of each channel. The other options are those of `softmax`. The
+    points A and C are `topology=canon`, D is `ffn=canon`.
+    """
+
+    def __init__(self, shape: Shape, *, kernel_size: Annotated[int, Gt(1)] = 4, **options: Any):
+        super().__init__(shape, **options)
+        wide, narrow = self.heads * self.head_width, self.kv_heads * self.head_width
+        self.q_canon, self.k_canon, self.v_canon = (
+            Canon(width, kernel_size, f"canon_{name}")
+            for name, width in (("q", wide), ("k", narrow), ("v", narrow))
+        )
+
+    def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
+        """x (B,T,C) -> (B,T,C); n is the layer."""
+        states = view.shared[STATES]
+        q, k, v = (
+            self.q_canon(self.q(x), states, n),
+            self.k_canon(self.k(x), states, n),
+            self.v_canon(self.v(x), states, n),
+        )
+        return self.mixed(*self.normed_heads(q, k, v), x, view, n)

@@ -121,11 +121,18 @@ HARD: dict[str, dict[str, Any]] = {
     },
     "canon": {
         "topology": "canon",
-        "attention": {"name": "canon", "kv_heads": 2, "window": 5, "qk_norm": "rmsnorm"},
+        "attention": {"name": "canon", "kv_heads": 2, "window": 5, "value_width": 12, "qk_norm": "rmsnorm"},
         "ffn": {"name": "canon", "width": 40},
     },
     "differential": {
-        "attention": {"name": "differential", "kv_heads": 2, "window": 5, "gate": "channel", "start": 0.5}
+        "attention": {
+            "name": "differential",
+            "kv_heads": 2,
+            "window": 5,
+            "value_width": 6,
+            "gate": "channel",
+            "start": 0.5,
+        }
     },
     "forgetting": {"attention": {"name": "forgetting", "kv_heads": 2, "softcap": 5.0}, "position": "t5"},
     "chunk": {"attention": {"name": "softmax", "kv_heads": 2, "chunk": 5, "temperature": 0.3}},
@@ -247,7 +254,7 @@ HARD: dict[str, dict[str, Any]] = {
         },
         "pattern": ["narrow", "wide", "reading"],
     },
-    "bare_other_values": {"attention": {"name": "softmax", "value_width": 12}},
+    "bare_other_values": {"attention": {"name": "softmax", "kv_heads": 2, "value_width": 12}},
     "moe_input": {
         "ffn": {
             "name": "moe",

@@ -23,18 +23,21 @@ class CanonSoftmax(Softmax):
 
     def __init__(self, shape: Shape, *, kernel_size: Annotated[int, Gt(1)] = 4, **options: Any):
         super().__init__(shape, **options)
-        wide, narrow = self.heads * self.head_width, self.kv_heads * self.head_width
+        widths = {
+            "q": self.heads * self.head_width,
+            "k": self.kv_heads * self.head_width,
+            "v": self.kv_heads * self.value_width,
+        }
         self.q_canon, self.k_canon, self.v_canon = (
-            Canon(width, kernel_size, f"canon_{name}")
-            for name, width in (("q", wide), ("k", narrow), ("v", narrow))
+            Canon(width, kernel_size, f"canon_{name}") for name, width in widths.items()
         )
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
-        states = view.shared[STATES]
+        states, k = view.shared[STATES], self.k(x)
         q, k, v = (
             self.q_canon(self.q(x), states, n),
-            self.k_canon(self.k(x), states, n),
-            self.v_canon(self.v(x), states, n),
+            self.k_canon(k, states, n),
+            self.v_canon(k if self.shared_values else self.v(x), states, n),
         )
         return self.mixed(*self.normed_heads(q, k, v), x, view, n)

@@ -38,7 +38,7 @@ class Differential(Softmax):
     ):
         super().__init__(shape, **options)
         self.start = start
-        self.norm = norm(2 * self.head_width)
+        self.norm = norm(2 * self.value_width)
         for name in LAMBDAS:
             self.register_parameter(name, nn.Parameter(torch.empty(self.head_width)))
         self.starts = {name: normal(0.1) for name in LAMBDAS}

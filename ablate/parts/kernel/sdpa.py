@@ -78,7 +78,7 @@ class SDPA(Kernel):
             y = F.scaled_dot_product_attention(
                 q.reshape(B, K, H // K, D), k, v, mask, dropout, scale=scores.scale
             )
-            return y.reshape(B, H, 1, D)
+            return y.reshape(B, H, 1, width)
         return attention(v, mask)(
             q,
             k,

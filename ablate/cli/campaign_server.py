@@ -6,7 +6,8 @@ It needs the extra `mcp`. Each try is a process of its own, so that two versions
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def make_server(folder: Path) -> Any:
     if find_spec("mcp") is None:
         raise CampaignError(["campaign serve: needs mcp: pip install -e '.[mcp]' (in the repository)"])
     from mcp.server.mcpserver import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
 
     rules = load_campaign(folder)
     server: Any = MCPServer(f"ablate campaign {folder.name}", instructions=rules.question)
@@ -47,8 +49,21 @@ def make_server(folder: Path) -> Any:
         return {"campaign.md": (folder / "campaign.md").read_text()}
 
     for tool in (try_change, campaign_status, campaign_report):
-        server.add_tool(tool)
+        server.add_tool(telling(tool, ToolError))
     return server
+
+
+def telling(tool: Callable[..., Any], error_of_tool: type[Exception]) -> Callable[..., Any]:
+    """The tool, whose refusals reach the client, which is told nothing of errors but the library's own."""
+
+    @wraps(tool)
+    def told(*given: Any, **named: Any) -> Any:
+        try:
+            return tool(*given, **named)
+        except CampaignError as error:
+            raise error_of_tool(str(error)) from error
+
+    return told
 
 
 def checked_change(change: Sequence[str]) -> list[str]:

@@ -306,6 +306,8 @@ def test_a_client_gets_the_answers_of_the_command(campaign, monkeypatch):
             status = await client.call_tool("campaign_status", {})
             again = await client.call_tool("try_change", {"change": WORSE})
             report = await client.call_tool("campaign_report", {})
+            wrong = await client.call_tool("try_change", {"change": ["runs=/"]})
+        assert wrong.is_error and "runs=/: is no part of a change" in wrong.content[0].text
         return status, again, report
 
     status, again, report = (json.loads(said.content[0].text) for said in asyncio.run(talk()))

@@ -29,8 +29,9 @@ class Blend:
     """Batches of several streams, without state: a batch is a function of (seed, step) alone, as of a Stream.
 
     In each block of ROWS_IN_BLOCK rows, the j-th of a source's m rows stands at (j + u) / m of the block, u
-    drawn evenly from [0, 1): every source is spread evenly over each batch, and its number in a block is exact. A
-    source takes its own windows in its own order, epoch by epoch, however often the others have their turn.
+    drawn evenly from [0, 1): every source is spread evenly over each batch, and its number in a block is
+    exact. A source takes its own windows in its own order, epoch by epoch, however often the others have
+    their turn.
     (Megatron-LM also spreads rows evenly, by always taking the source that is furthest behind.)
     """
 

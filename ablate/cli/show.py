@@ -55,11 +55,11 @@ def show_plan(console: Console, todo: "TrainJob", estimate: "RunEstimate", statu
 def text_lines(todo: "TrainJob") -> Iterator[tuple[str, str]]:
     """How often the training text is read; of a mixture each source, with its share of the tokens."""
     from ablate.data.blend import epochs
-    from ablate.data.source.mixture import BLOCK
+    from ablate.data.source.mixture import ROWS_IN_BLOCK
 
     ingredients = todo.prepared.ingredients
     for name, times in epochs(todo.prepared, todo.spec).items():
-        share = f"{ingredients[name].rows / BLOCK:.2%} of the tokens, " if ingredients else ""
+        share = f"{ingredients[name].rows / ROWS_IN_BLOCK:.2%} of the tokens, " if ingredients else ""
         yield f"text {name}".rstrip(), f"{share}read {times:.2f} times"
     if todo.prepared.sets:
         yield "sets", ", ".join(todo.prepared.sets)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ablate.data.prepare import Prepared
-from ablate.data.source.mixture import BLOCK
+from ablate.data.source.mixture import ROWS_IN_BLOCK
 from ablate.data.stream import AHEAD, Batch, Stream, keys, mix, refuse, share
 from ablate.spec import RunSpec
 
 UNIT = 2.0**-64
 
 
-class Places(NamedTuple):
+class RowPlaces(NamedTuple):
     """Where rows come from, all (N,): the number of the source, and what its stream reads there."""
 
     source: np.ndarray
@@ -28,24 +28,25 @@ class Places(NamedTuple):
 class Blend:
     """Batches of several streams, without state: a batch is a function of (seed, step) alone, as of a Stream.
 
-    In each block of BLOCK rows, the j-th of a source's m rows stands at (j + u) / m of the block, u drawn
-    evenly from [0, 1): every source is spread evenly over each batch, and its number in a block is exact. A
-    source takes its own windows in its own order, epoch by epoch, however often the others have their turn.
+    In each block of ROWS_IN_BLOCK rows, the j-th of a source's m rows stands at (j + u) / m of the block, u
+    drawn evenly from [0, 1): every source is spread evenly over each batch, and its number in a block is
+    exact. A source takes its own windows in its own order, epoch by epoch, however often the others have
+    their turn.
     (Megatron-LM also spreads rows evenly, by always taking the source that is furthest behind.)
     """
 
     def __init__(self, streams: Mapping[str, Stream], rows: Mapping[str, int], seed: int):
         self.streams, self.seed = list(streams.values()), seed
         self.rows = np.array([rows[name] for name in streams])
-        if self.rows.sum() != BLOCK or (self.rows < 1).any():
-            raise ValueError(f"data: the rows of {', '.join(streams)} do not add up to {BLOCK}")
+        if self.rows.sum() != ROWS_IN_BLOCK or (self.rows < 1).any():
+            raise ValueError(f"data: the rows of {', '.join(streams)} do not add up to {ROWS_IN_BLOCK}")
         self._order, self._found = lru_cache(maxsize=2)(self._ordered), lru_cache(maxsize=1)(self._places)
 
     def batch(self, step: int, rows: int, of: tuple[int, int] = (0, 1)) -> Batch:
         """As `Stream.batch`."""
         mine, first = share(rows, of), step % AHEAD * rows
         here = slice(first + mine.start, first + mine.stop)
-        places = Places(*(each[here] for each in self._found(step // AHEAD, rows)))
+        places = RowPlaces(*(each[here] for each in self._found(step // AHEAD, rows)))
         parts = []
         for number, stream in enumerate(self.streams):
             chosen = np.flatnonzero(places.source == number)
@@ -54,25 +55,25 @@ class Blend:
                 parts.append((torch.from_numpy(chosen), stream.read(*taken)))
         return together(parts)
 
-    def _places(self, block: int, rows: int) -> Places:
+    def _places(self, block: int, rows: int) -> RowPlaces:
         """Of the rows of AHEAD steps."""
         row = np.arange(block * AHEAD * rows, (block + 1) * AHEAD * rows)
         source, position, window, shift = np.empty((4, len(row)), dtype=np.int64)
-        for number in np.unique(row // BLOCK):
-            chosen = row // BLOCK == number
+        for number in np.unique(row // ROWS_IN_BLOCK):
+            chosen = row // ROWS_IN_BLOCK == number
             of_block, index = self._order(int(number))
-            source[chosen] = of_block[row[chosen] % BLOCK]
-            position[chosen] = number * self.rows[source[chosen]] + index[row[chosen] % BLOCK]
+            source[chosen] = of_block[row[chosen] % ROWS_IN_BLOCK]
+            position[chosen] = number * self.rows[source[chosen]] + index[row[chosen] % ROWS_IN_BLOCK]
         for number, stream in enumerate(self.streams):
             chosen = source == number
             window[chosen], shift[chosen] = stream.places(position[chosen])
-        return Places(source, position, window, shift)
+        return RowPlaces(source, position, window, shift)
 
     def _ordered(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each row of a block: the number of its source, and how many rows of that source come before."""
         source = np.repeat(np.arange(len(self.rows)), self.rows)
         index = np.concatenate([np.arange(rows) for rows in self.rows])
-        drawn = mix(np.arange(BLOCK, dtype=np.uint64) + keys(self.seed, block, "mixture")[0])
+        drawn = mix(np.arange(ROWS_IN_BLOCK, dtype=np.uint64) + keys(self.seed, block, "mixture")[0])
         order = np.argsort((index + drawn * UNIT) / self.rows[source], kind="stable")
         return source[order], index[order]
 
@@ -119,7 +120,7 @@ def epochs(prepared: Prepared, spec: RunSpec) -> dict[str, float]:
     if not prepared.ingredients:
         return {"": rows / _stream(prepared, "", spec, 0).windows}
     return {
-        name: rows * each.rows / BLOCK / _stream(prepared, name, spec, 0).windows
+        name: rows * each.rows / ROWS_IN_BLOCK / _stream(prepared, name, spec, 0).windows
         for name, each in prepared.ingredients.items()
     }
 

@@ -30,7 +30,7 @@ from ablate.data.pieces import PIECE, batches, dtype, pieces_of
 from ablate.data.sound import held_in, is_whole, mark_untouched, sha256, signatures
 from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName, documents_by_split
 from ablate.data.source.mixture import Mixture, Vocabulary
-from ablate.data.split import Joined, Split, open_split
+from ablate.data.split import JoinedSplits, Split, open_split
 from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
 from ablate.record import atomic, content_hash
 from ablate.registry import Options
@@ -51,12 +51,12 @@ class Prepared:
     splits: Mapping[str, Split]  # train, validation, heldout
     files: dict[str, str]  # SHA-256 of each file of the cache, for the record
     folder: Path
-    ingredients: Mapping[str, "Ingredient"] = field(default_factory=dict)  # of a mixture, by name
+    ingredients: Mapping[str, "MixtureShare"] = field(default_factory=dict)  # of a mixture, by name
     sets: Mapping[str, Mapping[str, Split]] = field(default_factory=dict)  # name -> its splits
 
 
-class Ingredient(NamedTuple):
-    """A source of a mixture: of each BLOCK rows of training, `rows` are its own."""
+class MixtureShare(NamedTuple):
+    """A source of a mixture: of each ROWS_IN_BLOCK rows of training, `rows` are its own."""
 
     rows: int
     splits: Mapping[str, Split]
@@ -77,7 +77,7 @@ def prepare(data: DataSpec, cache: Path) -> Prepared:
     cache.mkdir(parents=True, exist_ok=True)
     source: Source = registry.source.build(data.source)
     if isinstance(source, Mixture):
-        prepared = mixed(data, source, cache)
+        prepared = prepared_mixture(data, source, cache)
     else:
         prepared = prepared_alone(data.source, data.tokenizer, cache)
     return prepared if data.sets is None else beside(prepared, data, cache)
@@ -97,11 +97,11 @@ def prepared_alone(
     return open_cache(folder, registry.tokenizer.build(tokenizer_options))
 
 
-def mixed(data: DataSpec, mixture: Mixture, cache: Path) -> Prepared:
+def prepared_mixture(data: DataSpec, mixture: Mixture, cache: Path) -> Prepared:
     """The sources of a mixture, each from a cache of its own. Raises DataError for one of generated
     examples, and for sources that the tokenizer reads in different ways."""
     options: Mapping[str, Options] = data.source.sources  # type: ignore[attr-defined]
-    words = vocabulary(data, mixture, cache)
+    words = shared_vocabulary(data, mixture, cache)
     each = {name: prepared_alone(options[name], data.tokenizer, cache, words) for name in mixture.sources}
     for name, prepared in each.items():
         if prepared.splits["train"].loss_mask is not None:
@@ -116,14 +116,14 @@ def mixed(data: DataSpec, mixture: Mixture, cache: Path) -> Prepared:
     return replace(
         first,
         fingerprint={**first.fingerprint, "source": content_hash({"manifests": manifests, "rows": rows})},
-        splits=Joined([prepared.splits for prepared in each.values()]),
+        splits=JoinedSplits([prepared.splits for prepared in each.values()]),
         files={f"{name}/{file}": sha for name, found in each.items() for file, sha in found.files.items()},
-        ingredients={name: Ingredient(rows[name], prepared.splits) for name, prepared in each.items()},
+        ingredients={name: MixtureShare(rows[name], prepared.splits) for name, prepared in each.items()},
         sets={name: prepared.splits for name, prepared in each.items()},
     )
 
 
-def vocabulary(data: DataSpec, mixture: Mixture, cache: Path) -> Words | None:
+def shared_vocabulary(data: DataSpec, mixture: Mixture, cache: Path) -> Words | None:
     """What a tokenizer learns from all sources of a mixture; their weights and names are no matter."""
     tokenizer: Tokenizer = registry.tokenizer.build(data.tokenizer)
     if not tokenizer.learned:

@@ -72,6 +72,7 @@ def sizes(held: Mapping[str, Any]) -> dict[str, int]:
 
 
 def touched(folder: Path, seen: Mapping[str, list[int]]) -> bool:
+    """Whether a file of a cache is other than when the cache was last found sound."""
     try:
         return bool(json.loads((folder / "untouched.json").read_bytes()) != seen)
     except (OSError, ValueError):
@@ -79,16 +80,19 @@ def touched(folder: Path, seen: Mapping[str, list[int]]) -> bool:
 
 
 def mark_untouched(folder: Path, seen: dict[str, list[int]]) -> None:
+    """Remember that a cache was found sound with these signatures."""
     HASHED[folder] = seen
     with suppress(OSError), atomic(folder / "untouched.json") as file:
         file.write(json.dumps(seen).encode())
 
 
 def signatures(folder: Path, names: Mapping[str, str]) -> dict[str, list[int]]:
+    """The size, times and inode of each file of a cache, which change whenever its content does."""
     seen = {name: (folder / name).stat() for name in names}
     return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in seen.items()}
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

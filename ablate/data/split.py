@@ -29,6 +29,7 @@ class Split:
 
 
 def open_split(folder: Path, name: str, held: Mapping[str, Any]) -> Split:
+    """A split of a cache, memory-mapped; `held` is what its cache.json says."""
     counts, kind = held["counts"][name], np.dtype(held["dtype"])
     if counts["tokens"]:
         tokens: np.ndarray = np.memmap(
@@ -45,7 +46,7 @@ def open_split(folder: Path, name: str, held: Mapping[str, Any]) -> Split:
     return Split(name, tokens, document_offsets, counts["bytes"], loss_mask)
 
 
-class Joined(Mapping[str, Split]):
+class JoinedSplits(Mapping[str, Split]):
     """The splits of several sources, each put together when it is asked for. That of training is not: it may
     be larger than memory, and the sources have other shares of it than their sizes."""
 
@@ -55,7 +56,7 @@ class Joined(Mapping[str, Split]):
     def __getitem__(self, name: str) -> Split:
         if name == "train":
             raise DataError("data: the training text of a mixture lies in its sources: Prepared.ingredients")
-        return joined([splits[name] for splits in self._each])
+        return joined_split([splits[name] for splits in self._each])
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in SPLITS if name != "train")
@@ -64,7 +65,7 @@ class Joined(Mapping[str, Split]):
         return len(SPLITS) - 1
 
 
-def joined(splits: Sequence[Split]) -> Split:
+def joined_split(splits: Sequence[Split]) -> Split:
     """The text of several splits, one after the other."""
     begins = np.cumsum([0, *(len(split.tokens) for split in splits[:-1])])
     offsets = [split.document_offsets + begin for split, begin in zip(splits, begins, strict=True)]

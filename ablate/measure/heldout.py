@@ -8,7 +8,7 @@ from ablate.registry import measure
 from ablate.train.evaluate import Evaluation, evaluate
 from ablate.train.texts import scores, texts_of
 
-NUMBERS = ("loss", "perplexity", "bits_per_byte")
+HELDOUT_NUMBERS = ("loss", "perplexity", "bits_per_byte")
 ROWS = 16  # of one forward pass
 
 
@@ -18,7 +18,7 @@ class Heldout:
     the loss on each, and `macro`, the mean over sets. Of a mixture, each source is a set."""
 
     reads_splits = ("heldout",)
-    metrics = (*NUMBERS, *(f"*/{number}" for number in NUMBERS))
+    metrics = (*HELDOUT_NUMBERS, *(f"*/{number}" for number in HELDOUT_NUMBERS))
 
     def __call__(self, trained: Trained, prepared: Prepared) -> Measured:
         spec = trained.decoder.spec

@@ -26,7 +26,7 @@ from ablate.train.state.branch import Branches
 from ablate.train.state.checkpoint import Checkpoints
 from ablate.train.state.weights import FILE, collect, save
 from ablate.train.task import Task
-from ablate.train.texts import Texts, pooled, scores
+from ablate.train.texts import Texts, pooled_loss, scores
 
 log = logging.getLogger("ablate.train")
 
@@ -233,7 +233,7 @@ class Watch(Callback):
         def beginning(split: Split) -> Evaluation:
             return evaluated(split, None if tokens is None else -(-tokens * len(split.tokens) // total))
 
-        return pooled(main, beginning)
+        return pooled_loss(main, beginning)
 
     def evaluator(self, trainer: Trainer, task: Task, alone: bool = False) -> Callable[..., Evaluation]:
         """What evaluates a split, or its first tokens. `alone`: there is one rank, which may stop between

@@ -30,13 +30,14 @@ def texts_of(prepared: Prepared, name: SplitName) -> Texts:
     return Texts({each: split for each, split in every.items() if len(split.tokens)} or every, sets)
 
 
-def pooled(main: Mapping[str, Split], evaluate: Evaluate) -> Evaluation:
+def pooled_loss(main: Mapping[str, Split], evaluate: Evaluate) -> Evaluation:
     """The loss over the tokens of all splits together, and over the documents of the one after the other."""
     found = [evaluate(split) for split in main.values()]
-    return found[0] if len(found) == 1 else added(found)
+    return found[0] if len(found) == 1 else added_up(found)
 
 
-def added(found: Sequence[Evaluation]) -> Evaluation:
+def added_up(found: Sequence[Evaluation]) -> Evaluation:
+    """Several evaluations as one: of all their targets, their documents one after the other."""
     return Evaluation(
         sum(each.nll for each in found),
         sum(each.tokens for each in found),
@@ -55,15 +56,15 @@ def scores(texts: Texts, evaluate: Evaluate, kind: str) -> tuple[Evaluation, dic
             known[id(split)] = evaluate(split)
         return known[id(split)]
 
-    whole = pooled(texts.main, once)
-    metrics = numbers(kind, whole.loss, list(texts.main.values()))
-    by_set = [numbers("", once(split).loss, [split]) for split in texts.sets.values()]
+    whole = pooled_loss(texts.main, once)
+    metrics = loss_numbers(kind, whole.loss, list(texts.main.values()))
+    by_set = [loss_numbers("", once(split).loss, [split]) for split in texts.sets.values()]
     for name, found in zip(texts.sets, by_set, strict=True):
         metrics |= {f"{kind}/{name}{number}": value for number, value in found.items()}
-    return whole, metrics | {f"{kind}/{MACRO}{number}": value for number, value in means(by_set)}
+    return whole, metrics | {f"{kind}/{MACRO}{number}": value for number, value in set_means(by_set)}
 
 
-def means(by_set: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
+def set_means(by_set: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
     """The mean of each number over the sets, where all have it; a perplexity is that of the mean loss."""
     for number in by_set[0] if by_set else ():
         if all(number in found for found in by_set):
@@ -72,7 +73,7 @@ def means(by_set: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
             yield number, perplexity(mean) if number == "/perplexity" else mean
 
 
-def numbers(place: str, loss: float, splits: Sequence[Split]) -> dict[str, float]:
+def loss_numbers(place: str, loss: float, splits: Sequence[Split]) -> dict[str, float]:
     """What a loss over the tokens of these splits is called, and what follows from it."""
     metrics = {f"{place}/loss": loss, f"{place}/perplexity": perplexity(loss)}
     # Of generated examples only the answers have a loss, and of bare tokens the text is not known.
@@ -83,4 +84,5 @@ def numbers(place: str, loss: float, splits: Sequence[Split]) -> dict[str, float
 
 
 def perplexity(loss: float) -> float:
+    """exp(loss) of nats per token; of a loss beyond 700, which a float cannot hold, that of 700."""
     return math.exp(min(loss, 700.0))

@@ -17,7 +17,7 @@ from ablate.data import prepare as module
 from ablate.data.blend import Blend, epochs, refuse_text, training_stream
 from ablate.data.prepare import Prepared, prepare
 from ablate.data.source import DataError
-from ablate.data.source.mixture import BLOCK, apportioned, in_turn
+from ablate.data.source.mixture import ROWS_IN_BLOCK, apportioned, taking_turns
 from ablate.data.split import Split
 from ablate.data.stream import Batch, Stream
 from ablate.data.tokenizer.bytes import Bytes
@@ -100,7 +100,7 @@ def test_a_source_takes_each_of_its_windows_once_in_an_epoch_of_its_own():
     rows = {"a": 5000, "b": 4000, "c": 1000}
     each = streams()
     blend = Blend(each, rows, seed=7)
-    tokens = torch.cat([blend.batch(step, 400).tokens for step in range(2 * BLOCK // 400)])
+    tokens = torch.cat([blend.batch(step, 400).tokens for step in range(2 * ROWS_IN_BLOCK // 400)])
     for number, (name, stream) in enumerate(each.items()):
         mine = tokens[tokens[:, 0] // 1000 == number]
         assert len(mine) == 2 * rows[name]
@@ -136,8 +136,8 @@ def test_positions_that_all_rows_share_stay_one():
 def test_rows_are_dealt_out_by_weight(weights):
     rows = apportioned(weights)
     total = sum(weights.values())
-    assert sum(rows.values()) == BLOCK
-    assert all(abs(rows[name] - BLOCK * weight / total) < 1.001 for name, weight in weights.items())
+    assert sum(rows.values()) == ROWS_IN_BLOCK
+    assert all(abs(rows[name] - ROWS_IN_BLOCK * weight / total) < 1.001 for name, weight in weights.items())
 
 
 def test_the_sum_of_weights_and_their_order_are_no_matter():
@@ -152,7 +152,7 @@ def test_without_weights_sources_count_by_their_tokens(place):
     text = prepared(place, None)
     sizes = {name: len(each.splits["train"].tokens) for name, each in text.ingredients.items()}
     for name, each in text.ingredients.items():
-        assert each.rows == pytest.approx(BLOCK * sizes[name] / sum(sizes.values()), abs=1)
+        assert each.rows == pytest.approx(ROWS_IN_BLOCK * sizes[name] / sum(sizes.values()), abs=1)
     spec = run_spec(place, data=data(mixture(place, None)), steps=200)
     times = epochs(text, spec)
     assert max(times.values()) / min(times.values()) < 1.2
@@ -216,7 +216,7 @@ def test_a_learned_tokenizer_reads_all_sources_whatever_their_weights_and_names(
 
 def test_texts_that_take_turns_have_given_equally_many_bytes():
     long, short = ["x" * 100] * 3, ["y" * 10] * 50
-    taken = list(in_turn(iter([iter(long), iter(short)])))
+    taken = list(taking_turns(iter([iter(long), iter(short)])))
     assert Counter(taken) == Counter(long + short)
     assert taken[:12] == ["x" * 100, *["y" * 10] * 10, "x" * 100]
 

@@ -54,7 +54,7 @@ FRAGMENT = {  # what a fragment of a study is put into
 def train_config(overrides: list[str]):
     """The composed configuration of a run; of a multirun, the first."""
     words = [word for word in overrides if word not in ("-m", "--multirun") and not word.startswith("hydra/")]
-    first = [word if {*"[{"} & {*word} else word.split(",")[0] for word in words]
+    first = [word if {"[", "{"} & {*word} else word.split(",")[0] for word in words]
     load_named_parts(first)
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("train", first)

@@ -1,3 +1,5 @@
+"""Several sources as one, by weights; what a tokenizer that they share learns from."""
+
 import heapq
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -10,7 +12,7 @@ from ablate.data.tokenizer import first_bytes
 from ablate.registry import Factory, Part, source
 from ablate.spec import SetName
 
-BLOCK = 10_000  # rows of training among which each source has its exact number
+ROWS_IN_BLOCK = 10_000  # rows of training among which each source has its exact number
 
 
 @source("mixture", paper="arXiv:2305.10429")
@@ -45,20 +47,20 @@ class Mixture(Source):
 
     def documents(self, split: SplitName) -> Iterator[str]:
         """Those of all sources, in turn."""
-        return in_turn(each.documents(split) for each in self.sources.values())
+        return taking_turns(each.documents(split) for each in self.sources.values())
 
     def change_stamp(self) -> Any:
         stamps = {name: each.change_stamp() for name, each in self.sources.items()}
         return None if None in stamps.values() else stamps
 
     def rows(self, tokens: Mapping[str, int]) -> dict[str, int]:
-        """How many of BLOCK rows each source has, where its training split has so many tokens. Raises
+        """How many of ROWS_IN_BLOCK rows each source has, where its training split has so many tokens. Raises
         DataError for a source without any."""
         found = apportioned(tokens if self.weights is None else self.weights)
         for name, rows in found.items():
             if not rows:
                 raise DataError(
-                    f"mixture: data.source.weights: {name} has less than 1/{BLOCK:,} of the tokens; "
+                    f"mixture: data.source.weights: {name} has less than 1/{ROWS_IN_BLOCK:,} of the tokens; "
                     "give it more, or leave it out"
                 )
         return found
@@ -75,7 +77,7 @@ class Vocabulary(Source):
     def documents(self, split: SplitName) -> Iterator[str]:
         """The training text of all sources, in turn; of one that keeps a limited number of tokens no more
         than these can have."""
-        return in_turn(
+        return taking_turns(
             each.documents("train")
             if each.limit is None
             else first_bytes(each.documents("train"), 4 * each.limit)  # a character has 4 bytes at most
@@ -90,7 +92,7 @@ class Vocabulary(Source):
         return None if None in stamps else stamps
 
 
-def in_turn(sources: Iterator[Iterator[str]]) -> Iterator[str]:
+def taking_turns(sources: Iterator[Iterator[str]]) -> Iterator[str]:
     """The next document is always of the source that has given the fewest bytes so far."""
     waiting = [(0, number, documents) for number, documents in enumerate(sources)]
     while waiting:
@@ -102,13 +104,13 @@ def in_turn(sources: Iterator[Iterator[str]]) -> Iterator[str]:
 
 
 def apportioned(weights: Mapping[str, float]) -> dict[str, int]:
-    """BLOCK rows dealt out by weight: whole parts first, then the largest remainders (Hamilton's method). The
-    sum of the weights is no matter."""
+    """The rows of a block, dealt out by weight: whole parts first, then the largest remainders (Hamilton's
+    method). The sum of the weights is no matter."""
     exact = {name: Fraction(str(weight)) for name, weight in sorted(weights.items())}
     total = sum(exact.values())
-    quotas = {name: BLOCK * weight / total for name, weight in exact.items()}
+    quotas = {name: ROWS_IN_BLOCK * weight / total for name, weight in exact.items()}
     rows = {name: int(quota) for name, quota in quotas.items()}
     largest = sorted(quotas, key=lambda name: (rows[name] - quotas[name], name))
-    for name in largest[: BLOCK - sum(rows.values())]:
+    for name in largest[: ROWS_IN_BLOCK - sum(rows.values())]:
         rows[name] += 1
     return rows

@@ -32,17 +32,17 @@ from ablate.model.hf.llama import (
 )
 from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.llama_layers import GEMMA_ACTIVATION
+from ablate.model.hf.multiplied import GLOBAL_WORD, LOCAL_WORD
 from ablate.model.hf.rotation import gather
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.tables import SIDE_BY_SIDE, depth_of, every, listed_axis, local_or_global, size_options
 from ablate.model.hf.words import flag
 
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
-PLACES = {"local": LOCAL, "global": GLOBAL}
+PLACES = {"local": LOCAL_WORD, "global": GLOBAL_WORD}
 USUAL_ROPES: dict[str, dict[str, Any]] = {
-    LOCAL: {"rope_type": "default", "rope_theta": 10_000.0},
-    GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
+    LOCAL_WORD: {"rope_type": "default", "rope_theta": 10_000.0},
+    GLOBAL_WORD: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
 }
 NO_LOOKUP = {"name": "none"}
 
@@ -54,10 +54,10 @@ def layer_kinds(config: dict[str, Any]) -> list[str]:
         kinds = [every(6)(n, config) for n in range(depth)]
     if not isinstance(kinds, list) or len(kinds) != depth:
         raise CheckpointFormatError(f"layer_types is {shown(kinds)}, and should be a list of {depth} words")
-    return [*kinds[:-1], GLOBAL]
+    return [*kinds[:-1], GLOBAL_WORD]
 
 
-def sources(kinds: list[str], shared: int) -> dict[str, int]:
+def key_sources(kinds: list[str], shared: int) -> dict[str, int]:
     """The last layer of each kind that has keys of its own. Raises CheckpointFormatError."""
     own = kinds[: len(kinds) - shared]
     lacking = sorted(set(kinds) - set(own)) if shared else []
@@ -81,7 +81,7 @@ def heads_of_layers(config: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
         config.pop(key, None)
     found = [{"head_dim": width, "num_key_value_heads": heads or usual}]
     if by_layer is not None:
-        told = {str(n) for n, kind in enumerate(kinds) if kind == GLOBAL}
+        told = {str(n) for n, kind in enumerate(kinds) if kind == GLOBAL_WORD}
         right = isinstance(by_layer, dict) and set(by_layer) == told
         if not right or not all(isinstance(patch, dict) for patch in by_layer.values()):
             raise CheckpointFormatError(
@@ -112,7 +112,7 @@ def gemma4(config: dict[str, Any]) -> dict[str, Any]:
         config[f"rope_parameters.{kind}"] = gather(said, 10_000.0, 1.0)["rope_parameters"]
     shared = whole(config, "num_kv_shared_layers", 0)
     config.pop("num_kv_shared_layers", None)
-    found = sources(kinds, min(shared, depth)) if shared else {}
+    found = key_sources(kinds, min(shared, depth)) if shared else {}
     config["keys"] = ["shared" if n >= depth - shared else "own" for n in range(depth)]
     width = whole(config, "intermediate_size")
     config["shared_width"] = width * (2 if config.pop("use_double_wide_mlp", False) else 1)
@@ -138,12 +138,12 @@ def gemma4_back(config: dict[str, Any]) -> dict[str, Any]:
         "num_key_value_heads": config.pop("global_heads", None),
     }
     patch = {key: value or config[key] for key, value in patch.items()}
-    config["per_layer_config"] = {str(n): patch for n, kind in enumerate(kinds) if kind == GLOBAL}
+    config["per_layer_config"] = {str(n): patch for n, kind in enumerate(kinds) if kind == GLOBAL_WORD}
     window = config.get("sliding_window") or config["max_position_embeddings"]
     return {**config, "sliding_window": window}
 
 
-def looked_up(config: dict[str, Any]) -> dict[str, Any]:
+def with_lookups(config: dict[str, Any]) -> dict[str, Any]:
     """The per-layer embeddings as one part. Raises CheckpointFormatError."""
     config = gemma4(config)
     width, vocab = (
@@ -173,7 +173,7 @@ def per_layer(config: dict[str, Any]) -> dict[str, Any]:
 
 def keys_axis() -> Axis:
     """Window of a layer, and whether its keys are of another."""
-    windows = listed_axis("layer_types", {LOCAL: "local", GLOBAL: "global"}, local_or_global)
+    windows = listed_axis("layer_types", {LOCAL_WORD: "local", GLOBAL_WORD: "global"}, local_or_global)
     keys = listed_axis("keys", {"own": "own", "shared": "shared"}, lambda layer: "")
 
     def kind(layer: dict[str, Any]) -> str:
@@ -197,7 +197,7 @@ def repeated_back(ours: list[Tensor], shape: Any) -> Tensor:
     return ours[0]
 
 
-REPEATED = Change(lambda x, like, shape: [x] * len(like), repeated_back)
+OF_ALL_LAYERS = Change(lambda x, like, shape: [x] * len(like), repeated_back)
 NORMED = {"qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "head", "scale": 1.0}
 OWN = {"name": "softmax", **NORMED, "value_norm": {"name": "rmsnorm", "weight": False}}
 KINDS = [(place, keys) for place in PLACES for keys in ("own", "shared")]
@@ -306,12 +306,12 @@ GEMMA4 = kin(
         *GEMMA4_UNIFIED.rows,
         Row((f"{LOOKUP}.table.weight",), "model.embed_tokens_per_layer.weight", SIDE_BY_SIDE),
         Row((f"{LOOKUP}.projection.weight",), "model.per_layer_model_projection.weight", STACKED),
-        Row((f"{LOOKUP}.projection_norm.weight",), "model.per_layer_projection_norm.weight", REPEATED),
+        Row((f"{LOOKUP}.projection_norm.weight",), "model.per_layer_projection_norm.weight", OF_ALL_LAYERS),
         *linear("after.{n}.lookup.gate", f"{THEIRS}.per_layer_input_gate"),
         *linear("after.{n}.lookup.out", f"{THEIRS}.per_layer_projection"),
         *linear("after.{n}.lookup.norm", f"{THEIRS}.post_per_layer_input_norm"),
     ],
-    unpack=lambda config: biases(looked_up({"head_dim": 256, **config})),
+    unpack=lambda config: biases(with_lookups({"head_dim": 256, **config})),
     pack=lambda config: per_layer(without_biases(config)),
     must={"use_bidirectional_attention": (None, "vision"), "enable_moe_block": (False,)},
     harmless=("num_experts", "top_k_experts", "moe_intermediate_size"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from ablate.model.hf.family import Family
 
-MISSING: dict[str, dict[str, Any]] = {
+LEFT_OUT: dict[str, dict[str, Any]] = {
     "afmoe": {"head_dim": 128, "sliding_window": 1024, "num_shared_experts": 2},
     "arcee": {"hidden_act": "relu2", "rms_norm_eps": 1e-05},
     "aria_text": {"moe_num_shared_experts": 2},
@@ -110,6 +110,6 @@ MISSING: dict[str, dict[str, Any]] = {
 
 def completed(family: Family) -> Family:
     """The family, with these defaults."""
-    usual = MISSING.get(family.name, {})
+    usual = LEFT_OUT.get(family.name, {})
     options = [option._replace(default=usual.get(option.theirs, option.default)) for option in family.options]
     return replace(family, options=options)

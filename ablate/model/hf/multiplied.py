@@ -16,6 +16,7 @@ from ablate.model.hf.family import (
     Row,
     shown,
 )
+from ablate.model.hf.gated import EXPERT
 from ablate.model.hf.latent import MLA, MLA_ROWS, TURNED, WIDTHS, latent, query_row, spelled_out
 from ablate.model.hf.llama import (
     ACTIVATION,
@@ -43,7 +44,7 @@ from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.scored_mixtures import without
 from ablate.model.hf.tables import ROPE, depth_of, halves, listed_axis, local_or_global, size_options
 
-SCALED: dict[str, Any] = {**ALWAYS, "stream": {"name": "scaled"}}
+WITH_MULTIPLIERS: dict[str, Any] = {**ALWAYS, "stream": {"name": "scaled"}}
 
 
 def positive(value: Any) -> float:
@@ -72,7 +73,7 @@ DENSE_WIDTH = [WIDTH, ACTIVATION, GLU_BIAS]
 GRANITE = kin(
     "granite",
     "GraniteForCausalLM",
-    always=SCALED,
+    always=WITH_MULTIPLIERS,
     options=[*GRANITE_SIZES, *DENSE_WIDTH, ROPE, UNTIED, DIVIDED],
 )
 
@@ -82,8 +83,7 @@ GATES_UPS = Change(  # (E, 2 I, C): of each expert the rows of its gate, then th
     lambda ours, shape: torch.cat([torch.stack(half) for half in halves(ours)], 1),
 )
 DOWNS = Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours))
-EXPERT = f"{LAYER}.ffn.experts.{{e}}"
-SHARED = f"{LAYER}.ffn.shared.0"
+SHARED_MLP = f"{LAYER}.ffn.shared.0"
 MIXTURE = f"{THEIRS}.block_sparse_moe"
 
 
@@ -95,11 +95,11 @@ def mixture_rows(router: str, gates_ups: str, downs: str) -> list[Row]:
         Row((f"{EXPERT}.gate.weight", f"{EXPERT}.up.weight"), f"{MIXTURE}.{gates_ups}", GATES_UPS),
         Row((f"{EXPERT}.down.weight",), f"{MIXTURE}.{downs}", DOWNS),
         Row(
-            (f"{SHARED}.gate.weight", f"{SHARED}.up.weight"),
+            (f"{SHARED_MLP}.gate.weight", f"{SHARED_MLP}.up.weight"),
             f"{THEIRS}.shared_mlp.input_linear.weight",
             STACKED,
         ),
-        Row((f"{SHARED}.down.weight",), f"{THEIRS}.shared_mlp.output_linear.weight", SAME),
+        Row((f"{SHARED_MLP}.down.weight",), f"{THEIRS}.shared_mlp.output_linear.weight", SAME),
     ]
 
 
@@ -133,7 +133,7 @@ SHARED_EXPERT = [
 GRANITEMOE = kin(
     "granitemoe",
     "GraniteMoeForCausalLM",
-    always={**SCALED, "ffn": moe("selected", shared=0)},
+    always={**WITH_MULTIPLIERS, "ffn": moe("selected", shared=0)},
     options=[*GRANITE_SIZES, *EXPERTS, ROPE, UNTIED, DIVIDED],
     rows=mixture_rows("router.layer.weight", "input_linear.weight", "output_linear.weight"),
     harmless=JITTER,
@@ -142,7 +142,7 @@ GRANITEMOESHARED = kin(
     "granitemoeshared",
     "GraniteMoeSharedForCausalLM",
     GRANITEMOE,
-    always={**SCALED, "ffn": moe("selected")},
+    always={**WITH_MULTIPLIERS, "ffn": moe("selected")},
     options=[*GRANITEMOE.options, *SHARED_EXPERT],
     unpack=shared_expert,
     pack=shared_width,
@@ -151,7 +151,7 @@ GRANITEMOESHARED = kin(
 
 # ------------------------------------------------- Granite with windows, each layer with its own base
 
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
+LOCAL_WORD, GLOBAL_WORD = "sliding_attention", "full_attention"
 BASES = "layer_rope_theta"
 
 
@@ -161,14 +161,14 @@ def own_bases(config: dict[str, Any]) -> dict[str, Any]:
     config = gather(config, 10_000.0, 1.0)
     depth, rope = depth_of(config), config.pop("rope_parameters")
     if config.get("layer_types") is None:
-        config["layer_types"] = [LOCAL if n % 4 else GLOBAL for n in range(depth)]
+        config["layer_types"] = [LOCAL_WORD if n % 4 else GLOBAL_WORD for n in range(depth)]
     bases, kinds = config.get(BASES), config["layer_types"]
     if bases is None:
         bases = [rope["rope_theta"]] * depth
     if not isinstance(kinds, list) or not isinstance(bases, list) or not len(kinds) == len(bases) == depth:
         raise CheckpointFormatError(f"layer_types and {BASES} should be lists of {depth}, one for each layer")
     config[BASES] = ["turned" if base else "plain" for base in bases]
-    for kind in (LOCAL, GLOBAL):
+    for kind in (LOCAL_WORD, GLOBAL_WORD):
         there = [base for base, of in zip(bases, kinds, strict=True) if of == kind and base]
         if any(base != there[0] for base in there):
             raise CheckpointFormatError(
@@ -182,7 +182,7 @@ def own_bases(config: dict[str, Any]) -> dict[str, Any]:
 def listed_bases(config: dict[str, Any]) -> dict[str, Any]:
     """Back: a base for each layer, 0 where there is no position."""
     config = dict(config)
-    ropes = {kind: config.pop(f"rope_parameters.{kind}", None) for kind in (LOCAL, GLOBAL)}
+    ropes = {kind: config.pop(f"rope_parameters.{kind}", None) for kind in (LOCAL_WORD, GLOBAL_WORD)}
     known = [rope for rope in ropes.values() if rope] or [write_rope({"name": "none"})]
     config["rope_parameters"] = known[0]
     config[BASES] = [
@@ -194,7 +194,7 @@ def listed_bases(config: dict[str, Any]) -> dict[str, Any]:
 
 def placed_axis() -> Axis:
     """Window and position of a layer, which together say what base it has."""
-    windows = listed_axis("layer_types", {LOCAL: "local", GLOBAL: "global"}, local_or_global)
+    windows = listed_axis("layer_types", {LOCAL_WORD: "local", GLOBAL_WORD: "global"}, local_or_global)
     turned = listed_axis(BASES, {"turned": "turned", "plain": "plain"}, lambda layer: "")
 
     def kind(layer: dict[str, Any]) -> str:
@@ -222,7 +222,7 @@ def placed_variants(turned: dict[str, Any], plain: dict[str, Any]) -> dict[str, 
 
 SINK = Row((f"{LAYER}.attention.sink",), f"{THEIRS}.self_attn.sinks", SAME)
 WITH_SINK: dict[str, Any] = {
-    **SCALED,
+    **WITH_MULTIPLIERS,
     "attention": {"name": "softmax", "sink_logit": True},
     "variants": placed_variants({}, {}),
 }
@@ -233,7 +233,7 @@ WINDOWS_AND_BASES = [
     ),
     *(
         Option(f"variants.{ours}_turned.position", f"rope_parameters.{kind}", {}, read_rope, write_rope)
-        for ours, kind in (("local", LOCAL), ("global", GLOBAL))
+        for ours, kind in (("local", LOCAL_WORD), ("global", GLOBAL_WORD))
     ),
 ]
 GRANITE_SWA = kin(
@@ -266,7 +266,7 @@ GRANITEMOE_SWA = kin(
 HYPERCLOVAX = kin(
     "hyperclovax",
     "HyperCLOVAXForCausalLM",
-    always={part: value for part, value in SCALED.items() if part != "placement"},
+    always={part: value for part, value in WITH_MULTIPLIERS.items() if part != "placement"},
     options=[
         *(*without(GRANITE_SIZES, "attention_multiplier"), *DENSE_WIDTH, ROPE, UNTIED),
         Option("attention.scale", "attention_multiplier", None),
@@ -313,7 +313,7 @@ def of_depth_and_width(config: dict[str, Any]) -> dict[str, Any]:
 MINICPM3 = kin(
     "minicpm3",
     "MiniCPM3ForCausalLM",
-    always={**SCALED, "position": TURNED, "attention": MLA},
+    always={**WITH_MULTIPLIERS, "position": TURNED, "attention": MLA},
     options=[
         *(*size_options(), *WIDTHS, EPS._replace(default=1e-5), TIED, ROPE, *DENSE_WIDTH, DIVIDED),
         Option("embedding.scale", "scale_emb", 12.0, read=positive),

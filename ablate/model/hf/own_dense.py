@@ -78,7 +78,7 @@ def doubled_window(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **tokens, "local_attention": 2 * window, "sliding_window": window}
 
 
-FIRST = Axis(
+BARE_FIRST = Axis(
     (),
     lambda config: ["first", *["later"] * (depth_of(config) - 1)],
     lambda kinds: {},
@@ -132,7 +132,7 @@ MODERNBERT_DECODER = Family(
         *linear(GATE_UP, f"{MODERN_LAYER}.mlp.Wi", STACKED),
         *linear(f"{LAYER}.ffn.down", f"{MODERN_LAYER}.mlp.Wo"),
     ],
-    axes=(windowed(), FIRST),
+    axes=(windowed(), BARE_FIRST),
     unpack=halved_window,
     pack=doubled_window,
     harmless=(
@@ -144,17 +144,17 @@ MODERNBERT_DECODER = Family(
 
 # ------------------------------------------------------------------------------------------ Doge
 
-KEPT = "keep_window_size"
+KEPT_KEYS = "keep_window_size"
 
 
 def all_keys_kept(config: dict[str, Any]) -> dict[str, Any]:
     """Raises CheckpointFormatError where keys would be hidden by their weight."""
     config = dict(config)
-    kept, context = whole(config, KEPT, 2048), whole(config, "max_position_embeddings", 2048)
-    config.pop(KEPT, None)
+    kept, context = whole(config, KEPT_KEYS, 2048), whole(config, "max_position_embeddings", 2048)
+    config.pop(KEPT_KEYS, None)
     if kept < context:
         raise CheckpointFormatError(
-            f"{KEPT} is {kept}: beyond it keys are hidden by their weight, which no option of ours means; "
+            f"{KEPT_KEYS} is {kept}: beyond it keys are hidden by their weight, which no option means; "
             f"lower max_position_embeddings, {context}"
         )
     return config
@@ -182,7 +182,7 @@ DOGE = kin(
         Row((f"{LAYER}.ffn_residual.connection.weight",), f"{THEIRS}.post_attention_residual", SAME),
     ],
     unpack=all_keys_kept,
-    pack=lambda config: {**config, KEPT: max(2048, config["max_position_embeddings"])},
+    pack=lambda config: {**config, KEPT_KEYS: max(2048, config["max_position_embeddings"])},
     must={"is_moe": (False,)},
     harmless=(
         *("hidden_dropout", "num_experts", "num_experts_per_tok", "norm_topk_prob"),

@@ -53,7 +53,7 @@ from ablate.model.hf.mixtures import (
     renormalised,
     routed_options,
 )
-from ablate.model.hf.multiplied import BASES, GLOBAL, LOCAL, placed_axis, placed_variants
+from ablate.model.hf.multiplied import BASES, GLOBAL_WORD, LOCAL_WORD, placed_axis, placed_variants
 from ablate.model.hf.rotation import gather
 from ablate.model.hf.scored_mixtures import BY_DEEPSEEK, DEEPSEEK_ROWS, GROUP_OPTIONS, SIGMOID, without
 from ablate.model.hf.tables import (
@@ -152,7 +152,7 @@ AXK1 = kin(
 
 # -------------------------------------------------------------------------------- MiMo-V2-Flash
 
-MIMO_ROPES = ropes_by_type({GLOBAL: 5e6, LOCAL: 10_000.0}, 0.334)
+MIMO_ROPES = ropes_by_type({GLOBAL_WORD: 5e6, LOCAL_WORD: 10_000.0}, 0.334)
 
 
 def whole_where_scaled(config: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def halved_heads(config: dict[str, Any]) -> dict[str, Any]:
 
 def first_and_each_sixth(n: int, config: dict[str, Any]) -> str:
     """Which layers of MiMo-V2-Flash see all, where a config does not say."""
-    return GLOBAL if n == 0 or (n + 1) % 6 == 0 else LOCAL
+    return GLOBAL_WORD if n == 0 or (n + 1) % 6 == 0 else LOCAL_WORD
 
 
 MIMO_V2_FLASH = kin(
@@ -298,18 +298,18 @@ BEAM_THETA = 10_000.0
 def places_by_type(config: dict[str, Any]) -> dict[str, Any]:
     """Kinds of layers that have no RoPE, whose object is null, have a temperature instead."""
     config, depth = dict(config), depth_of(config)
-    both = config.pop("rope_parameters", None) or {LOCAL: {"rope_theta": BEAM_THETA}, GLOBAL: None}
-    if not isinstance(both, dict) or set(both) - {LOCAL, GLOBAL}:
+    both = config.pop("rope_parameters", None) or {LOCAL_WORD: {"rope_theta": BEAM_THETA}, GLOBAL_WORD: None}
+    if not isinstance(both, dict) or set(both) - {LOCAL_WORD, GLOBAL_WORD}:
         raise CheckpointFormatError(
             f"rope_parameters is {shown(both)}, and should hold an object or null for each kind of layer"
         )
     if config.get("layer_types") is None:
-        config["layer_types"] = [*(every(6)(n, config) for n in range(depth - 1)), GLOBAL]
+        config["layer_types"] = [*(every(6)(n, config) for n in range(depth - 1)), GLOBAL_WORD]
     kinds = config["layer_types"]
     if not isinstance(kinds, list) or any(kind not in both for kind in kinds):
         raise CheckpointFormatError(f"layer_types is {shown(kinds)}; rope_parameters has {', '.join(both)}")
     config[BASES] = ["plain" if both[kind] is None else "turned" for kind in kinds]
-    for kind in (LOCAL, GLOBAL):
+    for kind in (LOCAL_WORD, GLOBAL_WORD):
         context = config.get("max_position_embeddings")
         said = {"rope_parameters": both.get(kind), "max_position_embeddings": context}
         config[f"rope_parameters.{kind}"] = gather(said, BEAM_THETA, 1.0)["rope_parameters"]
@@ -320,7 +320,7 @@ def types_of_places(config: dict[str, Any]) -> dict[str, Any]:
     """Back. Layers of one kind must be alike, which reading it back shows."""
     config = some_window(config)
     words = dict(zip(config["layer_types"], config.pop(BASES), strict=True))
-    ropes = {kind: config.pop(f"rope_parameters.{kind}", None) for kind in (LOCAL, GLOBAL)}
+    ropes = {kind: config.pop(f"rope_parameters.{kind}", None) for kind in (LOCAL_WORD, GLOBAL_WORD)}
     turned = {kind: rope if words.get(kind) == "turned" else None for kind, rope in ropes.items()}
     return {**config, "rope_parameters": turned}
 
@@ -357,7 +357,7 @@ BEAM = kin(
         ),
         *(
             Option(f"variants.{ours}_turned.position", f"rope_parameters.{kind}", {}, ROPE.read, ROPE.write)
-            for ours, kind in (("local", LOCAL), ("global", GLOBAL))
+            for ours, kind in (("local", LOCAL_WORD), ("global", GLOBAL_WORD))
         ),
         *(
             Option(f"variants.{place}_{word}.attention.qk_norm.eps", "rms_norm_eps", 1e-6)

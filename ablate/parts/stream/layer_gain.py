@@ -25,10 +25,10 @@ class LayerGain(ResidualStream):
         return GainedConnection() if first and branch > 0 else Connection()
 
     def exit(self) -> nn.Module:
-        return Gain()
+        return GainOfLayer()
 
 
-class Gain(nn.Module):
+class GainOfLayer(nn.Module):
     """g x."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class GainedConnection(Connection):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gain = Gain()
+        self.gain = GainOfLayer()
 
     def read(self, state: State) -> tuple[Tensor, Any]:
         x = self.gain(state)

@@ -30,11 +30,9 @@ LACKS = {
     "longcat_flash": "experts that do nothing; two attentions in a layer",
     "zaya": "queries, keys and values through a convolution; a router of several layers",
     # recurrent and hybrid
-    "falcon_h1": "Mamba-2 and attention side by side; multipliers inside of both",
     "qwen4_exp": "a sparse indexer; n-gram embeddings by its own hash; hyper-connections of its own",
     "qwen4_exp_text": "a sparse indexer; n-gram embeddings by its own hash; hyper-connections of its own",
     "rwkv": "RWKV-4",
-    "xlstm": "mLSTM",
     "zamba": "Mamba-1; shared attention blocks",
     "zamba2": "shared attention blocks with adapters",
 }
@@ -47,6 +45,7 @@ SAID = {
     "cohere2_moe": "dense layers first; means over shared experts",
     "dbrx": "gates divided by another norm than their sum",
     "falcon": "all but 7B: ALiBi, and the new architecture",
+    "falcon_h1": "a norm before Mamba-2's gate; its multipliers are folded into the weights",
     "laguna": "heads that differ by layer; a soft-cap in the router",
     "mpt": "`qk_ln`, prefixes",
     "opt": "the 350M, whose embedding is projected",
@@ -54,7 +53,9 @@ SAID = {
     "qwen3_moe": "a window",
     "seed_oss": "a bias of the output projection alone",
     "smollm3": "a window",
+    "nemotron_h": "experts of a narrower width than the model",
     "stablelm": "the 12B, whose heads have norms of their own",
+    "xlstm": "biases; fused weights",
 }
 OTHER_KINDS = {
     "encoders, or the decoder half of an encoder-decoder": [

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 BLOCK_TOKENS = 64  # tokens; a power of two
+FAR = 1e30  # below which nothing is the highest
 
 
 def step_by_step(
@@ -67,3 +68,20 @@ def bordered(decay: Tensor, segment: Tensor | None) -> Tensor:
 def _delayed(x: Tensor, tokens: int, nothing: float) -> Tensor:
     """x (B,T,*) so many tokens later, `nothing` before."""
     return torch.cat((torch.full_like(x[:, :tokens], nothing), x[:, :-tokens]), 1)
+
+
+def highest(log_decay: Tensor, x: Tensor, state: Tensor, segment: Tensor | None = None) -> Tensor:
+    """m_t = max(log_decay_t + m_{t-1}, x_t), (B,T,*), as fast as one block; m is 0 before the first token of
+    each segment, and the state (B,*) before segment 0."""
+    kept, m = log_decay, x
+    if segment is not None:
+        before = torch.cat((torch.zeros_like(segment[:, :1]), segment[:, :-1]), 1)
+        begins = (segment != before).reshape(*segment.shape, *[1] * (x.ndim - 2))
+        m = torch.maximum(x, log_decay).where(begins, x)
+        kept = log_decay.masked_fill(begins, -FAR)
+    reach = 1
+    while reach < x.shape[1]:
+        m = torch.maximum(m, kept + _delayed(m, reach, -FAR))
+        kept = (kept + _delayed(kept, reach, 0.0)).clamp(min=-FAR)
+        reach *= 2
+    return torch.maximum(m, kept + state[:, None])

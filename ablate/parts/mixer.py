@@ -93,7 +93,8 @@ class Mixer(nn.Module):
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         scheme = layer.position
         made: Any = scheme.entry.make
-        if cls.takes_position or scheme.name == "none" or made.acts_on_embedding:
+        takes = cls.takes_position or getattr(layer.attention.entry.make, "takes_position", True)
+        if takes or scheme.name == "none" or made.acts_on_embedding:
             return []
         return [f"takes no position, so {scheme.name} would do nothing; say position=none for its layers"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablate.parts.diagonal import accumulated, in_blocks, step_by_step
+from ablate.parts.diagonal import accumulated, highest, in_blocks, step_by_step
 
 BORDERS = [None, [0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 2, 3], [1, 1, 2, 2, 2, 2, 2]]
 
@@ -45,3 +45,18 @@ def test_a_row_in_pieces_is_the_whole_row():
     torch.testing.assert_close(found, last)
     alone, _ = accumulated(decay[:, 20:], x[:, 20:], torch.zeros_like(state))
     torch.testing.assert_close(whole[:, 20:], alone)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_the_highest_is_found_as_token_by_token(border):
+    generator = torch.Generator().manual_seed(2)
+    log_decay = -torch.rand(2, 7, 3, generator=generator, dtype=torch.float64)
+    x = torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)
+    state = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    segment = None if border is None else torch.tensor([border, border])
+    m, expected = state, []
+    for t in range(7):
+        begins = border is not None and border[t] != (border[t - 1] if t else 0)
+        m = torch.maximum(log_decay[:, t] + (torch.zeros_like(m) if begins else m), x[:, t])
+        expected.append(m)
+    torch.testing.assert_close(highest(log_decay, x, state, segment), torch.stack(expected, 1))

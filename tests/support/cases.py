@@ -103,6 +103,14 @@ HARD: dict[str, dict[str, Any]] = {
         },
         "pattern": ["mixer", "feed_forward", "recurrent"],
     },
+    "side_by_side": {
+        "depth": 2,
+        "attention": {
+            "name": "side_by_side",
+            "first": {"name": "softmax", "kv_heads": 2, "window": 5},
+            "second": {"name": "mamba2", "head_width": 16, "groups": 2, "least_step": 0.01},
+        },
+    },
     "kda_bounded": {
         "position": "none",
         "attention": {"name": "kda", "gate_rank": "full", "log_decay_floor": -5.0},

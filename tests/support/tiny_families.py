@@ -449,12 +449,38 @@ JAMBA = {
     "attn_layer_period": 3,
     "attn_layer_offset": 1,
 }
+FALCON_H1 = {
+    **BASE,
+    "head_dim": 12,
+    "mamba_d_ssm": 48,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 12,
+    "mamba_d_state": 12,
+    "mamba_n_groups": 2,
+    "key_multiplier": 0.4,
+    "attention_in_multiplier": 1.3,
+    "attention_out_multiplier": 0.7,
+    "ssm_in_multiplier": 1.4,
+    "ssm_out_multiplier": 0.6,
+    "ssm_multipliers": [0.5, 0.6, 1.2, 1.3, 0.8],
+    "mlp_multipliers": [1.5, 0.7],
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.4,
+    "num_hidden_layers": 2,
+}
 TINY |= {
+    "falcon_h1": ("falcon_h1", FALCON_H1),
+    "falcon_h1_normed": (
+        "falcon_h1",
+        {**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "attention_bias": True}
+        | {"mamba_proj_bias": True, "projectors_bias": True, "mlp_bias": True},
+    ),
     "mamba2": ("mamba2", {**MAMBA, "num_heads": 4, "head_dim": 16, "n_groups": 2}),
     "nemotron_h": ("nemotron_h", NEMOTRON),
     "mamba": ("mamba", {**MAMBA, "use_bias": True}),
     "falcon_mamba": ("falcon_mamba", {**MAMBA, "mixer_rms_eps": 0.03, "time_step_rank": 3}),
     "jamba": ("jamba", JAMBA),
+    "xlstm": ("xlstm", {**SHAPE, **ENDS, "num_heads": 4, "ffn_round_up_to_multiple_of": 24}),
     "recurrent_gemma": ("recurrent_gemma", {**BASE, "lru_width": 24, "attention_window_size": 5}),
 }
 

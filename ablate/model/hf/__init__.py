@@ -23,6 +23,7 @@ from ablate.model.hf.delta_hybrids import DELTA_HYBRID_FAMILIES as DELTA_HYBRIDS
 from ablate.model.hf.differential import DIFFLLAMA
 from ablate.model.hf.fairseq import FAIRSEQ_FAMILIES as FAIRSEQ
 from ablate.model.hf.falcon import FALCON
+from ablate.model.hf.falcon_h1 import FALCON_H1
 from ablate.model.hf.family import CheckpointFormatError, ExportError, Family, shown
 from ablate.model.hf.fill import fill, filled
 from ablate.model.hf.folder import new_folder, read_json, write_json, write_tensors
@@ -49,6 +50,7 @@ from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_M
 from ablate.model.hf.sparse_latent import SPARSE_LATENT_FAMILIES as SPARSE_LATENT
 from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
 from ablate.model.hf.weights import read_weights, write_weights
+from ablate.model.hf.xlstm import XLSTM
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
 
@@ -67,7 +69,7 @@ FAMILIES: dict[str, Family] = {
         *GATED,
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,
-        *(*DELTA_HYBRIDS, *STATE_SPACE, *RECURRENT, *GRIFFIN),
+        *(*DELTA_HYBRIDS, *STATE_SPACE, *RECURRENT, FALCON_H1, *GRIFFIN, XLSTM),
         *(*OWN_DENSE, *OWN_MIXTURES),
         *GEMMA4,
     )
@@ -96,7 +98,9 @@ def import_folder(folder: Path | str, ignore: Collection[str] = ()) -> tuple[Mod
     """
     folder = Path(folder)
     family, spec = import_spec(folder, ignore)
-    return spec, read_weights(folder, family, spec)
+    state = read_weights(folder, family, spec)
+    family.fold(read_json(folder / "config.json"), state)
+    return spec, state
 
 
 def import_spec(folder: Path, ignore: Collection[str] = ()) -> tuple[Family, ModelSpec]:

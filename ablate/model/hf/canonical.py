@@ -53,7 +53,10 @@ def _without_training(part: dict[str, Any]) -> dict[str, Any]:
 def _attention(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
     part = _without_training(part)
     if part["name"] not in ("softmax", "shared_keys"):
-        return part
+        inside: dict[str, Any] = {
+            key: _attention(part[key], shape) for key in ("first", "second") if key in part
+        }
+        return {**part, **inside}
     if part["qk_norm"]["name"] == "none":
         del part["qk_norm_over"]
     width = part["head_width"] or shape.head_width

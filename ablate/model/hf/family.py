@@ -112,6 +112,10 @@ class Axis(NamedTuple):
     kind: Callable[[dict[str, Any]], str]  # that of a canonical layer
 
 
+def unfolded(config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Nothing in a config stands for numbers of the weights."""
+
+
 @dataclass(frozen=True)
 class Family:
     """A `model_type` of transformers, of which `architecture` is the class."""
@@ -132,6 +136,9 @@ class Family:
     old_rope: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # their names before transformers 5
     windows: Callable[[dict[str, Any]], list[int | None]] | None = None  # by layer, where layers differ
     axes: tuple[Axis, ...] = ()  # other ways in which they differ
+    fold: Callable[[dict[str, Any], dict[str, Tensor]], None] = (
+        unfolded  # their multipliers, into our weights
+    )
     nested: tuple[str, ...] = ()  # their objects that `unpack` makes flat
     whole_heads: bool = False  # transformers wants a width that is a multiple of the heads
     grain: int = 1  # transformers' kernels take only widths that are multiples of it

@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from ablate.model.hf.convolution import BAMBA_ROWS, MAMBA2_OPTIONS, implied_heads, with_heads
+from ablate.model.hf.convolution import (
+    BAMBA_ROWS,
+    MAMBA2_OPTIONS,
+    implied_heads,
+    with_heads,
+)
 from ablate.model.hf.family import SAME, STACKED, Axis, CheckpointFormatError, Family, Option, Row, shown
 from ablate.model.hf.hybrid import (
     BIAS,
@@ -14,7 +19,16 @@ from ablate.model.hf.hybrid import (
     recurrent_and_global,
     recurrent_or_global,
 )
-from ablate.model.hf.llama import ALWAYS, ATTENTION, ENDS, EPS, LAYER, PRE, THEIRS, UNTIED
+from ablate.model.hf.llama import (
+    ALWAYS,
+    ATTENTION,
+    ENDS,
+    EPS,
+    LAYER,
+    PRE,
+    THEIRS,
+    UNTIED,
+)
 from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.mixtures import GATED_MLP, JITTER, SPARSE, dense_and_sparse, moe, routed_options
 from ablate.model.hf.rotation import read as read_rope

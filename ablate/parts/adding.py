@@ -7,14 +7,14 @@ from torch import Tensor
 
 from ablate.parts.base import Kernel, Scores
 
-Watch = Callable[[Tensor, Tensor, Scores], None]  # (q, k, scores) as a kernel is called with them
+KernelWatch = Callable[[Tensor, Tensor, Scores], None]  # (q, k, scores) as a kernel is called with them
 
 
 class Adding(Kernel):
     """The kernel of a call, with `more` (1|B, 1|H, T, S) added to the scores; None adds nothing. It may tell
     the layer what it is called with."""
 
-    def __init__(self, kernel: Kernel, more: Tensor | None, watch: Watch | None = None):
+    def __init__(self, kernel: Kernel, more: Tensor | None, watch: KernelWatch | None = None):
         self.kernel, self.more, self.watch = kernel, more, watch
 
     def __call__(

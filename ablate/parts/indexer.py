@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from ablate.parts.adding import Adding, Watch
+from ablate.parts.adding import Adding, KernelWatch
 from ablate.parts.base import LayerContext, Position, Report, Scores, mean_of_real, real_tokens
 from ablate.parts.linear import Linear
 from ablate.parts.mixer import KeyValueMixer, MixerCosts, keys_seen
@@ -18,7 +18,7 @@ from ablate.registry import Factory, Part, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
 CHOSEN = "chosen"  # what layers leave for later ones, in `view.shared`
-LOSS = "index_loss"  # in the report of a layer
+INDEX_LOSS = "index_loss"  # in the report of a layer
 
 
 class LightningIndexer(nn.Module):
@@ -140,7 +140,7 @@ class ChosenKeys(KeyValueMixer):
         """(B,G,T,S) -> (B,1|H,T,S)."""
         return x if x.shape[1] == 1 else x.repeat_interleave(self.heads // x.shape[1], 1)
 
-    def compared(self, score: Tensor, kept: Tensor, view: LayerContext, n: int) -> Watch:
+    def compared(self, score: Tensor, kept: Tensor, view: LayerContext, n: int) -> KernelWatch:
         """Reports how far the scores (B,G,T,S) are from the attention to the kept keys, (1|B,1|G,T,S)."""
 
         def watch(q: Tensor, k: Tensor, scores: Scores) -> None:
@@ -151,15 +151,15 @@ class ChosenKeys(KeyValueMixer):
                 bias = of_position(heads, i, j).detach().to(score.dtype)
             added = torch.where(self.by_head(kept), bias, -torch.inf)
             p = attended(q, k, added, scores, score.shape[1])
-            view.aux[n][LOSS] = divergence(p, score, kept, view.aux[n])
+            view.aux[n][INDEX_LOSS] = divergence(p, score, kept, view.aux[n])
 
         return watch
 
     def auxiliary(self, aux: dict[str, Tensor]) -> Tensor:
         """The loss of the indexer, of which nothing else learns; 0 where the layer reported none."""
-        if LOSS not in aux:
+        if INDEX_LOSS not in aux:
             return torch.zeros((), device=next(iter(aux.values())).device)
-        return self.index_loss_weight * aux[LOSS]
+        return self.index_loss_weight * aux[INDEX_LOSS]
 
     def costs(self, position: Position, tokens: int, value_bytes: int) -> MixerCosts:
         """`products` counts the chosen keys; kernels hide the others, so what is computed is the unmasked.

@@ -11,14 +11,14 @@ from ablate.model.hf.mixtures import JITTER, LLAMA_ROWS, SPARSE, dense_and_spars
 from ablate.model.hf.scored_mixtures import GATE_UP_EXPERTS, without
 from ablate.model.hf.tables import ROPE, SPARSE_LISTED, halves, listed_axis
 
-OFFSET = {"name": "rmsnorm", "offset": True}
+OFFSET_NORM = {"name": "rmsnorm", "offset": True}
 CLAMPED: dict[str, Any] = {"name": "glu", "activation": {"name": "swish"}, "up_offset": 1.0}
 SPARSE_ATTENTION = "variants.choosing.attention"
 BY_HALVES = Change(  # (E, 2 I, C): of each expert the gate, then the up
     lambda x, like, shape: [part for which in x.chunk(2, 1) for part in which.unbind()],
     lambda ours, shape: torch.cat([torch.stack(half) for half in halves(list(ours))], 1),
 )
-OF_ROWS = Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(list(ours)))
+DOWN_ROWS = Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(list(ours)))
 
 
 def clamped(at: str) -> list[Option]:
@@ -40,21 +40,21 @@ def grouped(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-ATTENTION: dict[str, Any] = {"name": "softmax", "qk_norm": OFFSET, "qk_norm_over": "head"}
+NORMED_HEADS: dict[str, Any] = {"name": "softmax", "qk_norm": OFFSET_NORM, "qk_norm_over": "head"}
 MIXTURE = moe("sigmoid", expert=CLAMPED, shared_expert=CLAMPED, shared=1)
 MINIMAX_M3 = kin(
     "minimax_m3_vl_text",
     "MiniMaxM3VLForCausalLM",
     always={
         **ALWAYS,
-        "norm": OFFSET,
+        "norm": OFFSET_NORM,
         "position": {"name": "rope"},
-        "attention": ATTENTION,
+        "attention": NORMED_HEADS,
         "variants": {
             **dense_and_sparse(MIXTURE),
             "dense": {"ffn": CLAMPED},
             "whole": {},
-            "choosing": {"attention": {**ATTENTION, "name": "block_sparse", "index_norm": OFFSET}},
+            "choosing": {"attention": {**NORMED_HEADS, "name": "block_sparse", "index_norm": OFFSET_NORM}},
         },
     },
     options=[
@@ -87,7 +87,7 @@ MINIMAX_M3 = kin(
         *linear(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.gate"),
         Row((f"{LAYER}.ffn.bias",), f"{THEIRS}.mlp.gate.e_score_correction_bias", SAME),
         Row(tuple(f"{n}.weight" for n in GATE_UP_EXPERTS), f"{THEIRS}.mlp.experts.gate_up_proj", BY_HALVES),
-        Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.down_proj", OF_ROWS),
+        Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.down_proj", DOWN_ROWS),
         Row(
             (f"{LAYER}.ffn.shared.0.gate.weight", f"{LAYER}.ffn.shared.0.up.weight"),
             f"{THEIRS}.mlp.shared_experts.gate_up_proj.weight",

@@ -35,7 +35,7 @@ from ablate.model.hf.tables import INTERLEAVED, ROPE, depth_of, listed_axis, spa
 from ablate.spec import Shape
 
 DSA: dict[str, Any] = {**MLA, "name": "dsa", "index_norm": {"name": "layernorm", "eps": 1e-6}}
-INDEX = [
+INDEX_OPTIONS = [
     Option("attention.top_k", "index_topk", 2048),
     Option("attention.index_width", "index_head_dim", 128),
 ]
@@ -121,7 +121,7 @@ DEEPSEEK_V32 = kin(
     "DeepseekV32ForCausalLM",
     always={**ALWAYS, "position": TURNED, "attention": DSA, "variants": dense_and_sparse(moe("sigmoid"))},
     options=[
-        *(*MLA_COMMON, UNTIED, *expert_options(8, 4), *INDEX, ROPE),
+        *(*MLA_COMMON, UNTIED, *expert_options(8, 4), *INDEX_OPTIONS, ROPE),
         Option("attention.index_heads", "index_n_heads", 64),
     ],
     rows=[by_halves(row) for row in DSA_ROWS],
@@ -177,7 +177,7 @@ GLM_MOE_DSA = kin(
     },
     options=[
         *(EPS._replace(default=1e-5) if o == EPS else o for o in MLA_COMMON),
-        *(UNTIED, *expert_options(1, 1), *INDEX, INTERLEAVED),
+        *(UNTIED, *expert_options(1, 1), *INDEX_OPTIONS, INTERLEAVED),
         Option("attention.index_heads", "index_n_heads", 32),
     ],
     rows=DSA_ROWS,

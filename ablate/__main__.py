@@ -1,12 +1,11 @@
 """`python -m ablate`: text from a run, the catalogue of parts, weights in and out, measures again."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from ablate.cli.arguments import Parser, integer_within, some_text
 from ablate.cli.terminal import replace_unprintable
 from ablate.errors import printable, system_error
 
@@ -84,31 +83,6 @@ def status_command(given: list[str]) -> int:
         print(f"ablate status: {error}", file=sys.stderr)
         return WRONG
     return 0
-
-
-class Parser(argparse.ArgumentParser):
-    """One that repeats no control characters of what was typed."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message(printable(message), file)
-
-
-def integer_within(low: int, high: int) -> Callable[[str], int]:
-    """The type of an option that takes whole numbers in a range."""
-
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[+-]?[0-9]{1,20}", text) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {low} to {high}")
-        return int(text)
-
-    return read
-
-
-def some_text(text: str) -> str:
-    """The type of an option that takes text that is not empty."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty text stops at once; give at least one character")
-    return text
 
 
 def parser() -> argparse.ArgumentParser:

@@ -38,7 +38,7 @@ from ablate.model.hf.llama_layers import LLAMA_LAYERS_FAMILIES as LLAMA_LAYERS
 from ablate.model.hf.mixtures import MIXTURES_FAMILIES as MIXTURES
 from ablate.model.hf.mpt import MPT
 from ablate.model.hf.phi import PHI
-from ablate.model.hf.recurrent import RECURRENT_FAMILIES as RECURRENT
+from ablate.model.hf.recurrent import MAMBA_KIN_FAMILIES as MAMBA_KIN
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
 from ablate.model.hf.weights import read_weights, write_weights
@@ -59,7 +59,7 @@ FAMILIES: dict[str, Family] = {
         *LATENT,
         *GATED,
         *(*HYBRID, *CONVOLUTION),
-        *(*DELTA_HYBRIDS, *STATE_SPACE, *RECURRENT, FALCON_H1, *GRIFFIN, XLSTM),
+        *(*DELTA_HYBRIDS, *STATE_SPACE, *MAMBA_KIN, FALCON_H1, *GRIFFIN, XLSTM),
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

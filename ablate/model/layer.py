@@ -76,6 +76,8 @@ class Single(nn.Module):
     """x <- x + f(x), after one norm: f is the token mixer where `ffn` is none, as in Mamba, or the
     feed-forward where `attention` is none (Nemotron-H, arXiv:2504.03624). The other one is the identity."""
 
+    one_branch = True
+
     def __init__(self, attention: nn.Module, ffn: nn.Module, placement: Placement, frame: Frame):
         super().__init__()
         self.attention, self.ffn = attention, ffn
@@ -86,8 +88,8 @@ class Single(nn.Module):
 
     @classmethod
     def check(cls, options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        absent = [layer.attention.name, layer.ffn.name].count("none")
-        if absent == 1:
+        branches = (layer.attention.entry.make, layer.ffn.entry.make)
+        if sum(getattr(branch, "absent", False) for branch in branches) == 1:
             return []
         return [
             "is a layer of one branch, so one of ffn and attention is none: say ffn=none for a token mixer "

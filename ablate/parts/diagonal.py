@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 BLOCK_TOKENS = 64  # tokens; a power of two
-FAR = 1e30  # below which nothing is the highest
+FAR_BELOW = 1e30  # below which nothing is the highest
 
 
 def step_by_step(
@@ -78,10 +78,10 @@ def highest(log_decay: Tensor, x: Tensor, state: Tensor, segment: Tensor | None 
         before = torch.cat((torch.zeros_like(segment[:, :1]), segment[:, :-1]), 1)
         begins = (segment != before).reshape(*segment.shape, *[1] * (x.ndim - 2))
         m = torch.maximum(x, log_decay).where(begins, x)
-        kept = log_decay.masked_fill(begins, -FAR)
+        kept = log_decay.masked_fill(begins, -FAR_BELOW)
     reach = 1
     while reach < x.shape[1]:
-        m = torch.maximum(m, kept + _delayed(m, reach, -FAR))
-        kept = (kept + _delayed(kept, reach, 0.0)).clamp(min=-FAR)
+        m = torch.maximum(m, kept + _delayed(m, reach, -FAR_BELOW))
+        kept = (kept + _delayed(kept, reach, 0.0)).clamp(min=-FAR_BELOW)
         reach *= 2
     return torch.maximum(m, kept + state[:, None])

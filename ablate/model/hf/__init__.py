@@ -45,7 +45,7 @@ from ablate.model.hf.multiplied import MULTIPLIED_FAMILIES as MULTIPLIED
 from ablate.model.hf.own_dense import OWN_DENSE_FAMILIES as OWN_DENSE
 from ablate.model.hf.own_mixtures import OWN_MIXTURES_FAMILIES as OWN_MIXTURES
 from ablate.model.hf.phi import PHI
-from ablate.model.hf.recurrent import RECURRENT_FAMILIES as RECURRENT
+from ablate.model.hf.recurrent import MAMBA_KIN_FAMILIES as MAMBA_KIN
 from ablate.model.hf.scored_mixtures import SCORED_MIXTURES_FAMILIES as SCORED_MIXTURES
 from ablate.model.hf.sparse_latent import SPARSE_LATENT_FAMILIES as SPARSE_LATENT
 from ablate.model.hf.state_space import STATE_SPACE_FAMILIES as STATE_SPACE
@@ -69,7 +69,7 @@ FAMILIES: dict[str, Family] = {
         *GATED,
         *(*HYBRID, *CONVOLUTION),
         *MULTIPLIED,
-        *(*DELTA_HYBRIDS, *STATE_SPACE, *RECURRENT, FALCON_H1, *GRIFFIN, XLSTM),
+        *(*DELTA_HYBRIDS, *STATE_SPACE, *MAMBA_KIN, FALCON_H1, *GRIFFIN, XLSTM),
         *(*OWN_DENSE, *OWN_MIXTURES),
         *GEMMA4,
     )

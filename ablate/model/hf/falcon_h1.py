@@ -14,7 +14,7 @@ from ablate.model.hf.tables import ROPE, size_options
 from ablate.model.hf.words import flag
 
 BOTH: dict[str, Any] = {"name": "side_by_side", "first": {"name": "softmax"}, "second": {"name": "mamba2"}}
-FIRST, SECOND = f"{MIX}.first", f"{MIX}.second"
+FIRST_MIXER, SECOND_MIXER = f"{MIX}.first", f"{MIX}.second"
 MULTIPLIERS = ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")
 
 
@@ -109,7 +109,7 @@ FALCON_H1 = kin(
         *renamed(FEED_FORWARD, {".mlp.": ".feed_forward."}),
         *(
             row._replace(ours=tuple(name.replace(MIX, part) for name in row.ours))
-            for rows, part in ((ATTENTION, FIRST), (BAMBA_ROWS, SECOND))
+            for rows, part in ((ATTENTION, FIRST_MIXER), (BAMBA_ROWS, SECOND_MIXER))
             for row in rows
         ),
     ],

@@ -13,8 +13,8 @@ from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.tables import activation_option, depth_of, listed_axis, size_options, whole_number
 
 WORDS = {"recurrent": "recurrent", "attention": "local"}
-LOCAL = "variants.local"
-BLOCK = f"{THEIRS}.temporal_block"
+LOCAL_LAYERS = "variants.local"
+TEMPORAL = f"{THEIRS}.temporal_block"
 
 
 def griffin(config: dict[str, Any]) -> dict[str, Any]:
@@ -77,10 +77,12 @@ RECURRENT_GEMMA = kin(
         activation_option(IN_RECURRENT, "hidden_activation", "gelu_pytorch_tanh"),
         Option(f"{IN_RECURRENT}.recurrent_width", "lru_width", None),
         Option(f"{IN_RECURRENT}.convolution", "conv1d_width", 4),
-        Option(f"{LOCAL}.position", "rope_parameters", read=read_rope, write=write_rope),
-        Option(f"{LOCAL}.attention.kv_heads", "num_key_value_heads", None),
-        Option(f"{LOCAL}.attention.window", "attention_window_size", 2048),
-        Option(f"{LOCAL}.attention.bias", "attention_bias", False, read_bias, lambda bias: "q" in bias),
+        Option(f"{LOCAL_LAYERS}.position", "rope_parameters", read=read_rope, write=write_rope),
+        Option(f"{LOCAL_LAYERS}.attention.kv_heads", "num_key_value_heads", None),
+        Option(f"{LOCAL_LAYERS}.attention.window", "attention_window_size", 2048),
+        Option(
+            f"{LOCAL_LAYERS}.attention.bias", "attention_bias", False, read_bias, lambda bias: "q" in bias
+        ),
     ],
     rows=[
         *(row._replace(theirs=row.theirs.replace("model.norm.", "model.final_norm.")) for row in ENDS),
@@ -89,13 +91,13 @@ RECURRENT_GEMMA = kin(
         *only(renamed(ATTENTION, {"self_attn": "temporal_block"}), "softmax"),
         *only(
             [
-                *linear(f"{MIX}.u", f"{BLOCK}.linear_x"),
-                *linear(f"{MIX}.gate", f"{BLOCK}.linear_y"),
-                *linear(f"{MIX}.out", f"{BLOCK}.linear_out"),
-                *linear(f"{MIX}.conv", f"{BLOCK}.conv_1d"),
-                Row((f"{MIX}.log_rate",), f"{BLOCK}.rg_lru.recurrent_param", SAME),
+                *linear(f"{MIX}.u", f"{TEMPORAL}.linear_x"),
+                *linear(f"{MIX}.gate", f"{TEMPORAL}.linear_y"),
+                *linear(f"{MIX}.out", f"{TEMPORAL}.linear_out"),
+                *linear(f"{MIX}.conv", f"{TEMPORAL}.conv_1d"),
+                Row((f"{MIX}.log_rate",), f"{TEMPORAL}.rg_lru.recurrent_param", SAME),
                 *(
-                    Row((f"{MIX}.{ours}_gate.{leaf}",), f"{BLOCK}.rg_lru.{theirs}_gate_{leaf}", SAME)
+                    Row((f"{MIX}.{ours}_gate.{leaf}",), f"{TEMPORAL}.rg_lru.{theirs}_gate_{leaf}", SAME)
                     for ours, theirs in (("input", "input"), ("decay", "recurrent"))
                     for leaf in ("weight", "bias")
                 ),

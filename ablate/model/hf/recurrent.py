@@ -26,7 +26,7 @@ from ablate.model.hf.hybrid import (
     recurrent_or_global,
 )
 from ablate.model.hf.llama import ALWAYS, ATTENTION, ENDS, EPS, FEED_FORWARD, LAYER, TIED, UNTIED, norms
-from ablate.model.hf.llama_kin import kin
+from ablate.model.hf.llama_kin import PLAIN_MLP, kin
 from ablate.model.hf.mixtures import JITTER, LATER, SPARSE, dense_and_sparse, moe
 from ablate.model.hf.scored_mixtures import SIGMOID
 from ablate.model.hf.state_space import MAMBA2
@@ -151,7 +151,6 @@ NEMOTRON_KINDS = {
     "mamba": "recurrent",
     "attention": "global",
 }
-PLAIN_MLP: dict[str, Any] = {"name": "mlp"}
 
 
 def only_branch(layer: dict[str, Any]) -> str:
@@ -171,7 +170,7 @@ def nemotron_h(config: dict[str, Any]) -> dict[str, Any]:
     return inner_ratio(config, "mamba_num_heads", "mamba_head_dim")
 
 
-SHARED = f"{SPARSE}.shared_expert"
+SHARED_MLP_AT = f"{SPARSE}.shared_expert"
 MIXED = f"{BACKBONE}.mixer"
 NEMOTRON_H = kin(
     "nemotron_h",
@@ -194,16 +193,16 @@ NEMOTRON_H = kin(
         Option("variants.dense.ffn.width", "intermediate_size"),
         *(
             activation_option(at, "mlp_hidden_act", "relu2")
-            for at in ("variants.dense.ffn", f"{SPARSE}.expert", SHARED)
+            for at in ("variants.dense.ffn", f"{SPARSE}.expert", SHARED_MLP_AT)
         ),
         *(
             Option(f"{at}.bias", "mlp_bias", False, *flag("up", "down"))
-            for at in ("variants.dense.ffn", SHARED)
+            for at in ("variants.dense.ffn", SHARED_MLP_AT)
         ),
         Option(f"{SPARSE}.experts", "n_routed_experts", 8),
         Option(f"{SPARSE}.top_k", "num_experts_per_tok", 2),
         Option(f"{SPARSE}.expert.width", "moe_intermediate_size", 7688),
-        Option(f"{SHARED}.width", "moe_shared_expert_intermediate_size", 7688),
+        Option(f"{SHARED_MLP_AT}.width", "moe_shared_expert_intermediate_size", 7688),
         Option(f"{SPARSE}.routed_scale", "routed_scaling_factor", 1.0),
         Option(f"{SPARSE}.groups", "n_group", 1),
         Option(f"{SPARSE}.top_groups", "topk_group", 1),
@@ -248,7 +247,7 @@ NEMOTRON_H = kin(
 # ----------------------------------------------------------------------------------------- Mamba-1
 
 
-def ranked(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def with_rank(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """`unpack` of a rank of the step that may be `auto`."""
     return lambda config: {**config, key: None if config.get(key, "auto") == "auto" else config[key]}
 
@@ -308,7 +307,7 @@ MAMBA_FAMILY = kin(
     always={**SINGLE, "attention": {"name": "mamba", "norm": {"name": "none"}}},
     options=[*UNSAID_SIZES, MIXER_EPS, TIED, *mamba1_options("attention", MAMBA1_KEYS)],
     rows=[*BACKBONE_ENDS, *backboned(MAMBA1_ROWS)],
-    unpack=ranked("time_step_rank"),
+    unpack=with_rank("time_step_rank"),
     pack=rank_said("time_step_rank"),
     must={"hidden_act": ("silu",)},
     harmless=(*STARTED, "time_step_min", "intermediate_size"),
@@ -388,9 +387,9 @@ JAMBA = kin(
         periodic_axis("attn", (8, 4), "global", "recurrent", recurrent_or_global),
         periodic_axis("expert", (2, 1), "sparse", "dense", sparse_or_dense),
     ),
-    unpack=ranked("mamba_dt_rank"),
+    unpack=with_rank("mamba_dt_rank"),
     pack=rank_said("mamba_dt_rank"),
     harmless=(*JITTER, *STARTED, "use_mamba_kernels", "num_logits_to_keep", "num_local_experts"),
 )
 
-RECURRENT_FAMILIES: tuple[Family, ...] = (MAMBA2_FAMILY, NEMOTRON_H, MAMBA_FAMILY, FALCON_MAMBA, JAMBA)
+MAMBA_KIN_FAMILIES: tuple[Family, ...] = (MAMBA2_FAMILY, NEMOTRON_H, MAMBA_FAMILY, FALCON_MAMBA, JAMBA)

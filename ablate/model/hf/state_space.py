@@ -48,16 +48,16 @@ NORM_EPS = Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-6)
 
 # --------------------------------------------------------------------------------------- Granite 4
 
-UNTURNED = {"rope_type": "none", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
+NO_ROPE = {"rope_type": "none", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
 
 
 def granite(config: dict[str, Any]) -> dict[str, Any]:
-    """RoPE only where `position_embedding_type` says so; logits are divided, and ours multiplied."""
+    """RoPE only where `position_embedding_type` says so; logits are reciprocal, and ours multiplied."""
     config = implied_heads(config)
     if config.pop("position_embedding_type", None) != "rope":
         for key in ("rope_theta", "rope_scaling"):
             config.pop(key, None)
-        config["rope_parameters"] = UNTURNED
+        config["rope_parameters"] = NO_ROPE
     return config
 
 
@@ -76,7 +76,7 @@ def maybe_turned(parameters: dict[str, Any]) -> dict[str, Any]:
     return {"name": "none"} if parameters["rope_type"] == "none" else read_rope(parameters)
 
 
-def divided(number: Any) -> float:
+def reciprocal(number: Any) -> float:
     """One over a number; null is 1. Raises CheckpointFormatError."""
     if number is not None and not number > 0:
         raise CheckpointFormatError(f"logits_scaling is {shown(number)}, and should be a number above 0")
@@ -93,7 +93,7 @@ def scaled_stream(multiplier: Any) -> dict[str, Any]:
 GRANITE_MULTIPLIERS = [
     Option("stream", "residual_multiplier", 1.0, scaled_stream, lambda made: made.get("multiplier", 1.0)),
     Option("embedding.scale", "embedding_multiplier", 1.0),
-    Option("head.multiplier", "logits_scaling", 1.0, divided, divided),
+    Option("head.multiplier", "logits_scaling", 1.0, reciprocal, reciprocal),
 ]
 SHARED_MLP = f"{THEIRS}.shared_mlp"
 GRANITE_MIXTURE: dict[str, Any] = moe("selected", shared=1, shared_expert=GATED_MLP)
@@ -130,7 +130,7 @@ GRANITEMOEHYBRID = kin(
     options=[
         *(*size_options(), GLOBAL_KV_HEADS, EPS, NORM_EPS, UNTIED, BIAS, *MAMBA2_OPTIONS),
         GLOBAL_ROPE._replace(
-            read=maybe_turned, write=lambda made: UNTURNED if made["name"] == "none" else write_rope(made)
+            read=maybe_turned, write=lambda made: NO_ROPE if made["name"] == "none" else write_rope(made)
         ),
         Option(f"{GLOBAL}.scale", "attention_multiplier", 1.0),
         *GRANITE_MULTIPLIERS,

@@ -16,7 +16,7 @@ from ablate.parts.time_scale import time_scales
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
-KEPT = 16  # numbers kept of each number of a state, with a block's steps: an estimate
+KEPT_OF_STATE = 16  # numbers kept of each number of a state, with a block's steps: an estimate
 
 
 def integers(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -63,7 +63,7 @@ class Mamba(RecurrentMixer):
         }
         self.constants = {"skip": 1.0}
         self.out = Linear(E, C, bias=bias)
-        self.more_activations = KEPT * E * N + 4 * E
+        self.more_activations = KEPT_OF_STATE * E * N + 4 * E
         self.state_sizes = (E * N, (convolution - 1) * E)
         self.state_products = 2 * E * N + convolution * E  # and one for each rate, which is a matrix
 

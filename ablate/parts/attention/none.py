@@ -15,6 +15,7 @@ class NoMixer(Mixer):
     """y = x: what a layer of a feed-forward alone has for a token mixer (Nemotron-H)."""
 
     takes_position = False
+    absent = True
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -33,6 +34,6 @@ class NoMixer(Mixer):
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         wrong = super().check(options, layer, model)
-        if layer.topology.name != "single":
+        if not getattr(layer.topology.entry.make, "one_branch", False):
             wrong.append("leaves a layer of a feed-forward alone; say topology=single for such layers")
         return wrong

@@ -13,16 +13,19 @@ from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
 SHARPNESS = 8.0  # c of the paper
-LEAST, MOST = 0.9, 0.999  # between which the decay of an open gate starts, before it is taken to the c
+LEAST_DECAY, MOST_DECAY = (
+    0.9,
+    0.999,
+)  # between which the decay of an open gate starts, before it is taken to the c
 
 
 def decays(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """The number whose softplus is -log a, with a^2 uniform between 0.9^2 and 0.999^2 (section 2.4)."""
-    square = torch.empty(shape).uniform_(LEAST**2, MOST**2, generator=generator)
+    square = torch.empty(shape).uniform_(LEAST_DECAY**2, MOST_DECAY**2, generator=generator)
     return torch.expm1(-square.log() / 2).log()
 
 
-class Blocks(nn.Module):
+class BlockDiagonal(nn.Module):
     """W x + b with a block for each of H parts of the channels: (..., H w) -> (..., H w)."""
 
     def __init__(self, blocks: int, width: int):
@@ -64,7 +67,7 @@ class RealGatedRecurrence(RecurrentMixer):
         H = blocks or shape.heads
         self.u, self.gate, self.out = Linear(C, W), Linear(C, W), Linear(W, C)
         self.conv = ShortConvolution(W, convolution, bias=True)
-        self.input_gate, self.decay_gate = Blocks(H, W // H), Blocks(H, W // H)
+        self.input_gate, self.decay_gate = BlockDiagonal(H, W // H), BlockDiagonal(H, W // H)
         self.log_rate = nn.Parameter(torch.empty(W))
         self.starts = {"log_rate": decays}
         self.activation = activation()

@@ -6,7 +6,8 @@ from typing import Annotated, Any, NamedTuple
 from torch import Tensor
 
 from ablate.parts.base import AuxOutputs, ForwardContext, KernelRequirements, Position
-from ablate.parts.mixer import CallSetting, Group, Mixer, MixerCosts
+from ablate.parts.mixer import CallSetting, Group, KeyValueMixer, Mixer, MixerCosts
+from ablate.parts.recurrence import RecurrentMixer
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -78,12 +79,13 @@ class SideBySide(Mixer):
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         wrong = super().check(options, layer, model)
         inside = [options.first, options.second]
-        if not any(mixer.entry.make.takes_position for mixer in inside) and layer.position.name != "none":
-            made: Any = layer.position.entry.make
-            if not made.acts_on_embedding:
-                wrong.append("has two mixers that take no position; say position=none for its layers")
+        wrong += [
+            f"{mixer.name} is no mixer with a memory of its own"
+            for mixer in inside
+            if not issubclass(mixer.entry.make, KeyValueMixer | RecurrentMixer)
+        ]
         if any(getattr(mixer, "mask", "causal") == "prefix" for mixer in inside):
             wrong.append("cannot see a prefix whole; say mask=causal")
-        if any(mixer.name in ("none", "shared_keys", "side_by_side") for mixer in inside):
-            wrong.append("is of two mixers with memories of their own")
+        if not any(getattr(mixer.entry.make, "takes_position", False) for mixer in inside):
+            wrong.append("is of two mixers that take no position; one of them must attend")
         return wrong

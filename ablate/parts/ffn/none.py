@@ -1,3 +1,5 @@
+"""No feed-forward: for layers of a token mixer alone."""
+
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from ablate.spec import LayerSpec, ModelSpec, Shape
 class NoFeedForward(nn.Module):
     """y = x: what a layer of a token mixer alone has for a feed-forward (Mamba)."""
 
+    absent = True
+
     def __init__(self, shape: Shape):
         super().__init__()
 
@@ -18,6 +22,6 @@ class NoFeedForward(nn.Module):
 
     @classmethod
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        if layer.topology.name == "single":
+        if getattr(layer.topology.entry.make, "one_branch", False):
             return []
         return ["leaves a layer of a token mixer alone; say topology=single for such layers"]

@@ -9,7 +9,7 @@ from ablate.cli.arguments import Parser, integer_within, some_text
 from ablate.cli.terminal import replace_unprintable
 from ablate.errors import printable, system_error
 
-WRONG = 2  # exit code
+_WRONG = 2  # exit code
 MOST_NEW_TOKENS = 1_000_000  # that `generate` adds
 FARTHER = 32  # times the context: the longest prompt
 HYDRA = {  # the commands whose options are composed by Hydra
@@ -42,7 +42,7 @@ def main(given: Sequence[str] | None = None) -> int:
         if line is None:
             raise
         print(printable(f"ablate {options.command}: {line}"), file=sys.stderr)
-        return WRONG
+        return _WRONG
     return 0
 
 
@@ -81,7 +81,7 @@ def status_command(given: list[str]) -> int:
         show_statuses(given)
     except (ValueError, OSError) as error:
         print(f"ablate status: {error}", file=sys.stderr)
-        return WRONG
+        return _WRONG
     return 0
 
 

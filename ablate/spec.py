@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 # Beyond any model that there is: what is larger is a slip, and would be built for hours or not at all.
-MOST_WIDE, MOST_LAYERS, MOST_TOKENS = 2**20, 10_000, 2**28
+MOST_WIDE, _MOST_LAYERS, _MOST_TOKENS = 2**20, 10_000, 2**28
 MOST_SEED = 2**63 - 1  # of a seed, and of what is counted in 64 bits
 
 
@@ -96,11 +96,11 @@ class ModelSpec(LayerSpec):
     and `pattern` is cycled over the depth (an empty pattern is the common layer everywhere)."""
 
     width: int = Field(gt=0, le=MOST_WIDE)
-    depth: int = Field(gt=0, le=MOST_LAYERS)
+    depth: int = Field(gt=0, le=_MOST_LAYERS)
     heads: int = Field(gt=0, le=MOST_WIDE)
     head_width: int | None = Field(None, gt=0, le=MOST_WIDE)  # null: width / heads
-    context: int = Field(gt=0, le=MOST_TOKENS)
-    vocab: int | None = Field(None, gt=0, le=MOST_TOKENS)  # null: as many as the tokenizer has
+    context: int = Field(gt=0, le=_MOST_TOKENS)
+    vocab: int | None = Field(None, gt=0, le=_MOST_TOKENS)  # null: as many as the tokenizer has
     embedding: EmbeddingSpec
     stream: Annotated[Options, Part("stream")] = Field(Unsaid("plain"), validate_default=True)
     future: Annotated[Options, Part("future")] = Field(Unsaid("none"), validate_default=True)

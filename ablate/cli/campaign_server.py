@@ -15,9 +15,9 @@ from typing import Any
 from ablate.campaign.page import status_json
 from ablate.campaign.rules import CampaignError, load_campaign
 
-PLACES = ("experiments", "runs", "cache")  # options of a try that are folders
+_PLACES = ("experiments", "runs", "cache")  # options of a try that are folders
 NUMBERS = ("more", "slots")
-OPTIONS = ("campaign", "gpus", *PLACES, *NUMBERS)
+OPTIONS = ("campaign", "gpus", *_PLACES, *NUMBERS)
 
 
 def make_server(folder: Path) -> Any:

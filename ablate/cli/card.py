@@ -8,7 +8,7 @@ from typing import Any
 from ablate.amounts import amount
 from ablate.record import RunRecord
 
-PARTS = {
+_PARTS = {
     "Norm": "norm",
     "Placement": "placement",
     "Topology": "topology",
@@ -16,7 +16,7 @@ PARTS = {
     "Attention": "attention",
     "Feed-forward": "ffn",
 }
-LOSSES = ("validation/loss", "heldout/loss", "heldout/bits_per_byte")
+_LOSSES = ("validation/loss", "heldout/loss", "heldout/bits_per_byte")
 
 
 def card(record: RunRecord, family: str | None, tokenizer: str, verdicts: list[str]) -> str:
@@ -29,7 +29,7 @@ def card(record: RunRecord, family: str | None, tokenizer: str, verdicts: list[s
         "Parameters": amount(record.counts.get("parameters")),
         "Width, depth, heads": f"{model['width']}, {model['depth']}, {model['heads']}",
         "Context": f"{model['context']} tokens",
-        **{label: f"`{_name(model[part])}`" for label, part in PARTS.items()},
+        **{label: f"`{_name(model[part])}`" for label, part in _PARTS.items()},
         "Tokenizer": tokenizer,
         **_training(record),
     }
@@ -93,7 +93,7 @@ def _training(record: RunRecord) -> dict[str, str]:
     if "budget" not in spec:
         return {"Origin": "weights that were imported"}
     source = spec["data"]["source"]
-    losses = {name: record.metrics.get(name) for name in LOSSES}
+    losses = {name: record.metrics.get(name) for name in _LOSSES}
     return {
         "Text": f"`{_name(source)}`, documents {spec['data']['documents']}",
         "Trained on": f"{amount(spec['budget']['tokens'])} tokens",

@@ -22,7 +22,7 @@ from ablate.spec import RunSpec
 from ablate.study.design.planned import Facts
 from ablate.train.settings import threads
 
-ROWS = 1  # of the forward pass that proves that an arm acts: of a whole context, for windows to act
+_ROWS = 1  # of the forward pass that proves that an arm acts: of a whole context, for windows to act
 
 
 def checker(cache: Path, device: str) -> Callable[[dict[str, Any]], Facts]:
@@ -120,7 +120,7 @@ def looks_ahead(decoder: Decoder) -> bool:
 def random_tokens(decoder: Decoder, seed: int) -> torch.Tensor:
     """Tokens (ROWS, context)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(decoder.shape.vocab, (ROWS, decoder.spec.context), generator=generator)
+    return torch.randint(decoder.shape.vocab, (_ROWS, decoder.spec.context), generator=generator)
 
 
 def output_hash(decoder: Decoder, spec: RunSpec) -> str:

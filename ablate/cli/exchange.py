@@ -22,7 +22,7 @@ from ablate.record import RunRecord
 from ablate.registry import measure
 from ablate.spec import DataSpec
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -66,7 +66,7 @@ def send_out(
         text = card(_counted(run), name, said, verdicts_on(run.record.id, experiments))
         (aside / "README.md").write_text(text, encoding="utf-8")
 
-    kind = None if dtype is None else DTYPES[dtype]
+    kind = None if dtype is None else _DTYPES[dtype]
     how: dict[str, Any] = {"dtype": kind, "shard": shard, "beside": [beside]}
     if chosen is None:
         export_code(run.decoder, to, run.tokenizer.end, **how)

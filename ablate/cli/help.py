@@ -15,7 +15,7 @@ from ablate.paths import CONF
 
 OPTION = re.compile(r"^(\w+):(?: +(.*?))?(?: +# (.*))?$")
 HIDDEN = ("defaults", "hydra")  # keys of the YAMLs that are no options
-COLUMN, WIDTH = 26, 80  # of the names, of their texts
+COLUMN, _WIDTH = 26, 80  # of the names, of their texts
 
 TRAIN_USAGE = """Train one model.
 
@@ -114,7 +114,7 @@ def question(file: Path) -> str:
 def aligned(name: str, text: str) -> str:
     """A name and its text in two columns; the text begins on a line of its own after a long name."""
     indent = " " * (COLUMN + 4)
-    lines = textwrap.wrap(text, WIDTH, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(text, _WIDTH, break_on_hyphens=False) or [""]
     if len(name) > COLUMN:
         lines = ["", *lines]
     return "\n".join([f"  {name:<{COLUMN}}  {lines[0]}".rstrip(), *(indent + line for line in lines[1:])])

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-STEPS = "training ends by tokens: budget.tokens=N; a step takes budget.batch_tokens of them"
+_STEPS = "training ends by tokens: budget.tokens=N; a step takes budget.batch_tokens of them"
 
 # Keys that a person may type to train.py, with what they are called here.
 TRAIN: dict[str, str] = {
     "experiment": "is called preset here: preset=NAME; studies are run with sweep.py experiment=NAME",
-    "trainer.max_steps": STEPS,
-    "trainer.max_epochs": STEPS,
-    "max_steps": STEPS,
+    "trainer.max_steps": _STEPS,
+    "trainer.max_epochs": _STEPS,
+    "max_steps": _STEPS,
     "trainer.precision": "is a field of the run: precision=fp32 or precision=bf16",
     "trainer.accumulate_grad_batches": "batches are split by rows: trainer.micro_batch_size=N rows at a time",
     "trainer.gradient_clip_val": "is a field of the run: clip=1.0, or clip=null for none",

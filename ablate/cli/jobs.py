@@ -19,7 +19,7 @@ from ablate.study.design.differences import put
 from ablate.study.design.planned import Plan
 from ablate.train.request import RunRequest
 
-WORTH = 1.1  # times as fast as its runs one after the other: what an ensemble must be
+_WORTH = 1.1  # times as fast as its runs one after the other: what an ensemble must be
 
 
 class Jobs:
@@ -135,7 +135,7 @@ class Jobs:
         gains = in_subprocess(gain, ensembles, lambda reason: Gain(reason=reason))
         paying = {}
         for (name, alike), ensemble, measured in zip(families.items(), ensembles, gains, strict=True):
-            if measured.ratio >= WORTH:
+            if measured.ratio >= _WORTH:
                 paying[name] = alike
                 speed = f"{measured.ratio:.1f} times as fast"
                 self.console.print(f"{len(ensemble)} runs trained as one are {speed}")

@@ -9,7 +9,7 @@ from ablate.spec import ModelSpec
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "models.md"
 BORDERS = ("<!-- table: python -m ablate.cli.models_table -->", "<!-- end of table -->")
-COLUMNS = [
+_COLUMNS = [
     "`model=`",
     "width",
     "depth",
@@ -52,7 +52,7 @@ def costs(name: str) -> Costs:
 def table() -> str:
     """One line for each published model, by size. Bytes are those of bf16."""
     ordered = sorted(presets(), key=lambda name: (costs(name).parameters, name))
-    head = [f"| {' | '.join(COLUMNS)} |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
+    head = [f"| {' | '.join(_COLUMNS)} |", "|---|" + "--:|" * (len(_COLUMNS) - 1)]
     return "\n".join([*head, *(_line(name, composed(name), costs(name)) for name in ordered)])
 
 

@@ -23,9 +23,9 @@ from ablate.record import atomic
 from ablate.spec import digest
 
 ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3, "5-gram": 5}
-MOST_TOKENS = 4_000_000  # of training text that are counted: sorting more takes minutes and gigabytes
+_MOST_TOKENS = 4_000_000  # of training text that are counted: sorting more takes minutes and gigabytes
 MOST_SCORED = 1_000_000
-FORMAT = 1  # raise it when the losses change their meaning
+_FORMAT = 1  # raise it when the losses change their meaning
 
 log = logging.getLogger("ablate.data")
 
@@ -110,8 +110,8 @@ def reference_lines(
     if prepared.ingredients:
         return {}
     train, text = prepared.splits["train"], prepared.splits[split]
-    counted = min(tokens or MOST_TOKENS, MOST_TOKENS, len(train.tokens))
-    key = digest({"format": FORMAT, "tokens": counted, "split": split, "scored": MOST_SCORED})
+    counted = min(tokens or _MOST_TOKENS, _MOST_TOKENS, len(train.tokens))
+    key = digest({"format": _FORMAT, "tokens": counted, "split": split, "scored": MOST_SCORED})
     file = prepared.folder / f"ngrams.{key}.json"
     if (lines := _stored(file)) is not None:
         return lines

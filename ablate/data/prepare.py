@@ -36,7 +36,7 @@ from ablate.record import atomic, content_hash
 from ablate.registry import Options
 from ablate.spec import DataSpec, digest
 
-FORMAT = 1  # raise it when the files change their meaning
+_FORMAT = 1  # raise it when the files change their meaning
 
 log = logging.getLogger("ablate.data")
 
@@ -90,7 +90,7 @@ def prepared_alone(
     source: Source = registry.source.build(options)
     tokenizer: Tokenizer = registry.tokenizer.build(tokenizer_options)
     manifest, change_stamp = identify(source, options, cache)
-    content = {"format": FORMAT, "source": manifest, "tokenizer": tokenizer.recipe()}
+    content = {"format": _FORMAT, "source": manifest, "tokenizer": tokenizer.recipe()}
     if words is not None:
         content["learned"] = words.hash
     folder = whole_cache(cache, content, source, change_stamp, tokenizer, words)
@@ -131,7 +131,7 @@ def shared_vocabulary(data: DataSpec, mixture: Mixture, cache: Path) -> Words | 
     options: Mapping[str, Options] = data.source.sources  # type: ignore[attr-defined]
     known = {name: identify(each, options[name], cache)[0] for name, each in mixture.sources.items()}
     source = Vocabulary({name: mixture.sources[name] for name in sorted(known, key=lambda name: known[name])})
-    content = {"format": FORMAT, "source": sorted(known.values()), "tokenizer": tokenizer.recipe()}
+    content = {"format": _FORMAT, "source": sorted(known.values()), "tokenizer": tokenizer.recipe()}
     folder = whole_cache(cache, content, source, None, tokenizer)
     return Words(folder, str(held_in(folder)["tokenizer"]))
 

@@ -38,7 +38,7 @@ LITDATA_DTYPES = {
     17: np.int64,
     18: np.int64,
 }
-BLOCK = 1 << 22  # tokens that are searched for end tokens at once
+_BLOCK = 1 << 22  # tokens that are searched for end tokens at once
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Shard:
                 others = np.flatnonzero(self.tokens != end)
                 size = int(others[-1]) + 1 if len(others) else 0
                 size += border == "after" and size < len(self.tokens)
-            for first in range(0, size, BLOCK):
-                for found in np.flatnonzero(self.tokens[first : min(first + BLOCK, size)] == end):
+            for first in range(0, size, _BLOCK):
+                for found in np.flatnonzero(self.tokens[first : min(first + _BLOCK, size)] == end):
                     last = first + int(found) + (border == "after")
                     yield at, last
                     at = last

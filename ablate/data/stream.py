@@ -13,7 +13,7 @@ from torch import Tensor
 from ablate.data.split import Split
 from ablate.spec import RunSpec
 
-ROUNDS = 8  # with 4, the orders of a small epoch are not equally likely (chi-squared)
+_ROUNDS = 8  # with 4, the orders of a small epoch are not equally likely (chi-squared)
 AHEAD = 64  # steps whose places in the text are found at once, which costs little more than for one
 NO_LOSS = -100
 ODD = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -259,7 +259,7 @@ def shuffle(position: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def keys(seed: int, epoch: int, use: str) -> np.ndarray:
     """ROUNDS random-looking numbers of 64 bits for a seed, an epoch and a use."""
-    digests = [hashlib.sha256(f"{seed}/{epoch}/{use}/{n}".encode()).digest() for n in range(ROUNDS)]
+    digests = [hashlib.sha256(f"{seed}/{epoch}/{use}/{n}".encode()).digest() for n in range(_ROUNDS)]
     return np.array([int.from_bytes(d[:8], "big") for d in digests], dtype=np.uint64)
 
 

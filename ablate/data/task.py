@@ -16,7 +16,7 @@ import numpy as np
 from ablate.data.source import SPLITS, DataError, Source, SplitName
 from ablate.data.tokenizer.symbols import ANSWER
 
-SHARE: Mapping[SplitName, int] = {"train": 8, "validation": 1, "heldout": 1}  # of all possible examples
+_SHARE: Mapping[SplitName, int] = {"train": 8, "validation": 1, "heldout": 1}  # of all possible examples
 TRIES = 2000  # a split with a tenth of very many examples needs more once in 10 ** 91
 
 
@@ -73,8 +73,8 @@ def written(example: Example) -> str:
 def split_of(example: Example) -> SplitName:
     """Eight tenths of all possible examples are for training, a tenth for each other split."""
     content = ",".join(map(str, example.tokens)).encode()
-    place = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") % sum(SHARE.values())
-    for split, share in SHARE.items():
+    place = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") % sum(_SHARE.values())
+    for split, share in _SHARE.items():
         if place < share:
             return split
         place -= share

@@ -21,7 +21,7 @@ log = logging.getLogger("ablate.measure")
 
 
 @measure("cost", paper="arXiv:1911.02150")
-class Cost:
+class _Cost:
     """Tokens per second of decoding and seconds to the first token, by batch and context; bytes of keys and
     values and FLOPs of a token (Shazeer 2019 and Pope et al. 2022, arXiv:2211.05102, time these).
 

@@ -9,7 +9,7 @@ from ablate.train.evaluate import Evaluation, evaluate
 from ablate.train.texts import scores, texts_of
 
 HELDOUT_NUMBERS = ("loss", "perplexity", "bits_per_byte")
-ROWS = 16  # of one forward pass
+_ROWS = 16  # of one forward pass
 
 
 @measure("heldout", paper="the loss on text that neither training nor tuning has seen")
@@ -30,7 +30,7 @@ class Heldout:
                 split,
                 spec.context,
                 data["documents"],
-                ROWS,
+                _ROWS,
                 precision=trained.record.spec["precision"],
                 by_document=True,
                 prefix=data.get("prefix", False),

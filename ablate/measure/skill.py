@@ -16,7 +16,7 @@ from ablate.parts.base import ForwardContext
 from ablate.registry import measure
 from ablate.train.evaluate import evaluating, on_device
 
-ROWS = 16  # of one forward pass
+_ROWS = 16  # of one forward pass
 
 
 @measure("skill", paper="arXiv:2312.04927")
@@ -69,7 +69,7 @@ def answered(decoder: Decoder, split: Split, precision: str) -> np.ndarray:
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, precision == "bf16"),
     ):
-        for batch in Stream(split, context, "joined", seed=0).whole(ROWS, by_document=True):
+        for batch in Stream(split, context, "joined", seed=0).whole(_ROWS, by_document=True):
             assert batch.document_index is not None
             given = on_device(batch, device)
             likeliest = (

@@ -19,13 +19,13 @@ from ablate.registry import measure
 from ablate.spec import RunSpec
 from ablate.train.evaluate import evaluate, evaluating
 
-ROWS = 4  # of one forward pass: all scores of a layer are held at once
+_ROWS = 4  # of one forward pass: all scores of a layer are held at once
 
 log = logging.getLogger("ablate.measure")
 
 
 @measure("stability", paper="arXiv:2309.14322")
-class Stability:
+class _Stability:
     """Spikes and gradients of the curve; the highest attention logit, the mean output logit and the variance
     of the residual stream by layer (Wortsman et al. 2023, section 3; OLMo 2, arXiv:2501.00656; Peri-LN,
     arXiv:2502.02732), on the first `tokens` of the validation split. Where the run left no curve, its numbers
@@ -90,7 +90,7 @@ class Stability:
             prepared.splits["validation"],
             decoder.spec.context,
             spec.data.documents,
-            ROWS,
+            _ROWS,
             precision=spec.precision,
             tokens=self.tokens,
         ).loss
@@ -107,7 +107,7 @@ class Stability:
         decoder, split = trained.decoder, prepared.splits["validation"]
         context = decoder.spec.context
         windows = max(1, min(self.tokens, len(split.tokens) - 1) // context)
-        rows = min(ROWS, windows)
+        rows = min(_ROWS, windows)
         windows -= windows % rows
         text = stretch(split, 0, windows * context + 1)
         stream = Stream(text, context, trained.record.spec["data"]["documents"], seed=0)

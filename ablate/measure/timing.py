@@ -14,7 +14,7 @@ from ablate.registry import optimizer
 from ablate.spec import RunSpec
 
 TRAINING = "training step"
-STEPS = 2  # of training in one lap
+_STEPS = 2  # of training in one lap
 ROUNDS = 9
 
 
@@ -90,9 +90,9 @@ class _Runner:
         self, clock: Callable[[], float], contexts: Sequence[int], batches: Sequence[int], new: int
     ) -> Iterator[tuple[str, float]]:
         begin = clock()
-        for _ in range(STEPS):
+        for _ in range(_STEPS):
             self.train()
-        yield TRAINING, (clock() - begin) / STEPS
+        yield TRAINING, (clock() - begin) / _STEPS
         reach = reach_of(self.reader)
         for context in contexts:
             if reach is not None and context + new - 1 > reach:

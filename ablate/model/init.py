@@ -39,7 +39,7 @@ class Init(Protocol):
     "gpt2",
     paper="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
 )
-class GPT2:
+class _GPT2:
     """Normal, of standard deviation std, and std / sqrt(2L) for what writes to the residual stream (GPT-2,
     section 2.3)."""
 

@@ -26,11 +26,11 @@ ZERO = {"zeros", "zeros_like", "new_zeros", "zero_", "zeros_"}
 FILLS = {"fill_", "constant_", "full", "full_like", "new_full"}  # with the number that is given
 KEEPS = {"clone", "to", "type", "float", "double", "half", "bfloat16"}  # a copy of what they are given
 RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_"}
-HARMLESS = {"requires_grad_", "share_memory_", "detach_", "rename_", "squeeze_", "unsqueeze_", "t_"}
+_HARMLESS = {"requires_grad_", "share_memory_", "detach_", "rename_", "squeeze_", "unsqueeze_", "t_"}
 IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
 WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
 
-NOTHING, NIL = "", "0"  # no value that somebody wished; zeros. Else: the place that gave the values.
+_NOTHING, NIL = "", "0"  # no value that somebody wished; zeros. Else: the place that gave the values.
 
 
 class Watched(TorchFunctionMode):
@@ -54,10 +54,10 @@ class Watched(TorchFunctionMode):
         idle = name in RANDOM_FILLS and isinstance(target, Tensor) and IS_META(target)
         found = target if idle else func(*args, **kwargs)
         if name in WRITES or "out" in kwargs or (name.endswith("_") and not name.endswith("__")):
-            if isinstance(target, Tensor) and name not in HARMLESS:
+            if isinstance(target, Tensor) and name not in _HARMLESS:
                 self.note(target, self.known(target), name, args, kwargs)
         elif isinstance(found, Tensor) and not self.has(found):
-            kept = self.known(target) if name in KEEPS and isinstance(target, Tensor) else NOTHING
+            kept = self.known(target) if name in KEEPS and isinstance(target, Tensor) else _NOTHING
             self.note(found, kept, name, args, kwargs)
         return found
 
@@ -80,7 +80,7 @@ class Watched(TorchFunctionMode):
         return storage(tensor) in self.given
 
     def known(self, tensor: Tensor) -> str:
-        return self.given.get(storage(tensor), NOTHING)
+        return self.given.get(storage(tensor), _NOTHING)
 
     def refuse(self, model: nn.Module) -> None:
         """Raises IncompatibleParts for a matrix that was given values, and for a bias that was given others
@@ -89,7 +89,7 @@ class Watched(TorchFunctionMode):
         for name, tensor in model.named_parameters():
             is_bias = name.rpartition(".")[2] == "bias"
             held = self.given.get(storage(tensor), "an unknown place")
-            lost = held not in (NOTHING, NIL) if is_bias else tensor.ndim > 1 and held != NOTHING
+            lost = held not in (_NOTHING, NIL) if is_bias else tensor.ndim > 1 and held != _NOTHING
             if name in told or not lost:
                 continue
             what = "zeros" if held == NIL else f"values ({held})"

@@ -32,14 +32,14 @@ from ablate.parts.position.rope import Rope
 
 # Layers of a part that are given the same input, in this order.
 JOINED = {Softmax: ("q", "k", "v"), GLU: ("gate", "up")}
-NOTHING = (nn.Identity, nn.Dropout, NoNorm)  # what does nothing in decoding
-DTYPES = (torch.float32, torch.bfloat16)
+_NOTHING = (nn.Identity, nn.Dropout, NoNorm)  # what does nothing in decoding
+_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def packable(decoder: Decoder) -> bool:
     """Whether this processor has packed products for the weights of the decoder."""
     weight = decoder.embedding.weight
-    return weight.device.type == "cpu" and weight.dtype in DTYPES and ONEDNN
+    return weight.device.type == "cpu" and weight.dtype in _DTYPES and ONEDNN
 
 
 def packed(decoder: Decoder) -> Decoder:
@@ -53,7 +53,7 @@ def packed(decoder: Decoder) -> Decoder:
 def _twin(module: Any) -> Any:
     """The module with twins of its children, and packed matrices for its linear layers. A child with hooks
     stays as it is."""
-    if type(module) in NOTHING:
+    if type(module) in _NOTHING:
         return IDENTITY
     children = {name: child for name, child in module._modules.items() if child is None or _hooked(child)}
     plain = {name: child for name, child in module._modules.items() if name not in children}

@@ -233,7 +233,7 @@ class MemoryView(NamedTuple):
     seen: Tensor | None = None  # (1|B, S) those of stored keys, where they are turned at reading
 
 
-class Memory(Protocol):
+class _Memory(Protocol):
     """What a group of layers remembers of earlier calls."""
 
     def look(self, call: "ForwardContext") -> MemoryView:

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 
 from ablate.spec import Strict
 
-MOST = 16  # threads to a core: with far more, there is no memory to start them
+_MOST = 16  # threads to a core: with far more, there is no memory to start them
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 Keep = Literal["none", "weights", "all"]
@@ -86,10 +86,10 @@ def too_many(threads: int | None) -> str | None:
     """Why this machine cannot run so many threads; None if it can. That is the machine's, and no outcome of a
     run."""
     cores = os.cpu_count() or 1
-    if threads is None or threads <= MOST * cores:
+    if threads is None or threads <= _MOST * cores:
         return None
     return (
-        f"trainer.threads {threads}: this machine has {cores} cores; give {MOST * cores} at most, or leave "
+        f"trainer.threads {threads}: this machine has {cores} cores; give {_MOST * cores} at most, or leave "
         "it out, and torch chooses"
     )
 

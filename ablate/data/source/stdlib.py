@@ -13,7 +13,7 @@ from ablate.registry import source
 
 WITHOUT = {"test", "idlelib", "lib2to3", "pydoc_data", "encodings"}
 INNER_TESTS = {"test", "tests"}  # as in unittest/test: some installations leave them out
-SHARE = 0.05  # of the bytes, for validation and for heldout
+_SHARE = 0.05  # of the bytes, for validation and for heldout
 
 
 @source("stdlib", paper="The Python standard library; https://docs.python.org/3/license.html")
@@ -74,7 +74,7 @@ def signature(file: Path) -> list[Any]:
 def deal(sizes: dict[str, int]) -> dict[SplitName, list[str]]:
     """Modules (name -> bytes) to splits: in the order of their names' hashes, each goes to heldout while
     it fits into its share, then to validation, then to training."""
-    room = SHARE * sum(sizes.values())
+    room = _SHARE * sum(sizes.values())
     left: dict[SplitName, float] = {"heldout": room, "validation": room}
     dealt: dict[SplitName, list[str]] = {"train": [], "validation": [], "heldout": []}
     for name in sorted(sizes, key=lambda n: hashlib.sha256(n.encode()).digest()):

@@ -11,7 +11,7 @@ import numpy as np
 from ablate.data.tokenizer import Portable, Tokenizer
 from ablate.registry import tokenizer
 
-END = "<|end|>"  # how other programs write the token 256
+_END = "<|end|>"  # how other programs write the token 256
 
 
 @tokenizer("bytes", paper="arXiv:2105.13626")
@@ -49,8 +49,8 @@ class Bytes(Tokenizer):
         model = Tokenizer(models.BPE({letter: byte for byte, letter in enumerate(letters)}, []))
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = decoders.ByteLevel()
-        model.add_special_tokens([AddedToken(END, normalized=False)])
-        return Portable(model.to_str(), END)
+        model.add_special_tokens([AddedToken(_END, normalized=False)])
+        return Portable(model.to_str(), _END)
 
     def save(self, folder: Path) -> None:
         pass  # nothing to remember

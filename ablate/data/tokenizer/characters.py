@@ -10,7 +10,7 @@ from ablate.data.tokenizer import Portable, Tokenizer, TokenizerError, read_json
 from ablate.record import atomic
 from ablate.registry import tokenizer
 
-END = "<|end|>"  # how other programs write the end token
+_END = "<|end|>"  # how other programs write the end token
 
 
 @tokenizer("characters", paper="https://github.com/karpathy/char-rnn")
@@ -60,8 +60,8 @@ class Characters(Tokenizer):
         model.decoder = decoders.Fuse()
         if not self._has_end:
             return Portable(model.to_str(), None)
-        model.add_special_tokens([AddedToken(END, normalized=False)])
-        return Portable(model.to_str(), END)
+        model.add_special_tokens([AddedToken(_END, normalized=False)])
+        return Portable(model.to_str(), _END)
 
     def save(self, folder: Path) -> None:
         with atomic(folder / self.FILE) as file:

@@ -41,7 +41,7 @@ def grouped(config: dict[str, Any]) -> dict[str, Any]:
 
 
 NORMED_HEADS: dict[str, Any] = {"name": "softmax", "qk_norm": OFFSET_NORM, "qk_norm_over": "head"}
-MIXTURE = moe("sigmoid", expert=CLAMPED, shared_expert=CLAMPED, shared=1)
+_MIXTURE = moe("sigmoid", expert=CLAMPED, shared_expert=CLAMPED, shared=1)
 MINIMAX_M3 = kin(
     "minimax_m3_vl_text",
     "MiniMaxM3VLForCausalLM",
@@ -51,7 +51,7 @@ MINIMAX_M3 = kin(
         "position": {"name": "rope"},
         "attention": NORMED_HEADS,
         "variants": {
-            **dense_and_sparse(MIXTURE),
+            **dense_and_sparse(_MIXTURE),
             "dense": {"ffn": CLAMPED},
             "whole": {},
             "choosing": {"attention": {**NORMED_HEADS, "name": "block_sparse", "index_norm": OFFSET_NORM}},

@@ -9,7 +9,7 @@ from typing import Any
 from ablate.parts.ffn.width import hidden_width
 from ablate.spec import ModelSpec, Shape
 
-TRAINING = ("dropout", "balance_loss_weight", "router_z_loss_weight", "capacity_factor", "bias_update_rate")
+_TRAINING = ("dropout", "balance_loss_weight", "router_z_loss_weight", "capacity_factor", "bias_update_rate")
 
 
 def canonical(spec: ModelSpec) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _layer(layer: dict[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def _without_training(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key not in TRAINING}
+    return {key: value for key, value in part.items() if key not in _TRAINING}
 
 
 def _attention(part: dict[str, Any], shape: Shape) -> dict[str, Any]:

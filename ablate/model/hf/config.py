@@ -12,7 +12,7 @@ from ablate.model.hf.family import REQUIRED, CheckpointFormatError, ExportError,
 from ablate.spec import ModelSpec, override
 
 # Keys of any config that change nothing in evaluation.
-HARMLESS = {
+_HARMLESS = {
     *("_name_or_path", "name_or_path", "_commit_hash", "architectures", "attention_dropout", "auto_map"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
     *("dtype", "torch_dtype", "id2label", "label2id", "num_labels", "problem_type", "task_specific_params"),
@@ -52,7 +52,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "residual_multiplier": (1, 1.0),
 }
 MOST_NUMBER = 2**31 - 1  # no number of a config is larger
-MOST = {"depth": 100_000, "ffn.experts": 100_000}  # nor these, of which each is looked at
+_MOST = {"depth": 100_000, "ffn.experts": 100_000}  # nor these, of which each is looked at
 
 
 def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] = ()) -> ModelSpec:
@@ -122,7 +122,7 @@ def _refuse_mistyped(option: Option, value: Any, family: Family) -> None:
         raise CheckpointFormatError(
             f"{family.name} config: {option.theirs} is {shown(value)}, and should be {said}"
         )
-    most = MOST.get(option.ours, MOST_NUMBER)
+    most = _MOST.get(option.ours, MOST_NUMBER)
     if isinstance(value, int | float) and not abs(value) <= most:
         raise CheckpointFormatError(
             f"{family.name} config: {option.theirs} is {shown(value)}, more than any model has ({most})"
@@ -290,7 +290,7 @@ def _refuse_unknown(config: dict[str, Any], family: Family) -> None:
             raise CheckpointFormatError(
                 f"{family.name} config: {key} is {shown(value)}; only {allowed[0]!r} can be expressed"
             )
-    known = {*HARMLESS, *family.harmless, *_known(family)}
+    known = {*_HARMLESS, *family.harmless, *_known(family)}
     unknown = sorted(
         key
         for key, value in config.items()

@@ -5,9 +5,9 @@ from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import flag, read_activation, write_activation
 
-LAYER = "layers.{n}"
-THEIRS = "transformer.h.{n}"
-QKV = tuple(f"{LAYER}.attention.{name}" for name in ("q", "k", "v"))
+_LAYER = "layers.{n}"
+_THEIRS = "transformer.h.{n}"
+_QKV = tuple(f"{_LAYER}.attention.{name}" for name in ("q", "k", "v"))
 
 FALCON = Family(
     name="falcon",
@@ -36,11 +36,11 @@ FALCON = Family(
     ],
     rows=[
         Row(("embedding.weight",), "transformer.word_embeddings.weight", SAME),
-        *linear(f"{LAYER}.attention_residual.input_norm", f"{THEIRS}.input_layernorm"),
-        *linear(QKV, f"{THEIRS}.self_attention.query_key_value", STACKED),
-        *linear(f"{LAYER}.attention.out", f"{THEIRS}.self_attention.dense"),
-        *linear(f"{LAYER}.ffn.up", f"{THEIRS}.mlp.dense_h_to_4h"),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.dense_4h_to_h"),
+        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
+        *linear(_QKV, f"{_THEIRS}.self_attention.query_key_value", STACKED),
+        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.self_attention.dense"),
+        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.dense_h_to_4h"),
+        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.dense_4h_to_h"),
         *linear("final_norm", "transformer.ln_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
     ],

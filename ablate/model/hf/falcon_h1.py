@@ -15,7 +15,7 @@ from ablate.model.hf.words import flag
 
 BOTH: dict[str, Any] = {"name": "side_by_side", "first": {"name": "softmax"}, "second": {"name": "mamba2"}}
 FIRST_MIXER, SECOND_MIXER = f"{MIX}.first", f"{MIX}.second"
-MULTIPLIERS = ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")
+_MULTIPLIERS = ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")
 
 
 def falcon_h1(config: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,9 @@ def multipliers(config: dict[str, Any], key: str, count: int | None = None) -> l
 
 def fold_multipliers(config: dict[str, Any], state: dict[str, Tensor]) -> None:
     """The multipliers of the branches, into the weights that they stand beside."""
-    into, out, key, ssm_into, ssm_out = (multipliers(config, f"{name}_multiplier")[0] for name in MULTIPLIERS)
+    into, out, key, ssm_into, ssm_out = (
+        multipliers(config, f"{name}_multiplier")[0] for name in _MULTIPLIERS
+    )
     gate, down = multipliers(config, "mlp_multipliers", 2)
     factors = {  # of a weight and of its bias
         **{f"attention.first.{name}": (into, 1.0) for name in ("q", "v")},
@@ -117,7 +119,7 @@ FALCON_H1 = kin(
     pack=falcon_h1_back,
     fold=fold_multipliers,
     harmless=(
-        *(f"{name}_multiplier" for name in MULTIPLIERS),
+        *(f"{name}_multiplier" for name in _MULTIPLIERS),
         *("mlp_multipliers", "ssm_multipliers", "mamba_chunk_size", "num_logits_to_keep", "projectors_bias"),
     ),
 )

@@ -10,7 +10,7 @@ from ablate.model.hf.family import Family
 from ablate.model.measure import blueprint
 from ablate.spec import ModelSpec
 
-PARTS = ("attention", "ffn")
+_PARTS = ("attention", "ffn")
 
 
 def filled(spec: ModelSpec, family: Family) -> ModelSpec:
@@ -20,7 +20,7 @@ def filled(spec: ModelSpec, family: Family) -> ModelSpec:
     """
     tree = spec.model_dump(mode="json")
     for layer in (tree, *tree["variants"].values()):
-        for part in PARTS:
+        for part in _PARTS:
             always = family.always.get(part, {})
             if layer[part]["name"] == always.get("name"):
                 _widen(layer[part], always, _flagged(family, f"{part}.bias", layer[part]))

@@ -14,7 +14,7 @@ from ablate.model.hf.family import CheckpointFormatError, shown
 from ablate.record import UMASK
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json")
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 TWICE = "consolidated*.safetensors"  # Mistral's own format, beside the one that transformers reads
 MOST_JSON = 100_000_000  # bytes
 
@@ -62,7 +62,7 @@ def headers(folder: Path) -> dict[str, Header]:
             found[header.name] = header
     lacking = sorted(name for name in where if name not in found)
     if lacking:
-        raise CheckpointFormatError(f"{folder}: {lacking[0]}, named by {INDEX}, is in none of the files")
+        raise CheckpointFormatError(f"{folder}: {lacking[0]}, named by {_INDEX}, is in none of the files")
     return found
 
 
@@ -80,7 +80,7 @@ def _headers(file: Path) -> Iterator[Header]:
 
 def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """The files, and what the index says of the tensors in them. Raises CheckpointFormatError."""
-    index = folder / INDEX
+    index = folder / _INDEX
     where: dict[str, str] = {}
     files = {file for file in folder.glob("*.safetensors") if not file.match(TWICE)}
     if index.exists():
@@ -95,7 +95,7 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         named = {folder / file for file in where.values()}
         lost = sorted(path.name for path in named if not path.exists())
         if lost:
-            raise CheckpointFormatError(f"{folder}: {', '.join(lost)}, named by {INDEX}, is not there")
+            raise CheckpointFormatError(f"{folder}: {', '.join(lost)}, named by {_INDEX}, is not there")
         files |= named
     if not files:
         files = set(folder.glob("*.safetensors"))
@@ -186,4 +186,4 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], most: int) -> Non
         save_file(shard, folder / file, metadata={"format": "pt"})
     if len(files) > 1:
         where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
+        write_json(folder / _INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})

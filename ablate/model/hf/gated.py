@@ -300,7 +300,7 @@ def dbrx_parts(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "attn_config": attn, "ffn_config": ffn}
 
 
-BLOCK = "transformer.blocks.{n}"
+_BLOCK = "transformer.blocks.{n}"
 OF_ROWS = Change(  # (E I, C): the matrices of all experts, one below the other
     lambda x, like, shape: list(x.split([size[0] for size in like])),
     lambda ours, shape: torch.cat(ours),
@@ -330,18 +330,18 @@ DBRX = Family(
         Row(("head.weight",), "lm_head.weight", SAME),
         Row(
             tuple(f"{LAYER}.attention.{name}.weight" for name in ("q", "k", "v")),
-            f"{BLOCK}.norm_attn_norm.attn.Wqkv.weight",
+            f"{_BLOCK}.norm_attn_norm.attn.Wqkv.weight",
             STACKED,
         ),
-        Row((f"{LAYER}.attention.out.weight",), f"{BLOCK}.norm_attn_norm.attn.out_proj.weight", SAME),
+        Row((f"{LAYER}.attention.out.weight",), f"{_BLOCK}.norm_attn_norm.attn.out_proj.weight", SAME),
         Row(
-            (f"{LAYER}.attention_residual.input_norm.weight",), f"{BLOCK}.norm_attn_norm.norm_1.weight", SAME
+            (f"{LAYER}.attention_residual.input_norm.weight",), f"{_BLOCK}.norm_attn_norm.norm_1.weight", SAME
         ),
-        Row((f"{LAYER}.ffn_residual.input_norm.weight",), f"{BLOCK}.norm_attn_norm.norm_2.weight", SAME),
-        Row((f"{LAYER}.ffn.router.weight",), f"{BLOCK}.ffn.router.layer.weight", SAME),
-        Row((f"{EXPERT}.gate.weight",), f"{BLOCK}.ffn.experts.mlp.w1", OF_ROWS),
-        Row((f"{EXPERT}.up.weight",), f"{BLOCK}.ffn.experts.mlp.v1", OF_ROWS),
-        Row((f"{EXPERT}.down.weight",), f"{BLOCK}.ffn.experts.mlp.w2", OF_ROWS_TRANSPOSED),
+        Row((f"{LAYER}.ffn_residual.input_norm.weight",), f"{_BLOCK}.norm_attn_norm.norm_2.weight", SAME),
+        Row((f"{LAYER}.ffn.router.weight",), f"{_BLOCK}.ffn.router.layer.weight", SAME),
+        Row((f"{EXPERT}.gate.weight",), f"{_BLOCK}.ffn.experts.mlp.w1", OF_ROWS),
+        Row((f"{EXPERT}.up.weight",), f"{_BLOCK}.ffn.experts.mlp.v1", OF_ROWS),
+        Row((f"{EXPERT}.down.weight",), f"{_BLOCK}.ffn.experts.mlp.w2", OF_ROWS_TRANSPOSED),
     ],
     prefix="transformer.",
     unpack=dbrx,

@@ -39,7 +39,7 @@ from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.tables import SIDE_BY_SIDE, depth_of, every, listed_axis, local_or_global, size_options
 from ablate.model.hf.words import flag
 
-PLACES = {"local": LOCAL_WORD, "global": GLOBAL_WORD}
+_PLACES = {"local": LOCAL_WORD, "global": GLOBAL_WORD}
 USUAL_ROPES: dict[str, dict[str, Any]] = {
     LOCAL_WORD: {"rope_type": "default", "rope_theta": 10_000.0},
     GLOBAL_WORD: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
@@ -103,7 +103,7 @@ def gemma4(config: dict[str, Any]) -> dict[str, Any]:
     both = config.pop("rope_parameters", None) or USUAL_ROPES
     if not isinstance(both, dict) or not all(isinstance(both.get(kind), dict) for kind in set(kinds)):
         raise CheckpointFormatError(f"rope_parameters is {shown(both)}, and should hold an object a kind")
-    for kind in PLACES.values():
+    for kind in _PLACES.values():
         rope = dict(both.get(kind) or USUAL_ROPES[kind])
         if rope.get("rope_type", "default") == "default":
             rope["partial_rotary_factor"] = 1.0  # whatever is said, transformers turns the whole head
@@ -116,7 +116,7 @@ def gemma4(config: dict[str, Any]) -> dict[str, Any]:
     config["keys"] = ["shared" if n >= depth - shared else "own" for n in range(depth)]
     width = whole(config, "intermediate_size")
     config["shared_width"] = width * (2 if config.pop("use_double_wide_mlp", False) else 1)
-    for place, kind in PLACES.items():
+    for place, kind in _PLACES.items():
         config[f"{place}_source"] = found.get(kind, 0)
     return config
 
@@ -127,9 +127,9 @@ def gemma4_back(config: dict[str, Any]) -> dict[str, Any]:
     kinds, keys = config["layer_types"], config.pop("keys")
     config["num_kv_shared_layers"] = keys.count("shared")
     config["rope_parameters"] = {
-        kind: config.pop(f"rope_parameters.{kind}", USUAL_ROPES[kind]) for kind in PLACES.values()
+        kind: config.pop(f"rope_parameters.{kind}", USUAL_ROPES[kind]) for kind in _PLACES.values()
     }
-    for place in PLACES:
+    for place in _PLACES:
         config.pop(f"{place}_source", None)
     double = config.pop("shared_width", None)
     config["use_double_wide_mlp"] = bool(double) and double != config["intermediate_size"]
@@ -200,12 +200,12 @@ def repeated_back(ours: list[Tensor], shape: Any) -> Tensor:
 OF_ALL_LAYERS = Change(lambda x, like, shape: [x] * len(like), repeated_back)
 NORMED = {"qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "head", "scale": 1.0}
 OWN = {"name": "softmax", **NORMED, "value_norm": {"name": "rmsnorm", "weight": False}}
-KINDS = [(place, keys) for place in PLACES for keys in ("own", "shared")]
+_KINDS = [(place, keys) for place in _PLACES for keys in ("own", "shared")]
 
 
 def kind_options(place: str, keys: str) -> list[Option]:
     """What layers of this kind have."""
-    at, turned = f"variants.{place}_{keys}", f"rope_parameters.{PLACES[place]}"
+    at, turned = f"variants.{place}_{keys}", f"rope_parameters.{_PLACES[place]}"
     options = [
         Option(f"{at}.position", turned, {}, read_rope, write_rope),
         Option(f"{at}.attention.qk_norm.eps", "rms_norm_eps", 1e-6),
@@ -268,14 +268,14 @@ GEMMA4_UNIFIED = kin(
                 "position": {"name": "rope"},
                 "attention": OWN if keys == "own" else {"name": "shared_keys", **NORMED},
             }
-            for place, keys in KINDS
+            for place, keys in _KINDS
         },
     },
     options=[
         *(*size_options(), Option("head_width", "head_dim", 256), EPS, TIED, GEMMA_ACTIVATION),
         Option("ffn.width", "intermediate_size"),
         Option("head.softcap", "final_logit_softcapping", None),
-        *(option for place, keys in KINDS for option in kind_options(place, keys)),
+        *(option for place, keys in _KINDS for option in kind_options(place, keys)),
     ],
     rows=[
         *(*ENDS, *ATTENTION, *QK_NORMS, *FEED_FORWARD),

@@ -3,9 +3,9 @@
 from ablate.model.hf.family import SAME, STACKED_TRANSPOSED, TRANSPOSED, Family, Option, Row, linear
 from ablate.model.hf.words import read_activation, write_activation
 
-LAYER = "layers.{n}"
-THEIRS = "transformer.h.{n}"
-QKV = tuple(f"{LAYER}.attention.{name}" for name in ("q", "k", "v"))
+_LAYER = "layers.{n}"
+_THEIRS = "transformer.h.{n}"
+_QKV = tuple(f"{_LAYER}.attention.{name}" for name in ("q", "k", "v"))
 
 GPT2 = Family(
     name="gpt2",
@@ -32,12 +32,12 @@ GPT2 = Family(
     rows=[
         Row(("embedding.weight",), "transformer.wte.weight", SAME),
         Row(("positions.0.table.weight",), "transformer.wpe.weight", SAME),
-        *linear(f"{LAYER}.attention_residual.input_norm", f"{THEIRS}.ln_1"),
-        *linear(QKV, f"{THEIRS}.attn.c_attn", STACKED_TRANSPOSED),
-        *linear(f"{LAYER}.attention.out", f"{THEIRS}.attn.c_proj", TRANSPOSED),
-        *linear(f"{LAYER}.ffn_residual.input_norm", f"{THEIRS}.ln_2"),
-        *linear(f"{LAYER}.ffn.up", f"{THEIRS}.mlp.c_fc", TRANSPOSED),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.c_proj", TRANSPOSED),
+        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.ln_1"),
+        *linear(_QKV, f"{_THEIRS}.attn.c_attn", STACKED_TRANSPOSED),
+        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.attn.c_proj", TRANSPOSED),
+        *linear(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.ln_2"),
+        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.c_fc", TRANSPOSED),
+        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.c_proj", TRANSPOSED),
         *linear("final_norm", "transformer.ln_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
     ],

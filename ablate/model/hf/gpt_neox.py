@@ -5,9 +5,9 @@ from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import flag, read_activation, write_activation
 
-LAYER = "layers.{n}"
-THEIRS = "gpt_neox.layers.{n}"
-QKV = tuple(f"{LAYER}.attention.{name}" for name in ("q", "k", "v"))
+_LAYER = "layers.{n}"
+_THEIRS = "gpt_neox.layers.{n}"
+_QKV = tuple(f"{_LAYER}.attention.{name}" for name in ("q", "k", "v"))
 
 GPT_NEOX = Family(
     name="gpt_neox",
@@ -41,12 +41,12 @@ GPT_NEOX = Family(
     ],
     rows=[
         Row(("embedding.weight",), "gpt_neox.embed_in.weight", SAME),
-        *linear(f"{LAYER}.attention_residual.input_norm", f"{THEIRS}.input_layernorm"),
-        *linear(QKV, f"{THEIRS}.attention.query_key_value", BY_HEAD),
-        *linear(f"{LAYER}.attention.out", f"{THEIRS}.attention.dense"),
-        *linear(f"{LAYER}.ffn_residual.input_norm", f"{THEIRS}.post_attention_layernorm"),
-        *linear(f"{LAYER}.ffn.up", f"{THEIRS}.mlp.dense_h_to_4h"),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.dense_4h_to_h"),
+        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
+        *linear(_QKV, f"{_THEIRS}.attention.query_key_value", BY_HEAD),
+        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.attention.dense"),
+        *linear(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.post_attention_layernorm"),
+        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.dense_h_to_4h"),
+        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.dense_4h_to_h"),
         *linear("final_norm", "gpt_neox.final_layer_norm"),
         Row(("head.weight",), "embed_out.weight", SAME),
     ],

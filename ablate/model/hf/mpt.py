@@ -4,9 +4,9 @@ from typing import Any
 
 from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Family, Option, Row, linear, shown
 
-LAYER = "layers.{n}"
-THEIRS = "transformer.blocks.{n}"
-QKV = tuple(f"{LAYER}.attention.{name}" for name in ("q", "k", "v"))
+_LAYER = "layers.{n}"
+_THEIRS = "transformer.blocks.{n}"
+_QKV = tuple(f"{_LAYER}.attention.{name}" for name in ("q", "k", "v"))
 INSIDE = ("alibi", "alibi_bias_max", "attn_type", "clip_qkv", "prefix_lm", "qk_ln", "softmax_scale")
 
 
@@ -49,12 +49,12 @@ MPT = Family(
     ],
     rows=[
         Row(("embedding.weight",), "transformer.wte.weight", SAME),
-        *linear(f"{LAYER}.attention_residual.input_norm", f"{THEIRS}.norm_1"),
-        *linear(QKV, f"{THEIRS}.attn.Wqkv", STACKED),
-        *linear(f"{LAYER}.attention.out", f"{THEIRS}.attn.out_proj"),
-        *linear(f"{LAYER}.ffn_residual.input_norm", f"{THEIRS}.norm_2"),
-        *linear(f"{LAYER}.ffn.up", f"{THEIRS}.ffn.up_proj"),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.ffn.down_proj"),
+        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.norm_1"),
+        *linear(_QKV, f"{_THEIRS}.attn.Wqkv", STACKED),
+        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.attn.out_proj"),
+        *linear(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.norm_2"),
+        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.ffn.up_proj"),
+        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.ffn.down_proj"),
         *linear("final_norm", "transformer.norm_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
     ],

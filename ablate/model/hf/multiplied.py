@@ -59,13 +59,13 @@ def one_over(value: Any) -> float:
     return 1.0 / positive(value)
 
 
-MULTIPLIERS = [
+_MULTIPLIERS = [
     Option("embedding.scale", "embedding_multiplier", 1.0, read=positive),
     Option("attention.scale", "attention_multiplier", 1.0, read=positive),
     Option("stream.multiplier", "residual_multiplier", 1.0, read=positive),
 ]
 DIVIDED = Option("head.multiplier", "logits_scaling", 1.0, read=one_over, write=one_over)
-GRANITE_SIZES = [*LLAMA_SIZES, HEAD_WIDTH, EPS, ATTENTION_BIAS, *MULTIPLIERS]
+GRANITE_SIZES = [*LLAMA_SIZES, HEAD_WIDTH, EPS, ATTENTION_BIAS, *_MULTIPLIERS]
 DENSE_WIDTH = [WIDTH, ACTIVATION, GLU_BIAS]
 
 # --------------------------------------------------------------------------------------- Granite
@@ -83,23 +83,23 @@ GATES_UPS = Change(  # (E, 2 I, C): of each expert the rows of its gate, then th
     lambda ours, shape: torch.cat([torch.stack(half) for half in halves(ours)], 1),
 )
 DOWNS = Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours))
-SHARED_MLP = f"{LAYER}.ffn.shared.0"
-MIXTURE = f"{THEIRS}.block_sparse_moe"
+_SHARED_MLP = f"{LAYER}.ffn.shared.0"
+_MIXTURE = f"{THEIRS}.block_sparse_moe"
 
 
 def mixture_rows(router: str, gates_ups: str, downs: str) -> list[Row]:
     """Router, experts in two tensors and the shared expert, which stands beside them."""
     return [
         *LLAMA_ROWS,
-        Row((f"{LAYER}.ffn.router.weight",), f"{MIXTURE}.{router}", SAME),
-        Row((f"{EXPERT}.gate.weight", f"{EXPERT}.up.weight"), f"{MIXTURE}.{gates_ups}", GATES_UPS),
-        Row((f"{EXPERT}.down.weight",), f"{MIXTURE}.{downs}", DOWNS),
+        Row((f"{LAYER}.ffn.router.weight",), f"{_MIXTURE}.{router}", SAME),
+        Row((f"{EXPERT}.gate.weight", f"{EXPERT}.up.weight"), f"{_MIXTURE}.{gates_ups}", GATES_UPS),
+        Row((f"{EXPERT}.down.weight",), f"{_MIXTURE}.{downs}", DOWNS),
         Row(
-            (f"{SHARED_MLP}.gate.weight", f"{SHARED_MLP}.up.weight"),
+            (f"{_SHARED_MLP}.gate.weight", f"{_SHARED_MLP}.up.weight"),
             f"{THEIRS}.shared_mlp.input_linear.weight",
             STACKED,
         ),
-        Row((f"{SHARED_MLP}.down.weight",), f"{THEIRS}.shared_mlp.output_linear.weight", SAME),
+        Row((f"{_SHARED_MLP}.down.weight",), f"{THEIRS}.shared_mlp.output_linear.weight", SAME),
     ]
 
 

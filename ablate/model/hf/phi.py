@@ -5,8 +5,8 @@ from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import read_activation, write_activation
 
-LAYER = "layers.{n}"
-THEIRS = "model.layers.{n}"
+_LAYER = "layers.{n}"
+_THEIRS = "model.layers.{n}"
 
 PHI = Family(
     name="phi",
@@ -35,13 +35,13 @@ PHI = Family(
     ],
     rows=[
         Row(("embedding.weight",), "model.embed_tokens.weight", SAME),
-        *linear(f"{LAYER}.attention_residual.input_norm", f"{THEIRS}.input_layernorm"),
-        *linear(f"{LAYER}.attention.q", f"{THEIRS}.self_attn.q_proj"),
-        *linear(f"{LAYER}.attention.k", f"{THEIRS}.self_attn.k_proj"),
-        *linear(f"{LAYER}.attention.v", f"{THEIRS}.self_attn.v_proj"),
-        *linear(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.dense"),
-        *linear(f"{LAYER}.ffn.up", f"{THEIRS}.mlp.fc1"),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.fc2"),
+        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
+        *linear(f"{_LAYER}.attention.q", f"{_THEIRS}.self_attn.q_proj"),
+        *linear(f"{_LAYER}.attention.k", f"{_THEIRS}.self_attn.k_proj"),
+        *linear(f"{_LAYER}.attention.v", f"{_THEIRS}.self_attn.v_proj"),
+        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.self_attn.dense"),
+        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.fc1"),
+        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.fc2"),
         *linear("final_norm", "model.final_layernorm"),
         *linear("head", "lm_head"),
     ],

@@ -95,7 +95,7 @@ GRANITE_MULTIPLIERS = [
     Option("embedding.scale", "embedding_multiplier", 1.0),
     Option("head.multiplier", "logits_scaling", 1.0, reciprocal, reciprocal),
 ]
-SHARED_MLP = f"{THEIRS}.shared_mlp"
+_SHARED_MLP = f"{THEIRS}.shared_mlp"
 GRANITE_MIXTURE: dict[str, Any] = moe("selected", shared=1, shared_expert=GATED_MLP)
 GRANITE_EXPERTS = [
     Row((f"{LAYER}.ffn.router.weight",), f"{THEIRS}.block_sparse_moe.router.layer.weight", SAME),
@@ -107,8 +107,8 @@ GRANITE_EXPERTS = [
         row
         for mlp in (f"{LAYER}.ffn", f"{LAYER}.ffn.shared.0")
         for row in (
-            Row((f"{mlp}.gate.weight", f"{mlp}.up.weight"), f"{SHARED_MLP}.input_linear.weight", STACKED),
-            Row((f"{mlp}.down.weight",), f"{SHARED_MLP}.output_linear.weight", SAME),
+            Row((f"{mlp}.gate.weight", f"{mlp}.up.weight"), f"{_SHARED_MLP}.input_linear.weight", STACKED),
+            Row((f"{mlp}.down.weight",), f"{_SHARED_MLP}.output_linear.weight", SAME),
         )
     ),
 ]

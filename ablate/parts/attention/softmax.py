@@ -14,7 +14,7 @@ from ablate.parts.mixer import KeyValueMixer, gated
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
-Projection = Literal["q", "k", "v", "out"]
+_Projection = Literal["q", "k", "v", "out"]
 
 
 @attention("softmax", paper="arXiv:1706.03762")
@@ -51,7 +51,7 @@ class Softmax(KeyValueMixer):
         scale: Annotated[float, Gt(0)] | None = None,
         qk_norm: Annotated[Factory, Part("norm")] = use("none"),
         qk_norm_over: Literal["head", "width"] = "head",
-        bias: tuple[Projection, ...] = (),
+        bias: tuple[_Projection, ...] = (),
         mask: Literal["causal", "prefix"] = "causal",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         qk_norm_at: Literal["before", "after"] = "before",
@@ -164,7 +164,7 @@ class Softmax(KeyValueMixer):
         shape = model.shape()
         width = options.head_width or shape.head_width
         return {
-            "bias": tuple(name for name in get_args(Projection) if name in options.bias),
+            "bias": tuple(name for name in get_args(_Projection) if name in options.bias),
             "kv_heads": None if options.kv_heads == shape.heads else options.kv_heads,
             "scale": None if options.scale == width**-0.5 else options.scale,
             "value_width": None if options.value_width == width else options.value_width,

@@ -10,7 +10,7 @@ from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
-Projection = Literal["gate", "up", "down"]
+_Projection = Literal["gate", "up", "down"]
 
 
 @ffn("glu", paper="arXiv:2002.05202")
@@ -32,7 +32,7 @@ class GLU(nn.Module):
         ratio: Annotated[float, Gt(0)] = 8 / 3,
         multiplier: Annotated[float, Gt(0)] = 1.0,
         multiple_of: Annotated[int, Gt(0)] = 1,
-        bias: tuple[Projection, ...] = (),
+        bias: tuple[_Projection, ...] = (),
         limit: Annotated[float, Gt(0)] | None = None,
         up_offset: float = 0.0,
         inner_norm: Annotated[Factory, Part("norm")] | None = None,
@@ -58,5 +58,5 @@ class GLU(nn.Module):
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
-        bias = tuple(name for name in get_args(Projection) if name in options.bias)
+        bias = tuple(name for name in get_args(_Projection) if name in options.bias)
         return {"bias": bias, **plain_width(options, model.width)}

@@ -10,7 +10,7 @@ from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
-Projection = Literal["up", "down"]
+_Projection = Literal["up", "down"]
 
 
 @ffn("mlp", paper="arXiv:1706.03762")
@@ -26,7 +26,7 @@ class MLP(nn.Module):
         ratio: Annotated[float, Gt(0)] = 4.0,
         multiplier: Annotated[float, Gt(0)] = 1.0,
         multiple_of: Annotated[int, Gt(0)] = 1,
-        bias: tuple[Projection, ...] = (),
+        bias: tuple[_Projection, ...] = (),
     ):
         super().__init__()
         hidden = hidden_width(shape.width, width, ratio, multiplier, multiple_of)
@@ -40,5 +40,5 @@ class MLP(nn.Module):
 
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
-        bias = tuple(name for name in get_args(Projection) if name in options.bias)
+        bias = tuple(name for name in get_args(_Projection) if name in options.bias)
         return {"bias": bias, **plain_width(options, model.width)}

@@ -21,7 +21,7 @@ Normalisation = Literal[
     "selected", "all", "renormalised", "sigmoid", "sigmoid_all", "sqrt_softplus", "sparsemixer"
 ]  # how logits become gates
 AS_SCORED = ("all", "sigmoid_all")  # gates are the scores, not divided by their sum
-MOST = 2**17  # experts of all layers: several times as many as any model has
+_MOST = 2**17  # experts of all layers: several times as many as any model has
 
 
 @ffn("moe", paper="arXiv:1701.06538")
@@ -200,10 +200,10 @@ class MoE(nn.Module):
     def check(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
         wrong = []
         modules = model.depth * (options.experts + options.shared)
-        if modules > MOST:
+        if modules > _MOST:
             wrong.append(
                 f"has {options.experts + options.shared} experts in each of {model.depth} layers; more than "
-                f"{MOST} in all cannot be built"
+                f"{_MOST} in all cannot be built"
             )
         if options.top_k > options.experts:
             wrong.append(f"chooses top_k {options.top_k} of experts {options.experts}")

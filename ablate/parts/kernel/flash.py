@@ -20,7 +20,7 @@ from ablate.parts.kernel.reference import Reference
 from ablate.registry import kernel
 
 
-class Version(NamedTuple):
+class _Version(NamedTuple):
     """One of the libraries that call themselves flash-attention, and what it is relied on for here."""
 
     module: str
@@ -46,17 +46,17 @@ class Version(NamedTuple):
 
 # In order of preference. The backward pass of 4 through a soft-cap is young, so it is not relied on.
 VERSIONS = {
-    3: Version(
+    3: _Version(
         "flash_attn_interface", "flash-attn 3", -1, slopes=False, softcap=True, dropout=False, widest=256
     ),
-    2: Version("flash_attn", "flash-attn 2", -1, slopes=True, softcap=True, dropout=True, widest=256),
-    4: Version(
+    2: _Version("flash_attn", "flash-attn 2", -1, slopes=True, softcap=True, dropout=True, widest=256),
+    4: _Version(
         "flash_attn.cute", "flash-attn 4", None, slopes=False, softcap=False, dropout=False, widest=128
     ),
 }
 
 
-class Plan(NamedTuple):
+class _Plan(NamedTuple):
     """What flash-attn is told of a layer."""
 
     window: int | None
@@ -76,7 +76,7 @@ class Flash(Kernel):
 
     def __init__(self, *, version: Literal[2, 3, 4] | None = None):
         self.versions = {n: v for n, v in VERSIONS.items() if version in (None, n)}
-        self.chosen: tuple[Version, Callable[..., Any]] | None = None
+        self.chosen: tuple[_Version, Callable[..., Any]] | None = None
         self.otherwise = Reference()
 
     def refuses(self, need: KernelRequirements) -> str | None:
@@ -122,12 +122,12 @@ class Flash(Kernel):
         if bias is not None:  # linear in the distance, as `refuses` made sure: its value at distance 1
             h = torch.arange(heads, device=sight.i.device)
             slopes = -bias(h, torch.ones_like(h), torch.zeros_like(h)).float()
-        return Plan(mask.window, slopes)
+        return _Plan(mask.window, slopes)
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Any, scores: Scores, dropout: float
     ) -> Tensor:
-        if not isinstance(prepared, Plan):
+        if not isinstance(prepared, _Plan):
             return self.otherwise(q, k, v, prepared, scores, dropout)
         assert self.chosen is not None, "a kernel is settled before it is called"
         version, attend = self.chosen
@@ -150,7 +150,7 @@ class Flash(Kernel):
 HINT = "pip install flash-attn --no-build-isolation (it needs nvcc), or kernel=flex"
 
 
-def loaded(version: Version) -> Callable[..., Any] | None:
+def loaded(version: _Version) -> Callable[..., Any] | None:
     """The library's function; None where it is not installed or does not load."""
     try:
         attend: Callable[..., Any] | None = getattr(

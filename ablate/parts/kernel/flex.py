@@ -17,7 +17,7 @@ NARROWEST = 16  # channels of a head that the CUDA kernel can do
 NARROW: Any = {"fwd_BLOCK_N": 64, "fwd_num_warps": 8}
 
 
-class Prepared(NamedTuple):
+class _Prepared(NamedTuple):
     """What FlexAttention is told of a layer."""
 
     blocks: Any  # BlockMask: which blocks of scores have a key that is seen
@@ -56,7 +56,7 @@ class Flex(Kernel):
 
     def prepare(
         self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
-    ) -> Prepared:
+    ) -> _Prepared:
         from torch.nn.attention.flex_attention import create_block_mask
 
         # As int64 they take twice the registers, which spill.
@@ -80,10 +80,10 @@ class Flex(Kernel):
             device=i.device,
             _compile=i.is_cuda and not torch.compiler.is_compiling(),
         )
-        return Prepared(blocks, sight, bias)
+        return _Prepared(blocks, sight, bias)
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scores: Scores, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: _Prepared, scores: Scores, dropout: float
     ) -> Tensor:
         from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 

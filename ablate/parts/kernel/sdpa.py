@@ -13,7 +13,7 @@ from ablate.parts.kernel.reference import added
 from ablate.parts.stacked import attend, stacked
 from ablate.registry import kernel
 
-SHORT = 2**14  # numbers in the keys of a head, up to which a gradient in fp32 is faster than one in bf16
+_SHORT = 2**14  # numbers in the keys of a head, up to which a gradient in fp32 is faster than one in bf16
 
 
 class Prepared(NamedTuple):
@@ -99,7 +99,7 @@ def attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
         return partial(in_fp32, written_out)
     if stacked(v):
         return written_out if torch.compiler.is_compiling() else attend
-    if trained and v.dtype == torch.bfloat16 and v.shape[-2] * v.shape[-1] <= SHORT:
+    if trained and v.dtype == torch.bfloat16 and v.shape[-2] * v.shape[-1] <= _SHORT:
         return partial(in_fp32, F.scaled_dot_product_attention)
     return F.scaled_dot_product_attention
 

@@ -13,14 +13,14 @@ from ablate.spec import Strict
 Relation = Literal["<", ">"]
 
 
-Kind = Literal["ordered", "equivalent", "ratio", "level"]
+_Kind = Literal["ordered", "equivalent", "ratio", "level"]
 
 
 SCALE = "scale/slope"  # how the metric falls with size: `none < rope` says that the gap falls
 
 
 # Measures that are numbers of several runs, not of one: what may be claimed of them.
-OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
+OF_SEVERAL: dict[str, tuple[_Kind, ...]] = {
     "stability/failed": ("ordered", "level"),  # the share of test runs that diverged
     "tuning/sensitivity": ("ordered", "equivalent"),  # what a wrong rate costs, in nats
     "tuning/failed": ("ordered", "level"),  # the share of tuning runs that failed
@@ -28,7 +28,7 @@ OF_SEVERAL: dict[str, tuple[Kind, ...]] = {
 }
 
 
-EXACT = ("cost/", "counts/")  # metrics of the architecture: the same at every seed
+_EXACT = ("cost/", "counts/")  # metrics of the architecture: the same at every seed
 
 
 TIMING = "timing/"  # seconds of the arms, timed in turn: ratios alone, for machines differ
@@ -104,7 +104,7 @@ class Claim(Strict):
         return parse(self.predicate)
 
 
-def kinds(measure: str) -> tuple[Kind, ...]:
+def kinds(measure: str) -> tuple[_Kind, ...]:
     """The kinds of claims that a measure allows."""
     if counts(measure):
         return ("ordered", "level")
@@ -280,12 +280,12 @@ def extra(predicate: Predicate, baseline: str) -> set[tuple[str, ...]]:
 
 def exact(metric: str) -> bool:
     """Whether a metric is declared to be without noise, so that its interval may have no width."""
-    return metric.startswith(EXACT)
+    return metric.startswith(_EXACT)
 
 
 def of_quality(measure: str) -> bool:
     """Whether a measure depends on how well an arm was trained, and so on its rate."""
-    return not measure.startswith((*EXACT, TIMING))
+    return not measure.startswith((*_EXACT, TIMING))
 
 
 def declared(metric: str) -> bool:

@@ -10,7 +10,7 @@ from ablate.study.design.planned import Plan, PlannedArm
 from ablate.study.design.runs import PlannedRun
 
 ENOUGH = 600.0  # seconds of a block's runs in a slot: the measurement takes the better part of a minute of it
-WORTH = 2.0  # times the compiler's time must be saved: validation is compiled, too
+_WORTH = 2.0  # times the compiler's time must be saved: validation is compiled, too
 
 
 class Gain(Protocol):
@@ -61,7 +61,7 @@ class Compiling:
         if gain.reason:
             self.say(f"not compiled: {gain.reason}")
             return False
-        if (gain.eager - gain.compiled) * spec.steps * share < WORTH * gain.once:
+        if (gain.eager - gain.compiled) * spec.steps * share < _WORTH * gain.once:
             return False
         steps = f"{1e3 * gain.compiled:.0f} ms then, not {1e3 * gain.eager:.0f}"
         self.say(f"compiled, since a step of {arm.name} takes {steps}")

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator
 from ablate.errors import printable
 from ablate.spec import RunSpec
 
-SHORT = {  # what a person calls the knob, and where it stands
+_SHORT = {  # what a person calls the knob, and where it stands
     "ffn.width": "model.ffn.width",
     "depth": "model.depth",
     "kv_heads": "model.attention.kv_heads",
@@ -40,7 +40,7 @@ def _in_a_run(path: str) -> str:
 
 
 def _knob(path: str) -> str:
-    path = SHORT.get(path, path)
+    path = _SHORT.get(path, path)
     return path if path == STEPS else _in_a_run(path)
 
 

@@ -10,9 +10,9 @@ from ablate.spec import LayerSpec
 from ablate.study.design.differences import fetch, put
 from ablate.study.design.fields import STEPS
 
-LARGEST = 1 << 24  # no knob is turned further
+_LARGEST = 1 << 24  # no knob is turned further
 
-Cost = Callable[[int], float]
+_Cost = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def candidates(spec: dict[str, Any], knob: str, multiple: int) -> Sequence[int]:
     if knob.endswith(".kv_heads"):
         heads = fetch(spec, "model.heads")
         return [n for n in range(1, heads + 1) if heads % n == 0]
-    return range(multiple, LARGEST + 1, multiple)
+    return range(multiple, _LARGEST + 1, multiple)
 
 
 def turned(spec: dict[str, Any], knob: str, value: int) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def setting(spec: dict[str, Any], knob: str) -> int | None:
     return value
 
 
-def solve(cost: Cost, target: float, values: Sequence[int], start: int | None = None) -> int:
+def solve(cost: _Cost, target: float, values: Sequence[int], start: int | None = None) -> int:
     """The value whose cost comes nearest to the target, for a cost that rises with the value.
 
     `values` ascend. From `start` the search doubles its steps until the target is enclosed, then follows
@@ -100,7 +100,7 @@ def solve(cost: Cost, target: float, values: Sequence[int], start: int | None = 
     return values[min((low, high), key=lambda i: abs(at(i) - target))]
 
 
-def _enclose(at: Cost, target: float, values: Sequence[int], start: int | None) -> tuple[int, int]:
+def _enclose(at: _Cost, target: float, values: Sequence[int], start: int | None) -> tuple[int, int]:
     """Two places in `values`, the cost at most the target at the first and at least at the second; the ends
     where the target lies beyond them."""
     last = len(values) - 1

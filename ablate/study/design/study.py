@@ -30,7 +30,7 @@ PLACEBO = "placebo"  # the name of the arm
 HOME = "base"  # the name of the only corpus, where none is declared
 MOST_ARMS, MOST_KNOB = 1000, 1 << 24  # more is a slip, and would never end
 WITH_EFFECTS = ("factorial", "add_one_in", "leave_one_out")  # designs whose factors have effects to judge
-Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factorial"]
+_Kind = Literal["arms", "one_at_a_time", "leave_one_out", "add_one_in", "factorial"]
 Held = Literal["non_embedding_params", "total_params", "active_flops", "train_flops"]
 
 
@@ -52,7 +52,7 @@ class Design(Strict):
     factorial       every combination of levels
     """
 
-    kind: Kind = "arms"
+    kind: _Kind = "arms"
     factors: dict[Name, dict[Name, Overrides]] = Field({})
     start: dict[str, str] = Field({}, alias="from")  # factor -> level
     end: dict[str, str] = Field({}, alias="to")

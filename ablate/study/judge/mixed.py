@@ -8,7 +8,7 @@ from ablate.study.design.study import Study, under
 if TYPE_CHECKING:
     import pandas as pd
 
-SAME = {  # what the runs of one comparison must have in common
+_SAME = {  # what the runs of one comparison must have in common
     "precision": "precisions",
     "kernel": "kernels",
     "device_kind": "kinds of device",
@@ -19,7 +19,7 @@ SAME = {  # what the runs of one comparison must have in common
 def mixed_runs(runs: "pd.DataFrame", study: Study) -> Iterator[str]:
     """One sentence for each thing beside the arm in which the runs of a comparison differ."""
     rows = runs[runs["role"].isin(["test", "fixed"]) & runs["status"].notna()]
-    for column, things in SAME.items():
+    for column, things in _SAME.items():
         if column not in rows.columns:
             continue
         if column == "kernel" and any(under("model.kernel", axis) for axis in study.axis):

@@ -10,7 +10,7 @@ from ablate.study.stats.tuning import Tuning, keep_better
 if TYPE_CHECKING:
     import pandas as pd
 
-LOSS = "validation/loss"  # what n-gram lines and plateaus are levels of
+_LOSS = "validation/loss"  # what n-gram lines and plateaus are levels of
 
 
 def one_rate(frame: "pd.DataFrame", by: Tune | None) -> "pd.DataFrame":
@@ -53,17 +53,17 @@ def mark_plateaus(
     level = plateau_level(lines)
     if level is None and tuning is not None and of_loss:
         level = tuning.level
-    if level is None or LOSS not in runs.columns:
+    if level is None or _LOSS not in runs.columns:
         return runs
-    return runs.assign(plateau=(runs["status"] == "finished") & (runs[LOSS] >= level))
+    return runs.assign(plateau=(runs["status"] == "finished") & (runs[_LOSS] >= level))
 
 
 def above_trigram(runs: "pd.DataFrame", baseline: str, lines: Mapping[str, float]) -> Iterator[str]:
     """Say so where the baseline has not got beyond what counting three tokens gives."""
-    if "trigram" not in lines or LOSS not in runs.columns:
+    if "trigram" not in lines or _LOSS not in runs.columns:
         return
     tests = runs[(runs["role"] == "test") & (runs["arm"] == baseline) & (runs["status"] == "finished")]
-    loss = tests[LOSS].mean()
+    loss = tests[_LOSS].mean()
     if loss >= lines["trigram"]:
         yield (
             f"the baseline's validation loss, {loss:.3f}, is not below that of a trigram model, "

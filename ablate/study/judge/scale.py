@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ablate.study.results import Results
 
 TrendWord = Literal["shrinks", "grows", "turns", "moves", "undecided", "waiting"]
-DRAWS = 999  # of the seeds, for the range of tau: each takes a sort by arm
+_DRAWS = 999  # of the seeds, for the range of tau: each takes a sort by arm
 FEWEST_ARMS = 3  # the ranks of two are the verdict again
 WORST = ("refused", "diverged", "out_of_memory", "crashed", "interrupted")  # what the sizes of a seed come to
 
@@ -282,7 +282,7 @@ def _ranked(rank: Rank, a: NDArray[np.float64], b: NDArray[np.float64], alpha: f
         )
 
     value, p = _tau(a.mean(axis=0), b.mean(axis=0))
-    low, high = bootstrap(len(a), tau, alpha, DRAWS) or (None, None)
+    low, high = bootstrap(len(a), tau, alpha, _DRAWS) or (None, None)
     return replace(rank, tau=value, low=low, high=high, p=p)
 
 

@@ -15,7 +15,7 @@ from ablate.study.results import read
 
 README_PAGE = "README.md"
 INDEX = "index.html"
-BEGIN, END = "<!-- headline: begin -->", "<!-- headline: end -->"
+_BEGIN, _END = "<!-- headline: begin -->", "<!-- headline: end -->"
 
 
 def write_evidence(experiments: Path, readme: Path, shown: str) -> list[Path]:
@@ -96,10 +96,10 @@ def study_rows(evidence: Evidence) -> Table:
 
 def with_headline(readme: str, folder: Path) -> str:
     """README with the picture and the tables of a study between the marks."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = readme.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
     if not (begin and end):
-        raise ValueError(f"README lacks the lines {BEGIN} and {END}")
+        raise ValueError(f"README lacks the lines {_BEGIN} and {_END}")
     return f"{before}{begin}\n{headline_section(folder)}\n{end}{after}"
 
 

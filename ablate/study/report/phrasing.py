@@ -8,7 +8,7 @@ from ablate.study.judge.compare import Comparison, Verdict
 
 NAMED = 4  # arms in a sentence; the rest are counted
 LINE = 20  # letters in a line beside a figure
-LONGEST = 26  # letters of a name in a sentence or a figure; tables have all of it
+_LONGEST = 26  # letters of a name in a sentence or a figure; tables have all of it
 
 
 def decimals(comparison: Comparison | None) -> int:
@@ -26,7 +26,7 @@ def unit(metric: str) -> str:
     return "nats" if metric.endswith("loss") else metric
 
 
-def clip(name: str, most: int = LONGEST) -> str:
+def clip(name: str, most: int = _LONGEST) -> str:
     """Shorten a name to at most so many letters, with an ellipsis at its end."""
     return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 

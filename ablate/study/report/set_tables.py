@@ -11,9 +11,9 @@ from ablate.study.report.table import Table, figure, label, table_of
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = {"validation": "validation", "heldout": "held-out"}
-NUMBERS = {"loss": "Loss", "perplexity": "Perplexity", "bits_per_byte": "Bits per byte"}
-PLACES = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}
+_KINDS = {"validation": "validation", "heldout": "held-out"}
+_NUMBERS = {"loss": "Loss", "perplexity": "Perplexity", "bits_per_byte": "Bits per byte"}
+_PLACES = {"loss": 4, "perplexity": 2, "bits_per_byte": 4}
 
 
 def set_frame(judged: Judged) -> "pd.DataFrame":
@@ -25,7 +25,7 @@ def set_frame(judged: Judged) -> "pd.DataFrame":
     known = means(judged.comparison)
     rows = []
     for kind, name in sets_of(runs):
-        columns = {number: f"{kind}/{name}/{number}" for number in NUMBERS}
+        columns = {number: f"{kind}/{name}/{number}" for number in _NUMBERS}
         there = {number: column for number, column in columns.items() if column in runs.columns}
         for arm in filter(known.__contains__, ranked(judged)):
             found = runs[runs["arm"] == arm]
@@ -37,8 +37,8 @@ def set_frame(judged: Judged) -> "pd.DataFrame":
 def sets_of(runs: "pd.DataFrame") -> Iterator[tuple[str, str]]:
     """(validation or heldout, name) of each set for which some run has a loss; the mean over sets is last."""
     found = [column.split("/") for column in runs.columns if runs[column].notna().any()]
-    named = [(kind, *rest) for kind, *rest in found if kind in KINDS and len(rest) == 2]
-    for kind in KINDS:
+    named = [(kind, *rest) for kind, *rest in found if kind in _KINDS and len(rest) == 2]
+    for kind in _KINDS:
         names = [name for of, name, number in named if of == kind and number == "loss"]
         yield from ((kind, name) for name in sorted(names, key=lambda name: (name == MACRO, name)))
 
@@ -46,8 +46,8 @@ def sets_of(runs: "pd.DataFrame") -> Iterator[tuple[str, str]]:
 def set_tables(judged: Judged) -> Iterator[Table]:
     """One table for each number: a row for each arm, a column for each set."""
     frame = set_frame(judged)
-    for kind in KINDS if len(frame) else ():
-        for number, title in NUMBERS.items():
+    for kind in _KINDS if len(frame) else ():
+        for number, title in _NUMBERS.items():
             if number not in frame.columns:
                 continue
             here = frame[(frame["kind"] == kind) & frame[number].notna()]
@@ -57,9 +57,9 @@ def set_tables(judged: Judged) -> Iterator[Table]:
             order = {arm: place for place, arm in enumerate(ranked(judged))}
             wide = wide.sort_values("arm", key=lambda arms: arms.map(order))
             names = list(dict.fromkeys(here["set"]))
-            columns = [label("arm"), *(figure(name, name, PLACES[number]) for name in names)]
+            columns = [label("arm"), *(figure(name, name, _PLACES[number]) for name in names)]
             note = (
                 "The mean over finished test runs, the best arm first. `macro` is the mean over "
                 "the sets" + (", of perplexities that of the mean loss." if number == "perplexity" else ".")
             )
-            yield table_of(f"{title} by set, {KINDS[kind]}", wide, columns, note)
+            yield table_of(f"{title} by set, {_KINDS[kind]}", wide, columns, note)

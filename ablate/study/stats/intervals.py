@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 Variance = Literal["paired", "pooled"]
-EXACT = 1e-12  # a spread below this share of the values is rounding
+_EXACT = 1e-12  # a spread below this share of the values is rounding
 FLIPS = 20_000  # random sign flips, where all of them would be more than 2 ** ENUMERATED
 ENUMERATED = 14
-DRAWS = 9_999  # of a bootstrap
+_DRAWS = 9_999  # of a bootstrap
 SIGNS_AT_A_TIME = 250_000  # signs in memory at a time; the draws are the same whatever it is
 MOST_DEGREES = 1000  # in planning: beyond it Dunnett's value falls by less than 0.5 %, at an integral each
 
@@ -91,7 +91,10 @@ def bartlett_p(variances: NDArray[np.float64], degrees: NDArray[np.integer]) -> 
 
 
 def bootstrap(
-    seeds: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]], alpha: float, draws: int = DRAWS
+    seeds: int,
+    statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]],
+    alpha: float,
+    draws: int = _DRAWS,
 ) -> tuple[float, float] | None:
     """The percentile interval of a statistic over `seeds` seeds that are drawn again, 1 - alpha of the draws.
 
@@ -114,7 +117,7 @@ def bootstrap(
 
 def rounding_of(*values: NDArray[np.float64]) -> float:
     """The size below which a difference between such values is rounding."""
-    return EXACT * max(float(np.abs(side).max()) for side in values)
+    return _EXACT * max(float(np.abs(side).max()) for side in values)
 
 
 def _exact(difference: float, rounding: float, df: float, n: int) -> Estimate:
@@ -282,7 +285,7 @@ def sign_flip_p(differences: pd.DataFrame) -> dict[str, float]:
     def each(signs: NDArray[np.float64]) -> NDArray[np.float64]:
         """|t| of every arm (..., arms) under the signs (..., seeds)."""
         mean = signs @ d / n
-        variance = np.maximum((squares - n * mean**2) / (n - 1), EXACT * squares / n)
+        variance = np.maximum((squares - n * mean**2) / (n - 1), _EXACT * squares / n)
         error = np.sqrt(variance / n)
         t: NDArray[np.float64] = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > 0)
         return t

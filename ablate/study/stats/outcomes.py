@@ -16,7 +16,7 @@ from ablate.record import Status
 from ablate.spec import Strict
 
 Role = Literal["test", "tuning", "fixed", "budget"]
-COLUMNS = ("arm", "seed", "status", "role")
+_COLUMNS = ("arm", "seed", "status", "role")
 
 
 class Outcomes(Strict):
@@ -95,7 +95,7 @@ def read_outcomes(
         raise ValueError(f"baseline: {baseline!r} is no arm of this study; the arms are {', '.join(arms)}")
     if len(arms) < 2:
         raise ValueError(f"a comparison needs an arm beside the baseline {baseline!r}")
-    runs: dict[tuple[str, str], list[Run]] = {}
+    runs: dict[tuple[str, str], list[_Run]] = {}
     plateau = frame["plateau"].tolist() if "plateau" in frame.columns else [False] * len(frame)
     for arm, of, seed, status, value, lost in zip(
         *(frame[c].tolist() for c in ("arm", "role", "seed", "status", metric)), plateau, strict=True
@@ -110,17 +110,17 @@ def read_outcomes(
     return outcomes
 
 
-Run = tuple[int, Any, Any, bool]  # seed, status, value, on a plateau
+_Run = tuple[int, Any, Any, bool]  # seed, status, value, on a plateau
 
 
 def check_frame(frame: pd.DataFrame, metric: str) -> None:
     """Raise ValueError where the frame is not one of a study."""
-    absent = [column for column in (*COLUMNS, metric) if column not in frame.columns]
+    absent = [column for column in (*_COLUMNS, metric) if column not in frame.columns]
     if absent:
         raise ValueError(
             f"the frame lacks the columns {', '.join(absent)}; it has {', '.join(frame.columns)}"
         )
-    columns = {column: frame[column].tolist() for column in COLUMNS}
+    columns = {column: frame[column].tolist() for column in _COLUMNS}
     known = {
         "status": {value for value in columns["status"] if not pd.isna(value)},
         "role": set(columns["role"]),
@@ -152,7 +152,7 @@ def check_frame(frame: pd.DataFrame, metric: str) -> None:
         )
 
 
-def _read_arm(arm: str, runs: list[Run], metric: str) -> Outcomes:
+def _read_arm(arm: str, runs: list[_Run], metric: str) -> Outcomes:
     values: dict[int, float] = {}
     missing: dict[int, str] = {}
     diverged: list[int] = []

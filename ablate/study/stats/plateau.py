@@ -26,7 +26,9 @@ CLIFF = 40.0  # no parabola through so steep a rise says where its vertex is
 NEAR_BEST = 3
 NEAR_UNIGRAM = 0.1  # of the way from the unigram's loss to the bigram's
 
-Losses = Mapping[tuple[str, float, int], float]  # (arm, rate, seed) -> loss of a finished run; less is better
+_Losses = Mapping[
+    tuple[str, float, int], float
+]  # (arm, rate, seed) -> loss of a finished run; less is better
 
 
 class PlateauRun(NamedTuple):
@@ -56,7 +58,7 @@ def plateau_level(lines: Mapping[str, float]) -> float | None:
     return lines["unigram"] - NEAR_UNIGRAM * (lines["unigram"] - lines["bigram"])
 
 
-def find_plateaus(losses: Losses, level: float | None = None) -> Plateaus:
+def find_plateaus(losses: _Losses, level: float | None = None) -> Plateaus:
     """Find the tuning runs that ended on a plateau. `level` is that of `plateau_level`, where it is known."""
     cells: dict[tuple[str, float], dict[int, float]] = {}
     for (arm, rate, seed), loss in losses.items():

@@ -36,8 +36,8 @@ from ablate.study.stats.tuning import (
     tuning_warnings,
 )
 
-BEYOND = 3  # steps of the grid that the rates reach beyond either of its ends
-FLAT = 3.0  # times the noise of a run: where the three rates bend less, noise would choose among them
+_BEYOND = 3  # steps of the grid that the rates reach beyond either of its ends
+_FLAT = 3.0  # times the noise of a run: where the three rates bend less, noise would choose among them
 REACH = 2  # rates to either side of the best that its parabola takes in
 
 
@@ -71,9 +71,9 @@ class Search:
         """All rates that any arm may run: those of the grid, beyond it, and half-way points of wide steps."""
         low, high = self.grid[1] / self.grid[0], self.grid[-1] / self.grid[-2]
         steps = [
-            *(self.grid[0] / low**n for n in range(BEYOND, 0, -1)),
+            *(self.grid[0] / low**n for n in range(_BEYOND, 0, -1)),
             *self.grid,
-            *(self.grid[-1] * high**n for n in range(1, BEYOND + 1)),
+            *(self.grid[-1] * high**n for n in range(1, _BEYOND + 1)),
         ]
         between = [math.sqrt(a * b) for a, b in pairwise(steps) if b / a > FINEST_STEP * (1 + 1e-9)]
         beyond = {*steps} - {*self.grid}
@@ -210,7 +210,7 @@ class _Arm:
         below, best, above = (means.get(self.lattice[n]) for n in (at - 1, at, at + 1))
         if below is None or best is None or above is None:
             return False  # beside a failed rate there is no parabola
-        return not below + above - 2 * best >= FLAT * self.noise  # nor where the noise is not known
+        return not below + above - 2 * best >= _FLAT * self.noise  # nor where the noise is not known
 
     def chosen(self) -> Choice:
         losses = self.by_rate()

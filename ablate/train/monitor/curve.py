@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ablate.record import atomic, read_lines
 
-COLUMNS = {
+_COLUMNS = {
     "step": "int64",
     "tokens": "int64",
     "loss": "float64",
@@ -28,7 +28,7 @@ class Curve:
     def __init__(self, folder: Path, done: int = 0):
         """`done` steps lie before the checkpoint that the run goes on from."""
         self.folder = folder
-        whole = takewhile(lambda row: row.keys() == COLUMNS.keys(), read_lines(folder / "curve.jsonl"))
+        whole = takewhile(lambda row: row.keys() == _COLUMNS.keys(), read_lines(folder / "curve.jsonl"))
         self.rows: list[Row] = [row for row in whole if (row["step"] or 0) <= done]
         with atomic(folder / "curve.jsonl") as f:
             f.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
@@ -54,7 +54,7 @@ class Curve:
         import pandas as pd
 
         self.close()
-        frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
+        frame = pd.DataFrame(self.rows, columns=list(_COLUMNS)).astype(_COLUMNS)
         place.mkdir(parents=True, exist_ok=True)
         with atomic(place / "curve.parquet") as f:
             content = frame.to_parquet(index=False)

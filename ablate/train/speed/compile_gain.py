@@ -20,7 +20,7 @@ from ablate.train.speed.ensemble_runs import opened
 from ablate.train.speed.timing import clock, kept, key
 from ablate.train.trainer import hushed, trainer
 
-ROUNDS = 9
+_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,6 @@ def measured(run: Run) -> Compiled:
         step(joined)
         once = time.perf_counter() - begin
         step(joined)
-        each = [(step(plain), step(joined)) for _ in range(ROUNDS)]
+        each = [(step(plain), step(joined)) for _ in range(_ROUNDS)]
     eager, fast = (statistics.median(times) for times in zip(*each, strict=True))
     return Compiled(eager, fast, once - fast)

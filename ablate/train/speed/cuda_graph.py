@@ -31,7 +31,7 @@ WARM = 3  # steps before the capture
 PROOFS = 2  # steps by the graph that are proved: from one to the next batch and rate change
 SETTLED = WARM + PROOFS + 1  # steps until one costs what all others will
 CLOSE = 0.05  # of the change that a step makes: so far off may the graph's be
-SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
+_SMALL = 2e12  # FLOPs of a step, above which kernels outlast their launches
 
 
 def wanted(spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequence[Optimizer]) -> bool:
@@ -41,7 +41,7 @@ def wanted(spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequ
         return False
     reason = refusal(spec, settings, decoder, optimizers)
     if settings.cuda_graph == "auto":
-        return reason is None and count(decoder).training_flops * spec.budget.batch_tokens < SMALL
+        return reason is None and count(decoder).training_flops * spec.budget.batch_tokens < _SMALL
     if reason is not None:
         raise ValueError(f"trainer.cuda_graph=true: {reason}")
     return True

@@ -28,7 +28,7 @@ from ablate.train.task import Task
 
 # What rounding may differ by: parts of the loss, of a gradient's largest entry, and of the largest of all
 # gradients (that of a bias on keys is nothing but rounding).
-LOSS, GRADIENT, LARGEST = 1e-5, 1e-4, 1e-6
+_LOSS, GRADIENT, _LARGEST = 1e-5, 1e-4, 1e-6
 PARTS = {"cuda": 32}  # of all batches together, at most, by type of device; elsewhere none is split
 
 
@@ -177,8 +177,8 @@ class Stack:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise IncompatibleParts(f"cannot be computed for several models at once: {error}") from error
-        wrong = [] if near(losses[0], loss, LOSS) else ["the loss"]
-        floor = LARGEST * max(float(g.abs().max()) for g in alone.values() if g is not None)
+        wrong = [] if near(losses[0], loss, _LOSS) else ["the loss"]
+        floor = _LARGEST * max(float(g.abs().max()) for g in alone.values() if g is not None)
         for name, p in task.decoder.named_parameters():
             if not near(p.grad, alone[name], GRADIENT, floor):
                 wrong.append(f"the gradient of {name}")

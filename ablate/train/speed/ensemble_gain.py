@@ -19,9 +19,9 @@ from ablate.train.speed.ensemble_runs import family, opened
 from ablate.train.speed.timing import clock, kept, key
 from ablate.train.trainer import hushed, trainer
 
-ROUNDS = 5
-SHARE = 0.05  # seconds of each rival's turn in a round
-LONG = 1.0  # seconds of a lone step above which nothing is to be gained
+_ROUNDS = 5
+_SHARE = 0.05  # seconds of each rival's turn in a round
+_LONG = 1.0  # seconds of a lone step above which nothing is to be gained
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def measured(runs: list[Run]) -> Gain:
     ready = 2 if lone.captured is None else SETTLED  # the first is always slow
     for _ in range(ready):
         one = seconds(alone, 1)
-    if one > LONG:
+    if one > _LONG:
         return Gain(0.0, f"a step takes {one:.1f} s alone")
     seconds(together, ready)
-    each = max(1, round(SHARE / one))
-    ratios = [len(runs) * seconds(alone, each) / seconds(together, each) for _ in range(ROUNDS)]
+    each = max(1, round(_SHARE / one))
+    ratios = [len(runs) * seconds(alone, each) / seconds(together, each) for _ in range(_ROUNDS)]
     return Gain(statistics.median(ratios))

@@ -14,7 +14,7 @@ from ablate.model.decoder import Decoder
 from ablate.record import RunRecord, atomic
 
 FILE = Path("weights") / "model.safetensors"
-NAMED = 8  # tensors in one message
+_NAMED = 8  # tensors in one message
 
 
 class WeightsMismatch(AblateError, ValueError):
@@ -96,8 +96,8 @@ def _fitting(ours: Mapping[str, Tensor], theirs: Any, file: Path) -> Any:
         if shapes[name] != tuple(ours[name].shape)
     ]
     if wrong:
-        more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
-        raise WeightsMismatch(f"{file} does not fit the model: " + "; ".join(wrong[:NAMED] + more))
+        more = [f"and {len(wrong) - _NAMED} more"] if len(wrong) > _NAMED else []
+        raise WeightsMismatch(f"{file} does not fit the model: " + "; ".join(wrong[:_NAMED] + more))
     return theirs
 
 

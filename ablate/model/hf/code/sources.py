@@ -14,9 +14,9 @@ from ablate.model.hf.family import ExportError
 
 STAND_INS = "ablate.model.hf.code.stand_ins"
 # What a file has in the place of definitions of ablate: names of `STAND_INS`.
-KINDS = ("norm", "activation", "ffn", "position", "scaling", "attention", "kernel", "placement", "topology")
+_KINDS = ("norm", "activation", "ffn", "position", "scaling", "attention", "kernel", "placement", "topology")
 REPLACED_BY = {
-    **{("ablate.registry", kind): kind for kind in (*KINDS, "stream", "lookup")},
+    **{("ablate.registry", kind): kind for kind in (*_KINDS, "stream", "lookup")},
     ("ablate.spec", "ModelSpec"): "ModelSpec",
     ("ablate.parts.linear", "Linear"): "Linear",
     ("ablate.parts.linear", "product"): "product",

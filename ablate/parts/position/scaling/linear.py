@@ -10,7 +10,7 @@ from ablate.spec import Shape
 
 
 @scaling("linear", paper="arXiv:2306.15595")
-class Linear:
+class _Linear:
     """frequency / factor: positions are squeezed into the trained range (position interpolation; Chen et
     al. 2023, eq. 4)."""
 

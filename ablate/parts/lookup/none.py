@@ -8,9 +8,9 @@ from ablate.spec import Shape
 
 @lookup("none", paper="arXiv:1706.03762")
 class NoLookup:
-    """The layer reads nothing by its tokens. No `Lookup`, since no group of layers is to remember any."""
+    """The layer reads nothing by its tokens."""
 
-    place: ClassVar[str] = "nowhere"
+    place: ClassVar[str] = "nowhere"  # so it needs none of what a `Lookup` remembers
 
     def __init__(self, shape: Shape):
         pass

@@ -49,11 +49,11 @@ def make_server(folder: Path) -> Any:
         return {"campaign.md": (folder / "campaign.md").read_text()}
 
     for tool in (try_change, campaign_status, campaign_report):
-        server.add_tool(telling(tool, ToolError))
+        server.add_tool(heard(tool, ToolError))
     return server
 
 
-def telling(tool: Callable[..., Any], error_of_tool: type[Exception]) -> Callable[..., Any]:
+def heard(tool: Callable[..., Any], error_of_tool: type[Exception]) -> Callable[..., Any]:
     """The tool, whose refusals reach the client, which is told nothing of errors but the library's own."""
 
     @wraps(tool)

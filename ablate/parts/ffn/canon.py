@@ -1,6 +1,6 @@
 """A gated feed-forward with a Canon layer inside."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Gt
 from torch import Tensor
@@ -19,6 +19,8 @@ class CanonGLU(GLU):
     conv reads the last `kernel_size` tokens of each channel. The other options are those of `glu`. It stands
     in a layer, and not among experts, to which tokens come without those before them.
     """
+
+    reads_earlier_tokens: ClassVar[bool] = True
 
     def __init__(self, shape: Shape, *, kernel_size: Annotated[int, Gt(1)] = 4, **options: Any):
         super().__init__(shape, **options)

@@ -229,8 +229,11 @@ class MoE(nn.Module):
                 f"with top_k 1 and normalisation {options.normalisation} every gate is 1: "
                 "the router learns nothing of the text; normalisation=all gives it the gradient"
             )
-        if "canon" in (options.expert.name, getattr(options.shared_expert, "name", None)):
-            wrong.append("its expert canon reads earlier tokens, and experts are given tokens without those")
+        for expert in filter(None, (options.expert, options.shared_expert)):
+            if hasattr(expert.entry.make, "reads_earlier_tokens"):
+                wrong.append(
+                    f"{expert.name} reads earlier tokens, and experts are given tokens without those"
+                )
         if hasattr(options.expert.entry.make, "auxiliary"):
             wrong.append(
                 f"its expert {options.expert.name} has a loss and a report of its own, which would be lost"

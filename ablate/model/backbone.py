@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ablate.model.head import Head
 from ablate.model.residual import Frame, LookupBranch, Placement, Scale
-from ablate.parts.base import AuxOutputs, ForwardContext, Kernel, Report
+from ablate.parts.base import AuxOutputs, ForwardContext, Kernel, Report, Shared
 from ablate.parts.canon import STATES, canons
 from ablate.parts.connection import Connection, State
 from ablate.parts.mixer import CallSetting, Group
@@ -153,14 +153,14 @@ class Backbone(nn.Module):
         groups = self.groups * self.spec.loop.times
         memories = call.memories or [group.nothing() for group in groups]
         aux = call.aux or self.aux()
-        shared = {} if shared is None else shared
-        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux, shared)
+        left = Shared(shared)
+        setting = CallSetting(self.positions, self.kernel, self.shape.heads, dtype, aux, left)
         views = [group.view(call, memory, setting) for group, memory in zip(groups, memories, strict=True)]
         for n, report in enumerate(aux):
             report.real, report.n = call.real, n
         if self.states_group is not None:
             # without what would hold itself, and so what layers leave there
-            shared[STATES] = states = views[self.states_group]._replace(aux=[], shared={})
+            left[STATES] = states = views[self.states_group]._replace(aux=[], shared=Shared())
             for report in aux:
                 report.states = states
         return views

@@ -333,10 +333,10 @@ class LeanRope(Rope):
         gets from the other of its pair (times the sine). Channels that stay turn by 0."""
         frequency, gain = self.scaled(torch.device("cpu"))
         gains = torch.full_like(frequency, gain)
-        unit, none = torch.eye(self.width)[None, None], torch.zeros(self.rotary_dim)
+        unit, none = torch.eye(self.width)[None, None], torch.zeros(self.paired)
         straight = super().rotate(unit, (self.spread(gains, gains), none))
         crossed = super().rotate(unit, (none, self.spread(-gains, gains)))
-        speeds = F.pad(self.spread(frequency, frequency), (0, self.width - self.rotary_dim))
+        speeds = F.pad(self.spread(frequency, frequency), (0, self.width - self.paired))
         return speeds, straight[0, 0], crossed[0, 0]
 
 

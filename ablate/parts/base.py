@@ -278,6 +278,27 @@ class Report(dict[str, Tensor]):
 AuxOutputs = list[Report]  # one for each layer
 
 
+class Shared:
+    """What layers leave for later layers of a call. It is no dict, since FSDP copies those among a layer's
+    arguments, and what is left in a copy is lost."""
+
+    def __init__(self, left: dict[Any, Any] | None = None):
+        self.left = left or {}
+
+    def __getitem__(self, name: Hashable) -> Any:
+        return self.left[name]
+
+    def __setitem__(self, name: Hashable, value: Any) -> None:
+        self.left[name] = value
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self.left
+
+    def setdefault(self, name: Hashable, value: Any) -> Any:
+        """What stands under the name; `value`, which is left there, if nothing does."""
+        return self.left.setdefault(name, value)
+
+
 def mean_of_real(x: Tensor, real: Tensor | None) -> Tensor:
     """The mean of x (B,T,...) over the real tokens of all rows; 0 where there is none."""
     if real is None:
@@ -331,4 +352,4 @@ class LayerContext(NamedTuple):
     position: Position
     kernel: Kernel
     sight: AttentionPositions
-    shared: dict[Any, Any]  # what layers leave for later layers of this call
+    shared: Shared

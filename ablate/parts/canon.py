@@ -28,6 +28,6 @@ class Canon(nn.Module):
         return y
 
 
-def canons(module: nn.Module) -> list[Any]:
+def canons(module: nn.Module) -> list[Canon]:
     """Those inside of a module."""
-    return [part for part in module.modules() if hasattr(part, "remembered")]
+    return [part for part in module.modules() if isinstance(part, Canon)]

@@ -3,7 +3,7 @@
 B rows, T queries, S keys, G groups of heads that choose for themselves.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +113,7 @@ class ChosenKeys(KeyValueMixer):
     index_heads: int  # queries that it compares with each key
     index_width: int
     index_loss_weight: float
+    weighs_heads: ClassVar[bool] = False  # the indexer's heads, each with a number of the token
 
     def choose(self, score: Tensor, seen: Tensor, view: LayerContext) -> Tensor | None:
         """scores (B,G,T,S), seen (1|B,1,T,S) -> which are kept; None: all that are seen."""
@@ -167,7 +168,7 @@ class ChosenKeys(KeyValueMixer):
         whole = super().costs(position, tokens, value_bytes)
         seen = keys_seen(self.mask, tokens)
         chosen = [self.taken(s) for s in seen]
-        index = 0 if self.indexer is None else self.index_heads * self.index_width
+        index = 0 if self.indexer is None else self.index_heads * (self.index_width + self.weighs_heads)
         stored = 0 if self.indexer is None else self.index_width * value_bytes
         return MixerCosts(
             whole.products * sum(chosen) / sum(seen) + index * sum(seen) / tokens,
@@ -195,6 +196,8 @@ class ChosenKeys(KeyValueMixer):
 
 class TopKeys(ChosenKeys):
     """The keys of the highest score, by a lightning indexer."""
+
+    weighs_heads = True
 
     def __init__(
         self,

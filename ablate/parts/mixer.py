@@ -24,6 +24,7 @@ from ablate.parts.base import (
     Position,
     PositionInputs,
     Scores,
+    Shared,
 )
 from ablate.parts.memory import Cache, RollingCache
 from ablate.spec import LayerSpec, ModelSpec
@@ -37,7 +38,7 @@ class CallSetting(NamedTuple):
     heads: int
     dtype: torch.dtype  # of the stream
     aux: AuxOutputs
-    shared: dict[Any, Any]  # what layers leave for later layers
+    shared: Shared
 
 
 class Group(Hashable, Protocol):

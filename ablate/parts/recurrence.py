@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ablate.parts.base import AuxOutputs, ForwardContext
+from ablate.parts.base import AuxOutputs, ForwardContext, Shared
 from ablate.parts.diagonal import accumulated
 from ablate.parts.memory import documents_of
 from ablate.parts.mixer import CallSetting, Mixer, MixerCosts
@@ -78,7 +78,7 @@ class RecurrentContext(NamedTuple):
     segment: Tensor | None  # (B,T): tokens of equal numbers may know of each other; None: all may
     positions: Tensor  # (1|B, T)
     aux: AuxOutputs
-    shared: dict[Any, Any]  # what layers leave for later layers of this call
+    shared: Shared  # what layers leave for later layers of this call
 
     def scan(
         self, n: int, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None

@@ -121,6 +121,10 @@ def test_it_is_accepted_in_a_model(kind, path):
     options = inside.get(kind, {kind: node})
     if kind == "attention" and not registries[kind][node["name"]].make.takes_position:
         options |= {"position": "none"}
+    if kind in ("ffn", "attention") and node["name"] == "none":
+        options |= {"topology": "single"}
+    if getattr(registries[kind][node["name"]].make, "one_branch", False):
+        options |= {"ffn": "none"}
     if node["name"] == "shared_keys":  # it needs an earlier layer with keys of its own
         options = {
             "attention": "softmax",

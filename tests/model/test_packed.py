@@ -14,6 +14,7 @@ from ablate.parts.linear import Linear
 from ablate.parts.memory import RollingCache
 
 PROMPT = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+APART = {"hard:canon"}  # a convolution stands behind each of its projections, so none are joined
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
@@ -37,7 +38,7 @@ def test_it_says_the_same(name, rows):
     assert packable(decoder)
     twin = packed(decoder)
     assert not any(isinstance(m, Linear) for m in twin.modules())
-    assert any(isinstance(m, Joined) for m in twin.modules())
+    assert any(isinstance(m, Joined) for m in twin.modules()) or name in APART
     said = logits(decoder, decoder, rows)
     torch.testing.assert_close(logits(twin, decoder, rows), said, rtol=1e-4, atol=1e-4)
 

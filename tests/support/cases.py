@@ -88,6 +88,7 @@ HARD: dict[str, dict[str, Any]] = {
         "attention": {"name": "softmax", "kv_heads": 2, "qk_norm": "rmsnorm", "softcap": 5.0}
     },
     "mla": {"attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "key_width": 6, "value_width": 10}},
+    "value_residual": {"attention": {"name": "value_residual", "kv_heads": 2}},
     "mla_gated": {"attention": {"name": "mla", "kv_rank": 12, "value_width": 10, "gate": "head"}},
     "branches_apart": {
         "topology": "single",

@@ -6,6 +6,16 @@ from typing import Any
 from ablate.model.hf.family import Family
 
 LEFT_OUT: dict[str, dict[str, Any]] = {
+    "deepseek_v32": {"q_lora_rank": 1536},
+    "glm_moe_dsa": {"q_lora_rank": 2048},
+    "minimax_m3_vl_text": {"num_key_value_heads": 4, "head_dim": 128},
+    "qwen3_next": {"num_key_value_heads": 2, "head_dim": 256},
+    "bailing_hybrid": {"routed_scaling_factor": 2.5},
+    "nemotron_h": {"head_dim": 128, "num_key_value_heads": 8},
+    "mamba": {"time_step_rank": "auto"},
+    "falcon_mamba": {"time_step_rank": "auto"},
+    "jamba": {"mamba_dt_rank": "auto"},
+    "xlstm": {"num_heads": 8},
     "afmoe": {"head_dim": 128, "sliding_window": 1024, "num_shared_experts": 2},
     "arcee": {"hidden_act": "relu2", "rms_norm_eps": 1e-05},
     "aria_text": {"moe_num_shared_experts": 2},

@@ -34,10 +34,11 @@ class CanonSoftmax(Softmax):
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
-        states, k = view.shared[STATES], self.k(x)
+        states, q, k = view.shared[STATES], self.q(x), self.k(x)
+        v = k if self.shared_values else self.v(x)
         q, k, v = (
-            self.q_canon(self.q(x), states, n),
+            self.q_canon(q, states, n),
             self.k_canon(k, states, n),
-            self.v_canon(k if self.shared_values else self.v(x), states, n),
+            self.v_canon(v, states, n),
         )
         return self.mixed(*self.normed_heads(q, k, v), x, view, n)

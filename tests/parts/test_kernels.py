@@ -187,7 +187,8 @@ def test_flex_carries_the_hard_models_forward(case, tokens):
     try:
         flex = Decoder(small(**{**case, "kernel": "flex"}), training=False).double().eval()
     except IncompatibleParts as refused:
-        assert "adds no scores that a layer makes of the text" in str(refused)
+        if "adds no scores that a layer makes of the text" not in str(refused):
+            raise
         pytest.skip("flex is refused")
     flex.load_state_dict(reference.state_dict())
     call = ForwardContext.ragged(torch.tensor([20, 13]), 20)

@@ -251,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--experiments", type=Path, default=Path("experiments"), metavar="FOLDER", help="studies"
     )
-    add.add_argument("--headline", default="llama_4m", metavar="NAME", help="the study that README shows")
+    add.add_argument("--headline", default="rope_4m", metavar="NAME", help="the study that README shows")
     return whole
 
 

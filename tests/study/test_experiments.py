@@ -89,7 +89,7 @@ def test_the_index_is_made_from_the_results_and_needs_nothing_beside_it(found):
 
 def test_the_readme_shows_what_the_headline_study_found():
     readme = (ROOT / "README.md").read_text()
-    assert evidence.with_headline(readme, EXPERIMENTS / "llama_4m") == readme
+    assert evidence.with_headline(readme, EXPERIMENTS / "rope_4m") == readme
 
 
 def test_every_claim_of_a_study_is_in_the_catalogue_or_a_check_of_its_own(found):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ablate.record import RunRecord
     from ablate.registry import registries
     from ablate.spec import RunSpec
-    from ablate.study.design.study import load as load_study
+    from ablate.study.design.study import load_study as load_study
     from ablate.study.judge.compare import compare
 
 HOMES = {
@@ -26,7 +26,7 @@ HOMES = {
     "RunRecord": "ablate.record",
     "RunSpec": "ablate.spec",
     "compare": "ablate.study.judge.compare",
-    "load_study": "ablate.study.design.study:load",
+    "load_study": "ablate.study.design.study:load_study",
     "open_run": "ablate.measure.trained",
     "plan_study": "ablate.cli.api",
     "registries": "ablate.registry",

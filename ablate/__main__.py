@@ -126,10 +126,10 @@ def parser() -> argparse.ArgumentParser:
     for name, said in HYDRA.items():
         commands.add_parser(name, help=said, add_help=False)
     commands.add_parser("status", help=STATUS, add_help=False)
-    add = command("init", init, "Make a project folder: a study, a part and a config group of your own.")
+    add = command("init", _init, "Make a project folder: a study, a part and a config group of your own.")
     add.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where")
 
-    add = command("generate", generate, "Let a trained model go on with a text.")
+    add = command("generate", _generate, "Let a trained model go on with a text.")
     add.add_argument(
         "folder", type=Path, metavar="RUN", help="runs/<id>, a Hugging Face folder or an imported"
     )
@@ -180,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"), help="where it runs")
     own_parts(add)
 
-    add = command("parts", parts, "Print the catalogue of parts: formula, source and options of each.")
+    add = command("parts", _parts, "Print the catalogue of parts: formula, source and options of each.")
     own_parts(add)
 
     add = command(
@@ -220,7 +220,7 @@ def parser() -> argparse.ArgumentParser:
     )
     own_parts(add)
 
-    add = command("evaluate", evaluate, "Measure stored weights again; what is new is added to the record.")
+    add = command("evaluate", _evaluate, "Measure stored weights again; what is new is added to the record.")
     add.add_argument("folder", type=Path, metavar="RUN", help="runs/<id>; a model of others: with --like")
     add.add_argument("measures", nargs="+", metavar="MEASURE", help="names of measures; see `parts`")
     add.add_argument("--cache", type=Path, default=Path("cache"), help="where tokenised text is kept")
@@ -255,7 +255,7 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def init(options: argparse.Namespace) -> None:
+def _init(options: argparse.Namespace) -> None:
     """`ablate init`: make a project folder."""
     from ablate.cli.project import make_project
 
@@ -280,7 +280,7 @@ def load_own(places: list[str]) -> None:
         load_parts(places)
 
 
-def generate(options: argparse.Namespace) -> None:
+def _generate(options: argparse.Namespace) -> None:
     """`ablate generate`: continue prompts with a trained run."""
     import torch
 
@@ -312,7 +312,7 @@ def generate(options: argparse.Namespace) -> None:
     print(shown("\n\n".join(prompt + text for prompt, text in zip(options.prompt, texts, strict=True))))
 
 
-def parts(options: argparse.Namespace) -> None:
+def _parts(options: argparse.Namespace) -> None:
     """`ablate parts`: list all parts with their options."""
     from ablate.cli.catalogue import catalogue
 
@@ -343,16 +343,16 @@ def check_contracts(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> None:
     """`ablate export`: write a run as a folder that transformers reads."""
-    from ablate.cli.exchange import send_out, size
+    from ablate.cli.exchange import parse_size, send_out
 
-    shard = size(options.shard_size)
+    shard = parse_size(options.shard_size)
     lines = send_out(
         options.folder, options.to, options.family, options.dtype, shard, options.experiments, options.code
     )
     print("\n".join(lines))
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> None:
     """`ablate evaluate`: measure a trained run, or a folder of transformers."""
     from rich.console import Console
 

@@ -41,7 +41,7 @@ def number(value: float | None, places: int, signed: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
-def interval(low: float | None, high: float | None, places: int, signed: bool = True) -> str:
+def interval_text(low: float | None, high: float | None, places: int, signed: bool = True) -> str:
     """An interval as text, `[low, high]`; empty where an end is missing."""
     if low is None or high is None:
         return ""

@@ -163,12 +163,12 @@ class ModelSpec(LayerSpec):
         """The same model as it is written when nothing is said that needs no saying."""
         common = LayerSpec.model_construct(**{f: getattr(self, f) for f in LayerSpec.model_fields})
         update: dict[str, Any] = {
-            f: canonical(getattr(self, f), common, self)
+            f: canonical_options(getattr(self, f), common, self)
             for f in (*LayerSpec.model_fields, "init", "kernel", "stream", "future")
         }
         update["variants"] = {
             name: layer.model_copy(
-                update={f: canonical(getattr(layer, f), layer, self) for f in LayerSpec.model_fields}
+                update={f: canonical_options(getattr(layer, f), layer, self) for f in LayerSpec.model_fields}
             )
             for name, layer in self.variants.items()
         }
@@ -231,7 +231,7 @@ def check(options: Options, layer: LayerSpec, model: ModelSpec) -> list[str]:
     return wrong
 
 
-def canonical(options: Options, layer: LayerSpec, model: ModelSpec) -> Options:
+def canonical_options(options: Options, layer: LayerSpec, model: ModelSpec) -> Options:
     """The part as it is written when nothing is said that needs no saying: what its own
     `canonical(options, layer, model) -> dict` says otherwise, and so for the parts inside it."""
     rules = getattr(options.entry.make, "canonical", None)
@@ -239,7 +239,7 @@ def canonical(options: Options, layer: LayerSpec, model: ModelSpec) -> Options:
     for field in type(options).model_fields:
         value = getattr(options, field)
         if isinstance(value, Options):
-            update[field] = canonical(value, layer, model)
+            update[field] = canonical_options(value, layer, model)
     return options.model_copy(update=update) if update else options
 
 

@@ -16,7 +16,7 @@ from record import Cell, Table, save
 
 from ablate.cli.composer import Composer
 from ablate.train.request import RunRequest
-from ablate.train.speed.compile_gain import Compiled, measured
+from ablate.train.speed.compile_gain import Compiled, measured_compile_gain
 from ablate.train.speed.ensemble_runs import opened
 
 SIZES = {
@@ -31,7 +31,7 @@ that of the next process."""
 
 
 def found(payload: dict[str, Any]) -> Compiled:
-    return measured(opened(RunRequest.read(payload)))
+    return measured_compile_gain(opened(RunRequest.read(payload)))
 
 
 def row(size: str, each: list[Compiled]) -> list[Cell]:

@@ -20,7 +20,7 @@ from record import Cell, Table, save
 from rivals import SIZES
 
 from ablate.model.decoder import Decoder
-from ablate.model.measure import measure
+from ablate.model.measure import measure_model
 from ablate.parts.base import ForwardContext
 from ablate.spec import ModelSpec
 
@@ -103,7 +103,7 @@ def run(arms: dict[str, list[str]], rounds: int, threads: int) -> Took:
     time = clock(threads)
     specs = {name: spec(overrides) for name, overrides in arms.items()}
     steps = {name: step(made) for name, made in specs.items()}
-    flops = {name: measure(made).training_flops for name, made in specs.items()}
+    flops = {name: measure_model(made).training_flops for name, made in specs.items()}
     return Took(race(steps, rounds, 1, time), flops)
 
 

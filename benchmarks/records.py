@@ -71,7 +71,7 @@ def make(folder: Path, runs: int) -> None:
     from ablate.record import RunRecord
     from ablate.study.design.plan import plan
     from ablate.study.design.runs import stages
-    from ablate.study.design.study import load
+    from ablate.study.design.study import load_study
 
     place = folder / "experiments" / "many"
     place.mkdir(parents=True)
@@ -79,7 +79,7 @@ def make(folder: Path, runs: int) -> None:
     options = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "sweep.yaml"))
     given = {key: value for key, value in options.items() if key not in ("defaults", "hydra")}
     workspace = Workspace(SweepOptions.model_validate({**given, "experiment": "many", **places(folder)}))
-    planned = plan(load(place / "study.yaml"), workspace)
+    planned = plan(load_study(place / "study.yaml"), workspace)
     effects = {arm.name: 0.013 * n for n, arm in enumerate(planned.arms)}
     random, began = np.random.default_rng(0), datetime(2026, 1, 1, tzinfo=UTC)
     by_seed: dict[int, float] = {}

@@ -22,8 +22,8 @@ from record import Cell, Table, save
 from ablate.cli.composer import Composer
 from ablate.parts import linear
 from ablate.train.fit import Run
-from ablate.train.speed.ensemble import Seat, Stack
-from ablate.train.trainer import hushed, trainer
+from ablate.train.speed.ensemble import Ensemble, ManualTask
+from ablate.train.trainer import quiet_lightning, trainer
 
 # Parameters without the embedding, about: the smallest models of which studies are made.
 SIZES = {
@@ -43,25 +43,27 @@ time of one run, both compiled and captured."""
 WAYS = {"as it is": (False, False), "captured": (False, True), "compiled and captured": (True, True)}
 
 
-def seats(size: str, number: int, device: str, more: Sequence[str] = ()) -> list[Seat]:
+def seats(size: str, number: int, device: str, more: Sequence[str] = ()) -> list[ManualTask]:
     """Tasks of one architecture, each with its seed and rate, at their beginning."""
     overrides = ["data/tokenizer=bytes", "budget.tokens=10000000", f"trainer.accelerator={device}", *more]
     overrides += [*SIZES[size], f"budget.batch_tokens={TOKENS[size]}"]
     compose = Composer("cache")
     found = []
-    with hushed():
+    with quiet_lightning():
         for n in range(number):
             todo = compose.job([*overrides, f"seed={n}", f"optim.lr={1e-3 * (1 + n / 4)}"])
             run = Run(todo.request(), todo.prepared)
             found.append(
-                Seat(run.spec, run.stream(), run.settings).built_for(trainer(run.spec, run.settings, []))
+                ManualTask(run.spec, run.stream(), run.settings).built_for(
+                    trainer(run.spec, run.settings, [])
+                )
             )
     return found
 
 
 def steps(size: str, number: int) -> dict[str, Callable[[], None]]:
     lone, stacked = seats(size, number, "cpu"), seats(size, number, "cpu")
-    stack = Stack(stacked)
+    stack = Ensemble(stacked)
     stack.prove()
 
     def alone() -> None:
@@ -93,14 +95,14 @@ def steps_on_gpu(size: str, number: int) -> dict[str, Callable[[], None]]:
         more = [f"trainer.compile={compiled}", f"trainer.capture={captured}"]
         lone = seats(size, 1, "gpu", more)[0]
         stacked = seats(size, number, "gpu", [more[1]])
-        stack = Stack(stacked, compiled)
+        stack = Ensemble(stacked, compiled)
         stack.prove()
         print(way, "proved", flush=True)
 
-        def alone(task: Seat = lone) -> None:
+        def alone(task: ManualTask = lone) -> None:
             task.training_step(task.steps.done, 0)
 
-        def together(stack: Stack = stack, first: Seat = stacked[0]) -> None:
+        def together(stack: Ensemble = stack, first: ManualTask = stacked[0]) -> None:
             stack.step(first.steps.done)
 
         found |= {f"one, {way}": alone, f"stack, {way}": together}

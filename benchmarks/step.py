@@ -20,7 +20,7 @@ from clock import arguments, clock, race, ratios
 from record import Cell, Table, save
 from rivals import SIZES, Products, built, spec, step
 
-from ablate.model.measure import measure
+from ablate.model.measure import measure_model
 
 PRODUCTS = "the products alone"
 KEEPING = {
@@ -88,7 +88,7 @@ def tables(found: dict[Case, dict[str, list[float]]]) -> list[Table]:
     best: list[list[Cell]] = []
     for case, took in found.items():
         size = SIZES[case.size]
-        work = measure(spec(size)).training_flops * size.tokens
+        work = measure_model(spec(size)).training_flops * size.tokens
         products = Products(size, torch.float32).flops
         for name, times in took.items():
             flops = products if name == PRODUCTS else work

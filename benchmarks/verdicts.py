@@ -27,9 +27,9 @@ import pandas as pd
 from record import Table, save
 
 from ablate.study.design.study import Study
-from ablate.study.design.study import read as read_study
+from ablate.study.design.study import parse_study as read_study
 from ablate.study.judge.corpus import judge_results
-from ablate.study.results import Results, read
+from ablate.study.results import Results, read_results
 from ablate.study.results.manifest import study_as_yaml
 from ablate.study.stats.plateau import find_plateaus, plateau_level
 from ablate.study.stats.power import Setting, detectable
@@ -214,10 +214,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--draws", type=int, default=200)
     options = parser.parse_args()
-    rows = study_rows("llama", read(ROOT / "experiments" / "llama"), options.draws)
+    rows = study_rows("llama", read_results(ROOT / "experiments" / "llama"), options.draws)
     quickstart = ROOT / "experiments" / "quickstart"
     if (quickstart / "results").is_dir():
-        rows += study_rows("quickstart", read(quickstart), options.draws)
+        rows += study_rows("quickstart", read_results(quickstart), options.draws)
     for row in rows:
         print(*row, sep="  ")
     about = "What the verdicts of studies cost in core-seconds by the protocol of today, by replay"

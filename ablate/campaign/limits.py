@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ablate.record import atomic, read_lines
 from ablate.train.callback import Watch
-from ablate.train.monitor.curve import Row
+from ablate.train.monitor.curve import CurveRow
 
 STOPPED_FILE = "stopped.json"
 COMPARED_SHARE = 0.05  # the share of the steps whose mean loss is compared
@@ -88,7 +88,7 @@ def losses_of(folder: Path) -> dict[int, float]:
 
         frame = pd.read_parquet(folder / "curve.parquet", columns=["step", "loss"])
         return dict(zip(frame["step"].tolist(), frame["loss"].tolist(), strict=True))
-    rows: list[Row] = list(read_lines(folder / "curve.jsonl"))
+    rows: list[CurveRow] = list(read_lines(folder / "curve.jsonl"))
     return {int(row["step"] or 0): float(row["loss"] or 0.0) for row in rows}
 
 

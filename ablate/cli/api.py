@@ -12,7 +12,7 @@ from ablate.cli.terminal import PlainConsole
 from ablate.engine.launch import EngineError
 from ablate.paths import CONF
 from ablate.study.design.planned import Plan
-from ablate.study.design.study import load
+from ablate.study.design.study import load_study
 from ablate.study.judge.study_judgement import StudyJudgement
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def plan_study(folder: Path | str, **options: Any) -> Plan:
     `options` are those of `ablate sweep`, such as `runs="runs"`. Raises ConfigError or StudyError.
     """
     sweep = _sweep(folder, options)
-    return sweep.planned(load(sweep.file))
+    return sweep.planned(load_study(sweep.file))
 
 
 def run_study(folder: Path | str, **options: Any) -> StudyJudgement:

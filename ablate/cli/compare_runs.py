@@ -25,7 +25,7 @@ def compare_runs(pattern: str, console: Console) -> None:
             console.print(Text(f"Left out: {error}", style="yellow"), soft_wrap=True)
     if not records:
         raise ConfigError([f"compare: no folder of {pattern} holds a record that can be read"])
-    gathered = adhoc.gather(records)
+    gathered = adhoc.gather_arms(records)
     for warning in gathered.mixed:
         console.print(Text(f"Mixed: {warning}", style="yellow"))
     if not gathered.axes:

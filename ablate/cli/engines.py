@@ -12,7 +12,7 @@ from ablate.engine.slurm import SlurmPool
 from ablate.engine.store import Store
 from ablate.engine.worker import Job
 
-WORK, TOGETHER_WORK = "ablate.train.fit:work", "ablate.train.speed.ensemble_runs:work"
+WORK, TOGETHER_WORK = "ablate.train.fit:train_work", "ablate.train.speed.ensemble_runs:ensemble_work"
 AFTER = "ablate.measure.score:after"
 
 

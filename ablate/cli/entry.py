@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.cli.exits import FAILED, WRONG
+from ablate.cli.exits import EXIT_FAILED, WRONG
 from ablate.cli.help import answer_help
 from ablate.cli.own_parts import load_named_parts
 from ablate.cli.refused import refused
@@ -58,7 +58,7 @@ def hydra_refusals() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:
             line = system_error(error)
         print(printable(line), file=sys.stderr)
-        raise SystemExit(FAILED if isinstance(error, AblateError) else WRONG) from None
+        raise SystemExit(EXIT_FAILED if isinstance(error, AblateError) else WRONG) from None
     finally:
         if not whole:
             os.environ.pop(TRACEBACK, None)

@@ -147,7 +147,7 @@ def tokenizer_folder(folder: Path) -> Path:
     return folder / TOKENIZER if (folder / "model.json").exists() else folder
 
 
-def size(text: str) -> int:
+def parse_size(text: str) -> int:
     """`5GB`, `200MB`, `20KB` in bytes, or a number of bytes. Raises ValueError."""
     unit = text[-2:].upper()
     number = text[:-2] if unit in UNITS else text

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from ablate.cli.terminal import replace_unprintable
 from ablate.errors import AblateError, printable, system_error
 
-WRONG, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+WRONG, EXIT_FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
 
 class RunFailed(AblateError):
@@ -45,4 +45,4 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fail(system_error(error), FAILED)
+        fail(system_error(error), EXIT_FAILED)

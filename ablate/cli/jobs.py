@@ -8,14 +8,14 @@ from rich.console import Console
 
 from ablate.cli.engines import launch_on_engine
 from ablate.cli.isolated import in_subprocess
-from ablate.cli.mirrors import label, run_logger
+from ablate.cli.mirrors import run_label, run_logger
 from ablate.cli.workspace import Workspace
 from ablate.engine import view, worker
 from ablate.engine.roster import Roster, RosterRun
 from ablate.spec import RunSpec
 from ablate.study.design import runs
 from ablate.study.design.compile_policy import Compiling
-from ablate.study.design.differences import put
+from ablate.study.design.differences import with_value
 from ablate.study.design.planned import Plan
 from ablate.train.request import RunRequest
 
@@ -46,7 +46,7 @@ class Jobs:
         listed = tuple(
             RosterRun(
                 id=run.id,
-                label=label(run),
+                label=run_label(run),
                 arm=run.arm,
                 role=run.role,
                 source_hash=self.workspace.source_hash(run),
@@ -67,7 +67,7 @@ class Jobs:
         if not jobs:
             return
         self.console.print(f"{stage.name}: {len(jobs)} runs to do")
-        names = {run.id: label(run) for run in stage.runs}
+        names = {run.id: run_label(run) for run in stage.runs}
         slots = self.workspace.slots
         grouped, most = self.grouped(jobs)
         progress = view.View(
@@ -100,7 +100,9 @@ class Jobs:
     def branches(self, run: runs.PlannedRun) -> tuple[int, ...]:
         """The steps at which a run leaves its state for those that branch off it."""
         long = RunSpec.model_validate(run.spec)
-        shorter = (put(run.spec, runs.TOKENS, int(share * long.budget.tokens)) for share in self.shares)
+        shorter = (
+            with_value(run.spec, runs.TOKENS, int(share * long.budget.tokens)) for share in self.shares
+        )
         from ablate.train.state.branch import shared_steps
 
         return tuple(shared_steps(RunSpec.model_validate(short), long) for short in shorter)
@@ -111,14 +113,14 @@ class Jobs:
         most = min(self.options.together, -(-len(jobs) // len(self.workspace.slots)))
         if most < 2:
             return jobs, 1
-        from ablate.train.speed.ensemble_runs import family, refusal
+        from ablate.train.speed.ensemble_runs import ensemble_refusal, family
 
         families: dict[str, list[worker.Job]] = {}
         for job in jobs:
             request = RunRequest.read(job.payload)
             if request.branches or request.stem:
                 continue  # an ensemble keeps no state of a single run
-            if refusal(request.spec, request.settings) is None:
+            if ensemble_refusal(request.spec, request.settings) is None:
                 families.setdefault(family(request.spec), []).append(job)
         chosen = {name: alike for name, alike in families.items() if len(alike) > 1}
         if self.options.ensemble == "auto":
@@ -129,10 +131,10 @@ class Jobs:
     def faster(self, families: dict[str, list[worker.Job]], most: int) -> dict[str, list[worker.Job]]:
         """The families whose ensembles are faster than their runs one after the other, by a few steps of
         each."""
-        from ablate.train.speed.ensemble_gain import Gain, gain
+        from ablate.train.speed.ensemble_gain import EnsembleGain, gain
 
         ensembles = [[job.payload for job in alike[:most]] for alike in families.values()]
-        gains = in_subprocess(gain, ensembles, lambda reason: Gain(reason=reason))
+        gains = in_subprocess(gain, ensembles, lambda reason: EnsembleGain(reason=reason))
         paying = {}
         for (name, alike), ensemble, measured in zip(families.items(), ensembles, gains, strict=True):
             if measured.ratio >= _WORTH:

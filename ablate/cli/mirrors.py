@@ -7,7 +7,7 @@ from ablate.train.settings import LoggerSpec
 NO_LOGGER = LoggerSpec(config={})
 
 
-def label(run: PlannedRun) -> str:
+def run_label(run: PlannedRun) -> str:
     """The name of a run for a person, with its rate and budget where the study chose them."""
     rate = "" if run.rate is None else f" rate {run.rate:g}"
     budget = "" if run.budget == 1 else f" budget x{run.budget:g}"
@@ -23,7 +23,7 @@ def run_logger(options: SweepOptions, run: PlannedRun) -> LoggerSpec:
         return NO_LOGGER
     return LoggerSpec(
         name=options.tracker,
-        run_name=f"{study} {label(run)}"[:128],
+        run_name=f"{study} {run_label(run)}"[:128],
         job_type=run.role,
         project=study if options.tracker == "trackio" else wandb.project,
         entity=wandb.entity,

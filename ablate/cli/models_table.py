@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from ablate.model.measure import Costs, measure
+from ablate.model.measure import Costs, measure_model
 from ablate.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ def composed(name: str, *overrides: str) -> ModelSpec:
 @cache
 def costs(name: str) -> Costs:
     """The costs of a committed model by its name under `conf/model`."""
-    return measure(composed(name))
+    return measure_model(composed(name))
 
 
 def table() -> str:

@@ -100,11 +100,11 @@ def reader(trained: "Trained", data: DataSpec, context: int) -> Any:
 
 def update_references(planned: Plan, workspace: Workspace, folder: Path) -> None:
     """Measure what is missing, and keep it beside the results of the study in `folder`."""
-    from ablate.study.results import read, write_references
+    from ablate.study.results import read_results, write_references
 
     if not planned.study.references:
         return
-    before = read(folder).references
+    before = read_results(folder).references
     known = [] if before is None else before.to_dict("records")
     rows = measured_references(planned, workspace, [{str(k): v for k, v in row.items()} for row in known])
     write_references(folder, list(rows))

@@ -123,7 +123,7 @@ def score_missing(
     and of ensembles. Runs that are trained alone are scored where they are trained."""
     if not measures:
         return
-    from ablate.measure.score import measure_hashes, missing, work
+    from ablate.measure.score import measure_hashes, missing, score_work
 
     now = measure_hashes(measures)
     folders, payloads, earlier = [], [], 0
@@ -145,7 +145,7 @@ def score_missing(
     console.print(f"scoring {len(payloads)} runs: {', '.join(measures)}")
     with process_pool(len(workspace.slots)) as pool:
         try:
-            for trouble in pool.map(work, folders, payloads):
+            for trouble in pool.map(score_work, folders, payloads):
                 if trouble:
                     console.print(Text(trouble, style="red"))
         except BrokenProcessPool:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.cli.compose import ConfigError, plain_config, validated
-from ablate.cli.exits import FAILED, WRONG, fail, stopping, writing
+from ablate.cli.exits import EXIT_FAILED, WRONG, fail, stopping, writing
 from ablate.cli.jobs import Jobs
 from ablate.cli.options import SweepOptions
 from ablate.cli.references import check_references, update_references
@@ -27,7 +27,7 @@ from ablate.study.design.claim import OF_SEVERAL
 from ablate.study.design.freeze import amendments, freeze, frozen
 from ablate.study.design.plan import plan
 from ablate.study.design.planned import Plan
-from ablate.study.design.study import Study, StudyError, load
+from ablate.study.design.study import Study, StudyError, load_study
 
 if TYPE_CHECKING:
     from ablate.study.judge.study_judgement import StudyJudgement
@@ -55,7 +55,7 @@ def sweep(config: DictConfig) -> None:
     except (ValueError, NetworkError) as error:
         fail(str(error), WRONG)
     except EngineError as error:
-        fail(str(error), FAILED)
+        fail(str(error), EXIT_FAILED)
 
 
 def options_of(config: DictConfig, **changes: Any) -> SweepOptions:
@@ -90,7 +90,7 @@ class Sweep:
             return self.report()
         frozen(self.folder)  # raises where it was edited by hand, before anything is run
         self.take_up()
-        planned = self.planned(load(self.file))
+        planned = self.planned(load_study(self.file))
         if options.plan:
             self.show_plan(planned)
         elif options.pack:
@@ -272,29 +272,32 @@ class Sweep:
 
     def finish(self, planned: Plan, called: list[runs.PlannedRun]) -> "StudyJudgement":
         """Write the results and the report. Exits with 1 where runs are missing, or lack the metric."""
-        from ablate.study.results import write
+        from ablate.study.results import write_results
 
         results = self.collected(planned, called)
-        write(results, self.folder)
+        write_results(results, self.folder)
         update_references(planned, self.workspace, self.folder)
         judgement = self.report()
         missing = [run for run in called if not self.workspace.has_outcome(run)]
         if missing:
             log = self.workspace.store.folder(missing[0].id) / "log"
             remedy = f"run this again to resume (one has its log in {log})"
-            fail(f"{len(missing)} runs are missing; {remedy}", FAILED)
+            fail(f"{len(missing)} runs are missing; {remedy}", EXIT_FAILED)
         tune = planned.study.tune
         tuned = results.runs[(results.runs["role"] == "tuning") & (results.runs["status"] == "finished")]
         if tune and len(tuned) and (tune.metric not in tuned or tuned[tune.metric].isna().any()):
             fail(
                 f"tuning runs have finished without {tune.metric}, so no rate can be chosen; "
                 "name a metric in tune.metric that they have",
-                FAILED,
+                EXIT_FAILED,
             )
         metric = planned.study.metric
         ended = results.runs[(results.runs["role"] == "test") & (results.runs["status"] == "finished")]
         if metric not in OF_SEVERAL and (metric not in ended or ended[metric].isna().any()):
-            fail(f"runs have finished without {metric}: see above, or name a metric that they have", FAILED)
+            fail(
+                f"runs have finished without {metric}: see above, or name a metric that they have",
+                EXIT_FAILED,
+            )
         return judgement
 
     def report(self) -> "StudyJudgement":

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ablate.cli.compose import OBJECTIVE, ConfigError, Sample, TrainJob, job
 from ablate.cli.estimate import estimate_run
-from ablate.cli.exits import FAILED, INTERRUPTED, WRONG, fail, stopping, writing
+from ablate.cli.exits import EXIT_FAILED, INTERRUPTED, WRONG, fail, stopping, writing
 from ablate.cli.show import show_plan, show_record
 from ablate.cli.terminal import PlainConsole
 from ablate.data.source import DataError, NetworkError
@@ -25,7 +25,7 @@ from ablate.engine.store import MISSING, Store
 from ablate.parts.base import IncompatibleParts
 from ablate.record import RunRecord
 from ablate.train import ranks
-from ablate.train.fit import perform
+from ablate.train.fit import perform_request
 from ablate.train.settings import torch_device
 from ablate.train.state.source_hash import source_hash
 
@@ -39,7 +39,7 @@ def train(config: DictConfig) -> float | None:
     Exits with 2 where the configuration is wrong, 1 where the run failed, 130 where it was interrupted,
     which ends a multirun too. In a multirun a failure raises RunFailed instead.
     """
-    console = PlainConsole(highlight=False, quiet=not ranks.main())
+    console = PlainConsole(highlight=False, quiet=not ranks.is_main_rank())
     with writing(), stopping(), refusals():
         todo = job(config)
         design = todo.design  # Raises IncompatibleParts before anything is written
@@ -61,15 +61,15 @@ def train(config: DictConfig) -> float | None:
         if record is not None and record.status not in MISSING and not todo.rest.rerun:
             console.print(f"{folder} is {record.status}; rerun=true repeats it.\n")
             show_record(console, record)
-        elif ranks.main():
+        elif ranks.is_main_rank():
             record = run(todo, console)
         else:
             record = run_beside(todo)
         if record.status == "diverged" and searching():
             return math.inf
-        if record.status != "finished" and ranks.main():
+        if record.status != "finished" and ranks.is_main_rank():
             reason = f"{record.status}: {record.reason}"
-            fail(reason, INTERRUPTED if record.status == "interrupted" else FAILED)
+            fail(reason, INTERRUPTED if record.status == "interrupted" else EXIT_FAILED)
         return objective(record, todo.rest.objective)
 
 
@@ -83,13 +83,13 @@ def run(todo: TrainJob, console: Console) -> RunRecord:
         spec=todo.spec.model_dump(mode="json"),
         fingerprint=todo.prepared.fingerprint,
     )
-    reports: list[worker.Report] = []
-    with worker.held(store, [leased], reports.append, lost=stop_training) as (payloads, _):
+    reports: list[worker.WorkerReport] = []
+    with worker.hold_lease(store, [leased], reports.append, lost=stop_training) as (payloads, _):
         for payload in payloads:
-            perform(todo.request(Path(payload["outbox"])), todo.prepared)
+            perform_request(todo.request(Path(payload["outbox"])), todo.prepared)
     (report,) = reports
     if report.status in ("elsewhere", "lost"):
-        fail(f"{folder} is being trained by another process.", FAILED)
+        fail(f"{folder} is being trained by another process.", EXIT_FAILED)
     record = store.load(todo.id)
     if record.status != report.status:
         console.print("The outcome from before stands:")
@@ -110,9 +110,9 @@ def stop_training() -> None:
 def run_beside(todo: TrainJob) -> RunRecord:
     """Train in a process that torchrun started beside the first, which holds the lease. Exits with 1 where
     the others would wait in vain."""
-    record = perform(todo.request(), todo.prepared)
+    record = perform_request(todo.request(), todo.prepared)
     if record.status not in ("finished", "diverged", "interrupted"):
-        raise SystemExit(FAILED)
+        raise SystemExit(EXIT_FAILED)
     return record
 
 
@@ -151,7 +151,7 @@ def slot_job(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 def train_in_slot(payload: dict[str, Any]) -> None:
     """Train one run of a multirun quietly, in a worker of `hydra/launcher=slots`."""
     todo = job(payload["config"])
-    perform(todo.request(Path(payload["outbox"])).with_settings(progress=False), todo.prepared)
+    perform_request(todo.request(Path(payload["outbox"])).with_settings(progress=False), todo.prepared)
 
 
 def slot_objective(config: Mapping[str, Any], record: RunRecord) -> float:

@@ -15,7 +15,7 @@ from ablate.engine.store import Store
 from ablate.record import RunSummary
 from ablate.spec import DataSpec, RunSpec, digest
 from ablate.study.design import runs
-from ablate.study.design.compile_policy import Gain
+from ablate.study.design.compile_policy import CompileGain
 from ablate.study.design.planned import Facts
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
@@ -87,11 +87,11 @@ class Workspace:
 
         return probe(spec)
 
-    def compile_gain(self, spec: dict[str, Any]) -> Gain:
-        from ablate.train.speed.compile_gain import Compiled, compiled
+    def compile_gain(self, spec: dict[str, Any]) -> CompileGain:
+        from ablate.train.speed.compile_gain import Compiled, compile_gain
 
         payload = self.request(spec).payload()
-        (gain,) = in_subprocess(compiled, [payload], lambda reason: Compiled(reason=reason))
+        (gain,) = in_subprocess(compile_gain, [payload], lambda reason: Compiled(reason=reason))
         return gain
 
     @cached_property

@@ -7,7 +7,9 @@ import numpy as np
 from ablate.data.source import Source, SplitName
 from ablate.data.tokenizer import Tokenizer, TokenizerError
 
-PIECE = 1 << 16  # characters: longer documents are tokenised in pieces, which takes far less memory
+PIECE_CHARACTERS = (
+    1 << 16
+)  # characters: longer documents are tokenised in pieces, which takes far less memory
 BATCH = 1 << 20  # characters that are tokenised at once
 Pieces = Iterator[tuple[str, np.ndarray, bool, bool]]
 
@@ -18,7 +20,7 @@ def pieces_of(documents: Iterator[str], source: Source, name: SplitName, tokeniz
     token beyond the vocabulary."""
     ready = source.token_documents(name)
     if ready is None:
-        yield from encoded(documents, tokenizer)
+        yield from encoded_pieces(documents, tokenizer)
         return
     for ids in ready:
         spoken = name != "train" and tokenizer.has_text
@@ -26,7 +28,7 @@ def pieces_of(documents: Iterator[str], source: Source, name: SplitName, tokeniz
         yield text, known_tokens(ids, tokenizer).astype(dtype(tokenizer)), True, True
 
 
-def encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Pieces:
+def encoded_pieces(documents: Iterator[str], tokenizer: Tokenizer) -> Pieces:
     """(text, tokens, is it a document's first piece, its last) in order. Long documents come in pieces; the
     end token stands after the last one."""
     for batch in batches(documents):
@@ -72,7 +74,7 @@ def batches(documents: Iterator[str]) -> Iterator[list[tuple[str, bool, bool]]]:
 def cut(document: str, at: int) -> int:
     """Where the piece that begins at `at` ends: after the last line that fits, where there is one (there, a
     tokenizer hardly ever joins what stands on both sides)."""
-    if len(document) - at <= PIECE:
+    if len(document) - at <= PIECE_CHARACTERS:
         return len(document)
-    line = document.rfind("\n", at, at + PIECE)
-    return line + 1 if line >= 0 else at + PIECE
+    line = document.rfind("\n", at, at + PIECE_CHARACTERS)
+    return line + 1 if line >= 0 else at + PIECE_CHARACTERS

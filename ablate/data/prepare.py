@@ -26,7 +26,7 @@ from uuid import uuid4
 import numpy as np
 
 from ablate import registry
-from ablate.data.pieces import PIECE, batches, dtype, pieces_of
+from ablate.data.pieces import PIECE_CHARACTERS, batches, dtype, pieces_of
 from ablate.data.sound import held_in, is_whole, mark_untouched, sha256, signatures
 from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName, documents_by_split
 from ablate.data.source.mixture import Mixture, Vocabulary
@@ -239,7 +239,7 @@ def build(
     aside = folder.parent / f".{folder.name}.{uuid4().hex}"
     aside.mkdir()
     try:
-        fill(aside, content, source, tokenizer, words)
+        fill_cache(aside, content, source, tokenizer, words)
         refuse_change(source, change_stamp)
         if folder.exists():
             os.replace(folder, aside.with_suffix(".damaged"))
@@ -251,7 +251,7 @@ def build(
         raise
 
 
-def fill(
+def fill_cache(
     folder: Path, content: Any, source: Source, tokenizer: Tokenizer, words: Words | None = None
 ) -> None:
     """Learn the tokenizer, or take that of `words`, and write the tokens of every split into `folder`."""
@@ -324,7 +324,9 @@ def write_split(
 def checked_marks(loss_mask: list[bool], tokens: int, whole: bool, place: str) -> np.ndarray:
     """Which tokens of an example are answers (tokens,). Raises DataError, TokenizerError."""
     if not whole:
-        raise DataError(f"data: {place}: an example may have {PIECE} characters at most; this one has more")
+        raise DataError(
+            f"data: {place}: an example may have {PIECE_CHARACTERS} characters at most; this one has more"
+        )
     if len(loss_mask) != tokens:
         raise TokenizerError(f"data: {place}: {len(loss_mask)} marks for {tokens} tokens")
     if not any(loss_mask):

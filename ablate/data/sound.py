@@ -24,20 +24,20 @@ def is_whole(folder: Path, content: Any) -> bool:
     """Whether the cache is there and undamaged."""
     if not folder.is_dir():
         return False
-    wrong = damage(folder, content)
+    wrong = cache_damage(folder, content)
     if wrong:
         log.warning("data: the cache %s is damaged (%s); building it anew", folder, wrong)
     return not wrong
 
 
-def damage(folder: Path, content: Any) -> str:
+def cache_damage(folder: Path, content: Any) -> str:
     """What is wrong with a cache; empty if nothing is. Its files are hashed when a process first opens it and
     again when they were touched; those of a LARGE cache only if they were."""
     try:
         held = held_in(folder)
         if held["content"] != content:
             return "cache.json speaks of another text or tokenizer"
-        for name, size in sizes(held).items():
+        for name, size in cached_sizes(held).items():
             if (folder / name).stat().st_size != size:
                 return f"{name} has {(folder / name).stat().st_size} bytes, not {size}"
         seen = signatures(folder, held["files"])
@@ -60,7 +60,7 @@ def held_in(folder: Path) -> dict[str, Any]:
     return held
 
 
-def sizes(held: Mapping[str, Any]) -> dict[str, int]:
+def cached_sizes(held: Mapping[str, Any]) -> dict[str, int]:
     """The bytes of each file, where tokens and marks take as many as their number says."""
     found = dict(held["sizes"])
     for name in SPLITS:

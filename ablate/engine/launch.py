@@ -22,7 +22,7 @@ from ablate.engine.lease import taken
 from ablate.engine.process import Worker
 from ablate.engine.slots import Slot
 from ablate.engine.store import MISSING, Store
-from ablate.engine.worker import Job, Report, record_missing
+from ablate.engine.worker import Job, WorkerReport, record_missing
 from ablate.errors import AblateError
 
 
@@ -252,7 +252,7 @@ class Engine:
         elif "begun" in message:
             self.tell("begun", worker, message["begun"], late=message["late"])
         elif "report" in message:
-            report = Report(**message["report"])
+            report = WorkerReport(**message["report"])
             self.judge(worker, worker.jobs.pop(report.id), report)
             # An exception may leave memory or a device in a bad state.
             worker.tired |= report.status == "crashed"
@@ -277,7 +277,7 @@ class Engine:
         for job in worker.jobs.values():
             self.judge(worker, job, self.crash(worker, job, how))
 
-    def crash(self, worker: Worker, job: Job, how: str) -> Report:
+    def crash(self, worker: Worker, job: Job, how: str) -> WorkerReport:
         seconds = time.monotonic() - worker.begun
         status: Literal["crashed", "interrupted"] = "interrupted" if self.ending else "crashed"
         reason = "stopped, and did not end in time" if self.ending else how
@@ -285,9 +285,9 @@ class Engine:
             return record_missing(self.store, job, status, reason, seconds)
         except OSError as error:
             self.failure = f"{self.store.root} cannot be written: {error.strerror}; run this again to go on"
-            return Report(job.id, status, reason, seconds)
+            return WorkerReport(job.id, status, reason, seconds)
 
-    def judge(self, worker: Worker, job: Job, report: Report) -> None:
+    def judge(self, worker: Worker, job: Job, report: WorkerReport) -> None:
         """What the end of a run means for the queue."""
         if report.status == "done":
             if not self.skipped(job):  # deleted in between

@@ -14,7 +14,7 @@ from ablate.engine.process import THREADS
 from ablate.engine.remote import TaskEnd
 from ablate.engine.shift import Shift, do_all
 from ablate.engine.store import Store
-from ablate.engine.worker import Job, Report
+from ablate.engine.worker import Job, WorkerReport
 
 QUEUED = 2  # tasks submitted for each that has room to run, so that no node waits for the next look
 
@@ -81,7 +81,7 @@ class RayPool:
         if not ready:
             return None
         try:
-            return TaskEnd(tuple(Report(**report) for report in self.ray.get(task)))
+            return TaskEnd(tuple(WorkerReport(**report) for report in self.ray.get(task)))
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError) as error:
             return TaskEnd(reason=f"Ray: the node was lost: {_first_line(error)}", machine_lost=True)
         except errors.TaskCancelledError:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ablate.engine.launch import Event, tell_if_done
 from ablate.engine.lease import holder, newest, taken
 from ablate.engine.store import MISSING, Store
-from ablate.engine.worker import Job, Report, record_missing
+from ablate.engine.worker import Job, WorkerReport, record_missing
 
 MOST_LOSSES = 20  # machines that one run may lose before that counts as its own failure
 
@@ -28,7 +28,7 @@ class TaskEnd:
     """How a task ended: the reports of its runs, or why there are none. `machine_lost` is true where that is
     no fault of the runs."""
 
-    reports: tuple[Report, ...] = ()
+    reports: tuple[WorkerReport, ...] = ()
     reason: str = ""
     machine_lost: bool = False
 
@@ -166,10 +166,13 @@ class RemoteEngine:
             del task.jobs[job.id]
             seconds = record.speed.get("seconds", 0.0)
             self.tell(
-                "ended", task, job, Report(job.id, record.status, record.reason, seconds, job.source_hash)
+                "ended",
+                task,
+                job,
+                WorkerReport(job.id, record.status, record.reason, seconds, job.source_hash),
             )
 
-    def judge(self, task: SubmittedTask, job: Job, report: Report | None, end: TaskEnd) -> None:
+    def judge(self, task: SubmittedTask, job: Job, report: WorkerReport | None, end: TaskEnd) -> None:
         """What the end of a task means for one of its runs."""
         if report is None:
             if self.skipped(job):
@@ -197,7 +200,7 @@ class RemoteEngine:
                 self.queue.append(job)
             self.tell("again" if again else "ended", task, job, report)
 
-    def tell(self, kind: Any, task: SubmittedTask, job: Job, report: Report) -> None:
+    def tell(self, kind: Any, task: SubmittedTask, job: Job, report: WorkerReport) -> None:
         told = {name: value for name, value in asdict(report).items() if name != "id"}
         told |= {"status": ""} if kind in ("elsewhere", "lost") else {}
         self.on_event(Event(kind, job.id, slot=self.pool.place(task.handle), **told))

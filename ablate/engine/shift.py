@@ -12,7 +12,17 @@ from types import FrameType
 from typing import Any
 
 from ablate.engine.store import Store
-from ablate.engine.worker import After, Job, Payload, Report, Stop, Work, function, logged_to, perform
+from ablate.engine.worker import (
+    After,
+    Job,
+    Payload,
+    Stop,
+    Work,
+    WorkerReport,
+    function,
+    logged_to,
+    perform_job,
+)
 
 TOLD_TO_STOP = "told to stop by the cluster"
 
@@ -34,7 +44,7 @@ class Shift:
         self.stopping = False
         self.stoppable = False  # a run is under way
 
-    def do(self, job: Job) -> Report:
+    def do(self, job: Job) -> WorkerReport:
         """Do one run under its lease; what it prints goes to its log."""
 
         def stoppable_work(payload: Payload) -> None:
@@ -48,7 +58,7 @@ class Shift:
 
         folder = self.store.folder(job.id)
         with logged_to(folder / "log"):
-            report = perform(
+            report = perform_job(
                 self.store, job, stoppable_work, lost=lambda: os.kill(os.getpid(), signal.SIGTERM)
             )
             if self.after is not None and report.status == "finished" and not self.stopping:
@@ -87,7 +97,7 @@ class Shift:
             raise Stop(TOLD_TO_STOP)
 
 
-def do_all(jobs: list[dict[str, Any]], shift: Shift) -> Iterator[Report]:
+def do_all(jobs: list[dict[str, Any]], shift: Shift) -> Iterator[WorkerReport]:
     """The reports of jobs as plain JSON, one after another, until the shift is told to stop."""
     for job in jobs:
         if shift.stopping:

@@ -16,7 +16,7 @@ from ablate.engine.launch import EngineError, Event
 from ablate.engine.remote import TaskEnd, launch_remote
 from ablate.engine.shift import Shift, do_all
 from ablate.engine.store import Store
-from ablate.engine.worker import Job, Report
+from ablate.engine.worker import Job, WorkerReport
 
 REQUEUES = 1000  # of one cluster job: each has made progress, so there is no reason for a bound
 
@@ -115,7 +115,7 @@ class SlurmPool:
             return None
         error = task.exception()
         if error is None:
-            return TaskEnd(tuple(Report(**report) for report in task.result()))
+            return TaskEnd(tuple(WorkerReport(**report) for report in task.result()))
         last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         lost = task.state in ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL")
         return TaskEnd(reason=f"cluster job {task.job_id} ended early: {last}", machine_lost=lost)

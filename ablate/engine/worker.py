@@ -1,6 +1,6 @@
 """What a worker does: one run after another, in a process that stays warm.
 
-`perform` is a run under its lease; it is the same in the local engine, under SLURM and in `train.py`.
+`perform_job` is a run under its lease; it is the same in the local engine, under SLURM and in `train.py`.
 `perform_together` is that of several runs at once. `python -m ablate.engine.worker` is the process that
 `launch` starts. They talk in lines of JSON:
 
@@ -70,7 +70,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Report:
+class WorkerReport:
     """How a job ended here. `status` is the record's, or one of
 
     elsewhere: another live process holds it;  done: it had its outcome already;
@@ -88,20 +88,20 @@ class Stop(KeyboardInterrupt):
     """The run is to end now and say `interrupted`."""
 
 
-def perform(
+def perform_job(
     store: Store,
     job: Job,
     work: Work,
     begun: Callable[[], None] = lambda: None,
     lost: Callable[[], None] = lambda: None,
     every: float = BEAT,
-) -> Report:
+) -> WorkerReport:
     """Do one run under its lease, unless it is done or somebody else has it.
 
     What `work` raises becomes the record of a crashed run. `begun` is called just before the work function,
     `lost` from another thread when the lease is gone.
     """
-    reports: list[Report] = []
+    reports: list[WorkerReport] = []
     perform_together(
         store, [job], lambda payloads, _: work(payloads[0]), reports.append, lambda _: begun(), lost, every
     )
@@ -125,23 +125,23 @@ def perform_together(
     store: Store,
     jobs: list[Job],
     work: Together,
-    ended: Callable[[Report], None],
+    ended: Callable[[WorkerReport], None],
     begun: Callable[[str], None] = lambda id: None,
     lost: Callable[[], None] = lambda: None,
     every: float = BEAT,
 ) -> None:
     """Do several runs at once, each under its lease. What `work` raises becomes the record of a crashed run
-    for all that had not ended. The arguments are those of `held`."""
-    with held(store, jobs, ended, begun, lost, every) as (payloads, settle):
+    for all that had not ended. The arguments are those of `hold_lease`."""
+    with hold_lease(store, jobs, ended, begun, lost, every) as (payloads, settle):
         if payloads:
             work(payloads, settle)
 
 
 @contextmanager
-def held(
+def hold_lease(
     store: Store,
     jobs: list[Job],
-    ended: Callable[[Report], None],
+    ended: Callable[[WorkerReport], None],
     begun: Callable[[str], None] = lambda id: None,
     lost: Callable[[], None] = lambda: None,
     every: float = BEAT,
@@ -159,10 +159,10 @@ def held(
     for job in jobs:
         lease = take(store.folder(job.id))
         if lease is None:
-            ended(Report(job.id, "elsewhere", f"waiting for {holder(store.folder(job.id))}"))
+            ended(WorkerReport(job.id, "elsewhere", f"waiting for {holder(store.folder(job.id))}"))
         elif store.finished(job.id, job.source_hash):
             lease.release()
-            ended(Report(job.id, "done"))
+            ended(WorkerReport(job.id, "done"))
         else:
             leases[job.id] = job, lease, ExitStack()
     began, size = time.monotonic(), len(leases)
@@ -177,11 +177,11 @@ def held(
                 missing.save(lease.outbox)
             mine = RunRecord.load(lease.outbox)
             store.commit(lease)
-            ended(Report(id, mine.status, mine.reason, seconds, mine.source_hash))
+            ended(WorkerReport(id, mine.status, mine.reason, seconds, mine.source_hash))
         except (LeaseLost, FileNotFoundError):
             if lease.held():
                 raise
-            ended(Report(id, "lost", "another process has taken the run over", seconds))
+            ended(WorkerReport(id, "lost", "another process has taken the run over", seconds))
         finally:
             lease.release()
 
@@ -216,20 +216,20 @@ def _outcome(error: BaseException) -> tuple[Literal["crashed", "interrupted"], s
 
 def record_missing(
     store: Store, job: Job, status: Literal["crashed", "interrupted"], reason: str, seconds: float
-) -> Report:
+) -> WorkerReport:
     """Record what a dead process could not, under the lease that it left behind; or its outcome."""
     lease = take(store.folder(job.id))
     if lease is None:
-        return Report(job.id, "elsewhere")
+        return WorkerReport(job.id, "elsewhere")
     try:
         record = store.find(job.id)
         if record is None or not store.finished(job.id, job.source_hash):
             record = job.missing(status, reason)
             record.save(lease.outbox)
             store.commit(lease)
-        return Report(job.id, record.status, record.reason, seconds, record.source_hash)
+        return WorkerReport(job.id, record.status, record.reason, seconds, record.source_hash)
     except LeaseLost:
-        return Report(job.id, "lost", "another process has taken the run over", seconds)
+        return WorkerReport(job.id, "lost", "another process has taken the run over", seconds)
     finally:
         lease.release()
 
@@ -288,7 +288,7 @@ class Process:
                 work(payload)
 
         with logged_to(store.folder(job.id) / "log"):
-            report = perform(store, job, stoppable, lambda: self.begun(job.id, sent), self.terminate)
+            report = perform_job(store, job, stoppable, lambda: self.begun(job.id, sent), self.terminate)
             if self.after is not None and report.status == "finished" and not self.stopping:
                 try:
                     self.after(store.folder(job.id), job.payload)
@@ -324,7 +324,7 @@ class Process:
         self.say(begun=id, late=time.monotonic() - sent)
         signal.signal(signal.SIGTERM, self.stop)  # the last run may have left its own
 
-    def report(self, report: Report) -> None:
+    def report(self, report: WorkerReport) -> None:
         self.say(report=asdict(report), memory=_memory())
 
     @contextmanager

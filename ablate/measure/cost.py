@@ -14,7 +14,7 @@ from ablate.measure.length import reach_of
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
 from ablate.model.generate import generate
-from ablate.model.measure import count
+from ablate.model.measure import count_costs
 from ablate.registry import measure
 
 log = logging.getLogger("ablate.measure")
@@ -57,7 +57,7 @@ class _Cost:
     def __call__(self, trained: Trained, prepared: Prepared) -> Measured:
         decoder = trained.decoder
         weight = decoder.embedding.weight
-        costs = count(decoder, value_bytes=weight.element_size())
+        costs = count_costs(decoder, value_bytes=weight.element_size())
         metrics = {
             "cost/kv_bytes_per_token": float(costs.kv_bytes),
             "cost/cache_bytes": float(costs.cache_bytes),

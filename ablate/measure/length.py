@@ -12,7 +12,7 @@ from ablate.data.prepare import Prepared
 from ablate.data.split import Split
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.measure import Measured
-from ablate.measure.segment import stretch
+from ablate.measure.segment import segment
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext
@@ -87,7 +87,7 @@ class Length:
             rows = max(1, min(self.pass_tokens, region.targets) // length)
 
             def by_place(first: int, length: int = length, rows: int = rows) -> Tensor:
-                text = stretch(split, first, region.targets + 1)
+                text = segment(split, first, region.targets + 1)
                 return place_losses(decoder, text, length, documents, precision, rows)
 
             total = by_place(region.lead)

@@ -138,7 +138,7 @@ def after(folder: Path, payload: dict[str, Any]) -> None:
         mirror_scores(request.settings.logger, scored, folder)
 
 
-def work(folder: Path, payload: dict[str, Any]) -> str:
+def score_work(folder: Path, payload: dict[str, Any]) -> str:
     """What a scoring process does with the run of a `RunRequest`, which lies in `folder`: the reason why it
     could not be scored, or nothing."""
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@ import numpy as np
 from ablate.data.split import Split
 
 
-def stretch(split: Split, first: int, tokens: int) -> Split:
+def segment(split: Split, first: int, tokens: int) -> Split:
     """`tokens` tokens from `first` on. A document that has begun before begins with the stretch. Its `bytes`
     are those of the whole split. Raises ValueError where the split ends before, or holds examples."""
     if split.loss_mask is not None:

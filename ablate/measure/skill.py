@@ -49,13 +49,13 @@ class Skill:
             )
         right = answered(trained.decoder, split, trained.record.spec["precision"])
         answers = np.add.reduceat(split.loss_mask, split.document_offsets, dtype=np.int64)
-        longest = int(sizes(prepared.splits["train"]).max())
-        return found(sizes(split), answers, right, longest, self.threshold)
+        longest = int(answer_sizes(prepared.splits["train"]).max())
+        return skill_metrics(answer_sizes(split), answers, right, longest, self.threshold)
 
 
 def answered(decoder: Decoder, split: Split, precision: str) -> np.ndarray:
     """(examples,) how many of its answers are the likeliest token, for each example of the split."""
-    context = int(sizes(split).max()) - 1
+    context = int(answer_sizes(split).max()) - 1
     for scheme in decoder.positions:
         if scheme.max_positions is not None and context > scheme.max_positions:
             raise ValueError(
@@ -80,12 +80,12 @@ def answered(decoder: Decoder, split: Split, precision: str) -> np.ndarray:
     return right
 
 
-def sizes(split: Split) -> np.ndarray:
+def answer_sizes(split: Split) -> np.ndarray:
     """(documents,) tokens."""
     return np.diff(split.document_offsets, append=len(split.tokens))
 
 
-def found(
+def skill_metrics(
     tokens: np.ndarray, answers: np.ndarray, right: np.ndarray, longest: int, threshold: float
 ) -> Measured:
     """All three (examples,): tokens, answers, and right answers; `longest` had so many tokens in training."""

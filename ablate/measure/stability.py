@@ -11,7 +11,7 @@ from ablate.data.stream import Stream
 from ablate.measure import Measured
 from ablate.measure.curve import curve_frame, spike_score
 from ablate.measure.hooks import highest_logits, streams
-from ablate.measure.segment import stretch
+from ablate.measure.segment import segment
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
 from ablate.parts.base import ForwardContext
@@ -109,7 +109,7 @@ class _Stability:
         windows = max(1, min(self.tokens, len(split.tokens) - 1) // context)
         rows = min(_ROWS, windows)
         windows -= windows % rows
-        text = stretch(split, 0, windows * context + 1)
+        text = segment(split, 0, windows * context + 1)
         stream = Stream(text, context, trained.record.spec["data"]["documents"], seed=0)
         device = decoder.embedding.weight.device
         variance, logit = torch.zeros(len(decoder.layers) + 1, dtype=torch.float64), 0.0

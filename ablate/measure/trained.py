@@ -15,7 +15,7 @@ from ablate.model.hf import CheckpointFormatError
 from ablate.model.hf.opened import is_foreign, open_foreign
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
-from ablate.train.state.weights import FILE, WeightsMismatch, load
+from ablate.train.state.weights import WEIGHTS_FILE, WeightsMismatch, load_weights
 
 
 class RunNotLoadable(AblateError, ValueError):
@@ -56,7 +56,7 @@ def open_run(folder: Path, device: str = "cpu") -> Trained:
     model = spec.model.model_copy(update={"kernel": registry.kernel.parse("auto")})
     decoder = Decoder(model, device, training=False)
     try:
-        load(decoder, folder / FILE)
+        load_weights(decoder, folder / WEIGHTS_FILE)
     except (WeightsMismatch, FileNotFoundError) as error:
         raise RunNotLoadable(str(error)) from None
     tokenizer = registry.tokenizer.build(spec.data.tokenizer)

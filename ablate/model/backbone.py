@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.model.head import Head
-from ablate.model.residual import Frame, LookupBranch, Placement, Scale
+from ablate.model.residual import Frame, LookupBranch, Placement, ResidualScale
 from ablate.parts.base import AuxOutputs, ForwardContext, Kernel, Report, Shared
 from ablate.parts.canon import STATES, canons
 from ablate.parts.connection import Connection, State
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         spec, C = self.spec, self.shape.width
         self.embedding = nn.Embedding(self.shape.vocab, C)
         scale = C**0.5 if spec.embedding.scale == "sqrt_width" else spec.embedding.scale
-        self.scale = nn.Identity() if scale == 1.0 else Scale(scale)
+        self.scale = nn.Identity() if scale == 1.0 else ResidualScale(scale)
         self.embedding_norm = nn.Sequential(
             norm.build(spec.embedding.norm, C),
             norm.build(spec.norm, C) if self._placements()[0].embed else nn.Identity(),

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ablate.model.backbone import Backbone
 from ablate.model.future import FutureContext
 from ablate.model.head import TokenLoss
-from ablate.model.init import Init, fill
+from ablate.model.init import Init, fill_parameters
 from ablate.model.loss import Sums
 from ablate.model.lost import Watched
 from ablate.parts.base import AuxOutputs, ForwardContext, IncompatibleParts
@@ -152,5 +152,5 @@ class Decoder(Backbone):
     def init_parameters(self, seed: int, redraw: Sequence[str] = ()) -> "Decoder":
         """Draw every parameter (see `ablate.model.init`)."""
         scheme: Init = init.build(self.spec.init, self.shape)
-        fill(self, scheme, seed, redraw)
+        fill_parameters(self, scheme, seed, redraw)
         return self

@@ -95,7 +95,7 @@ class DeepNormInit(Xavier):
         return self.beta if role in ("v", "out", "gate", "up", "down") else 1.0
 
 
-def key(seed: int, name: str) -> int:
+def random_key(seed: int, name: str) -> int:
     """A seed of 63 bits for one name."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1
 
@@ -107,7 +107,7 @@ def draw(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 
 def generator(seed: int, name: str) -> torch.Generator:
     """A generator on the CPU for one parameter, by its name."""
-    return torch.Generator("cpu").manual_seed(key(seed, name))
+    return torch.Generator("cpu").manual_seed(random_key(seed, name))
 
 
 def said(model: nn.Module) -> dict[str, float | Start]:
@@ -137,7 +137,7 @@ def said(model: nn.Module) -> dict[str, float | Start]:
     return found
 
 
-def made(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
+def initial_values(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
     """What a part's function gives. Raises IncompatibleParts where it cannot start a tensor of this shape."""
     with torch.device("cpu"):
         values = start(shape, generator(seed, name))
@@ -155,7 +155,7 @@ def made(start: Start, seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
+def fill_parameters(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) -> None:
     """Set every parameter and buffer in place; a sharded parameter takes its shard. Names that match a
     pattern of `redraw` get other draws than the seed alone gives. Raises IncompatibleParts for one that
     matches none,
@@ -176,8 +176,8 @@ def fill(model: nn.Module, scheme: Init, seed: int, redraw: Sequence[str] = ()) 
             drawn = f"redrawn/{name}" if any(fnmatch(name, pattern) for pattern in redraw) else name
             start = told.get(name, 0.0 if leaf == "bias" else None)
             if callable(start):
-                whole = made(start, seed, drawn, shape)
-                redrawn |= drawn != name and not torch.equal(whole, made(start, seed, name, shape))
+                whole = initial_values(start, seed, drawn, shape)
+                redrawn |= drawn != name and not torch.equal(whole, initial_values(start, seed, name, shape))
                 tensor.copy_(_sharded(whole, tensor))
             elif start is not None:
                 tensor.fill_(start)

@@ -20,13 +20,13 @@ from torch import Tensor
 from ablate.parts.compiler import keep_graphs
 from ablate.parts.linear import product
 
-SLICE = 64 * 2**20  # bytes of logits in fp32: up to here there is one slice
+LOGITS_SLICE = 64 * 2**20  # bytes of logits in fp32: up to here there is one slice
 ON_CUDA = 8  # times as large on a GPU, which a slice must fill
 
 
 def slice_bytes(device: str) -> int:
     """How many bytes of logits (fp32) make a slice on a kind of device."""
-    return SLICE * (ON_CUDA if device == "cuda" else 1)
+    return LOGITS_SLICE * (ON_CUDA if device == "cuda" else 1)
 
 
 def slice_of(tokens: int, vocab: int, device: str = "cpu") -> int:
@@ -68,7 +68,7 @@ def _in_slices(
     db = x.new_zeros(0 if bias is None else len(bias), dtype=wide)
     slices = -(-len(x) // slice_of(len(x), len(weight), x.device.type))
     size = -(-len(x) // slices)  # all of one size: for another the compiler would be called again
-    of_logits = compiled() if x.is_cuda else in_place
+    of_logits = compiled_loss() if x.is_cuda else in_place
     with torch.autocast(x.device.type, enabled=False):
         for rows, y in zip(x.to(dtype).split(size), targets.split(size), strict=True):
             logits = product(rows, w, b)
@@ -127,7 +127,7 @@ def joined(logits: Tensor, y: Tensor, softcap: float | None, z_loss: float) -> t
 
 
 @lru_cache
-def compiled() -> Any:
+def compiled_loss() -> Any:
     """`joined`, compiled for logits on a GPU."""
     keep_graphs()
     return torch.compile(joined, dynamic=False)

@@ -57,7 +57,7 @@ class Routed(Protocol):
     top_k: int
 
 
-def routed(module: nn.Module) -> TypeGuard[Routed]:
+def is_routed(module: nn.Module) -> TypeGuard[Routed]:
     """Not by `isinstance`: from Python 3.12 on that does not see the submodules of a module."""
     return hasattr(module, "experts") and hasattr(module, "top_k")
 
@@ -81,10 +81,10 @@ def of_run(spec: RunSpec, device: str) -> Decoder:
 
 def costs_of_run(spec: RunSpec, decoder: Decoder) -> Costs:
     """Those of a run and its decoder: keys, values and activations take what its precision does."""
-    return count(decoder, value_bytes=DTYPES[spec.precision].itemsize)
+    return count_costs(decoder, value_bytes=DTYPES[spec.precision].itemsize)
 
 
-def measure(
+def measure_model(
     spec: ModelSpec,
     *,
     context: int | None = None,
@@ -95,10 +95,10 @@ def measure(
     """Count the decoder of `spec` for rows of `context` tokens (null: those of the spec), keys, values and
     activations of `value_bytes` each. Raises IncompatibleParts where it cannot be built, ValueError without a
     vocabulary."""
-    return count(blueprint(spec, device, documents), context=context, value_bytes=value_bytes)
+    return count_costs(blueprint(spec, device, documents), context=context, value_bytes=value_bytes)
 
 
-def count(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2) -> Costs:
+def count_costs(decoder: Decoder, *, context: int | None = None, value_bytes: int = 2) -> Costs:
     """The costs of a built decoder, see `measure`."""
     if decoder.spec.vocab is None:
         raise ValueError("model.vocab is null: give the tokenizer's number of tokens before counting")
@@ -157,7 +157,7 @@ def _share(decoder: Decoder, name: str) -> float:
     """The share of the tokens that a parameter serves."""
     share, module = 1.0, decoder
     for step in name.split("."):
-        if step == "experts" and routed(module):
+        if step == "experts" and is_routed(module):
             share *= module.top_k / len(module.experts)
         module = getattr(module, step)
     return share

@@ -91,7 +91,9 @@ class Residual(Branch):
         self, placement: Placement, norm: Callable[[], nn.Module], dropout: float, connection: Connection
     ):
         super().__init__(placement, norm, dropout)
-        self.skip = nn.Identity() if placement.residual_scale == 1.0 else Scale(placement.residual_scale)
+        self.skip = (
+            nn.Identity() if placement.residual_scale == 1.0 else ResidualScale(placement.residual_scale)
+        )
         self.residual_norm = norm() if placement.residual_norm else nn.Identity()
         self.connection = connection
 
@@ -150,7 +152,7 @@ def narrowed(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
-class Scale(nn.Module):
+class ResidualScale(nn.Module):
     """y = gain x."""
 
     def __init__(self, residual_scale: float):

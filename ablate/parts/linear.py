@@ -22,7 +22,7 @@ ONEDNN = torch.backends.mkldnn.is_available()
 
 
 @cache
-def processor() -> str:
+def cpu_description() -> str:
     """What the system says of the processor; the maker's name is in it on Linux and on Windows."""
     with suppress(OSError):
         return Path("/proc/cpuinfo").read_text()
@@ -31,11 +31,11 @@ def processor() -> str:
 
 def mkl_is_slow() -> bool:
     """Whether torch's fp32 products are slow here, and oneDNN is at hand. No, where the maker is unknown."""
-    said = processor()
+    said = cpu_description()
     return ONEDNN and torch.backends.mkl.is_available() and any(maker in said for maker in OTHERS)
 
 
-INTEL = "GenuineIntel" in processor()
+INTEL = "GenuineIntel" in cpu_description()
 BY_HAND = mkl_is_slow()  # whether `product` calls oneDNN where torch would not
 
 

@@ -16,7 +16,7 @@ from ablate.errors import AblateError
 from ablate.record import Status
 from ablate.spec import RunSpec
 from ablate.train.evaluate import Evaluation, evaluate
-from ablate.train.monitor.curve import Curve, Row
+from ablate.train.monitor.curve import Curve, CurveRow
 from ablate.train.monitor.interrupt import Interrupt
 from ablate.train.monitor.loggers import Mirror
 from ablate.train.monitor.meters import Speed
@@ -24,7 +24,7 @@ from ablate.train.monitor.progress import Display, Progress
 from ablate.train.settings import Settings
 from ablate.train.state.branch import Branches
 from ablate.train.state.checkpoint import Checkpoints
-from ablate.train.state.weights import FILE, collect, save
+from ablate.train.state.weights import WEIGHTS_FILE, collect_weights, save
 from ablate.train.task import Task
 from ablate.train.texts import Texts, pooled_loss, scores
 
@@ -160,10 +160,10 @@ class Watch(Callback):
         if self.mirror is not None:
             self.mirror.add({"step": self.spec.steps, "validation_loss": end.loss})
         if self.settings.keep != "none":
-            state = collect(task.decoder)
+            state = collect_weights(task.decoder)
             self.check()
             if trainer.is_global_zero:
-                self.outcome.weights_hash = save(state, self.folder / FILE)
+                self.outcome.weights_hash = save(state, self.folder / WEIGHTS_FILE)
         if self.settings.keep == "all":
             self.save(trainer, self.spec.steps)
         self.outcome.finished = True
@@ -176,7 +176,7 @@ class Watch(Callback):
             raise RuntimeError("training ended before its last step")
         return "finished"
 
-    def row(self, task: Task, step: int) -> tuple[Row, bool]:
+    def row(self, task: Task, step: int) -> tuple[CurveRow, bool]:
         """The row of this step, and whether some rank was told to stop."""
         loss, stop = task.take(self.stop.requested)
         now = time.perf_counter()
@@ -196,7 +196,7 @@ class Watch(Callback):
             "seconds": self.seconds,
         }, stop
 
-    def write(self, row: Row, task: Task) -> None:
+    def write(self, row: CurveRow, task: Task) -> None:
         if self.curve is not None:
             self.curve.add(row)
         if self.mirror is not None and self.mirror.logger is not None:

@@ -83,7 +83,7 @@ def sums(nll: Tensor, targets: Tensor, document_index: Tensor | None, size: int)
     """Of losses (B,T) and their number: for each document, or (1,) for all."""
     device = nll.device
     if document_index is None:
-        return nll.double().sum()[None], sent((targets != NO_LOSS).sum()[None], device)
+        return nll.double().sum()[None], to_device((targets != NO_LOSS).sum()[None], device)
     has = (targets != NO_LOSS).flatten()
     index = document_index.flatten()[has]  # on the CPU, where the order of addition is fixed
     loss = torch.bincount(index, nll.cpu().double().flatten()[has], minlength=size)
@@ -101,11 +101,11 @@ def over_ranks(mine: Tensor) -> Tensor:
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """`owner` stays: it is not for the model."""
-    given = (None if x is None else sent(x, device) for x in batch[:-1])
+    given = (None if x is None else to_device(x, device) for x in batch[:-1])
     return Batch(*given, document_index=batch.document_index)  # type: ignore[arg-type, misc]
 
 
-def sent(x: Tensor, device: torch.device) -> Tensor:
+def to_device(x: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; through pinned memory, since from other memory a copy may wait for all that
     the device still does."""
     return x if device.type == "cpu" else x.contiguous().pin_memory().to(device, non_blocking=True)

@@ -37,10 +37,10 @@ from ablate.train.state.branch import Branches, take_over
 from ablate.train.state.checkpoint import Checkpoints, remove, steps_done
 from ablate.train.state.source_hash import source_hash
 from ablate.train.state.warm_start import started
-from ablate.train.state.weights import FILE
+from ablate.train.state.weights import WEIGHTS_FILE
 from ablate.train.task import Task
 from ablate.train.texts import texts_of
-from ablate.train.trainer import hushed, trainer
+from ablate.train.trainer import quiet_lightning, trainer
 
 log = logging.getLogger("ablate.train")
 
@@ -60,7 +60,7 @@ def fit(
     stem: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
-    """Train one run; `perform` with the fields of a request as arguments."""
+    """Train one run; `perform_request` with the fields of a request as arguments."""
     request = RunRequest(
         spec=spec,
         settings=settings,
@@ -74,10 +74,10 @@ def fit(
         rerun=rerun,
         outbox=outbox,
     )
-    return perform(request, prepared, on_progress)
+    return perform_request(request, prepared, on_progress)
 
 
-def perform(
+def perform_request(
     request: RunRequest,
     prepared: Prepared | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -106,12 +106,12 @@ def perform(
         if run.outbox is not None:
             known.save(run.outbox)
         return known
-    if request.rerun and ranks.main():
+    if request.rerun and ranks.is_main_rank():
         run.checkpoints.drop()
         (run.folder / "curve.jsonl").unlink(missing_ok=True)
     with Interrupt() as stop, threads(settings.threads):
-        if devices(settings) > 1 and not ranks.inside():
-            return ranks.spread(run, stop)
+        if devices(settings) > 1 and not ranks.is_started_rank():
+            return ranks.launch_ranks(run, stop)
         return run.attempt(stop, request.rerun)
 
 
@@ -188,7 +188,12 @@ class Run:
                 self.save(self.record("crashed", f"{type(error).__name__}: {first_line(error)}"))
                 raise
         self.save(record)
-        if record.status in TRAINED and not self.lost() and self.settings.keep != "all" and ranks.main():
+        if (
+            record.status in TRAINED
+            and not self.lost()
+            and self.settings.keep != "all"
+            and ranks.is_main_rank()
+        ):
             self.checkpoints.drop()
         return record
 
@@ -200,12 +205,12 @@ class Run:
         callbacks = make_callbacks(self.request.callbacks)
         self.folder.mkdir(parents=True, exist_ok=True)
         profiler = make_profiler(self.request.profiler, self.folder)
-        if ranks.main():
+        if ranks.is_main_rank():
             keep_config(self.request, self.folder)
         if self.device == "cpu":
             keep_pages()
         memory = Memory(self.device)
-        task = Task(spec, self.stream(), settings, self.start / FILE if self.start else None)
+        task = Task(spec, self.stream(), settings, self.start / WEIGHTS_FILE if self.start else None)
         resume = None if anew else self.checkpoints.newest()
         if resume is None and not anew and self.request.stem is not None:
             resume = take_over(self.request.stem, spec, self.checkpoints)
@@ -214,8 +219,8 @@ class Run:
                 f"the checkpoint {resume} is of another strategy, fsdp or not: go on with the trainer that "
                 "made it; rerun=true starts over"
             )
-        main = ranks.main()
-        with hushed(), display(settings.progress, main) as shown:
+        main = ranks.is_main_rank()
+        with quiet_lightning(), display(settings.progress, main) as shown:
             watch = self.watch(stop, shown)
             if resume is not None:
                 step = f"step {steps_done(resume)}/{spec.steps}"
@@ -297,7 +302,7 @@ class Run:
             watch.outcome.curve_hash = watch.curve.finish(self.place)
         words = self.place / "tokenizer"  # with the weights, so that the run speaks by itself
         if self.settings.keep == "none":
-            remove(self.place / FILE.parent)
+            remove(self.place / WEIGHTS_FILE.parent)
             remove(words)
         else:
             words.mkdir(parents=True, exist_ok=True)
@@ -333,11 +338,11 @@ class Run:
         )
 
     def save(self, record: RunRecord) -> None:
-        if self.outbox is not None or ranks.main():
+        if self.outbox is not None or ranks.is_main_rank():
             record.save(self.place)
 
 
-def work(payload: dict[str, Any]) -> None:
+def train_work(payload: dict[str, Any]) -> None:
     """What a worker process does with the payload of a `RunRequest`: train it quietly. The record says how it
     ended; an exception is raised again after it."""
     perform_quietly(RunRequest.read(payload))
@@ -347,10 +352,10 @@ def perform_quietly(request: RunRequest) -> None:
     """Train without a progress bar; where the compiler fails, once more without it."""
     request = request.with_settings(progress=False)
     try:
-        perform(request)
+        perform_request(request)
     except TorchDynamoException:
         log.warning("the compiler failed, so the run is trained without it:", exc_info=True)
-        perform(request.with_settings(compile=False))
+        perform_request(request.with_settings(compile=False))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import NoReturn
 GRACE = 60.0  # seconds that a rank has to stop, once nobody waits for it
 
 
-def follow() -> None:
+def stop_with_starter() -> None:
     """End this process when the one that started it is gone."""
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -28,21 +28,21 @@ def rank() -> int:
         signal.signal(number, signal.SIG_IGN)
     message = json.loads(os.fdopen(0, "rb", buffering=0, closefd=False).readline())
     sys.path[:] = message["path"]
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=stop_with_starter, daemon=True).start()
     import torch.distributed as dist
 
-    from ablate.train.fit import perform
+    from ablate.train.fit import perform_request
     from ablate.train.request import RunRequest
 
     try:
-        record = perform(RunRequest.read(message["request"]))
+        record = perform_request(RunRequest.read(message["request"]))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0 if record.status in ("finished", "diverged", "interrupted") else 1
 
 
-def leave(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """End this process, whose work is written, without the libraries' own ending: FSDP's groups outlive
     `destroy_process_group`, and static destructors would free what their threads still use."""
     sys.stdout.flush()
@@ -56,4 +56,4 @@ if __name__ == "__main__":
     except BaseException:
         traceback.print_exc()
         status = 1
-    leave(status)
+    exit_now(status)

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 NOTICE = 2.0  # seconds that the other ranks have to end by themselves, once one has failed
 
 
-def inside() -> bool:
+def is_started_rank() -> bool:
     """This process is one of several."""
     return "LOCAL_RANK" in os.environ
 
 
-def main() -> bool:
+def is_main_rank() -> bool:
     """This process is the first, or the only one."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def spread(run: "Run", stop: Interrupt) -> RunRecord:
+def launch_ranks(run: "Run", stop: Interrupt) -> RunRecord:
     """Train in as many processes as there are devices; returns the record, and saves it.
 
     Raises RuntimeError where the run crashed.
@@ -48,7 +48,7 @@ def spread(run: "Run", stop: Interrupt) -> RunRecord:
         port = free_port()
         world = devices(run.settings)
         requests = [request.model_copy(update={"outbox": folder / str(n)}) for n in range(world)]
-        processes = [begin(each, n, port) for n, each in enumerate(requests)]
+        processes = [start_rank(each, n, port) for n, each in enumerate(requests)]
         try:
             wait(processes, stop)
         finally:
@@ -62,7 +62,7 @@ def spread(run: "Run", stop: Interrupt) -> RunRecord:
     return record
 
 
-def begin(request: "RunRequest", rank: int, port: int) -> "subprocess.Popen[str]":
+def start_rank(request: "RunRequest", rank: int, port: int) -> "subprocess.Popen[str]":
     """Start the process of one rank and send it the request."""
     place = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process = subprocess.Popen(

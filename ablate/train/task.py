@@ -96,9 +96,9 @@ class Task(LightningModule):
         decoder.to_empty(device=device)
         decoder.init_parameters(self.spec.seed.init, self.spec.seed.redraw)
         if self.weights is not None:
-            from ablate.train.state.weights import load
+            from ablate.train.state.weights import load_weights
 
-            load(decoder, self.weights)
+            load_weights(decoder, self.weights)
         self.decoder = decoder.train()
         if self.settings.compile:
             keep_graphs()

@@ -50,7 +50,7 @@ def strategy(settings: Settings, world: int) -> Strategy | str:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Without Lightning's tips and notices. Errors are exceptions, and pass."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

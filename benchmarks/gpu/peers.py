@@ -8,7 +8,7 @@ from clock import ratios
 from record import Cell, Table
 from rivals import installed, spec
 
-from ablate.model.measure import blueprint, measure
+from ablate.model.measure import blueprint, measure_model
 from gpu.processes import CONTEXTS, PARTS, SHAPES, TOKENS, WINDOW, Case, Found, compete
 
 PEAK = 989e12  # FLOP/s of an H100 or H200 (SXM) in bf16, by its datasheet
@@ -20,7 +20,7 @@ def seconds(found: Found, case: Case) -> list[float]:
 
 def flops(case: Case) -> float:
     """Of a step, whatever the kernel."""
-    return measure(spec(case.shape, {**case.changes, "kernel": "auto"})).training_flops * TOKENS
+    return measure_model(spec(case.shape, {**case.changes, "kernel": "auto"})).training_flops * TOKENS
 
 
 def row(found: Found, case: Case, rate: float) -> list[Cell]:

@@ -21,10 +21,10 @@ from ablate.cli.campaign_server import checked_change, make_server
 from ablate.data.prepare import prepare
 from ablate.engine.launch import EngineError, Event
 from ablate.engine.store import Store
-from ablate.engine.worker import perform
+from ablate.engine.worker import perform_job
 from ablate.measure.score import score
 from ablate.spec import DataSpec, RunSpec
-from ablate.train.fit import work
+from ablate.train.fit import train_work
 
 SMALL_BASE = [
     "model=llama", "model.width=16", "model.depth=1", "model.heads=2", "model.context=16", "data=text",
@@ -40,7 +40,7 @@ def in_this_process(
     """What `launch` does, without the seconds that a worker takes to begin."""
     for job in jobs:
         assert job.payload["measures"] == [], "a run scores nothing"
-        report = perform(store, job, work)
+        report = perform_job(store, job, train_work)
         heard(Event("ended", job.id, report.status, report.reason))
 
 

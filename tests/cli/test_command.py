@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ablate.cli.train as train_command
 from ablate.cli.compose import ConfigError, job, plain_config
-from ablate.cli.exits import FAILED, INTERRUPTED, RunFailed, fail
+from ablate.cli.exits import EXIT_FAILED, INTERRUPTED, RunFailed, fail
 from ablate.cli.sweep import sweep
 from ablate.cli.train import slot_job, slot_objective, train
 from ablate.data.source import NetworkError
@@ -269,7 +269,7 @@ def test_a_stop_ends_a_multirun_and_a_failure_does_not(monkeypatch):
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN))
     with pytest.raises(RunFailed):
-        fail("crashed", FAILED)
+        fail("crashed", EXIT_FAILED)
     with pytest.raises(SystemExit) as stopped:
         fail("interrupted", INTERRUPTED)
     assert stopped.value.code == 130

@@ -15,7 +15,7 @@ from training import write_text
 
 from ablate.__main__ import main
 from ablate.cli.compose import ConfigError, job
-from ablate.cli.exchange import measure_like, size
+from ablate.cli.exchange import measure_like, parse_size
 from ablate.data.prepare import prepare
 from ablate.measure.trained import RunNotLoadable, open_run
 from ablate.model.hf import CheckpointFormatError
@@ -26,7 +26,7 @@ from ablate.registry import tokenizer
 from ablate.spec import RunSpec
 from ablate.train.evaluate import evaluate
 from ablate.train.fit import fit
-from ablate.train.state.weights import FILE, fitting
+from ablate.train.state.weights import WEIGHTS_FILE, fitting
 
 SILU = {"ffn": {"name": "glu", "width": 40, "activation": "silu"}}
 
@@ -114,8 +114,8 @@ def test_it_is_continued(foreign, folders, tmp_path):
     record = fit(todo.spec, todo.prepared, settings, tmp_path / "runs", start=todo.rest.init_from)
     assert record.status == "finished"
     assert record.spec["parent"] == open_foreign(foreign).id
-    kept = load_file(tmp_path / "runs" / record.id / FILE)
-    for name, tensor in load_file(folders["run"] / FILE).items():
+    kept = load_file(tmp_path / "runs" / record.id / WEIGHTS_FILE)
+    for name, tensor in load_file(folders["run"] / WEIGHTS_FILE).items():
         torch.testing.assert_close(kept[name], tensor, atol=1e-6, rtol=0)
 
 
@@ -142,21 +142,21 @@ def test_a_change_to_a_started_model_reaches_every_layer(tmp_path):
 
 def test_an_imported_folder_that_changed_is_refused(folders, tmp_path):
     folder = shutil.copytree(folders["imported"], tmp_path / "changed")
-    state = load_file(folder / FILE)
+    state = load_file(folder / WEIGHTS_FILE)
     state["embedding.weight"][0, 0] += 1
-    save_file(state, folder / FILE)
+    save_file(state, folder / WEIGHTS_FILE)
     with pytest.raises(RunNotLoadable, match="no longer those that were imported"):
         open_run(folder)
     with (
         pytest.raises(CheckpointFormatError, match="no longer those that were imported"),
-        fitting(state, folder / FILE),
+        fitting(state, folder / WEIGHTS_FILE),
     ):
         pass
 
 
 def test_an_imported_folder_has_weights_to_begin_with(folders):
-    state = load_file(folders["imported"] / FILE)
-    with fitting(state, folders["imported"] / FILE) as theirs:
+    state = load_file(folders["imported"] / WEIGHTS_FILE)
+    with fitting(state, folders["imported"] / WEIGHTS_FILE) as theirs:
         assert set(theirs.keys()) == set(state)
 
 
@@ -229,10 +229,10 @@ def test_other_programs_read_the_same_tokens(name, tmp_path):
 
 
 def test_sizes_are_read():
-    assert [size(text) for text in ("5GB", "20kb", "7")] == [5 * 10**9, 20_000, 7]
+    assert [parse_size(text) for text in ("5GB", "20kb", "7")] == [5 * 10**9, 20_000, 7]
     for text in ("", "GB", "-1MB", "1.5GB", "0", "٣GB"):
         with pytest.raises(ValueError, match="is no size"):
-            size(text)
+            parse_size(text)
 
 
 def test_the_logits_are_those_of_the_run(folders, foreign, tokens):

@@ -21,7 +21,7 @@ from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report.figures import published
 from ablate.study.report.reference_tables import beside_frame, reference_tables
 from ablate.study.report.render import report
-from ablate.study.results import read, write_references
+from ablate.study.results import read_results, write_references
 
 ARMS = {"rope": [], "alibi": ["model/position=alibi"]}
 
@@ -112,13 +112,13 @@ def test_a_report_has_a_line_for_it(tmp_path):
 
     references = {"large": "hub/large", "tiny": "hub/tiny"}
     world(tmp_path, outcome, arms=ARMS, seeds=3, references=references, metric="heldout/bits_per_byte")
-    assert read(tmp_path).references is None
+    assert read_results(tmp_path).references is None
     common = {"corpus": "home", "model": "0" * 12, "text": "t", "read": "heldout", "parameters": 7e7}
-    common["corpus"] = read(tmp_path).runs["corpus"][0]
+    common["corpus"] = read_results(tmp_path).runs["corpus"][0]
     levels = {"large": 0.9, "tiny": 2.5, "gone": 1.0}
     made = [{**common, "reference": name, "heldout/bits_per_byte": n} for name, n in levels.items()]
     write_references(tmp_path, made)
-    judgement = judge_study(read(tmp_path))
+    judgement = judge_study(read_results(tmp_path))
     (judged,) = judgement.corpora
     frame = beside_frame(judgement, judged)
     assert frame["name"].tolist() == ["large", "alibi", "rope", "placebo", "tiny"]
@@ -133,7 +133,7 @@ def test_a_report_has_a_line_for_it(tmp_path):
     file = tmp_path / "results" / "references.parquet"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"references\.parquet is missing or damaged"):
-        read(tmp_path)
+        read_results(tmp_path)
 
 
 def test_without_published_models_nothing_is_said_of_them(tmp_path):

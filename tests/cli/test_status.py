@@ -14,7 +14,7 @@ from ablate.engine.lease import beating, take
 from ablate.engine.roster import Roster, RosterRun, load_roster, roster_file
 from ablate.engine.status import study_status
 from ablate.record import RunRecord
-from ablate.study.design.study import load
+from ablate.study.design.study import load_study
 
 
 def record(root: Path, id: str, status: str, **rest) -> None:
@@ -104,7 +104,7 @@ def test_a_study_lists_all_runs_that_it_knows(tmp_path):
     folder.mkdir(parents=True)
     (folder / "study.yaml").write_text(STUDY.format(text=tmp_path / "a.txt"))
     study = asked_of(tmp_path)
-    planned = study.planned(load(study.file))
+    planned = study.planned(load_study(study.file))
     Jobs(study.workspace, planned, (), study.console).list_runs(study.known_runs(planned))
     roster = load_roster(tmp_path, "small")
     assert roster.complete and len(roster.runs) == 8 and {run.steps for run in roster.runs} == {10}

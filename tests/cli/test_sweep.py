@@ -30,9 +30,9 @@ from ablate.cli.workspace import Workspace
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.study.design.runs import PlannedRun
-from ablate.study.design.study import StudyError, load, read
+from ablate.study.design.study import StudyError, load_study, parse_study
 from ablate.study.results import FOLDER
-from ablate.study.results import read as results
+from ablate.study.results import read_results as results
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = OmegaConf.load(ROOT / "conf" / "sweep.yaml")
@@ -294,7 +294,7 @@ def test_a_study_says_what_it_would_not_heed(tmp_path):
 )
 def test_every_number_has_something_that_gives_it(change, node, said, place):
     asked = options(place, **node)
-    study = read(yaml.safe_load(STUDY.format(text="a.txt").replace(*change)))
+    study = parse_study(yaml.safe_load(STUDY.format(text="a.txt").replace(*change)))
     if said is None:
         check_measures(study, asked)
     else:
@@ -314,7 +314,7 @@ def test_every_number_has_something_that_gives_it(change, node, said, place):
 )
 def test_held_out_text_that_cannot_be_read_is_refused_before_the_runs(metric, text, said, place):
     workspace = Workspace(options(place))
-    study = read(yaml.safe_load(STUDY.format(text=place / "a.txt").replace("heldout/loss", metric)))
+    study = parse_study(yaml.safe_load(STUDY.format(text=place / "a.txt").replace("heldout/loss", metric)))
     base = study.base[3:] if text is TASK else study.base
     arm = SimpleNamespace(name="rope", spec=workspace.compose([*base, *text]))
     planned = SimpleNamespace(study=study, arms=[arm])
@@ -358,7 +358,7 @@ class Mine:
     own = STUDY.format(text=place / "a.txt").replace(
         "equivalence_margin: 0.05", "equivalence_margin: 0.05\nmeasures: [mine/size]"
     )
-    study = read(yaml.safe_load(own.replace("- data=text", f"- data=text\n  - parts=[{file}]")))
+    study = parse_study(yaml.safe_load(own.replace("- data=text", f"- data=text\n  - parts=[{file}]")))
     assert asked_of(place).planned(study).study.measures == ("mine/size",)
 
 
@@ -373,9 +373,9 @@ def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_pa
 def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch, capsys):
     record = RunRecord(id="a", status="finished", source_hash="c", spec={}, fingerprint={})
     record.save(tmp_path / "a")
-    monkeypatch.setattr("ablate.measure.score.work", killed)
+    monkeypatch.setattr("ablate.measure.score.score_work", killed)
     workspace = Workspace(options(place, runs=str(tmp_path), slots=1))
-    study = read(yaml.safe_load(STUDY.format(text=place / "a.txt")))
+    study = parse_study(yaml.safe_load(STUDY.format(text=place / "a.txt")))
     run = PlannedRun("a", "base", "rope", "test", 0, None, 0, workspace.compose(list(study.base)))
     score_missing(["heldout"], [run], workspace, Console())
     assert "a scoring process was killed" in capsys.readouterr().out
@@ -401,7 +401,7 @@ def test_damaged_results_and_studies_are_named(text, tmp_path):
         results(tmp_path)
     (tmp_path / "study.yaml").write_bytes(b"question: D\xe9j\xe0 vu?")
     with pytest.raises(StudyError, match=r"study\.yaml: byte 11 is not UTF-8"):
-        load(tmp_path / "study.yaml")
+        load_study(tmp_path / "study.yaml")
 
 
 def test_a_missing_experiment_names_those_there_are(place):

@@ -107,7 +107,7 @@ def test_nanogpt_split_of_one_file(file: Path, cache: Path) -> None:
 def test_a_long_document_comes_in_pieces_and_whole_again(
     cache: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE", 10)
+    monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 10)
     file.write_text("\n".join(STORIES[:30]) + "x" * 55, encoding="utf-8")
     prepared = prepare(spec(file, split="tail", validation=0.1, heldout=0.1), cache)
     assert "".join(documents(prepared, s)[0] for s in SPLITS) == file.read_text(encoding="utf-8")
@@ -259,7 +259,7 @@ def test_no_flipped_bit_is_taken_for_text(
         path.write_bytes(after)
         sound.HASHED.clear()  # as in a new process
         if path.parent == folder:
-            wrong = sound.damage(folder, content)
+            wrong = sound.cache_damage(folder, content)
         else:
             wrong = module.recall(path) != {k: json.loads(before)[k] for k in ("change_stamp", "manifest")}
         try:
@@ -270,7 +270,7 @@ def test_no_flipped_bit_is_taken_for_text(
         noticed += bool(wrong)
         path.write_bytes(before)
     assert noticed > 0.9 * flips
-    assert not sound.damage(folder, content)
+    assert not sound.cache_damage(folder, content)
 
 
 def test_a_large_cache_is_hashed_only_where_it_was_touched(
@@ -318,13 +318,13 @@ def test_what_a_killed_process_left_is_cleared(file: Path, cache: Path) -> None:
 def test_text_that_changes_while_it_is_read_is_refused(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill = module.fill
+    fill = module.fill_cache
 
     def meanwhile(*rest: Any) -> None:
         fill(*rest)
         file.write_text("other", encoding="utf-8")
 
-    monkeypatch.setattr(module, "fill", meanwhile)
+    monkeypatch.setattr(module, "fill_cache", meanwhile)
     with pytest.raises(DataError, match="changed while it was read"):
         prepare(spec(file), cache)
     assert [p.name for p in cache.iterdir() if p.is_dir()] == ["texts"]

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ablate import registry
 from ablate.data.source import SPLITS, DataError, NetworkError, Source
 from ablate.data.source import text as module
-from ablate.data.source.stdlib import WITHOUT, deal, modules, size
+from ablate.data.source.stdlib import WITHOUT, deal, modules, total_size
 
 STORIES = [f"Story {n}\nabout the number {n}." for n in range(400)]
 
@@ -55,7 +55,7 @@ def test_stdlib_splits_by_module() -> None:
 
 
 def test_stdlib_deals_each_module_once() -> None:
-    sizes = {name: size(files) for name, files in modules().items()}
+    sizes = {name: total_size(files) for name, files in modules().items()}
     dealt = deal(sizes)
     assert sorted(chain(*dealt.values())) == sorted(sizes)
     assert deal(dict(reversed(sizes.items()))) == dealt
@@ -283,13 +283,13 @@ def test_a_document_has_a_length_that_memory_holds(
 def test_tail_reads_no_file_that_lies_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(20):
         (tmp_path / f"{n:02}.txt").write_text(f"{n % 10}" * 1000)
-    read, opened = module.read, []
+    read, opened = module.read_documents, []
 
     def noted(path: Path, *rest: Any, **more: Any) -> Iterator[str]:
         opened.append(path.stem)
         return read(path, *rest, **more)
 
-    monkeypatch.setattr(module, "read", noted)
+    monkeypatch.setattr(module, "read_documents", noted)
     source = text(tmp_path / "*.txt", split="tail", validation=0.1, heldout=0.1)
     found = {split: "".join(documents) for split, documents in all_splits(source).items()}
     assert "".join(found[split] for split in SPLITS) == "".join(f"{n % 10}" * 1000 for n in range(20))

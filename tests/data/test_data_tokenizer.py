@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ablate import registry
 from ablate.data.tokenizer import Tokenizer, TokenizerError
-from ablate.data.tokenizer.bpe import END
+from ablate.data.tokenizer.bpe import END_OF_TEXT
 
 TEXTS = [
     "the cat sat on the mat\n",
@@ -33,7 +33,10 @@ def learned() -> dict[str, Tokenizer]:
 
 
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
-@given(text=st.text() | st.sampled_from([END, f"a{END}b", "<|endoftext|>", "\r\n \t", "\x00", "\ufeffx"]))
+@given(
+    text=st.text()
+    | st.sampled_from([END_OF_TEXT, f"a{END_OF_TEXT}b", "<|endoftext|>", "\r\n \t", "\x00", "\ufeffx"])
+)
 def test_any_text_comes_back(learned: dict[str, Tokenizer], name: str, text: str) -> None:
     tokenizer = learned[name]
     (ids,) = tokenizer.encode([text])
@@ -123,12 +126,12 @@ def folder(tmp_path: Path) -> Path:
 def test_saved_takes_folder_or_file(folder: Path) -> None:
     ours = make("bpe", vocab=290)
     for path in (folder, folder / "tokenizer.json"):
-        theirs = make("saved", path=str(path), end=END)
+        theirs = make("saved", path=str(path), end=END_OF_TEXT)
         assert theirs.encode(TEXTS) == ours.encode(TEXTS)
         assert (theirs.vocab, theirs.end, theirs.hash()) == (ours.vocab, ours.end, ours.hash())
 
 
-@pytest.mark.parametrize("token", [END, {"content": END, "lstrip": False}])
+@pytest.mark.parametrize("token", [END_OF_TEXT, {"content": END_OF_TEXT, "lstrip": False}])
 def test_saved_finds_the_end_token_in_the_configuration(folder: Path, token: Any) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
     assert make("saved", path=str(folder)).end == 0
@@ -139,7 +142,10 @@ def test_saved_is_known_by_content_not_by_path(
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine.json"
     elsewhere.write_bytes((folder / "tokenizer.json").read_bytes())
-    one, other = make("saved", path=str(folder), end=END), make("saved", path=str(elsewhere), end=END)
+    one, other = (
+        make("saved", path=str(folder), end=END_OF_TEXT),
+        make("saved", path=str(elsewhere), end=END_OF_TEXT),
+    )
     assert one.hash() == other.hash()
     assert one.recipe() == other.recipe()
 
@@ -186,7 +192,7 @@ def test_tokens_that_are_numbered_beyond_all_measure_are_refused(folder: Path) -
     node["model"]["vocab"]["far"] = 2**31
     (folder / "tokenizer.json").write_text(json.dumps(node))
     with pytest.raises(TokenizerError, match="tokens are numbered up to 2147483648"):
-        make("saved", path=str(folder), end=END)
+        make("saved", path=str(folder), end=END_OF_TEXT)
 
 
 @pytest.mark.parametrize("name", ["bpe", "symbols"])
@@ -197,10 +203,10 @@ def test_a_vocabulary_beyond_memory_is_refused_before_it_is_learned(name: str) -
 
 def test_saved_that_is_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="there is no file"):
-        make("saved", path=str(tmp_path / "nowhere"), end=END)
+        make("saved", path=str(tmp_path / "nowhere"), end=END_OF_TEXT)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"is no tokenizer\.json"):
-        make("saved", path=str(tmp_path), end=END)
+        make("saved", path=str(tmp_path), end=END_OF_TEXT)
 
 
 def test_saved_that_loses_text_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ from ablate.data.task import Example, split_of
 from ablate.data.tokenizer import TokenizerError
 from ablate.measure import reads_heldout
 from ablate.measure.score import score
-from ablate.measure.skill import answered, found
+from ablate.measure.skill import answered, skill_metrics
 from ablate.measure.trained import Trained
 from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
@@ -33,7 +33,7 @@ from ablate.record import RunRecord
 from ablate.spec import DataSpec, RunSpec
 from ablate.study.design.claim import declared
 from ablate.study.judge.solved import judge_solved
-from ablate.study.stats.fisher import fewest_seeds, interval
+from ablate.study.stats.fisher import fewest_seeds, share_interval
 from ablate.train.fit import fit
 from ablate.train.settings import Settings
 
@@ -462,7 +462,7 @@ def test_text_has_no_skill(tmp_path: Path) -> None:
 def test_the_numbers_of_the_measure() -> None:
     tokens, answers = np.array([6, 6, 8, 8, 8]), np.array([2, 2, 3, 3, 3])
     right = np.array([2, 1, 3, 3, 0])
-    measured = found(tokens, answers, right, longest=6, threshold=0.6)
+    measured = skill_metrics(tokens, answers, right, longest=6, threshold=0.6)
     assert measured.metrics == {
         "skill/accuracy": pytest.approx(9 / 13),
         "skill/exact": 0.6,
@@ -479,7 +479,7 @@ def test_the_numbers_of_the_measure() -> None:
         "skill/accuracy": [0.75, pytest.approx(6 / 9)],
         "skill/exact": [0.5, pytest.approx(2 / 3)],
     }
-    within = found(tokens, answers, right, longest=8, threshold=0.61)
+    within = skill_metrics(tokens, answers, right, longest=8, threshold=0.61)
     assert set(within.metrics) == {"skill/accuracy", "skill/exact", "skill/solved"}
     assert within.metrics["skill/solved"] == 0.0
 
@@ -548,14 +548,14 @@ def test_what_is_not_solved_or_not_is_refused() -> None:
 def test_the_interval_covers_at_any_probability(runs: int) -> None:
     from scipy.stats import binom
 
-    ends = np.array([interval(n, runs) for n in range(runs + 1)])
+    ends = np.array([share_interval(n, runs) for n in range(runs + 1)])
     for p in np.linspace(0, 1, 101):
         chances = binom.pmf(np.arange(runs + 1), runs, p)
         assert chances[(ends[:, 0] <= p) & (p <= ends[:, 1])].sum() >= 0.95
     assert (ends[0, 0], ends[-1, 1]) == (0.0, 1.0)
-    assert interval(0, 0) == (0.0, 1.0)
+    assert share_interval(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="3 of 2 runs"):
-        interval(3, 2)
+        share_interval(3, 2)
 
 
 def test_arms_that_are_the_same_are_told_apart_seldom() -> None:

@@ -33,7 +33,7 @@ from ablate.registry import load_parts
 from ablate.spec import RunSpec
 from ablate.study.design.arms import expand
 from ablate.study.design.claim import Claim
-from ablate.study.design.study import Study, load, read
+from ablate.study.design.study import Study, load_study, parse_study
 from ablate.train.settings import Settings
 
 CONF = str(ROOT / "conf")
@@ -152,12 +152,12 @@ def check_yaml(block: Fenced) -> None:
     whole = FRAGMENT | node
     if "design" in node:
         del whole["arms"], whole["baseline"]
-    check_study(read(whole))
+    check_study(parse_study(whole))
 
 
 def load_text(text: str) -> Study:
     Path("study.yaml").write_text(text)
-    return load(Path("study.yaml"))
+    return load_study(Path("study.yaml"))
 
 
 def write_file(block: Fenced, folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_page_s_blocks_are_accepted(page, folder):
             if block.file is not None:
                 write_file(block, folder)
             if block.file and block.file.endswith("study.yaml"):
-                check_study(load(folder / block.file))
+                check_study(load_study(folder / block.file))
             elif block.file and block.file.endswith("campaign.yaml"):
                 check_run(*load_campaign((folder / block.file).parent).base)
             elif block.language == "console":

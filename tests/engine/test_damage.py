@@ -24,7 +24,7 @@ from ablate.study.design.study import StudyError
 from ablate.train.fit import fit
 from ablate.train.settings import Settings
 from ablate.train.state.checkpoint import Checkpoints
-from ablate.train.state.weights import FILE, WeightsMismatch, verify
+from ablate.train.state.weights import WEIGHTS_FILE, WeightsMismatch, verify
 
 ROOT = Path(__file__).parents[2]
 REFUSED = "refused"
@@ -69,9 +69,9 @@ def targets(run: tuple[Path, RunSpec, RunRecord], tmp_path: Path) -> dict[str, T
     store = Store(place / "runs")
     numbers = tmp_path / "study"
     shutil.copytree(ROOT / "experiments" / "norm" / "results", numbers / "from" / "results")
-    kept = results.read(numbers / "from")
+    kept = results.read_results(numbers / "from")
     numbers.joinpath("study").mkdir()
-    results.write(kept, numbers / "study")
+    results.write_results(kept, numbers / "study")
     plan = tmp_path / "plan"
     plan.mkdir()
     version = Version(
@@ -86,10 +86,10 @@ def targets(run: tuple[Path, RunSpec, RunRecord], tmp_path: Path) -> dict[str, T
 
     def of_weights() -> Any:
         try:
-            verify(folder / FILE)
+            verify(folder / WEIGHTS_FILE)
         except WeightsMismatch:
             return REFUSED
-        return (folder / FILE).read_bytes()
+        return (folder / WEIGHTS_FILE).read_bytes()
 
     def of_curve() -> Any:
         try:
@@ -111,7 +111,7 @@ def targets(run: tuple[Path, RunSpec, RunRecord], tmp_path: Path) -> dict[str, T
 
     def of_results() -> Any:
         try:
-            found = results.read(numbers / "study")
+            found = results.read_results(numbers / "study")
         except ValueError:
             return REFUSED
         return found.manifest, *(getattr(found, n).to_json() for n in ("runs", "curves", "documents"))

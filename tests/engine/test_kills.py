@@ -24,7 +24,7 @@ from ablate.train.fit import fit
 from ablate.train.request import RunRequest
 from ablate.train.settings import Settings
 from ablate.train.state.source_hash import source_hash
-from ablate.train.state.weights import FILE, file_hash
+from ablate.train.state.weights import WEIGHTS_FILE, file_hash
 
 SETTINGS = Settings(accelerator="cpu", threads=1, progress=False, checkpoint_steps=40, keep="weights")
 STEPS = 800
@@ -37,7 +37,7 @@ from ablate.engine.slots import cpu_slots
 from ablate.engine.store import Store
 from ablate.engine.worker import Job
 said = json.loads(sys.argv[1])
-launch([Job(**job) for job in said["jobs"]], cpu_slots(1), "ablate.train.fit:work", lambda event: None,
+launch([Job(**job) for job in said["jobs"]], cpu_slots(1), "ablate.train.fit:train_work", lambda event: None,
        store=Store(Path(said["store"])), check=0.2, retries=10_000)
 """
 
@@ -55,7 +55,7 @@ def outcome(folder: Path) -> Outcome:
     import pandas as pd
 
     record = RunRecord.load(folder)
-    assert record.status == "finished" and file_hash(folder / FILE) == record.weights_hash
+    assert record.status == "finished" and file_hash(folder / WEIGHTS_FILE) == record.weights_hash
     curve = pd.read_parquet(folder / "curve.parquet").drop(columns="seconds")
     return Outcome(record.metrics, record.weights_hash, curve.fillna(-1).to_numpy().tolist())
 

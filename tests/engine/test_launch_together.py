@@ -9,7 +9,7 @@ from test_launch import count, job, log, run, statuses
 from ablate.engine.lease import take, taken
 from ablate.engine.slots import cpu_slots
 from ablate.engine.store import Store
-from ablate.engine.worker import Report, perform, perform_together
+from ablate.engine.worker import WorkerReport, perform_job, perform_together
 
 TOGETHER = "store_work:together"
 
@@ -58,7 +58,7 @@ def test_what_is_done_or_elsewhere_is_left_out(tmp_path):
     jobs = [job(tmp_path, n, group="a") for n in range(4)]
     from store_work import work
 
-    perform(store, jobs[0], work)
+    perform_job(store, jobs[0], work)
     lease = take(store.folder("r1"))
     assert lease is not None
     perform_together(store, jobs, together, heard.append)
@@ -97,8 +97,8 @@ def test_a_lease_that_is_lost_loses_that_record_alone(tmp_path):
 
     perform_together(store, jobs, robbed, heard.append)
     assert [(type(report), report.id, report.status) for report in heard] == [
-        (Report, "r0", "finished"),
-        (Report, "r1", "lost"),
+        (WorkerReport, "r0", "finished"),
+        (WorkerReport, "r1", "lost"),
     ]
     assert statuses(tmp_path) == {"r0": "finished"}
 

@@ -12,7 +12,7 @@ from test_store_lease import record, rewrite, win
 
 from ablate.engine.lease import LIMIT, LeaseLost, beating, holder, newest, take, taken
 from ablate.engine.store import Store
-from ablate.engine.worker import Job, perform
+from ablate.engine.worker import Job, perform_job
 
 
 def here(**changes: object) -> bytes:
@@ -75,7 +75,7 @@ def test_an_outbox_without_its_claim_is_cleared_away(place: Path, what: str) -> 
     if what == "a record":
         record(heldout_reads=7).save(outbox)
     store = Store(place)
-    report = perform(store, Job("run", {}), lambda payload: record(1).save(Path(payload["outbox"])))
+    report = perform_job(store, Job("run", {}), lambda payload: record(1).save(Path(payload["outbox"])))
     assert report.status == "finished" and store.load("run").heldout_reads == 1
     assert what == "a file" or not outbox.exists()
 
@@ -121,7 +121,7 @@ def test_the_holder_is_named(place: Path) -> None:
     lease = win(place / "run")
     rewrite(lease, where=["a.host", "boot", "pid:[1]"], pid=12)
     assert holder(place / "run") == f"a.host, process 12 ({lease.file})"
-    reports = perform(Store(place), Job("run", {}), lambda payload: None)
+    reports = perform_job(Store(place), Job("run", {}), lambda payload: None)
     assert reports.status == "elsewhere" and reports.reason == f"waiting for {holder(place / 'run')}"
     rewrite(lease, where=["\x1b[2J"], pid="x")
     assert holder(place / "run") == f"an unknown host, process unknown ({lease.file})"

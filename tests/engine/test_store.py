@@ -11,7 +11,7 @@ import pytest
 
 from ablate.engine.lease import take
 from ablate.engine.store import Store
-from ablate.engine.worker import Job, perform
+from ablate.engine.worker import Job, perform_job
 from ablate.record import RunRecord
 
 
@@ -113,7 +113,7 @@ def test_a_run_done_again_reports_how_it_ended_itself(tmp_path: Path, status: st
     store = Store(tmp_path)
     commit(store, record("a"))
     again = Job("a", {})
-    report = perform(store, again, lambda payload: record("a", status).save(Path(payload["outbox"])))
+    report = perform_job(store, again, lambda payload: record("a", status).save(Path(payload["outbox"])))
     assert report.status == status and store.load("a").status == "finished"
 
 

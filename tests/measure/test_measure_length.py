@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ablate.measure import reads_heldout
 from ablate.measure.length import in_buckets, region_of, stride_of
-from ablate.measure.segment import stretch
+from ablate.measure.segment import segment
 from ablate.registry import measure
 
 CONTEXT = SMALL["context"]
@@ -142,11 +142,11 @@ def test_buckets_are_of_equal_width_in_tokens():
 
 def test_a_stretch_begins_with_the_document_that_goes_on():
     whole = text(tokens=200, document=37).splits["heldout"]
-    part = stretch(whole, 50, 60)
+    part = segment(whole, 50, 60)
     assert part.tokens.tolist() == whole.tokens[50:110].tolist()
     assert part.document_offsets.tolist() == [0, 24]
     with pytest.raises(ValueError, match="150 to 210"):
-        stretch(whole, 150, 60)
+        segment(whole, 150, 60)
 
 
 def test_options_are_checked():

@@ -8,7 +8,7 @@ from training import QUIET, prepared_for, run_spec, write_text
 
 from ablate.engine.lease import take
 from ablate.measure import Measured
-from ablate.measure.score import MeasureError, after, measure_hashes, missing, score, work
+from ablate.measure.score import MeasureError, after, measure_hashes, missing, score, score_work
 from ablate.record import RunRecord
 from ablate.registry import measure
 from ablate.spec import RunSpec
@@ -103,7 +103,7 @@ def test_a_measure_that_fails_is_a_line_and_no_traceback(run, own_parts):
 
     folder, cache = run
     measure("mine", paper="ours")(type("Mine", (), {"__call__": fails}))
-    said = work(folder, payload(folder, cache, ["mine"]))
+    said = score_work(folder, payload(folder, cache, ["mine"]))
     assert said == f"{folder}: RuntimeError: no room"
 
 

@@ -13,7 +13,7 @@ from ablate.measure.timing import TRAINING, Timing, _Runner, time_in_turn
 from ablate.study.design.claim import Claim, kinds
 from ablate.study.judge.timing import judge_timing
 from ablate.study.report.timing import timing_table
-from ablate.study.results import Results, read, write, write_timings
+from ablate.study.results import Results, read_results, write_results, write_timings
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def results(tmp_path) -> Results:
 
 def timed(folder, results: Results, rows: list[tuple]) -> Results:
     """The results as they are read once these laps are kept beside them."""
-    write(results, folder)
+    write_results(results, folder)
     write_timings(folder, rows, {"device_kind": "a CPU", "torch": "2", "git": None})
-    return read(folder)
+    return read_results(folder)
 
 
 def test_every_model_is_timed_at_everything_in_every_round(laps):

@@ -12,7 +12,7 @@ from ablate.measure.trained import RunNotLoadable, Trained, continue_texts, open
 from ablate.model.decoder import Decoder
 from ablate.record import RunRecord
 from ablate.registry import tokenizer
-from ablate.train.state.weights import FILE, file_hash, save
+from ablate.train.state.weights import WEIGHTS_FILE, file_hash, save
 
 
 def a_run(folder: Path, **model: int) -> Path:
@@ -26,7 +26,7 @@ def a_run(folder: Path, **model: int) -> Path:
         source_hash="0",
         spec=spec.model_dump(mode="json"),
         fingerprint={"source": "", "tokenizer": bytes_.hash()},
-        weights_hash=save(decoder.state_dict(), folder / FILE),
+        weights_hash=save(decoder.state_dict(), folder / WEIGHTS_FILE),
     ).save(folder)
     return folder
 
@@ -138,8 +138,8 @@ def flip(file: Path, place: int, bit: int) -> None:
 
 def test_one_flipped_bit_of_the_weights_is_refused(tmp_path):
     folder = a_run(tmp_path / "abc")
-    assert RunRecord.load(folder).weights_hash == file_hash(folder / FILE)
-    flip(folder / FILE, -1001, 6)
+    assert RunRecord.load(folder).weights_hash == file_hash(folder / WEIGHTS_FILE)
+    flip(folder / WEIGHTS_FILE, -1001, 6)
     with pytest.raises(RunNotLoadable, match=r"model\.safetensors is damaged.*rerun=true"):
         open_run(folder)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ablate.model.decoder import Decoder
 from ablate.model.future import NO_TARGET, FutureContext
-from ablate.model.measure import count
+from ablate.model.measure import count_costs
 from ablate.parts.base import ForwardContext, IncompatibleParts
 
 TARGETS = torch.randint(50, (2, 20), generator=torch.Generator().manual_seed(3))
@@ -55,7 +55,7 @@ def test_evaluation_and_decoding_know_nothing_of_it(name, tokens):
         assert torch.equal(m(tokens), plain(tokens))
         a, b = (x(tokens, targets=TARGETS, summed=True) for x in (m, plain))
         assert torch.equal(a.objective, b.objective)
-    extra, less = count(m), count(plain)
+    extra, less = count_costs(m), count_costs(plain)
     assert extra.forward_flops == less.forward_flops and extra.decoding_flops == less.decoding_flops
     assert extra.training_flops > less.training_flops and extra.parameters > less.parameters
 

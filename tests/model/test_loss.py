@@ -67,7 +67,7 @@ HEADS.append({"tied": True, "bias": True, "z_loss": 0.1, "multiplier": 0.7, "tra
 def test_slices_are_the_whole(way, options, dtype, close, monkeypatch):
     made = head(dtype, **options)
     whole = way(made, *given(dtype))
-    monkeypatch.setattr(loss, "SLICE", SLICE)
+    monkeypatch.setattr(loss, "LOGITS_SLICE", SLICE)
     assert loss.slice_of(N, V) == 4
     if "transform" in options:  # its norm divides by deviations that are small here
         close *= 4
@@ -92,8 +92,8 @@ def test_under_autocast_too(way, softcap, monkeypatch):
     made = head(torch.float32, softcap=softcap, z_loss=0.1, bias=True)
     exact = way(made, *given(torch.float32))
     found = []
-    for size in (loss.SLICE, SLICE):
-        monkeypatch.setattr(loss, "SLICE", size)
+    for size in (loss.LOGITS_SLICE, SLICE):
+        monkeypatch.setattr(loss, "LOGITS_SLICE", size)
         with torch.autocast("cpu", torch.bfloat16):
             found.append(way(made, *given(torch.float32)))
     for one, other, true in zip(*found, exact, strict=True):
@@ -104,7 +104,7 @@ def test_under_autocast_too(way, softcap, monkeypatch):
 
 @pytest.mark.parametrize("way", [by_token, summed])
 def test_compiled_it_is_one_graph(way, monkeypatch):
-    monkeypatch.setattr(loss, "SLICE", SLICE)
+    monkeypatch.setattr(loss, "LOGITS_SLICE", SLICE)
     made = head(torch.float32, softcap=2.0, z_loss=0.1, bias=True)
     eager = way(made, *given(torch.float32))
     for method in ("loss", "sums"):
@@ -134,8 +134,8 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_holds_all_logits(way, options, monkeypatch):
     made = head(torch.float32, **options)
     seen = []
-    for size in (loss.SLICE, SLICE):
-        monkeypatch.setattr(loss, "SLICE", size)
+    for size in (loss.LOGITS_SLICE, SLICE):
+        monkeypatch.setattr(loss, "LOGITS_SLICE", size)
         inputs = given(torch.float32)
         with Largest() as largest:
             way(made, *inputs)
@@ -145,7 +145,7 @@ def test_no_tensor_holds_all_logits(way, options, monkeypatch):
 
 def test_without_gradients_there_are_slices_too(monkeypatch):
     made, inputs = head(torch.float32), given(torch.float32)
-    monkeypatch.setattr(loss, "SLICE", SLICE)
+    monkeypatch.setattr(loss, "LOGITS_SLICE", SLICE)
     with torch.no_grad(), Largest() as largest:
         found, sums = made.loss(*inputs), made.sums(*inputs)
     assert largest.elements <= V * C < N * V  # the weight itself is the largest

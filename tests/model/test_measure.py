@@ -7,8 +7,8 @@ from conftest import small
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.model.decoder import Decoder
-from ablate.model.loss import SLICE
-from ablate.model.measure import count, measure
+from ablate.model.loss import LOGITS_SLICE
+from ablate.model.measure import count_costs, measure_model
 from ablate.parts.base import ForwardContext
 from ablate.parts.canon import canons
 from ablate.parts.recurrence import RecurrentMixer
@@ -26,7 +26,7 @@ def test_flops_are_those_that_torch_counts(case, tokens):
         pytest.skip("counted token by token; torch counts the products of chunks")
     if "future" in case:
         pytest.skip("later tokens are predicted where there are targets")
-    costs = count(m, context=T)
+    costs = count_costs(m, context=T)
     unseen = 2 * sum(  # what torch takes for sums
         convolution.more_products for convolution in canons(m)
     )
@@ -61,7 +61,7 @@ def test_a_cache_takes_the_bytes_that_are_counted(case, tokens):
     stored = [kept for memory in memories for kept in memory.stored.values()]
     keys = [x for kept in stored if isinstance(kept, tuple) for x in kept]
     states = [kept for kept in stored if not isinstance(kept, tuple)]
-    costs = count(m, context=T, value_bytes=4)
+    costs = count_costs(m, context=T, value_bytes=4)
     assert sum(x[0].nbytes for x in (*keys, *states)) == costs.cache_bytes
     assert sum(x[0, :, 0].nbytes for x in keys) == costs.kv_bytes
 
@@ -70,8 +70,8 @@ def test_a_cache_takes_the_bytes_that_are_counted(case, tokens):
 def test_the_blueprint_is_the_model(case):
     spec = small(**case)
     built = Decoder(spec).init_parameters(0)
-    costs = measure(spec)
-    assert costs == count(built)
+    costs = measure_model(spec)
+    assert costs == count_costs(built)
     assert costs.parameters == sum(p.numel() for p in built.parameters())
     assert costs.state_bytes == 16 * costs.parameters
 
@@ -92,20 +92,20 @@ def test_activations_are_estimated_within_a_factor_of_two(case, tokens):
     weights = {p.untyped_storage().data_ptr() for p in m.parameters()}
     saved = sum(size for place, size in kept.items() if place not in weights) / tokens.numel()
     assert loss.nll.requires_grad
-    costs = count(m, value_bytes=4)
+    costs = count_costs(m, value_bytes=4)
     assert 0.5 < (costs.activation_bytes + costs.logit_bytes) / saved < 2
 
 
 def test_of_large_logits_one_slice_is_in_memory():
-    costs = measure(small(vocab=100_000))
+    costs = measure_model(small(vocab=100_000))
     few, many = 64, 64_000
     assert costs.training_bytes(few) == costs.state_bytes + few * (costs.activation_bytes + 800_000)
-    assert costs.training_bytes(many) == costs.state_bytes + many * costs.activation_bytes + 2 * SLICE
+    assert costs.training_bytes(many) == costs.state_bytes + many * costs.activation_bytes + 2 * LOGITS_SLICE
 
 
 def test_a_dense_model_in_closed_form():
     V, C, L, H, K, D, F, N = 50, 32, 3, 4, 2, 8, 40, 24
-    costs = measure(small(), value_bytes=2)
+    costs = measure_model(small(), value_bytes=2)
     layer = C * H * D + 2 * C * K * D + H * D * C + 3 * C * F
     norms = (2 * L + 1) * C
     assert costs.parameters == costs.active == V * C + L * layer + norms
@@ -122,8 +122,10 @@ def test_a_dense_model_in_closed_form():
 def test_experts_count_where_they_serve():
     C, F, E, k, shared, L = 32, 24, 4, 2, 1, 3
     expert = {"name": "glu", "width": F}
-    moe = measure(small(ffn={"name": "moe", "experts": E, "top_k": k, "shared": shared, "expert": expert}))
-    dense = measure(small(ffn=expert))
+    moe = measure_model(
+        small(ffn={"name": "moe", "experts": E, "top_k": k, "shared": shared, "expert": expert})
+    )
+    dense = measure_model(small(ffn=expert))
     assert moe.parameters - dense.parameters == L * (C * E + (E + shared - 1) * 3 * C * F)
     assert moe.active - dense.active == L * (C * E + (k + shared - 1) * 3 * C * F)
     assert moe.parameters - moe.active == L * (E - k) * 3 * C * F
@@ -132,28 +134,34 @@ def test_experts_count_where_they_serve():
 
 def test_a_window_costs_what_it_sees():
     w, first, N = 5, 2, 24
-    plain = measure(small(attention={"name": "softmax"}))
-    window = measure(small(attention={"name": "softmax", "window": w, "sink_tokens": first}))
+    plain = measure_model(small(attention={"name": "softmax"}))
+    window = measure_model(small(attention={"name": "softmax", "window": w, "sink_tokens": first}))
     visible = [sum(1 for j in range(i + 1) if i - j < w or j < first) for i in range(N)]
     ratio = 3 * 4 * 32  # layers, and FLOPs for each key: 4 times the width of all heads
     assert plain.forward_flops - window.forward_flops == ratio * ((N + 1) / 2 - sum(visible) / N)
     assert plain.decoding_flops - window.decoding_flops == ratio * (N - visible[-1])
     assert window.kv_bytes == plain.kv_bytes
     assert window.cache_bytes == (w + first) * window.kv_bytes
-    longer = measure(small(attention={"name": "softmax", "window": w}), context=1000)
-    assert longer.decoding_flops == measure(small(attention={"name": "softmax", "window": w})).decoding_flops
+    longer = measure_model(small(attention={"name": "softmax", "window": w}), context=1000)
+    assert (
+        longer.decoding_flops
+        == measure_model(small(attention={"name": "softmax", "window": w})).decoding_flops
+    )
 
 
 def test_what_counts_as_embedding():
-    tied, untied = measure(small(head={"tied": True})), measure(small(head={"tied": False, "bias": True}))
-    learned = measure(small(position="learned"))
+    tied, untied = (
+        measure_model(small(head={"tied": True})),
+        measure_model(small(head={"tied": False, "bias": True})),
+    )
+    learned = measure_model(small(position="learned"))
     assert untied.parameters - tied.parameters == 50 * 32 + 50
     assert untied.non_embedding == tied.non_embedding == learned.non_embedding
-    assert learned.parameters - measure(small(position="none")).parameters == 24 * 32
-    t5 = measure(small(position="t5"))
+    assert learned.parameters - measure_model(small(position="none")).parameters == 24 * 32
+    t5 = measure_model(small(position="t5"))
     assert t5.non_embedding - tied.non_embedding == 32 * 4  # a bias on scores is no embedding
 
 
 def test_a_vocabulary_is_needed():
     with pytest.raises(ValueError, match=r"model\.vocab is null"):
-        measure(small(vocab=None))
+        measure_model(small(vocab=None))

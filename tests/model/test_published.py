@@ -3,7 +3,7 @@
 import pytest
 
 from ablate.cli.models_table import PAGE, composed, costs, presets, renewed
-from ablate.model.measure import blueprint, measure
+from ablate.model.measure import blueprint, measure_model
 from ablate.spec import ModelSpec
 
 # Total parameters, and bytes of keys and values for each token in bf16.
@@ -103,7 +103,7 @@ def test_a_window_bounds_the_cache():
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes_are_about_what_their_names_say(size):
     spec = composed("llama", f"model/size={size}").model_dump() | {"vocab": 4096}
-    assert measure(ModelSpec(**spec)).non_embedding == pytest.approx(SIZES[size], rel=0.03)
+    assert measure_model(ModelSpec(**spec)).non_embedding == pytest.approx(SIZES[size], rel=0.03)
 
 
 def test_a_published_recipe_takes_another_size():

@@ -6,7 +6,7 @@ from cases import model
 from conftest import small
 
 from ablate.model.decoder import Decoder
-from ablate.model.measure import count
+from ablate.model.measure import count_costs
 from ablate.parts.base import ForwardContext, IncompatibleParts
 
 ALL = {
@@ -74,8 +74,8 @@ def test_the_memory_is_as_counted(tokens):
     tails = sum(
         x[0].nbytes for memory in memories for x in memory.stored.values() if isinstance(x, torch.Tensor)
     )
-    assert tails == count(m, value_bytes=4).cache_bytes - count(plain, value_bytes=4).cache_bytes
-    assert count(m, value_bytes=4).kv_bytes == count(plain, value_bytes=4).kv_bytes
+    assert tails == count_costs(m, value_bytes=4).cache_bytes - count_costs(plain, value_bytes=4).cache_bytes
+    assert count_costs(m, value_bytes=4).kv_bytes == count_costs(plain, value_bytes=4).kv_bytes
 
 
 def test_what_layers_leave_is_freed_with_the_call(tokens):

@@ -66,7 +66,7 @@ def test_in_a_compiled_graph_it_is_the_same_product_in_one_graph(library):
     ],
 )
 def test_the_library_is_chosen_by_the_maker_of_the_processor(said, slow, monkeypatch):
-    monkeypatch.setattr(linear, "processor", lambda: said)
+    monkeypatch.setattr(linear, "cpu_description", lambda: said)
     monkeypatch.setattr(linear, "ONEDNN", True)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     assert linear.mkl_is_slow() == slow

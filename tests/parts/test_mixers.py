@@ -162,16 +162,16 @@ RECURRENT = [
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_a_state_has_the_numbers_that_are_counted(name):
-    from ablate.model.measure import count
+    from ablate.model.measure import count_costs
 
     m = Decoder(small(attention=name, position="none", depth=2)).init_parameters(0)
     states = m.memories(8)
     with torch.no_grad():
         m(torch.randint(50, (1, 8)), ForwardContext(torch.arange(8)[None], memories=states))
     numbers = sum(state.numel() for state in states[0].stored.values())
-    costs = count(m, value_bytes=4)
+    costs = count_costs(m, value_bytes=4)
     assert costs.cache_bytes == 4 * numbers and costs.kv_bytes == 0
-    assert costs.cache_bytes == count(m, context=1000, value_bytes=4).cache_bytes
+    assert costs.cache_bytes == count_costs(m, context=1000, value_bytes=4).cache_bytes
 
 
 @pytest.mark.parametrize("name", RECURRENT)

@@ -230,7 +230,7 @@ def test_mla_is_its_formula_whole_and_token_by_token(x):
 
 
 def test_the_memory_of_mla_is_the_compressed_vector_and_the_turned_part():
-    from ablate.model.measure import count
+    from ablate.model.measure import count_costs
 
     m = Decoder(small(attention={"name": "mla", "kv_rank": 12}, depth=2)).init_parameters(0)
     memories = m.memories(8)
@@ -238,7 +238,7 @@ def test_the_memory_of_mla_is_the_compressed_vector_and_the_turned_part():
         m(torch.randint(50, (1, 8)), ForwardContext(torch.arange(8)[None], memories=memories))
     stored = [tensor for pair in memories[0].stored.values() for tensor in pair]
     assert sum(tensor.numel() for tensor in stored) == 2 * 8 * (12 + 8)
-    assert count(m, value_bytes=4).kv_bytes == 4 * 2 * (12 + 8)
+    assert count_costs(m, value_bytes=4).kv_bytes == 4 * 2 * (12 + 8)
 
 
 # ---------------------------------------------------------------------------------------- experts

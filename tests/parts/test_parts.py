@@ -421,7 +421,7 @@ def test_t5_on_a_gpu_looks_up_the_same_with_the_same_gradient(monkeypatch):
     """The way of a GPU, on a CPU."""
     from ablate.parts.position import t5
 
-    monkeypatch.setattr(t5, "SLICE", 50)
+    monkeypatch.setattr(t5, "SCORES_SLICE", 50)
     weight = torch.randn(5, 3, dtype=torch.double).requires_grad_()
     bucket = torch.randint(5, (2, 7, 11))
     assert torch.equal(t5.looked_up(weight, bucket), weight.T[:, bucket])

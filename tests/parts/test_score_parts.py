@@ -8,7 +8,7 @@ from cases import model
 from conftest import small
 
 from ablate.model.decoder import Decoder
-from ablate.model.measure import count
+from ablate.model.measure import count_costs
 from ablate.parts.base import ForwardContext
 
 GATED = {"name": "forgetting", "kv_heads": 2}
@@ -78,7 +78,7 @@ def test_the_memory_is_as_counted(attention, tokens):
     with torch.no_grad():
         m(tokens, ForwardContext(torch.arange(20)[None], memories=memories))
     stored = sum(x[0].nbytes for memory in memories for pair in memory.stored.values() for x in pair)
-    costs = count(m, context=20, value_bytes=4)
+    costs = count_costs(m, context=20, value_bytes=4)
     assert costs.cache_bytes == stored and costs.kv_bytes == stored / 20
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import small
 
 from ablate.model.decoder import Decoder
-from ablate.model.measure import count
+from ablate.model.measure import count_costs
 from ablate.parts.base import ForwardContext, IncompatibleParts
 
 SHARING = {
@@ -40,7 +40,7 @@ def test_sharing_layers_store_nothing(tokens):
     with torch.no_grad():
         m(tokens, ForwardContext(torch.arange(20)[None], memories=memories))
     assert [sorted(memory.stored) for memory in memories] == [[0, 2]]
-    own, shared = count(Decoder(small(depth=3))), count(m)
+    own, shared = count_costs(Decoder(small(depth=3))), count_costs(m)
     assert shared.kv_bytes * 3 == own.kv_bytes * 2 and shared.cache_bytes * 3 == own.cache_bytes * 2
     assert shared.parameters < own.parameters
 
@@ -91,7 +91,7 @@ def test_a_loop_is_the_same_layers_written_out(tokens):
         for name in ("embedding", "final_norm"):
             getattr(unrolled, name).load_state_dict(getattr(looped, name).state_dict())
         torch.testing.assert_close(looped(tokens), unrolled(tokens), rtol=0, atol=0)
-    a, b = count(looped), count(unrolled)
+    a, b = count_costs(looped), count_costs(unrolled)
     assert a.parameters < b.parameters
     assert (a.forward_flops, a.kv_bytes, a.cache_bytes) == (b.forward_flops, b.kv_bytes, b.cache_bytes)
     assert a.activation_bytes == b.activation_bytes

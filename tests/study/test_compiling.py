@@ -23,9 +23,9 @@ from ablate.study.design.compile_policy import Compiling
 from ablate.study.design.plan import plan
 from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun
-from ablate.study.design.study import read
-from ablate.train.fit import Run, work
-from ablate.train.speed.compile_gain import Compiled, compiled, measured
+from ablate.study.design.study import parse_study
+from ablate.train.fit import Run, train_work
+from ablate.train.speed.compile_gain import Compiled, compile_gain, measured_compile_gain
 
 STUDY = """
 question: Do experts pay?
@@ -50,7 +50,7 @@ def real(tmp_path_factory) -> Plan:
     cache = folder / "cache"
     said = yaml.safe_load(STUDY.format(text=text))
     backend = SimpleNamespace(compose=Composer(cache), check=checker(cache, "cpu"))
-    return plan(read(said), backend)
+    return plan(parse_study(said), backend)
 
 
 def chosen(real: Plan, found: Compiled, run_seconds: float = 3600.0, device: str = "cpu") -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_what_the_compiler_fails_on_is_trained_as_it_is(tmp_path, monkeypatch):
         "runs": str(tmp_path / "runs"),
         "cache": str(tmp_path / "cache"),
     }
-    work(payload)
+    train_work(payload)
     (folder,) = (tmp_path / "runs").iterdir()
     record = RunRecord.load(folder)
     assert record.status == "finished" and record.provenance["settings"]["compile"] is False
@@ -143,12 +143,12 @@ def test_a_measurement_that_failed_is_tried_again_and_one_that_did_not_is_kept(t
         raise OSError("disk full\nand more")
 
     took = Compiled(0.2, 0.1, 3.0)
-    monkeypatch.setattr("ablate.train.speed.compile_gain.measured", fail)
-    assert compiled(payload) == Compiled(reason="OSError: disk full")
-    monkeypatch.setattr("ablate.train.speed.compile_gain.measured", lambda run: took)
-    assert compiled(payload) == took
-    monkeypatch.setattr("ablate.train.speed.compile_gain.measured", fail)
-    assert compiled(payload) == took
+    monkeypatch.setattr("ablate.train.speed.compile_gain.measured_compile_gain", fail)
+    assert compile_gain(payload) == Compiled(reason="OSError: disk full")
+    monkeypatch.setattr("ablate.train.speed.compile_gain.measured_compile_gain", lambda run: took)
+    assert compile_gain(payload) == took
+    monkeypatch.setattr("ablate.train.speed.compile_gain.measured_compile_gain", fail)
+    assert compile_gain(payload) == took
 
 
 def test_a_measurement_that_is_killed_ends_no_study():
@@ -176,5 +176,5 @@ def test_the_measurement_compiles(tmp_path):
     text = write_text(tmp_path)
     spec = run_spec(text)
     run = run_of(spec, prepared_for(spec, tmp_path), tmp_path, counts={"parameters": 7.0})
-    found = measured(run)
+    found = measured_compile_gain(run)
     assert not found.reason and min(found.eager, found.compiled) > 0

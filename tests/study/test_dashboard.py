@@ -16,12 +16,12 @@ from training import CONTEXT, MOE, QUIET, ROWS, curve, prepared_for, run_spec, w
 from wandb_stub import ENTITY, Stub, environment, serve
 
 from ablate.measure.score import after
-from ablate.model.measure import measure
+from ablate.model.measure import measure_model
 from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report import dashboard
-from ablate.study.results import read
+from ablate.study.results import read_results
 from ablate.train.fit import fit
 from ablate.train.monitor import loggers
 from ablate.train.request import RunRequest
@@ -104,7 +104,7 @@ def test_a_run_sends_its_curve_and_its_place_in_the_study(stub, enter, text, tmp
     assert run["config"]["model"]["width"] == spec.model.width
     rows = stub.history(record.id)
     same_curve(rows, tmp_path / "runs" / record.id)
-    flops = measure(spec.model).training_flops
+    flops = measure_model(spec.model).training_flops
     assert [row["flops"] for row in rows] == pytest.approx([row["tokens"] * flops for row in rows])
     loads = [row[f"train/expert_load/layer_{n}"] for row in rows[:4] for n in range(spec.model.depth)]
     assert all(1 <= load <= MOE["experts"] for load in loads)
@@ -226,7 +226,7 @@ def study(tmp_path_factory) -> Path:
 
 def test_a_report_and_a_workspace_go_through(stub, enter, study):
     enter()
-    made = dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
+    made = dashboard.publish(study, judge_study(read_results(study)), "ablations", None, study / "runs")
     (report,) = stub.views("runs")
     (view,) = stub.views("project-view")
     assert made.report.startswith(f"{stub.url}/{ENTITY}/ablations/reports/")
@@ -259,7 +259,7 @@ def test_a_report_and_a_workspace_go_through(stub, enter, study):
     }
     assert stub.strangers == []
 
-    dashboard.publish(study, judge_study(read(study)), "ablations", ENTITY, study / "runs")
+    dashboard.publish(study, judge_study(read_results(study)), "ablations", ENTITY, study / "runs")
     again, view_again = stub.views("runs")[-1], stub.views("project-view")[-1]
     assert made.report.endswith(f"--{again['id']}")
     assert view_again["name"] == view["name"]
@@ -276,7 +276,7 @@ def check_runs(runset: dict) -> None:
 def test_what_panels_draw_is_what_runs_send(stub, enter, study, text, tmp_path):
     enter()
     record = train(run_spec(text, steps=2), tmp_path / "runs", text)
-    dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
+    dashboard.publish(study, judge_study(read_results(study)), "ablations", None, study / "runs")
     rows, summary = stub.history(record.id), stub.summary(record.id)
     sections = stub.views("project-view")[0]["spec"]["section"]["panelBankConfig"]["sections"]
     for section in sections:
@@ -295,7 +295,7 @@ def test_without_a_server_the_study_keeps_its_text(mood, stub, enter, study, mon
     enter(key=mood != "no key")
     stub.mood = "kind" if mood == "no key" else mood
     monkeypatch.setattr(dashboard, "PATIENCE", 30.0 if mood == "no key" else 1.0)
-    made = dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
+    made = dashboard.publish(study, judge_study(read_results(study)), "ablations", None, study / "runs")
     assert (made.report, made.workspace) == (None, None)
     (line,) = made.said
     assert ("there is no key" if mood == "no key" else "no answer in 1 s") in line
@@ -308,7 +308,9 @@ def test_a_name_that_wandb_cannot_select_by_is_refused(stub, enter, tmp_path):
     folder = tmp_path / "it's"
     folder.mkdir()
     world(folder)
-    (line,) = dashboard.publish(folder, judge_study(read(folder)), "ablations", None, folder / "runs").said
+    (line,) = dashboard.publish(
+        folder, judge_study(read_results(folder)), "ablations", None, folder / "runs"
+    ).said
     assert "rename the folder" in line
     assert stub.asked == []
 
@@ -322,7 +324,7 @@ def test_runs_that_are_on_disk_only_are_counted(enter, study):
         study / "runs" / second / "wandb" / "offline-run-20260101_000000-x" / f"run-{second}.wandb.synced"
     )
     synced.touch()
-    made = dashboard.publish(study, judge_study(read(study)), "ablations", None, study / "runs")
+    made = dashboard.publish(study, judge_study(read_results(study)), "ablations", None, study / "runs")
     assert (
         f"1 runs are mirrored on disk only; to upload: wandb sync {study}/runs/*/wandb/offline-run-*"
         in made.said

@@ -9,7 +9,7 @@ import pytest
 from study_fakes import RATES, study
 
 from ablate.study.design.arms import expand, redraw
-from ablate.study.design.study import Study, StudyError, load, read
+from ablate.study.design.study import Study, StudyError, load_study, parse_study
 
 FACTORS = {
     "norm": {"rms": [], "layer": ["model/norm=layer"]},
@@ -38,7 +38,7 @@ def factors(kind: str, **changes: Any) -> Study:
 
 def test_all_mistakes_at_once_with_their_paths() -> None:
     with pytest.raises(StudyError) as caught:
-        read(
+        parse_study(
             {
                 "axis": ["modle.position"],
                 "arms": {"a": ["no override"]},
@@ -122,17 +122,17 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("question: a\nquestion: b\n")
     with pytest.raises(StudyError, match="duplicate key question"):
-        load(file)
+        load_study(file)
     file.write_text("- a\n")
     with pytest.raises(StudyError, match="a study is a mapping"):
-        load(file)
+        load_study(file)
 
 
 def test_the_example_in_the_docs_is_a_study(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs/studies.md").read_text()
     yaml = page.split("```yaml\n")[1].split("```")[0]
     (tmp_path / "study.yaml").write_text(yaml)
-    found = load(tmp_path / "study.yaml")
+    found = load_study(tmp_path / "study.yaml")
     assert [arm.name for arm in expand(found)][-1] == "placebo"
     documented = {line.split(":")[0] for line in yaml.splitlines() if line[:1].isalpha()}
     assert {*Study.model_fields} - documented <= {

@@ -6,7 +6,7 @@ import pytest
 from study_fakes import GROUPS, RATES, Fake, study
 
 from ablate.study.design.arms import expand
-from ablate.study.design.differences import differences, fetch, flatten, put
+from ablate.study.design.differences import fetch, flatten, spec_differences, with_value
 from ablate.study.design.gates import Planning
 from ablate.study.design.plan import plan
 from ablate.study.design.planned import Facts, Plan
@@ -271,11 +271,11 @@ def test_each_arm_is_composed_once() -> None:
 
 def test_differences_and_copies() -> None:
     spec = Fake().compose([])
-    other = put(spec, "optim.lr", 1.0)
-    assert [str(d) for d in differences(spec, other)] == ["optim.lr: 0.003 -> 1.0"]
+    other = with_value(spec, "optim.lr", 1.0)
+    assert [str(d) for d in spec_differences(spec, other)] == ["optim.lr: 0.003 -> 1.0"]
     assert spec["optim"]["lr"] == 3e-3 and other["model"] is spec["model"]
     with pytest.raises(KeyError, match="optim has no 'rate'"):
-        put(spec, "optim.rate", 1.0)
+        with_value(spec, "optim.rate", 1.0)
     same = Fake().compose([])
     same["model"] |= {
         "variants": {
@@ -285,5 +285,5 @@ def test_differences_and_copies() -> None:
         },
         "pattern": ["a"],
     }
-    assert differences(spec, same) == []
+    assert spec_differences(spec, same) == []
     assert "model.pattern" not in flatten(same)

@@ -12,7 +12,7 @@ from study_fakes import RATES, Fake, identify, study
 
 from ablate.record import RunRecord
 from ablate.spec import RunSpec, digest
-from ablate.study.design.forecast import count, outlook, seen_noise
+from ablate.study.design.forecast import count_runs, outlook, seen_noise
 from ablate.study.design.freeze import amendments, freeze, frozen
 from ablate.study.design.plan import plan
 from ablate.study.design.planned import Plan, seeded
@@ -262,7 +262,7 @@ def test_the_outlook_counts_finished_and_missing() -> None:
     trained = Trained({"alibi": 1.5e-3, "none": 1.5e-3, "placebo": 1.5e-3})
     tuned, tests = walk(found, trained)
     runs = [*tuned.runs, *tests.runs]
-    done = count(found, runs, set(trained.records))
+    done = count_runs(found, runs, set(trained.records))
     assert done["test"] == {"planned": 24, "finished": 24, "missing": 0}
     assert done["fixed"]["planned"] == 18  # the baseline's are its test runs
     assert outlook(found, runs, set(trained.records), seconds={("base", "rope"): 36.0})["hours"] == 0
@@ -367,12 +367,12 @@ measures: [speed]
 
 
 def files(folder: Path, text: str) -> tuple[Path, Plan]:
-    from ablate.study.design.study import load
+    from ablate.study.design.study import load_study
 
     file = folder / "study.yaml"
     file.write_text(text)
     fake = Fake()
-    return file, plan(load(file), fake)
+    return file, plan(load_study(file), fake)
 
 
 def test_a_frozen_plan_stands_and_amendments_are_listed(tmp_path: Path) -> None:

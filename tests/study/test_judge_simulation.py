@@ -18,7 +18,7 @@ from scipy import special, stats
 from ablate.study.design.claim import Claim
 from ablate.study.design.level import table_alpha, true_level
 from ablate.study.design.runs import WIDENINGS
-from ablate.study.design.study import Study, read
+from ablate.study.design.study import Study, parse_study
 from ablate.study.judge.claims import judge
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.stats.intervals import Variance
@@ -230,7 +230,7 @@ def corpora_decide(simulation: Simulation, studies: int, corpora: int, alpha: fl
 
 
 def two_corpora() -> Study:
-    return read({**PLAIN, "corpora": {"a": ["data=stdlib"], "b": ["data=hub"]}})
+    return parse_study({**PLAIN, "corpora": {"a": ["data=stdlib"], "b": ["data=hub"]}})
 
 
 PLAIN = {
@@ -281,7 +281,7 @@ def test_many_ties_decide_nothing(items: int) -> None:
 def amendments_decide(studies: int, sizes: tuple[int, ...], halved: bool) -> float:
     """The share of null studies that decide at some time, where seeds are added after each judgement."""
     simulation, hits = Simulation((0.0, 0.0, 0.0), seeds=max(sizes)), 0
-    levels = [table_alpha(read(PLAIN), halved * times) for times in range(len(sizes))]
+    levels = [table_alpha(parse_study(PLAIN), halved * times) for times in range(len(sizes))]
     for _ in range(studies):
         frame = simulation.study()
         hits += any(
@@ -304,7 +304,7 @@ def amendments_decide(studies: int, sizes: tuple[int, ...], halved: bool) -> flo
 def test_seeds_that_are_added_later_stay_below_the_level_that_is_printed() -> None:
     studies = 2000
     rate = amendments_decide(studies, (6, 8, 10), halved=True)
-    assert rate <= at_most(true_level(read(PLAIN), "a", 2), studies)
+    assert rate <= at_most(true_level(parse_study(PLAIN), "a", 2), studies)
     assert rate < amendments_decide(studies, (6, 8, 10), halved=False)
 
 

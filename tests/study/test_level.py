@@ -6,7 +6,7 @@ import pytest
 
 from ablate.study.design.freeze import Frozen, Version
 from ablate.study.design.level import other_families, table_alpha, true_level
-from ablate.study.design.study import Study, read
+from ablate.study.design.study import Study, parse_study
 
 
 def study(**changes: Any) -> Study:
@@ -14,7 +14,7 @@ def study(**changes: Any) -> Study:
         "question": "?", "axis": ["model.norm"], "baseline": "a", "arms": {"a": [], "b": [], "c": []},
         "tune": "fixed",
     }  # fmt: skip
-    return read({**node, **changes})
+    return parse_study({**node, **changes})
 
 
 FACTORS = {"kind": "factorial", "factors": {"x": {"0": [], "1": ["a=1"]}, "y": {"0": [], "1": ["b=1"]}}}

@@ -8,7 +8,7 @@ from study_fakes import Fake, study
 from ablate.study.design.differences import fetch
 from ablate.study.design.match import OutOfReach, candidates, solve, turned
 from ablate.study.design.plan import plan
-from ablate.study.design.planned import Plan, held
+from ablate.study.design.planned import Plan, held_amount
 from ablate.study.design.study import StudyError
 
 FFN: dict[str, Any] = {
@@ -66,7 +66,7 @@ def test_an_arm_is_matched_and_the_residual_shown() -> None:
     assert arm.matched is not None
     assert (arm.matched.before, arm.matched.after) == (80, 120)
     assert arm.matched.residual == 0 and arm.matched.unmatched < -0.1
-    assert held("non_embedding_params", arm.spec, arm.facts) == held(
+    assert held_amount("non_embedding_params", arm.spec, arm.facts) == held_amount(
         "non_embedding_params", base.spec, base.facts
     )
     assert arm.overrides == ("model/ffn=gelu", "model.ffn.width=120")
@@ -122,7 +122,11 @@ def test_training_flops_are_matched_by_steps() -> None:
     assert arm.matched is not None and arm.matched.after is not None
     assert arm.spec["budget"]["tokens"] == arm.matched.after * arm.spec["budget"]["batch_tokens"] > 8000
     assert (
-        abs(held("train_flops", arm.spec, arm.facts) / held("train_flops", base.spec, base.facts) - 1)
+        abs(
+            held_amount("train_flops", arm.spec, arm.facts)
+            / held_amount("train_flops", base.spec, base.facts)
+            - 1
+        )
         <= 0.005
     )
     assert [d.path for d in arm.differs if d.reason == "matched"] == ["budget.tokens"]

@@ -18,11 +18,11 @@ from report_world import TUNED, curve, finished, loss, planned, save, world
 from rich.console import Console
 from study_fakes import identify
 
-from ablate.amounts import interval
+from ablate.amounts import interval_text
 from ablate.engine.store import Store
 from ablate.study.design.freeze import Amendment, amendments, freeze
 from ablate.study.design.runs import PlannedRun, judged_runs, tuning_runs
-from ablate.study.design.study import read as read_study
+from ablate.study.design.study import parse_study as read_study
 from ablate.study.judge.corpus import Judged, judge_results
 from ablate.study.judge.study_judgement import StudyJudgement, judge_study
 from ablate.study.report import (
@@ -37,7 +37,7 @@ from ablate.study.report import (
     summary,
     tables,
 )
-from ablate.study.report.answer import NOT_TUNED, answer, banners
+from ablate.study.report.answer import UNTUNED_NOTE, answer, banners
 from ablate.study.report.bars import bar
 from ablate.study.report.factors_in_words import effect_in_words, level_effects
 from ablate.study.report.frames import sheets
@@ -46,7 +46,16 @@ from ablate.study.report.phrasing import decimals
 from ablate.study.report.render import report
 from ablate.study.report.table import Table
 from ablate.study.report.terminal import show
-from ablate.study.results import FOLDER, POINTS, PlanRecord, Results, collect, read, study_as_yaml, write
+from ablate.study.results import (
+    FOLDER,
+    POINTS,
+    PlanRecord,
+    Results,
+    collect,
+    read_results,
+    study_as_yaml,
+    write_results,
+)
 from ablate.study.results.manifest import COSTS_OF_ARM
 
 ARMS: dict[str, list[str]] = {
@@ -174,9 +183,9 @@ def test_the_report_is_rebuilt_from_its_files_alone_byte_by_byte(tuned: Path, tm
 
 
 def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> None:
-    results = read(tuned)
-    write(results, tmp_path)
-    again = read(tmp_path)
+    results = read_results(tuned)
+    write_results(results, tmp_path)
+    again = read_results(tmp_path)
     assert again.manifest == results.manifest
     for name in ("runs", "curves"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(results, name))
@@ -186,16 +195,16 @@ def test_results_come_back_as_they_were_written(tuned: Path, tmp_path: Path) -> 
     cut.write_bytes(cut.read_bytes()[:100])
     said = r"curves\.parquet is missing or damaged .*; restore it, or run the study again"
     with pytest.raises(ValueError, match=said):
-        read(tmp_path)
+        read_results(tmp_path)
     cut.unlink()
     with pytest.raises(ValueError, match=r"curves\.parquet is missing or damaged"):
-        read(tmp_path)
+        read_results(tmp_path)
 
 
 def test_arms_of_an_earlier_version_are_read(tuned: Path, tmp_path: Path) -> None:
     """Its costs stood beside the name of an arm, and its matching was a plain dictionary."""
-    results = read(tuned)
-    write(results, tmp_path)
+    results = read_results(tuned)
+    write_results(results, tmp_path)
     file = tmp_path / FOLDER / "study.json"
     stored = json.loads(file.read_text())
     for arm in stored["arms"]:
@@ -205,7 +214,7 @@ def test_arms_of_an_earlier_version_are_read(tuned: Path, tmp_path: Path) -> Non
     for key in ("hash", "files"):  # it had none of these either
         stored.pop(key, None)
     file.write_text(json.dumps(stored))
-    again = read(tmp_path).manifest
+    again = read_results(tmp_path).manifest
     for arm, before in zip(again.arms, results.manifest.arms, strict=True):
         assert (arm.name, arm.matched, arm.differs) == (before.name, before.matched, before.differs)
         assert arm.facts.parameters == before.facts.parameters
@@ -214,7 +223,7 @@ def test_arms_of_an_earlier_version_are_read(tuned: Path, tmp_path: Path) -> Non
     stored["study"]["metrik"] = "loss"
     file.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=r"study\.json is damaged .*metrik"):
-        read(tmp_path)
+        read_results(tmp_path)
 
 
 def test_files_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
@@ -244,7 +253,7 @@ def test_a_study_is_said_so_that_it_can_be_read_again(changes: dict[str, Any]) -
 
 
 def test_numbers_are_those_of_the_comparison(tuned: Path) -> None:
-    judged = judge_results(read(tuned))
+    judged = judge_results(read_results(tuned))
     sheet = pd.read_csv(tuned / "tables" / "verdicts.csv").set_index(["corpus", "arm"])
     page, text = Page((tuned / "report.html").read_text()), rendered((tuned / "report.md").read_text()).text
     checked = 0
@@ -256,7 +265,7 @@ def test_numbers_are_those_of_the_comparison(tuned: Path) -> None:
             for name in ("difference", "low", "high", "mean", "sd", "correlation", "p"):
                 assert row[name] == pytest.approx(getattr(verdict, name), rel=1e-9)
             assert row["word"] == verdict.word and row["n"] == verdict.n
-            text_shown = interval(verdict.low, verdict.high, places)
+            text_shown = interval_text(verdict.low, verdict.high, places)
             assert text_shown in page.text and text_shown in text
             low, high = (float(end.replace("−", "-")) for end in re.findall(r"[+−]?\d+\.\d+", text_shown))
             assert low == pytest.approx(verdict.low, abs=10**-places)
@@ -353,7 +362,7 @@ def test_names_break_at_plus_and_minus() -> None:
 
 
 def test_losses_by_seed_are_listed_and_folded(tuned: Path) -> None:
-    results = read(tuned)
+    results = read_results(tuned)
     (table,) = [table for table in below(results) if table.title == "Losses by seed"]
     assert table.folded and table.columns[:3] == ("arm", "seed 0", "seed 1")
     values = judge_results(results)[0].comparison.outcomes("alibi").values  # type: ignore[union-attr]
@@ -366,7 +375,7 @@ def test_losses_by_seed_are_listed_and_folded(tuned: Path) -> None:
 
 
 def test_losses_by_seed_say_nothing_of_an_arm_that_waits(troubled: Path) -> None:
-    (table,) = [table for table in below(read(troubled)) if table.title == "Losses by seed"]
+    (table,) = [table for table in below(read_results(troubled)) if table.title == "Losses by seed"]
     assert not {"arm crashed", "arm interrupted", "arm not run"} & {row[0] for row in table.rows}
 
 
@@ -432,7 +441,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_status_is_shown_and_what_waits_has_no_effect(troubled: Path) -> None:
-    results = read(troubled)
+    results = read_results(troubled)
     (judged,) = judge_results(results)
     assert judged.comparison is not None
     page, text = Page((troubled / "report.html").read_text()), (troubled / "report.md").read_text()
@@ -460,7 +469,7 @@ def test_every_status_is_shown_and_what_waits_has_no_effect(troubled: Path) -> N
 
 
 def test_stability_stands_beside_quality(troubled: Path) -> None:
-    (table,) = [t for t in below(read(troubled)) if t.title == "Stability"]
+    (table,) = [t for t in below(read_results(troubled)) if t.title == "Stability"]
     rows = {row[0]: row for row in table.rows}
     assert rows["arm diverged"][2:4] == ("1 of 4", "0 of 4")
     assert rows["arm out_of_memory"][2] == "0 of 3"  # a cost, no instability
@@ -472,7 +481,7 @@ def test_a_study_without_any_run_says_so(tmp_path: Path, changes: dict[str, Any]
     world(tmp_path, lambda run: None, arms=ARMS, seeds=2, claims=CLAIMS, **changes)
     report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    said = answer(judge_study(read(tmp_path)))
+    said = answer(judge_study(read_results(tmp_path)))
     assert said in page.text
     assert "waits for runs" in said or "There is no answer yet" in said
     assert "than" not in said
@@ -552,7 +561,7 @@ def test_rules_that_were_changed_after_the_plan_was_frozen_are_said(tmp_path: Pa
 
 def test_tables_name_the_arms_and_hold_the_losses(tuned: Path) -> None:
     differences = pd.read_csv(tuned / "tables" / "differences.csv")
-    assert set(differences["arm"]) == {arm.name for arm in read(tuned).manifest.arms} - {"rope"}
+    assert set(differences["arm"]) == {arm.name for arm in read_results(tuned).manifest.arms} - {"rope"}
     assert pd.read_csv(tuned / "tables" / "rates.csv")["means"].str.contains("0.001=").all()
 
 
@@ -565,7 +574,7 @@ def test_runs_that_all_failed_give_no_answer(tmp_path: Path) -> None:
 
 def test_an_arm_whose_rows_are_gone_does_not_make_the_family_smaller(tmp_path: Path) -> None:
     results = world(tmp_path, arms=ARMS, seeds=3)
-    write(replace(results, runs=results.runs[results.runs["arm"] != "alibi"]), tmp_path)
+    write_results(replace(results, runs=results.runs[results.runs["arm"] != "alibi"]), tmp_path)
     report(tmp_path)
     assert "the results hold no run of alibi" in Page((tmp_path / "report.html").read_text()).text
 
@@ -622,19 +631,19 @@ def test_runs_of_older_code_are_stale(tmp_path: Path) -> None:
 
 
 def test_rates_failed_runs_and_the_fixed_contrast_are_reported(tuned: Path) -> None:
-    judgement = judge_study(read(tuned))
+    judgement = judge_study(read_results(tuned))
     judged = judgement.corpora[0]
     assert judged.tuning is not None and judged.fixed is not None
-    titles = {table.title: table for table in below(read(tuned))}
+    titles = {table.title: table for table in below(read_results(tuned))}
     rates = {row[0]: row for row in titles["Rates"].rows}
     assert float(rates["alibi"][1]) == pytest.approx(judged.tuning.choice("alibi").rate, rel=1e-2)
     assert rates["none"][2] == "0.003"
     assert len(titles["At the baseline's rate"].rows) == 4
-    assert NOT_TUNED not in banners(judgement)
+    assert UNTUNED_NOTE not in banners(judgement)
 
 
 def test_the_sensitivity_is_reported_and_claimed_on(tuned: Path) -> None:
-    results = read(tuned)
+    results = read_results(tuned)
     tuning = results.runs[results.runs["role"] == "tuning"]
     assert (tuning["curve/first_loss"] == START).all()
     assert results.runs["curve/first_loss"][results.runs["role"] != "tuning"].isna().all()
@@ -710,11 +719,11 @@ def test_nested_tuning_judges_the_better_rate_of_each_seed(tmp_path: Path) -> No
 def test_a_study_at_a_fixed_rate_is_called_a_demonstration(tmp_path: Path) -> None:
     world(tmp_path, arms=ARMS, seeds=2)
     report(tmp_path)
-    assert NOT_TUNED in Page((tmp_path / "report.html").read_text()).text
-    assert NOT_TUNED in rendered((tmp_path / "report.md").read_text()).text
+    assert UNTUNED_NOTE in Page((tmp_path / "report.html").read_text()).text
+    assert UNTUNED_NOTE in rendered((tmp_path / "report.md").read_text()).text
     with Path("/dev/null").open("w") as nowhere:
         console = Console(width=200, record=True, file=nowhere)
-        show(console, judge_study(read(tmp_path)))
+        show(console, judge_study(read_results(tmp_path)))
     printed = console.export_text()
     assert "a demonstration" in printed and "baseline" in printed and "alibi" in printed
 
@@ -838,7 +847,7 @@ def test_ingredients_are_shown_added_and_left_out(tmp_path: Path) -> None:
 
 
 def test_claims_stand_beside_what_was_published(tuned: Path) -> None:
-    table = claim_tables.claim_table(judge_results(read(tuned)))
+    table = claim_tables.claim_table(judge_results(read_results(tuned)))
     assert table is not None
     rows = {(row[0], row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
     for corpus in ("stdlib", "english"):
@@ -894,7 +903,7 @@ def test_the_effect_in_tokens_is_blank_until_the_budgets_are_run(tmp_path: Path)
 
 
 def test_the_error_over_documents_stands_beside(tuned: Path) -> None:
-    judged = judge_results(read(tuned))[0]
+    judged = judge_results(read_results(tuned))[0]
     assert judged.comparison is not None
     found = judged.comparison.verdict("alibi").documents
     assert found is not None and found.documents == 20
@@ -1013,7 +1022,7 @@ def test_the_frozen_plan_and_its_amendments_are_told(tmp_path: Path) -> None:
 
 
 def test_the_methods_come_from_the_plan(tuned: Path) -> None:
-    results = read(tuned)
+    results = read_results(tuned)
     text = methods.methods(results)
     for said in (
         "seeds 0 to 6 (7 in all)",
@@ -1039,7 +1048,7 @@ def test_the_methods_come_from_the_plan(tuned: Path) -> None:
 
 def test_every_run_has_the_command_that_makes_it(tuned: Path) -> None:
     runs = pd.read_csv(tuned / "tables" / "runs.csv")
-    assert len(runs) == len(read(tuned).runs)
+    assert len(runs) == len(read_results(tuned).runs)
     row = runs[(runs["arm"] == "alibi") & (runs["role"] == "test") & (runs["corpus"] == "english")].iloc[0]
     words = shlex.split(row["command"])
     assert words[:2] == ["python", "train.py"]
@@ -1064,7 +1073,7 @@ def test_latex_is_escaped() -> None:
 
 
 def test_differences_and_matching_are_listed(tuned: Path) -> None:
-    manifest = read(tuned).manifest
+    manifest = read_results(tuned).manifest
     table, matching = study_tables.difference_table(manifest), study_tables.matching_table(manifest)
     assert table is not None and matching is not None
     rows = {tuple(row[:3]): row for row in table.rows}
@@ -1157,7 +1166,7 @@ def test_svg_files_hold_names_as_text(nasty: Path) -> None:
 def test_the_terminal_obeys_no_markup(nasty: Path) -> None:
     with Path("/dev/null").open("w") as nowhere:
         console = Console(width=220, record=True, file=nowhere)
-        show(console, judge_study(read(nasty)))
+        show(console, judge_study(read_results(nasty)))
     assert "[red]y[/red]" in console.export_text()
 
 
@@ -1169,7 +1178,7 @@ def test_the_terminal_shows_arms_and_verdicts_beside_effects_in_tokens(tmp_path:
     world(tmp_path, by_budget, seeds=3, effect_in_tokens=True)
     with Path("/dev/null").open("w") as nowhere:
         console = Console(width=width, record=True, file=nowhere)
-        show(console, judge_study(read(tmp_path)))
+        show(console, judge_study(read_results(tmp_path)))
     assert re.search(r"^rope +baseline", console.export_text(), re.MULTILINE)
 
 

@@ -14,7 +14,7 @@ from ablate.record import RunRecord
 from ablate.study.design.plan import plan
 from ablate.study.design.planned import Plan
 from ablate.study.design.runs import PlannedRun, judged_runs, stages, tidy
-from ablate.study.results import Results, collect, write
+from ablate.study.results import Results, collect, write_results
 
 EFFECTS = {"rope": 0.0, "alibi": -0.05, "none": 0.09, "placebo": 0.0, "learned": 0.004}
 Outcome = Callable[[PlannedRun], dict[str, Any] | None]
@@ -118,7 +118,7 @@ def world(
                 save(store, run, said)
         called += stage.runs
     results = collect(made, called, store, name=folder.name, **(also or {}))
-    write(results, folder)
+    write_results(results, folder)
     return results
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ablate.spec import digest
 from ablate.study.design.planned import Facts
-from ablate.study.design.study import Study, read
+from ablate.study.design.study import Study, parse_study
 
 WIDTH = 32
 GROUPS: dict[str, dict[str, Any]] = {
@@ -167,7 +167,7 @@ def study(**changes: Any) -> Study:
         "placebo": False,
     }
     node.update(changes)
-    return read({key: value for key, value in node.items() if value is not ...})
+    return parse_study({key: value for key, value in node.items() if value is not ...})
 
 
 RATES = [3e-4, 6e-4, 1e-3, 2e-3, 3e-3]

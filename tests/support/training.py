@@ -12,8 +12,8 @@ from ablate.spec import RunSpec
 from ablate.train.fit import Run
 from ablate.train.request import RunRequest
 from ablate.train.settings import Settings
-from ablate.train.speed.ensemble import Seat
-from ablate.train.trainer import hushed, trainer
+from ablate.train.speed.ensemble import ManualTask
+from ablate.train.trainer import quiet_lightning, trainer
 
 CONTEXT, ROWS = SMALL["context"], 8
 MOE = {"name": "moe", "experts": 4, "expert": {"name": "glu", "width": 24}}
@@ -59,12 +59,12 @@ def run_of(
     return Run(RunRequest(spec=spec, settings=settings, runs=runs, cache=cache, counts=counts), prepared)
 
 
-def seats(specs: list[RunSpec], folder: Path) -> list[Seat]:
+def seats(specs: list[RunSpec], folder: Path) -> list[ManualTask]:
     """Each at its beginning."""
-    with hushed():
+    with quiet_lightning():
         lightning = trainer(specs[0], QUIET, [])
     runs = [run_of(spec, prepared_for(spec, folder), folder, counts={}) for spec in specs]
-    return [Seat(run.spec, run.stream(), QUIET).built_for(lightning) for run in runs]
+    return [ManualTask(run.spec, run.stream(), QUIET).built_for(lightning) for run in runs]
 
 
 def curve(folder: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from ablate.record import RunRecord
 from ablate.train.fit import fit
 from ablate.train.speed import cuda_graph
 from ablate.train.speed.cuda_graph import Captured, changed
-from ablate.train.speed.ensemble import Seat, Stack
+from ablate.train.speed.ensemble import Ensemble, ManualTask
 
 STEPS = 12
 
@@ -22,7 +22,7 @@ def text(tmp_path_factory):
     return write_text(tmp_path_factory.mktemp("text"))
 
 
-def begun(text, number: int) -> list[Seat]:
+def begun(text, number: int) -> list[ManualTask]:
     return seats([run_spec(text, seed=n) for n in range(number)], text.parent)
 
 
@@ -47,7 +47,7 @@ class Undone(ByHand):
         before = [x.clone() for x in self.state()]
         replay = super().capture(*given)
         with torch.no_grad():
-            cuda_graph.put(self.state(), before)
+            cuda_graph.copy_state(self.state(), before)
         return replay
 
 
@@ -63,13 +63,13 @@ class Waiting(Captured):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 
-def captured(task: Seat, how: type[Captured], must: bool = False) -> Captured:
+def captured(task: ManualTask, how: type[Captured], must: bool = False) -> Captured:
     made = how(task.work, lambda: changed(task.decoder, task.chosen), must)
     task.captured = made
     return made
 
 
-def train(task: Seat) -> list[float]:
+def train(task: ManualTask) -> list[float]:
     """The norm of each step's gradient."""
     norms = []
     for step in range(STEPS):
@@ -78,7 +78,7 @@ def train(task: Seat) -> list[float]:
     return norms
 
 
-def assert_same(one: Seat, other: Seat) -> None:
+def assert_same(one: ManualTask, other: ManualTask) -> None:
     assert one.take(False) == other.take(False)
     for p, q in zip(one.decoder.parameters(), other.decoder.parameters(), strict=True):
         assert torch.equal(p, q)
@@ -111,7 +111,7 @@ def test_where_steps_must_be_captured_that_is_an_error(text):
 
 
 def test_a_stack_by_a_graph(text):
-    mine, plain = Stack(begun(text, 2)), Stack(begun(text, 2))
+    mine, plain = Ensemble(begun(text, 2)), Ensemble(begun(text, 2))
     mine.captured = Undone(mine.work, mine.changed, False)
     for step in range(STEPS):
         mine.step(step)
@@ -126,9 +126,9 @@ def test_a_stack_is_captured_only_where_each_of_its_runs_would_be(text):
     both = seats([run_spec(text), run_spec(text, optim="sgd")], text.parent)
     for task, other in (both, both[::-1]):
         captured(task, Undone)
-        assert Stack([task, other]).captured is None
+        assert Ensemble([task, other]).captured is None
         captured(other, Undone)
-        assert Stack([task, other]).captured is not None
+        assert Ensemble([task, other]).captured is not None
         other.captured = task.captured = None
 
 
@@ -176,5 +176,5 @@ def test_what_cannot_be_captured(model, options, settings, reason, text, monkeyp
     decoder = blueprint(spec.model)
     optimizers = optimizer.build(spec.optim, list(decoder.to_empty(device="cpu").named_parameters()))
     monkeypatch.setattr(cuda_graph, "ON", "cpu")
-    said = cuda_graph.refusal(spec, QUIET.model_copy(update=settings), decoder, optimizers)
+    said = cuda_graph.capture_refusal(spec, QUIET.model_copy(update=settings), decoder, optimizers)
     assert said is None if reason is None else reason in str(said)

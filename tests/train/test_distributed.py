@@ -18,7 +18,7 @@ from ablate.spec import RunSpec
 from ablate.train import ranks
 from ablate.train.fit import fit
 from ablate.train.monitor.interrupt import Interrupt
-from ablate.train.rank import leave
+from ablate.train.rank import exit_now
 from ablate.train.settings import Settings
 
 STEPS = 12
@@ -82,7 +82,7 @@ def one_rank(rank: int, port: int, text: Path, runs: Path) -> None:
             faulthandler.enable(file=2)
             fit(spec, prepared_for(spec, text.parent), settings, runs / strategy)
     torch.distributed.destroy_process_group()
-    leave(0)
+    exit_now(0)
 
 
 @pytest.fixture(scope="module")

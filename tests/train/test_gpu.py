@@ -181,8 +181,8 @@ def test_the_loss_in_slices_is_that_of_the_whole(softcap, monkeypatch):
     case = {"head": {"tied": False, "bias": True, "softcap": softcap, "z_loss": 0.1}}
     made = built(case)
     found = []
-    for size in (loss.SLICE, 4 * 50 * 7 // loss.ON_CUDA + 1):
-        monkeypatch.setattr(loss, "SLICE", size)
+    for size in (loss.LOGITS_SLICE, 4 * 50 * 7 // loss.ON_CUDA + 1):
+        monkeypatch.setattr(loss, "LOGITS_SLICE", size)
         found.append(torch.cat([g.flatten().float() for g in gradients(made, made)]))
     assert loss.slice_of(64, 50, "cuda") < 64
     assert (found[0] - found[1]).norm() / found[0].norm() < 0.01

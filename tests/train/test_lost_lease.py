@@ -15,10 +15,10 @@ from ablate.engine import worker
 from ablate.engine.lease import LeaseLost, take
 from ablate.engine.store import Store
 from ablate.record import RunRecord
-from ablate.train.fit import perform
+from ablate.train.fit import perform_request
 from ablate.train.monitor.interrupt import Interrupt
 from ablate.train.request import RunRequest
-from ablate.train.state.weights import FILE
+from ablate.train.state.weights import WEIGHTS_FILE
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def text(tmp_path_factory) -> Path:
 
 
 THEIRS = (
-    FILE,
+    WEIGHTS_FILE,
     Path("curve.jsonl"),
     Path("curve.parquet"),
     Path("tokenizer/x"),
@@ -71,10 +71,10 @@ def test_a_holder_that_lost_its_lease_writes_nothing_over_its_successors_work(wa
     )
     try:
         if way == "diverging":  # it has a record, which the store will not take
-            assert perform(request, prepared, taken_over).status == "diverged"
+            assert perform_request(request, prepared, taken_over).status == "diverged"
         else:
             with pytest.raises(LeaseLost):
-                perform(request, prepared, taken_over)
+                perform_request(request, prepared, taken_over)
             assert not (tmp_path / "outbox").exists()
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -89,7 +89,7 @@ def test_train_py_stops_when_its_lease_is_lost(text, tmp_path):
     prepared = prepared_for(spec, text.parent)
     store, id = Store(tmp_path), spec.id(prepared.fingerprint)
     job = worker.Job(id, {}, spec=spec.model_dump(mode="json"), fingerprint=prepared.fingerprint)
-    reports: list[worker.Report] = []
+    reports: list[worker.WorkerReport] = []
 
     def taken_over(*given: Any) -> None:
         claim = store.folder(id) / "lease" / "1"
@@ -99,12 +99,12 @@ def test_train_py_stops_when_its_lease_is_lost(text, tmp_path):
 
     before = signal.signal(signal.SIGTERM, lambda *given: None)
     try:
-        with worker.held(store, [job], reports.append, lost=stop_training, every=0.02) as (payloads, _):
+        with worker.hold_lease(store, [job], reports.append, lost=stop_training, every=0.02) as (payloads, _):
             places = {name: Path(payloads[0][name]) for name in ("outbox", "claim")}
             request = RunRequest(
                 spec=spec, settings=QUIET, runs=tmp_path, cache=text.parent / "cache", **places
             )
-            perform(request, prepared, taken_over)
+            perform_request(request, prepared, taken_over)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert [report.status for report in reports] == ["lost"]
@@ -128,4 +128,6 @@ def test_a_run_whose_lease_is_held_leaves_its_record(text, tmp_path):
     request = RunRequest(
         spec=spec, settings=QUIET, runs=tmp_path, cache=text.parent / "cache", claim=tmp_path / "claim"
     )
-    assert perform(request) == RunRecord.load(tmp_path / spec.id(prepared_for(spec, text.parent).fingerprint))
+    assert perform_request(request) == RunRecord.load(
+        tmp_path / spec.id(prepared_for(spec, text.parent).fingerprint)
+    )

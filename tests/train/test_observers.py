@@ -13,7 +13,7 @@ from ablate.measure.trained import open_run
 from ablate.paths import PACKAGE
 from ablate.record import RunRecord, content_hash
 from ablate.spec import RunSpec
-from ablate.train.fit import perform
+from ablate.train.fit import perform_request
 from ablate.train.observers import ObserverError, make_callbacks, make_profiler
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
@@ -38,7 +38,7 @@ def request(text: Path, runs: Path, **rest) -> RunRequest:
 
 
 def train(asked: RunRequest, text: Path) -> RunRecord:
-    return perform(asked, prepared_for(asked.spec, text.parent))
+    return perform_request(asked, prepared_for(asked.spec, text.parent))
 
 
 def test_callbacks_watch_and_change_neither_the_id_nor_the_numbers(text, tmp_path, observed):

@@ -17,7 +17,7 @@ from ablate.train.fit import Run, fit
 from ablate.train.request import RunRequest
 from ablate.train.settings import LoggerSpec, Settings
 from ablate.train.speed import ensemble_runs
-from ablate.train.speed.ensemble_gain import Gain, gain
+from ablate.train.speed.ensemble_gain import EnsembleGain, gain
 
 RATES = (1e-3, 2e-3, 4e-3)
 
@@ -174,7 +174,7 @@ def payloads(made: list[RunSpec], runs, text) -> list[dict]:
 def test_what_cannot_be_stacked_is_trained_alone(text, tmp_path):
     made = [run_spec(text, {"ffn": MOE}, steps=2, seed=seed) for seed in range(2)]
     heard: list[str] = []
-    ensemble_runs.work(payloads(made, tmp_path, text), heard.append)
+    ensemble_runs.ensemble_work(payloads(made, tmp_path, text), heard.append)
     records = [RunRecord.load(tmp_path / f"out{n}") for n in range(2)]
     assert [record.id for record in records] == heard
     assert [record.status for record in records] == ["finished"] * 2
@@ -193,7 +193,7 @@ def test_a_failure_of_the_stack_is_no_outcome_of_its_runs(text, tmp_path, monkey
 
     monkeypatch.setattr(ensemble_runs.Replica, "end", end)
     heard: list[str] = []
-    ensemble_runs.work(payloads(specs(text), tmp_path, text), heard.append)
+    ensemble_runs.ensemble_work(payloads(specs(text), tmp_path, text), heard.append)
     records = [RunRecord.load(tmp_path / f"out{n}") for n in range(3)]
     assert [record.id for record in records] == heard
     assert [record.status for record in records] == ["finished"] * 3
@@ -206,7 +206,7 @@ def test_the_gain_is_measured_once(text, tmp_path, monkeypatch):
         payload["cache"] = str(tmp_path / "cache")
     found = gain(asked)
     assert found.ratio > 0 and not found.reason
-    monkeypatch.setattr("ablate.train.speed.ensemble_gain.measured", None)  # not called again
+    monkeypatch.setattr("ablate.train.speed.ensemble_gain.measured_ensemble_gain", None)  # not called again
     assert gain(asked) == found
     assert not list(tmp_path.glob("*/weights"))
 
@@ -219,7 +219,9 @@ def test_the_gain_is_that_of_compiled_runs_where_they_are_compiled(text, tmp_pat
         settings = QUIET.model_copy(update={"compile": compile}).model_dump(mode="json")
         asked = [{**payload, "cache": str(tmp_path / "cache"), "settings": settings} for payload in asked]
         said = f"{optim}, {compile}"
-        monkeypatch.setattr("ablate.train.speed.ensemble_gain.measured", lambda runs: Gain(reason=said))
+        monkeypatch.setattr(
+            "ablate.train.speed.ensemble_gain.measured_ensemble_gain", lambda runs: EnsembleGain(reason=said)
+        )
         return gain(asked).reason
 
     for optim in ("adamw", "sgd"):

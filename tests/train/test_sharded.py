@@ -59,7 +59,7 @@ def one_rank(rank: int, folder: str, case: dict) -> None:
         m.to_empty(device="cpu")
         m.init_parameters(0).train()
         if name in SLICED:
-            loss.SLICE = 4 * m.shape.vocab * 16  # the loss of sixteen tokens at a time
+            loss.LOGITS_SLICE = 4 * m.shape.vocab * 16  # the loss of sixteen tokens at a time
         results[name] = losses(m, ROWS[2 * rank : 2 * rank + 2], average)
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")

@@ -9,7 +9,7 @@ from training import MOE, QUIET, run_spec, seats, write_text
 
 from ablate.parts.base import IncompatibleParts
 from ablate.spec import RunSpec
-from ablate.train.speed.ensemble import PARTS, Seat, Stack, near
+from ablate.train.speed.ensemble import PARTS, Ensemble, ManualTask, near
 
 STEPS = 20
 # What decides how a model computes, once: init, scaling and activation are functions of what is here.
@@ -34,7 +34,9 @@ def replicas(text, case: dict, steps: int = STEPS, **options) -> list[RunSpec]:
     ]
 
 
-def assert_the_same(together: list[Seat], alone: list[Seat], but: str = "nothing", far: float = 1e-5) -> None:
+def assert_the_same(
+    together: list[ManualTask], alone: list[ManualTask], but: str = "nothing", far: float = 1e-5
+) -> None:
     for one, other in zip(together, alone, strict=True):
         mine, theirs = one.take(False)[0], other.take(False)[0]
         assert mine == pytest.approx(theirs, abs=1e-5)
@@ -46,7 +48,7 @@ def assert_the_same(together: list[Seat], alone: list[Seat], but: str = "nothing
 
 def compare(specs: list[RunSpec], text, far: float = 1e-5) -> None:
     together, alone = seats(specs, text.parent), seats(specs, text.parent)
-    stack = Stack(together)
+    stack = Ensemble(together)
     stack.prove()
     for step in range(specs[0].steps):
         stack.step(step)
@@ -64,7 +66,7 @@ def test_a_bias_on_keys_whose_gradient_is_rounding_refuses_nothing(text):
     """As in GPT-2: it shifts all scores of a query alike, so Adam's steps along the noise act on nothing."""
     case = {"attention": {"name": "softmax", "bias": ["q", "k", "v", "out"]}, "position": "learned"}
     together, alone = seats(replicas(text, case), text.parent), seats(replicas(text, case), text.parent)
-    stack = Stack(together)
+    stack = Ensemble(together)
     stack.prove()
     for step in range(STEPS):
         stack.step(step)
@@ -83,7 +85,7 @@ def test_every_optimizer_is_the_one_it_is_alone(optim, far, text):
 def test_clipping_acts_in_these_runs_and_parameters_move(text):
     tasks = seats(replicas(text, {}), text.parent)
     before = [task.decoder.embedding.weight.clone() for task in tasks]
-    Stack(tasks).step(0)
+    Ensemble(tasks).step(0)
     assert tasks[0].gradient_norm() > 0.1
     assert all(
         not torch.equal(task.decoder.embedding.weight, b) for task, b in zip(tasks, before, strict=True)
@@ -98,7 +100,7 @@ def test_documents_passes_and_a_tail_of_the_loss(text):
     together, alone = seats(specs, text.parent), seats(specs, text.parent)
     for task in [*together, *alone]:
         task.settings = QUIET.model_copy(update={"micro_batch_size": 4})
-    stack = Stack(together)
+    stack = Ensemble(together)
     for step in range(STEPS):
         stack.step(step)
         for task in alone:
@@ -117,7 +119,7 @@ def test_batches_split_into_parts_as_on_a_gpu(case, documents, most, text, monke
     specs = replicas(text, {**CASES[case], "head": {"z_loss": 0.01}})
     specs = [s.model_copy(update={"data": s.data.model_copy(update={"documents": documents})}) for s in specs]
     tasks = seats(specs, text.parent)
-    (batch,), _ = Stack(tasks).passes(0)
+    (batch,), _ = Ensemble(tasks).passes(0)
     assert len(batch.tokens) == (6 if most == 6 else 3 * specs[0].rows)
     compare(specs, text, far=3e-5)
 
@@ -125,12 +127,12 @@ def test_batches_split_into_parts_as_on_a_gpu(case, documents, most, text, monke
 def test_experts_are_refused_with_the_reason(text):
     tasks = seats([run_spec(text, {"ffn": MOE}, seed=seed) for seed in range(2)], text.parent)
     with pytest.raises(IncompatibleParts, match="experts cannot be stacked: how many tokens one gets"):
-        Stack(tasks).prove()
+        Ensemble(tasks).prove()
 
 
 def test_a_part_that_looks_at_values_is_refused(text, monkeypatch):
     tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text.parent)
-    stack = Stack(tasks)
+    stack = Ensemble(tasks)
     real = tasks[0].decoder.final_norm.forward
     monkeypatch.setattr(tasks[0].decoder.final_norm, "forward", lambda x: real(x) if x.sum().item() else x)
     with pytest.raises(IncompatibleParts, match="cannot be computed for several models at once"):
@@ -140,7 +142,7 @@ def test_a_part_that_looks_at_values_is_refused(text, monkeypatch):
 def test_a_part_that_computes_otherwise_is_refused(text, monkeypatch):
     """Its output grows from call to call, as that of a part with a state of its own would."""
     tasks = seats([run_spec(text, seed=seed) for seed in range(2)], text.parent)
-    stack = Stack(tasks)
+    stack = Ensemble(tasks)
     real, calls = tasks[0].decoder.final_norm.forward, []
     monkeypatch.setattr(
         tasks[0].decoder.final_norm,
@@ -165,7 +167,7 @@ def test_a_stack_can_be_compiled_as_a_whole(case, text, monkeypatch):
     """Traced to one graph, which here is run as it is; what a compiler makes of it is seen on a GPU."""
     whole = functools.partial(torch.compile, fullgraph=True, backend="eager")
     monkeypatch.setattr("ablate.train.speed.ensemble.torch.compile", whole)
-    Stack(seats(replicas(text, {**case, "kernel": "sdpa"}), text.parent), compile=True).prove()
+    Ensemble(seats(replicas(text, {**case, "kernel": "sdpa"}), text.parent), compile=True).prove()
 
 
 def test_a_captured_step_is_the_step(text):

@@ -13,8 +13,8 @@ from ablate.data.split import Split
 from ablate.data.stream import Stream
 from ablate.parts.base import IncompatibleParts
 from ablate.registry import registries
-from ablate.train.speed.ensemble import Seat, Stack
-from ablate.train.trainer import hushed, trainer
+from ablate.train.speed.ensemble import Ensemble, ManualTask
+from ablate.train.trainer import quiet_lightning, trainer
 
 ROWS, TOKENS = 8, 9
 EXPERTS: dict[str, Any] = {
@@ -47,7 +47,7 @@ def examples() -> Split:
     )
 
 
-def seat(text: Path, context: int, ffn: dict[str, Any], seed: int = 0, **settings: Any) -> Seat:
+def seat(text: Path, context: int, ffn: dict[str, Any], seed: int = 0, **settings: Any) -> ManualTask:
     spec = run_spec(
         text,
         {"ffn": ffn, "context": context, "depth": 2},
@@ -55,13 +55,13 @@ def seat(text: Path, context: int, ffn: dict[str, Any], seed: int = 0, **setting
         seed=seed,
         clip=None,
     )
-    with hushed():
+    with quiet_lightning():
         lightning = trainer(spec, QUIET, [])
     stream = Stream(examples(), context, "joined", spec.seed.data)
-    return Seat(spec, stream, QUIET.model_copy(update=settings)).built_for(lightning)
+    return ManualTask(spec, stream, QUIET.model_copy(update=settings)).built_for(lightning)
 
 
-def stepped(task: Seat) -> tuple[float, list[Tensor], list[list[float]], dict[str, Tensor]]:
+def stepped(task: ManualTask) -> tuple[float, list[Tensor], list[list[float]], dict[str, Tensor]]:
     """The loss of a step, its gradients, loads and the biases after it."""
     gradients: list[Tensor] = []
 
@@ -114,7 +114,7 @@ def test_examples_are_stacked_with_their_filling(text):
     """Rows of several models, each with its own filling; `prove` holds the stack to a lone model."""
     dense = {"name": "glu", "width": 24}
     alone = seat(text, 16, dense, seed=1)
-    stack = Stack([seat(text, 16, dense, seed=seed) for seed in (0, 1)])
+    stack = Ensemble([seat(text, 16, dense, seed=seed) for seed in (0, 1)])
     stack.prove()
     losses = stack.gradients(*stack.passes(0))
     passes = alone.passes(0)

@@ -32,14 +32,14 @@ from ablate.record import RunRecord
 from ablate.spec import RunSpec
 from ablate.train import callback
 from ablate.train.evaluate import evaluate
-from ablate.train.fit import Run, fit, work
+from ablate.train.fit import Run, fit, train_work
 from ablate.train.monitor import loggers
 from ablate.train.monitor.meters import Speed
 from ablate.train.monitor.progress import Lines, Progress
 from ablate.train.settings import LoggerSpec
 from ablate.train.state.source_hash import hashed, source_hash
 from ablate.train.state.warm_start import started
-from ablate.train.state.weights import FILE, WeightsMismatch, file_hash
+from ablate.train.state.weights import WEIGHTS_FILE, WeightsMismatch, file_hash
 from ablate.train.task import Task
 
 
@@ -70,7 +70,7 @@ def test_the_record_says_what_was_done(plain, text):
     assert RunSpec.model_validate(record.spec) == spec
     assert record.counts == {"parameters": 7.0}
     assert record.source_hash == source_hash(spec)
-    assert record.weights_hash == file_hash(runs / record.id / FILE)
+    assert record.weights_hash == file_hash(runs / record.id / WEIGHTS_FILE)
     assert record.heldout_reads == 0
     assert record.kernel
     assert record.speed["tokens_per_second"] > 0
@@ -271,8 +271,8 @@ def test_experts_get_their_gradient_under_bf16_and_accumulation(text, tmp_path):
 def test_the_loss_in_slices_trains_the_same_in_any_passes(precision, text, tmp_path, monkeypatch):
     spec = run_spec(text, {"head": {"z_loss": 1e-3, "softcap": 5.0}}, steps=5, precision=precision)
     curves = []
-    for n, size in enumerate((loss.SLICE, 4 * spec.model.shape().vocab * 50)):  # 50 tokens
-        monkeypatch.setattr(loss, "SLICE", size)
+    for n, size in enumerate((loss.LOGITS_SLICE, 4 * spec.model.shape().vocab * 50)):  # 50 tokens
+        monkeypatch.setattr(loss, "LOGITS_SLICE", size)
         record = train(spec, tmp_path / str(n), text, {"micro_batch_size": 3})
         curves.append(curve(tmp_path / str(n) / record.id))
     close = {"fp32": 1e-5, "bf16": 0.02}[precision]
@@ -390,11 +390,11 @@ def test_shapes_that_differ_are_named_before_a_run_begins(plain, text, tmp_path)
         train(run_spec(text, {"position": "learned"}), runs, text, start=runs / parent.id)
     assert sorted(runs.iterdir()) == there
     parent.save(tmp_path)
-    (tmp_path / FILE).parent.mkdir()
-    whole = (runs / parent.id / FILE).read_bytes()
+    (tmp_path / WEIGHTS_FILE).parent.mkdir()
+    whole = (runs / parent.id / WEIGHTS_FILE).read_bytes()
     spec = run_spec(text, {"context": 48, "position": {"name": "rope", "scaling": "none"}})
     for damaged in (whole[:-100], whole[:-1001] + bytes([whole[-1001] ^ 64]) + whole[-1000:]):
-        (tmp_path / FILE).write_bytes(damaged)
+        (tmp_path / WEIGHTS_FILE).write_bytes(damaged)
         with pytest.raises(WeightsMismatch, match=r"model\.safetensors is damaged.*rerun=true"):
             started(spec, prepared_for(spec, text.parent), tmp_path)
 
@@ -547,7 +547,7 @@ def test_a_worker_leaves_its_record_in_the_outbox(text, tmp_path):
         "parts": [],
         "outbox": str(tmp_path / "outbox"),
     }
-    work(payload)
+    train_work(payload)
     record = RunRecord.load(tmp_path / "outbox")
     assert record.status == "finished"
     assert not (tmp_path / "runs" / record.id / "record.json").exists()
@@ -601,7 +601,7 @@ def test_several_devices_are_started_from_here(stop, text, tmp_path):
     process.wait()
     record = RunRecord.load(tmp_path / "runs" / id)
     assert record.status == ("interrupted" if stop else "finished")
-    work({**payload, "rerun": not stop})
+    train_work({**payload, "rerun": not stop})
     again = RunRecord.load(tmp_path / "runs" / id)
     assert again.status == "finished"
     assert again.provenance["began"] >= record.provenance["ended"]

@@ -23,7 +23,7 @@ LONGEST = 2**28  # characters of a document, and bytes of a line: a document is 
 PIECE = 2**20  # characters that are encoded at once
 
 
-def encoded(text: str) -> Iterator[bytes]:
+def utf8_blocks(text: str) -> Iterator[bytes]:
     """The text as UTF-8, in pieces: whole, a long one would take its memory twice."""
     return (text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
 
@@ -63,8 +63,8 @@ class Source(ABC):
             for name in SPLITS[begun : SPLITS.index(split) + 1]:
                 content.update(f"split {name}\n".encode())
             begun = SPLITS.index(split) + 1
-            content.update(f"{sum(map(len, encoded(document)))}\n".encode())
-            for piece in encoded(document):
+            content.update(f"{sum(map(len, utf8_blocks(document)))}\n".encode())
+            for piece in utf8_blocks(document):
                 content.update(piece)
         for name in SPLITS[begun:]:
             content.update(f"split {name}\n".encode())

@@ -80,7 +80,7 @@ class Hub(Source):
 
     def _read(self, split: str) -> Iterator[str]:
         rows = self._rows(split)
-        return join(rows, re.compile(self.begins)) if self.begins else (row for row in rows if row)
+        return join_rows(rows, re.compile(self.begins)) if self.begins else (row for row in rows if row)
 
     def _rows(self, split: str) -> Iterator[str]:
         from datasets import load_dataset
@@ -121,7 +121,7 @@ class Hub(Source):
             raise NetworkError(f"hub: no network to reach {self.path!r} ({error}); {LOCAL}") from error
 
 
-def join(rows: Iterator[str], begins: re.Pattern[str]) -> Iterator[str]:
+def join_rows(rows: Iterator[str], begins: re.Pattern[str]) -> Iterator[str]:
     """Rows to documents: a row that matches begins the next one."""
     document: list[str] = []
     for row in rows:

@@ -26,7 +26,7 @@ class Stdlib(Source):
 
     def documents(self, split: SplitName) -> Iterator[str]:
         files = modules()
-        for module in sorted(deal({name: size(files[name]) for name in files})[split]):
+        for module in sorted(deal({name: total_size(files[name]) for name in files})[split]):
             for file in files[module]:
                 with tokenize.open(file) as f:  # honours a coding cookie
                     text = f.read()
@@ -41,7 +41,7 @@ class Stdlib(Source):
 def modules() -> dict[str, list[Path]]:
     """The Python files of each top-level module. Raises DataError if the interpreter has no source text."""
     library = Path(sysconfig.get_path("stdlib"))
-    found = {name: files(library, name) for name in sorted(sys.stdlib_module_names - WITHOUT)}
+    found = {name: module_files(library, name) for name in sorted(sys.stdlib_module_names - WITHOUT)}
     found = {name: there for name, there in found.items() if there}
     if not found:
         raise DataError(
@@ -50,7 +50,7 @@ def modules() -> dict[str, list[Path]]:
     return found
 
 
-def files(library: Path, module: str) -> list[Path]:
+def module_files(library: Path, module: str) -> list[Path]:
     """The Python files of one top-level module, without tests inside of it."""
     package = library / module
     if package.is_dir():
@@ -60,7 +60,7 @@ def files(library: Path, module: str) -> list[Path]:
     return [single] if single.is_file() else []
 
 
-def size(files: list[Path]) -> int:
+def total_size(files: list[Path]) -> int:
     """The bytes of some files together."""
     return sum(file.stat().st_size for file in files)
 

@@ -19,7 +19,7 @@ from typing import IO, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
-from ablate.data.source import LONGEST, SPLITS, DataError, Source, SplitName, encoded
+from ablate.data.source import LONGEST, SPLITS, DataError, Source, SplitName, utf8_blocks
 from ablate.registry import source
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
@@ -67,7 +67,7 @@ class Text(Source):
 
     def _split_of(self, text: str) -> SplitName:
         content = hashlib.sha256()
-        for piece in encoded(text):
+        for piece in utf8_blocks(text):
             content.update(piece)
         fraction = int.from_bytes(content.digest()[:8], "big") / 2**64
         if fraction < self.heldout:
@@ -119,7 +119,7 @@ class Text(Source):
 
     def _documents_of(self, path: Path) -> Iterator[str]:
         empty = True
-        for text in read(path, self.field, whole=self.split == "tail"):
+        for text in read_documents(path, self.field, whole=self.split == "tail"):
             empty = False
             yield text
         if empty:
@@ -155,7 +155,7 @@ def find(patterns: list[str]) -> list[Path]:
     return list(found)
 
 
-def read(path: Path, field: str, whole: bool) -> Iterator[str]:
+def read_documents(path: Path, field: str, whole: bool) -> Iterator[str]:
     """The documents of one file. `whole`: a .txt file is one document. Raises DataError."""
     packed = PACKED.get(path.suffix)
     kind = path.with_suffix("").suffix if packed else path.suffix

@@ -74,7 +74,7 @@ class Tokenizer(ABC):
         """Read what `save` wrote. Raises TokenizerError."""
 
 
-def read_json(file: Path) -> Any:
+def read_tokenizer_json(file: Path) -> Any:
     """Raises TokenizerError for what is no JSON, or too deep."""
     try:
         return json.loads(file.read_bytes())

@@ -10,7 +10,7 @@ from ablate.data.tokenizer import MOST, TokenizerError, first_bytes
 from ablate.data.tokenizer.library import Library
 from ablate.registry import tokenizer
 
-END = "<|end|>"
+END_OF_TEXT = "<|end|>"
 
 
 @tokenizer("bpe", paper="arXiv:1508.07909")
@@ -40,9 +40,9 @@ class Bpe(Library):
         model.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=self._wanted,
-            special_tokens=[END],
+            special_tokens=[END_OF_TEXT],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         model.train_from_iterator(first_bytes(chain([first], texts), self._sample), trainer)
-        self._know(model, END)
+        self._know(model, END_OF_TEXT)

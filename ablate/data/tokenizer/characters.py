@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import Portable, Tokenizer, TokenizerError, read_json
+from ablate.data.tokenizer import Portable, Tokenizer, TokenizerError, read_tokenizer_json
 from ablate.record import atomic
 from ablate.registry import tokenizer
 
@@ -68,7 +68,7 @@ class Characters(Tokenizer):
             file.write(self._text().encode())
 
     def load(self, folder: Path) -> None:
-        match read_json(folder / self.FILE):
+        match read_tokenizer_json(folder / self.FILE):
             case {"characters": [str(), *_] as characters, "end": end} if end == self._has_end:
                 self._know(characters)
             case {"characters": [str(), *_], "end": bool(end)}:

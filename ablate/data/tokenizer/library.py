@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.data.tokenizer import MOST, Portable, Tokenizer, TokenizerError, read_json
+from ablate.data.tokenizer import MOST, Portable, Tokenizer, TokenizerError, read_tokenizer_json
 from ablate.record import atomic
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ class Library(Tokenizer):
                 file.write(text.encode())
 
     def load(self, folder: Path) -> None:
-        end = read_json(folder / END_FILE)
+        end = read_tokenizer_json(folder / END_FILE)
         if not isinstance(end, str):
             raise TokenizerError(f"tokenizer: {folder / END_FILE} is damaged: it names no token")
-        self._know(read(folder / FILE), end)
+        self._know(read_tokenizer(folder / FILE), end)
 
     def _text(self) -> str:
         return self._model.to_str(pretty=False)
@@ -70,7 +70,7 @@ class Library(Tokenizer):
             )
 
 
-def read(file: Path) -> "tokenizers.Tokenizer":
+def read_tokenizer(file: Path) -> "tokenizers.Tokenizer":
     """Raises TokenizerError."""
     import tokenizers
 

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ablate.data.tokenizer import TokenizerError, read_json
-from ablate.data.tokenizer.library import FILE, Library, read
+from ablate.data.tokenizer import TokenizerError, read_tokenizer_json
+from ablate.data.tokenizer.library import FILE, Library, read_tokenizer
 from ablate.registry import tokenizer
 
 log = logging.getLogger("ablate.data")
@@ -40,7 +40,7 @@ class Saved(Library):
         }
 
     def learn(self, texts: Iterator[str]) -> None:
-        self._know(read(self.file), self._end_of_document())
+        self._know(read_tokenizer(self.file), self._end_of_document())
         for text in islice(texts, 20):
             if self.decode(self.encode([text])[0]) != text:
                 log.warning(
@@ -52,7 +52,7 @@ class Saved(Library):
     def _end_of_document(self) -> str:
         config = self.file.with_name("tokenizer_config.json")
         if self._end is None and config.is_file():
-            match read_json(config):
+            match read_tokenizer_json(config):
                 case {"eos_token": str(token) | {"content": str(token)}} if token:
                     return token
         if self._end is None:

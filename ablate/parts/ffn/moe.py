@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from ablate.parts.base import mean_of_real, real_tokens
-from ablate.parts.ffn.width import exact
+from ablate.parts.ffn.width import exact_fraction
 from ablate.parts.linear import Linear
 from ablate.registry import Factory, Part, ffn, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
@@ -85,7 +85,7 @@ class MoE(nn.Module):
         self.routed_scale, self.gate_on = routed_scale, gate_on
         self.groups, self.top_groups, self.group_score = groups, top_groups, group_score
         self.top_k, self.normalisation = top_k, normalisation
-        self.capacity_factor = None if capacity_factor is None else exact(capacity_factor)
+        self.capacity_factor = None if capacity_factor is None else exact_fraction(capacity_factor)
         self.balance_loss_weight, self.router_z_loss_weight, self.bias_update_rate = (
             balance_loss_weight,
             router_z_loss_weight,

@@ -12,7 +12,9 @@ def hidden_width(width: int, given: int | None, ratio: float, multiplier: float,
     Llama-3's code), of which 4 C is the case ratio 4, and 2/3 of 4 C the case ratio 8/3."""
     if given is not None:
         return given
-    return multiple_of * ceil(floor(exact(multiplier) * floor(exact(ratio) * width)) / multiple_of)
+    return multiple_of * ceil(
+        floor(exact_fraction(multiplier) * floor(exact_fraction(ratio) * width)) / multiple_of
+    )
 
 
 def plain_width(options: Any, width: int) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def plain_width(options: Any, width: int) -> dict[str, Any]:
     return {**defaults, "width": None if needless else options.width}
 
 
-def exact(x: float) -> Fraction:
+def exact_fraction(x: float) -> Fraction:
     """The number that was meant: 8/3 is not a float, and 1.3 is not 1.3 exactly."""
     near = Fraction(x).limit_denominator(1000)
     return near if float(near) == x else Fraction(str(x))

@@ -36,9 +36,9 @@ def preference(needs: list[KernelRequirements]) -> list[str]:
         return ELSEWHERE
     if any(need.learned_bias for need in needs):
         return LEARNED_ON_CUDA
-    return PLAIN_ON_CUDA if all(plain(need) for need in needs) else CUDA
+    return PLAIN_ON_CUDA if all(is_plain(need) for need in needs) else CUDA
 
 
-def plain(need: KernelRequirements) -> bool:
+def is_plain(need: KernelRequirements) -> bool:
     """Nothing but the order of the tokens acts on the scores."""
     return need.mask == Mask() and not (need.bias or need.softcap or need.sink or need.documents)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.parts.base import NOWHERE, AttentionPositions, Bias, KernelRequirements, Mask, Scores
-from ablate.parts.kernel.sdpa import SDPA, Prepared
+from ablate.parts.kernel.sdpa import SDPA, PreparedMask
 from ablate.registry import kernel
 
 
@@ -51,7 +51,7 @@ class Chunked(SDPA):
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, prepared: Any, scores: Scores, dropout: float
     ) -> Tensor:
-        if isinstance(prepared, Prepared):
+        if isinstance(prepared, PreparedMask):
             return super().__call__(q, k, v, prepared, scores, dropout)
         added, kept, w = prepared
         n = -(-q.shape[2] // w)
@@ -61,7 +61,7 @@ class Chunked(SDPA):
             of_queries(q, n, w),
             of_keys(k, kept, n, w),
             of_keys(v, kept, n, w),
-            Prepared(added, causal=False),
+            PreparedMask(added, causal=False),
             scores,
             dropout,
         )

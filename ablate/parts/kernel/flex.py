@@ -97,7 +97,7 @@ class Flex(Kernel):
                 score = score + bias(h, at(i, b, q), at(j, b, k))
             return score
 
-        attend = compiled() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+        attend = compiled_flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
         out: Any = attend(
             q.to(v.dtype),
             k.to(v.dtype),
@@ -121,7 +121,7 @@ def at(x: Tensor, b: Tensor, n: Tensor) -> Tensor:
 
 
 @lru_cache
-def compiled() -> Any:
+def compiled_flex() -> Any:
     """FlexAttention, compiled."""
     from torch.nn.attention.flex_attention import flex_attention
 

@@ -16,7 +16,7 @@ from ablate.registry import kernel
 _SHORT = 2**14  # numbers in the keys of a head, up to which a gradient in fp32 is faster than one in bf16
 
 
-class Prepared(NamedTuple):
+class PreparedMask(NamedTuple):
     """What torch's function is told of a layer."""
 
     mask: Tensor | None  # bool, or float with the bias; None: the order alone decides
@@ -39,25 +39,25 @@ class SDPA(Kernel):
 
     def prepare(
         self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
-    ) -> Prepared:
+    ) -> PreparedMask:
         if bias is None and (mask.causal(sight) or (sight.last and mask.free(sight))):
-            return Prepared(None, causal=sight.own)
+            return PreparedMask(None, causal=sight.own)
         if bias is None:
-            return Prepared(mask.dense(sight), causal=False)
-        return Prepared(added(mask, sight, bias, heads).to(dtype), causal=False)
+            return PreparedMask(mask.dense(sight), causal=False)
+        return PreparedMask(added(mask, sight, bias, heads).to(dtype), causal=False)
 
-    def with_scores(self, prepared: Prepared, more: Tensor) -> Prepared:
+    def with_scores(self, prepared: PreparedMask, more: Tensor) -> PreparedMask:
         mask, causal = prepared
         if mask is None and causal:
             mask = torch.ones(more.shape[-2:], dtype=torch.bool, device=more.device).tril()
         if mask is None:
-            return Prepared(more, causal=False)
+            return PreparedMask(more, causal=False)
         if mask.dtype != torch.bool:
-            return Prepared(mask + more, causal=False)
-        return Prepared(more.masked_fill(~mask, -torch.inf), causal=False)
+            return PreparedMask(mask + more, causal=False)
+        return PreparedMask(more.masked_fill(~mask, -torch.inf), causal=False)
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scores: Scores, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, prepared: PreparedMask, scores: Scores, dropout: float
     ) -> Tensor:
         mask, causal = prepared
         if mask is not None and mask.dtype not in (torch.bool, q.dtype):
@@ -79,7 +79,7 @@ class SDPA(Kernel):
                 q.reshape(B, K, H // K, D), k, v, mask, dropout, scale=scores.scale
             )
             return y.reshape(B, H, 1, width)
-        return attention(v, mask)(
+        return prepared_attention(v, mask)(
             q,
             k,
             v,
@@ -91,7 +91,7 @@ class SDPA(Kernel):
         )
 
 
-def attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
+def prepared_attention(v: Tensor, mask: Tensor | None) -> Callable[..., Tensor]:
     """torch's function, or the way around what it does slowly in training on a CPU."""
     trained = v.device.type == "cpu" and torch.is_grad_enabled()
     # vmap hides whether a mask has a gradient; of several models each has a mask of its own, if it is learned

@@ -12,7 +12,7 @@ from ablate.parts.base import Position
 from ablate.registry import position
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
-SLICE = 2**22  # scores whose one-hot rows are in memory at once
+SCORES_SLICE = 2**22  # scores whose one-hot rows are in memory at once
 
 
 @position("t5", paper="arXiv:1910.10683")
@@ -85,7 +85,9 @@ class _LookedUp(torch.autograd.Function):
         (bucket,) = ctx.saved_tensors
         every = torch.arange(ctx.num_buckets, device=dy.device)[:, None]
         total = dy.new_zeros(ctx.num_buckets, len(dy))
-        for some, of_some in zip(bucket.flatten().split(SLICE), dy.flatten(1).split(SLICE, 1), strict=True):
+        for some, of_some in zip(
+            bucket.flatten().split(SCORES_SLICE), dy.flatten(1).split(SCORES_SLICE, 1), strict=True
+        ):
             total = total + (every == some).to(dy.dtype) @ of_some.T
         return total, None
 

@@ -8,7 +8,7 @@ from ablate.spec import RunSpec
 if TYPE_CHECKING:
     import pandas
 
-    from ablate.study.design.compile_policy import Gain
+    from ablate.study.design.compile_policy import CompileGain
     from ablate.study.design.planned import Facts
     from ablate.study.design.runs import PlannedRun
 
@@ -39,5 +39,5 @@ class Backend(Protocol):
     def probe(self, spec: RunSpec) -> float:
         """The seconds that a run takes in one thread of this CPU, about."""
 
-    def compile_gain(self, spec: dict[str, Any]) -> "Gain":
+    def compile_gain(self, spec: dict[str, Any]) -> "CompileGain":
         """The measured times of a step as it is and compiled."""

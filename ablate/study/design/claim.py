@@ -278,7 +278,7 @@ def extra(predicate: Predicate, baseline: str) -> set[tuple[str, ...]]:
     return {tuple(sorted(pair)) for pair in pairs(predicate) if baseline not in pair}
 
 
-def exact(metric: str) -> bool:
+def is_exact(metric: str) -> bool:
     """Whether a metric is declared to be without noise, so that its interval may have no width."""
     return metric.startswith(_EXACT)
 

@@ -13,7 +13,7 @@ ENOUGH = 600.0  # seconds of a block's runs in a slot: the measurement takes the
 _WORTH = 2.0  # times the compiler's time must be saved: validation is compiled, too
 
 
-class Gain(Protocol):
+class CompileGain(Protocol):
     """Seconds of a step as it is and compiled, and of the compiler; or why there is no compiled step."""
 
     @property
@@ -45,14 +45,14 @@ class Compiling:
     def __call__(self, run: PlannedRun) -> bool:
         if self.wish != "auto":
             return bool(self.wish)
-        if self.backend.device == "cuda" or routed(self.planned.arm(run.corpus, run.arm)):
+        if self.backend.device == "cuda" or has_experts(self.planned.arm(run.corpus, run.arm)):
             return False
         if run.corpus not in self.pays:
             self.pays[run.corpus] = self.paying(run.corpus)
         return self.pays[run.corpus]
 
     def paying(self, block: str) -> bool:
-        arms = [arm for arm in self.planned.on(block) if not routed(arm)]
+        arms = [arm for arm in self.planned.on(block) if not has_experts(arm)]
         arm, spec = arms[0], RunSpec.model_validate(arms[0].spec)
         share = len(self.planned.study.seeds) / self.slots  # runs of an arm in a slot
         if self.backend.probe(spec) * share * len(arms) < ENOUGH:
@@ -68,6 +68,6 @@ class Compiling:
         return True
 
 
-def routed(arm: PlannedArm) -> bool:
+def has_experts(arm: PlannedArm) -> bool:
     """Whether the arm has experts that a token does not pass through."""
     return arm.facts.parameters["active"] < arm.facts.parameters["total"]

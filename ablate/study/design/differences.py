@@ -63,7 +63,7 @@ def walk(path: str, node: Any, into: dict[str, Any]) -> None:
         into[path] = node
 
 
-def differences(
+def spec_differences(
     baseline: Mapping[str, Any],
     arm: Mapping[str, Any],
     axis: Iterable[str] = (),
@@ -107,7 +107,7 @@ def fetch(spec: Mapping[str, Any], path: str) -> Any:
     return node
 
 
-def put(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+def with_value(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     """A copy in which the path has another value; what is not on the path is shared. Raises KeyError where
     there is no such path."""
     fetch(spec, path)

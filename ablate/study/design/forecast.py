@@ -54,7 +54,7 @@ def outlook(
         "excluded": dict(study.exclude),
         "arms": plan.arms,
         "protocol": protocol(plan),
-        "runs": count(plan, [*runs, *later], finished),
+        "runs": count_runs(plan, [*runs, *later], finished),
         "hours": _hours(plan, [*runs, *later], finished, seconds, slots),
         "power": _power(plan, noise),
         "warnings": [*plan.warnings, *_warnings(plan, noise)],
@@ -98,7 +98,9 @@ def protocol(plan: Plan) -> list[str]:
     return sentences
 
 
-def count(plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]) -> dict[str, dict[str, int]]:
+def count_runs(
+    plan: Plan, runs: Sequence[PlannedRun], finished: Collection[str]
+) -> dict[str, dict[str, int]]:
     """Runs by role: planned, finished and missing. Before rates are known the planned tests are an upper
     bound: an arm whose rate is the baseline's shares its fixed runs with its test runs."""
     expected = _expected(plan)

@@ -17,7 +17,7 @@ from ablate.record import atomic
 from ablate.spec import Strict, digest
 from ablate.study.design.differences import ABSENT, walk
 from ablate.study.design.planned import Plan
-from ablate.study.design.study import StudyError, plain
+from ablate.study.design.study import StudyError, plain_yaml
 
 NAME = "plan.json"
 
@@ -131,7 +131,7 @@ def current(study_file: Path, plan: Plan, test_runs: int = 0) -> Version:
     version = Version(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         file=hashlib.sha256(study_file.read_bytes()).hexdigest(),
-        study=json.loads(json.dumps(plain(study_file), default=str)),
+        study=json.loads(json.dumps(plain_yaml(study_file), default=str)),
         arms={f"{arm.corpus}/{arm.name}": arm.spec for arm in plan.arms},
         test_runs=test_runs,
         hash="",

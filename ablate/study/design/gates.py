@@ -13,7 +13,7 @@ from typing import Any
 from ablate import registry
 from ablate.study.design.arms import EVERYTHING, LAYERS, Arm, redraw, unmatched_name
 from ablate.study.design.backend import Backend
-from ablate.study.design.differences import Difference, differences, fetch, flatten, put
+from ablate.study.design.differences import Difference, fetch, flatten, spec_differences, with_value
 from ablate.study.design.fields import STEPS
 from ablate.study.design.match import Matched, OutOfReach, candidates, setting, solve, turned
 from ablate.study.design.planned import (
@@ -23,7 +23,7 @@ from ablate.study.design.planned import (
     Facts,
     PlannedArm,
     Spec,
-    held,
+    held_amount,
     seeded,
 )
 from ablate.study.design.study import Study, StudyError, under
@@ -116,7 +116,7 @@ class Planning:
         return ["budget.tokens" if knob == STEPS else knob]
 
     def differences(self, name: str, spec: Spec, baseline: Spec) -> list[Difference]:
-        return differences(baseline, spec, self.study.axis, self.knob(name), self.tuned)
+        return spec_differences(baseline, spec, self.study.axis, self.knob(name), self.tuned)
 
     def declared(self, specs: dict[str, Spec]) -> dict[str, Spec]:
         """The arms that differ from the baseline in the axis, and nowhere that is not declared, and that are
@@ -228,15 +228,15 @@ class Planning:
         except KeyError as error:
             self.wrong(arm.name, f"match.by: {error.args[0]}; name the knob of this arm in match.by_arm")
             return []
-        target = held(match.hold, baseline.spec, baseline.facts)
-        unmatched = held(match.hold, arm.spec, arm.facts) / target - 1
+        target = held_amount(match.hold, baseline.spec, baseline.facts)
+        unmatched = held_amount(match.hold, arm.spec, arm.facts) / target - 1
         if abs(unmatched) <= match.tolerance:
             left = Matched(match.hold, knob, None, None, unmatched, unmatched)
             return [replace(arm, matched=left)]
         spec, facts, after = self.solved(arm, knob, target, before)
         if spec is None or facts is None or after is None:
             return []
-        residual = held(match.hold, spec, facts) / target - 1
+        residual = held_amount(match.hold, spec, facts) / target - 1
         if abs(residual) > match.tolerance:
             self.wrong(
                 arm.name,
@@ -275,7 +275,7 @@ class Planning:
             if facts.refusals:
                 raise StudyError([f"match: at {knob} = {value}: {line}" for line in facts.refusals])
             seen[value] = spec, facts
-            return held(match.hold, spec, facts)
+            return held_amount(match.hold, spec, facts)
 
         values = candidates(arm.spec, knob, match.multiple)
         known = self.knobs.get(arm.name)  # the same arm on every corpus, where that will do
@@ -334,7 +334,7 @@ class Planning:
         self.warnings.append(f"kernel: {common[0]} for all arms; alone they would take {each}")
         settled = []
         for arm in arms:
-            spec = put(arm.spec, "model.kernel", {"name": common[0]})
+            spec = with_value(arm.spec, "model.kernel", {"name": common[0]})
             facts = self.facts(arm.name, spec)
             overrides = (*arm.overrides, f"model/kernel={common[0]}")
             settled += [replace(arm, spec=spec, facts=facts, overrides=overrides)] if facts else []

@@ -7,7 +7,7 @@ of its own, which are said.
 
 from collections.abc import Sequence
 
-from ablate.study.design.claim import SCALE, declared, exact, extra
+from ablate.study.design.claim import SCALE, declared, extra, is_exact
 from ablate.study.design.planned import PlannedArm
 from ablate.study.design.study import WITH_EFFECTS, Study
 
@@ -54,7 +54,7 @@ def other_families(study: Study, baseline: str) -> list[str]:
         families.append("claims that are not on a verdict")
     measures = dict.fromkeys(claim.measure for claim in study.claims if claim.measure)
     others = [name for name in measures if name not in (study.metric, SCALE, "stability/failed")]
-    return families + [f"claims on {name}" for name in others if not exact(name)]
+    return families + [f"claims on {name}" for name in others if not is_exact(name)]
 
 
 def true_level(study: Study, baseline: str, judged_before: int = 0) -> float:

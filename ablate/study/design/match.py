@@ -7,7 +7,7 @@ from typing import Any
 
 from ablate.errors import AblateError
 from ablate.spec import LayerSpec
-from ablate.study.design.differences import fetch, put
+from ablate.study.design.differences import fetch, with_value
 from ablate.study.design.fields import STEPS
 
 _LARGEST = 1 << 24  # no knob is turned further
@@ -47,9 +47,9 @@ def turned(spec: dict[str, Any], knob: str, value: int) -> dict[str, Any]:
     small overrides. Raises KeyError where the arm has no such knob.
     """
     if knob == STEPS:
-        return put(spec, "budget.tokens", value * fetch(spec, "budget.batch_tokens"))
+        return with_value(spec, "budget.tokens", value * fetch(spec, "budget.batch_tokens"))
     before = fetch(spec, knob)
-    spec = put(spec, knob, value)
+    spec = with_value(spec, knob, value)
     model, _, rest = knob.partition(".")
     if model != "model" or rest.split(".")[0] not in LayerSpec.model_fields:
         return spec
@@ -59,7 +59,7 @@ def turned(spec: dict[str, Any], knob: str, value: int) -> dict[str, Any]:
             same = fetch(spec, place) == before
         except KeyError:  # another part stands there
             continue
-        spec = put(spec, place, value) if same else spec
+        spec = with_value(spec, place, value) if same else spec
     return spec
 
 

@@ -96,7 +96,7 @@ def seeded(spec: Spec, seed: int, redraw: Sequence[str] = ()) -> Spec:
     return {**spec, "seed": {"init": seed, "data": seed, "dropout": seed, "redraw": list(redraw)}}
 
 
-def held(hold: str, spec: Spec, facts: Facts) -> float:
+def held_amount(hold: str, spec: Spec, facts: Facts) -> float:
     """What is matched, in parameters or FLOPs."""
     if hold == "active_flops":
         return facts.flops_per_token

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.record import RunRecord, RunSummary
 from ablate.spec import digest
 from ablate.study.design.backend import Backend
-from ablate.study.design.differences import put
+from ablate.study.design.differences import with_value
 from ablate.study.design.planned import Plan, PlannedArm, Spec, seeded
 from ablate.study.design.study import StudyError
 from ablate.study.stats.frame import frame_of
@@ -271,8 +271,8 @@ class _Identities:
     ) -> PlannedRun:
         key = (arm.corpus, arm.name, rate, budget)
         if key not in self.known:
-            spec = arm.spec if rate is None else put(arm.spec, self.path, rate)
-            spec = spec if budget == 1 else put(spec, TOKENS, tokens_of(arm, budget))
+            spec = arm.spec if rate is None else with_value(arm.spec, self.path, rate)
+            spec = spec if budget == 1 else with_value(spec, TOKENS, tokens_of(arm, budget))
             self.known[key] = spec, self.identify(spec)
         spec, canonical = self.known[key]
         seeds: dict[str, Any] = {"init": seed, "data": seed, "dropout": seed}

@@ -306,7 +306,7 @@ def under(path: str, axis: str) -> bool:
     return path == axis or path.startswith(f"{axis}.")
 
 
-def read(node: Any) -> Study:
+def parse_study(node: Any) -> Study:
     """The study in plain data. Raises StudyError with every mistake and its path."""
     try:
         return Study.model_validate(node)
@@ -314,12 +314,12 @@ def read(node: Any) -> Study:
         raise StudyError(explain(error)) from None
 
 
-def load(file: Path) -> Study:
+def load_study(file: Path) -> Study:
     """Read a study.yaml. Raises FileNotFoundError, or StudyError: a key given twice is a mistake too."""
-    return read(plain(file))
+    return parse_study(plain_yaml(file))
 
 
-def plain(file: Path) -> dict[str, Any]:
+def plain_yaml(file: Path) -> dict[str, Any]:
     """The YAML as plain data, with nothing resolved."""
     try:
         node = read_yaml(file)

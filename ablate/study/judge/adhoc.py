@@ -19,7 +19,7 @@ SEEDS = ("seed.init", "seed.data", "seed.dropout")  # `seed.redraw` makes an arm
 UNTITLED = "all"  # the only arm, where nothing differs
 
 
-class Loose(NamedTuple):
+class AdHocResults(NamedTuple):
     """The frame that the judge reads, and what it is about."""
 
     frame: "pandas.DataFrame"  # arm, seed, status, role, the metrics
@@ -29,7 +29,7 @@ class Loose(NamedTuple):
     mixed: tuple[str, ...]  # what should be equal and is not: code, kernel, precision, device
 
 
-def gather(records: Sequence[RunRecord]) -> Loose:
+def gather_arms(records: Sequence[RunRecord]) -> AdHocResults:
     """Raises ValueError where there is nothing to compare."""
     import pandas
 
@@ -60,7 +60,7 @@ def gather(records: Sequence[RunRecord]) -> Loose:
     ]
     many = Counter(names)
     baseline = min(many, key=lambda name: (-many[name], name))
-    return Loose(pandas.DataFrame(rows), axes, baseline, metric, mixed(records, names))
+    return AdHocResults(pandas.DataFrame(rows), axes, baseline, metric, mixed(records, names))
 
 
 def telling(specs: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> tuple[str, ...]:

@@ -20,11 +20,21 @@ import numpy as np
 
 from ablate.amounts import number, places_of, short
 from ablate.spec import Strict
-from ablate.study.design.claim import Claim, Level, Ordered, Predicate, Published, Ratio, exact, extra, pairs
+from ablate.study.design.claim import (
+    Claim,
+    Level,
+    Ordered,
+    Predicate,
+    Published,
+    Ratio,
+    extra,
+    is_exact,
+    pairs,
+)
 from ablate.study.judge.compare import Comparison, Contrast, survivors
-from ablate.study.judge.verdict import TIED
+from ablate.study.judge.verdict import NO_NOISE
 from ablate.study.stats import intervals
-from ablate.study.stats.outcomes import join
+from ablate.study.stats.outcomes import seed_list
 
 JudgementWord = Literal[
     "pass", "fail", "no difference that matters", "undecided (sign as claimed)", "undecided"
@@ -212,7 +222,7 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
     if comparison.look is None:
         waiting = "waiting for the next declared look"
     elif missing := {*first.missing, *second.missing}:
-        waiting = f"waiting for missing runs: seeds {join(missing)}"
+        waiting = f"waiting for missing runs: seeds {seed_list(missing)}"
     elif not common:
         waiting = "no seed at which both arms finished"
     elif a.min() <= 0 or b.min() <= 0:
@@ -223,8 +233,8 @@ def _ratio_contrast(predicate: Ratio, comparison: Comparison, alpha: float) -> C
         return Contrast.waiting(*predicate.arms, alpha, waiting, len(common))
     ratios = a / b
     if np.ptp(ratios) <= intervals.rounding_of(ratios):
-        if not exact(comparison.metric):
-            return Contrast.waiting(*predicate.arms, alpha, TIED.format(comparison.metric), len(common))
+        if not is_exact(comparison.metric):
+            return Contrast.waiting(*predicate.arms, alpha, NO_NOISE.format(comparison.metric), len(common))
         low = ratio = high = float(ratios[0])
         p = 0.0 if ratio != predicate.value else 1.0
     else:
@@ -247,14 +257,14 @@ def _level_contrast(predicate: Level, comparison: Comparison, alpha: float) -> C
     if comparison.look is None:
         waiting = "waiting for the next declared look"
     elif runs.missing:
-        waiting = f"waiting for missing runs: {runs.arm} seeds {join(set(runs.missing))}"
+        waiting = f"waiting for missing runs: {runs.arm} seeds {seed_list(set(runs.missing))}"
     elif len(values) < 2:
         waiting = f"fewer than two seeds at which {runs.arm} finished"
     if waiting:
         return Contrast.waiting(runs.arm, "", alpha, waiting, len(values))
     estimate = intervals.paired(values, np.full_like(values, predicate.value), alpha)
-    if estimate.error == 0 and not exact(comparison.metric):
-        return Contrast.waiting(runs.arm, "", alpha, TIED.format(comparison.metric), len(values))
+    if estimate.error == 0 and not is_exact(comparison.metric):
+        return Contrast.waiting(runs.arm, "", alpha, NO_NOISE.format(comparison.metric), len(values))
     return Contrast.of(runs.arm, "", estimate, alpha, survivors(runs), zero=predicate.value)
 
 

@@ -14,11 +14,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ablate.study.design.claim import exact
+from ablate.study.design.claim import is_exact
 from ablate.study.judge.doubts import doubts, unequal_noise
 from ablate.study.judge.stability import Stability, judge_stability
 from ablate.study.judge.verdict import (
-    TIED,
+    NO_NOISE,
     Better,
     Comparison,
     Contrast,
@@ -32,7 +32,7 @@ from ablate.study.stats import intervals
 from ablate.study.stats.documents import document_error
 from ablate.study.stats.fisher import Count
 from ablate.study.stats.intervals import Estimate, Variance
-from ablate.study.stats.outcomes import Outcomes, Role, join, read_outcomes
+from ablate.study.stats.outcomes import Outcomes, Role, read_outcomes, seed_list
 from ablate.study.stats.power import Setting, seeds_for_half_width
 
 NONE_STOPPED: Mapping[str, int] = {}
@@ -99,7 +99,7 @@ def compare(
     for arm in family:
         judged = judges[looked[arm]]
         estimate = judged.estimates.get(arm)
-        if estimate is not None and estimate.error == 0 and not exact(metric):
+        if estimate is not None and estimate.error == 0 and not is_exact(metric):
             tied.append(arm)
             estimate = None
         verdicts.append(judged.verdict(arm, estimate, margin, better))
@@ -121,7 +121,7 @@ def compare(
         runs=tuple(latest.runs.values()),
         verdicts=tuple(verdicts),
         warnings=(
-            *(f"{arm}: {TIED.format(metric)}" for arm in tied),
+            *(f"{arm}: {NO_NOISE.format(metric)}" for arm in tied),
             *(unequal_noise(latest.noise(), spent) if variance == "pooled" else ()),
             *doubts(tuple(verdicts), placebo),
         ),
@@ -157,7 +157,7 @@ class _Judge:
         if self.look is None:
             return f"waiting for the look at {self.upcoming} seeds"
         missing = [
-            f"{name} seeds {join(set(runs.missing))} ({', '.join(sorted(set(runs.missing.values())))})"
+            f"{name} seeds {seed_list(set(runs.missing))} ({', '.join(sorted(set(runs.missing.values())))})"
             for name, runs in ((arm, self.runs[arm]), (self.base.arm, self.base))
             if runs.missing
         ]
@@ -293,7 +293,7 @@ class _Judge:
     ) -> str:
         runs = self.runs[arm]
         lost = [
-            f"{name} {what} at seeds {join(list(seeds))}"
+            f"{name} {what} at seeds {seed_list(list(seeds))}"
             for name, outcomes in ((arm, runs), (self.base.arm, self.base))
             for what, seeds in (
                 ("diverged", outcomes.diverged),

@@ -11,8 +11,8 @@ from ablate.study.design.claim import Claim, extra, pairs
 from ablate.study.judge.claims import Judgement, Result, judge_number, judgement, refuse_unknown
 from ablate.study.judge.compare import Comparison, Contrast
 from ablate.study.judge.solved import Verdicts
-from ablate.study.stats.fisher import Count, against, fisher, interval
-from ablate.study.stats.outcomes import join
+from ablate.study.stats.fisher import Count, against, fisher, share_interval
+from ablate.study.stats.outcomes import seed_list
 
 
 class Counted(Strict):
@@ -78,7 +78,7 @@ def _contrast(counted: Counted, first: str, second: str, alpha: float) -> Contra
 def _level(count: Count, alpha: float) -> Contrast:
     if count.waiting:
         return Contrast.waiting(count.arm, "", alpha, count.waiting, count.runs)
-    low, high = interval(count.hits, count.runs, alpha)
+    low, high = share_interval(count.hits, count.runs, alpha)
     return Contrast(
         first=count.arm, second="", difference=count.share, low=low, high=high, n=count.runs, alpha=alpha
     )
@@ -139,7 +139,7 @@ def _count(arm: str, hits: int, others: int, missing: Iterable[int], look: int |
     if look is None:
         waiting = "waiting for the next declared look"
     elif set(missing):
-        waiting = f"waiting for missing runs: {arm} seeds {join(set(missing))}"
+        waiting = f"waiting for missing runs: {arm} seeds {seed_list(set(missing))}"
     elif not hits + others:
         waiting = f"no run of {arm} finished or diverged"
     return Count(arm=arm, hits=hits, runs=hits + others, waiting=waiting)

@@ -17,7 +17,7 @@ from ablate.spec import Strict
 from ablate.study.design.claim import declared
 from ablate.study.judge.compare import Comparison, Verdict
 from ablate.study.judge.doubts import doubts
-from ablate.study.stats.fisher import Count, against, fewest_seeds, interval
+from ablate.study.stats.fisher import Count, against, fewest_seeds, share_interval
 from ablate.study.stats.outcomes import Outcomes, Role, read_outcomes
 
 SolvedWord = Literal["solves more", "solves less", "undecided", "waiting"]
@@ -111,7 +111,7 @@ def judge_solved(
 def share_of(arm: Outcomes, alpha: float) -> Solved:
     """P(solved) of an arm whose values are 0 and 1."""
     solved, runs = int(sum(arm.values.values())), len(arm.values) + len(arm.diverged)
-    low, high = interval(solved, runs, alpha)
+    low, high = share_interval(solved, runs, alpha)
     return Solved(
         arm=arm.arm, solved=solved, runs=runs, share=solved / runs if runs else None, low=low, high=high
     )

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ablate.spec import Strict
-from ablate.study.design.claim import exact
+from ablate.study.design.claim import is_exact
 from ablate.study.judge.stability import Stability
 from ablate.study.stats import intervals
 from ablate.study.stats.documents import DocumentError
 from ablate.study.stats.intervals import Estimate, Variance
-from ablate.study.stats.outcomes import Outcomes, by_arm, join
+from ablate.study.stats.outcomes import Outcomes, by_arm, seed_list
 
-TIED = "{} is the same at every seed and not declared exact: no noise to judge by"
+NO_NOISE = "{} is the same at every seed and not declared exact: no noise to judge by"
 VerdictWord = Literal["better", "worse", "equivalent", "undecided", "waiting"]
 Better = Literal["lower", "higher"]
 Method = Literal["paired", "pooled", "welch", "fisher"]
@@ -140,8 +140,8 @@ class Comparison(Strict):
         if waiting := self._reason_to_wait(a, b):
             return Contrast.waiting(first, second, alpha, waiting)
         estimate = self._estimate(a, b, alpha)
-        if estimate is not None and estimate.error == 0 and not exact(self.metric):
-            return Contrast.waiting(first, second, alpha, TIED.format(self.metric))
+        if estimate is not None and estimate.error == 0 and not is_exact(self.metric):
+            return Contrast.waiting(first, second, alpha, NO_NOISE.format(self.metric))
         if estimate is None:
             return Contrast.waiting(first, second, alpha, "fewer than two finished runs to compare")
         return Contrast.of(first, second, estimate, alpha, survivors(a, b))
@@ -149,7 +149,7 @@ class Comparison(Strict):
     def _reason_to_wait(self, first: Outcomes, second: Outcomes) -> str:
         if self.look is None:
             return "waiting for the next declared look"
-        waits = [f"{arm.arm}: seeds {join(set(arm.missing))}" for arm in (first, second) if arm.missing]
+        waits = [f"{arm.arm}: seeds {seed_list(set(arm.missing))}" for arm in (first, second) if arm.missing]
         return f"waiting for missing runs ({'; '.join(waits)})" if waits else ""
 
     def _estimate(self, first: Outcomes, second: Outcomes, alpha: float) -> Estimate | None:
@@ -168,7 +168,7 @@ class Comparison(Strict):
 def survivors(*arms: Outcomes) -> str:
     """What must be said of a number that runs which failed are not in; empty where none did."""
     failed = {seed for arm in arms for seed in arm.failed}
-    return f"among the runs that finished, without seeds {join(failed)}" if failed else ""
+    return f"among the runs that finished, without seeds {seed_list(failed)}" if failed else ""
 
 
 def at_seeds(arm: Outcomes, seeds: list[int]) -> NDArray[np.float64]:

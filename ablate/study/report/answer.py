@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from ablate.amounts import interval, number, places_of
+from ablate.amounts import interval_text, number, places_of
 from ablate.study.judge.compare import Comparison, Verdict
 from ablate.study.judge.corpus import Judged
 from ablate.study.judge.scale import Scale, Trend
@@ -11,7 +11,7 @@ from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report.factors_in_words import factors_in_words
 from ablate.study.report.phrasing import NAMED, capitalised, clip, decimals, seeds_needed, several, unit
 
-NOT_TUNED = (
+UNTUNED_NOTE = (
     "Fixed rate, not tuned: a demonstration. Every arm ran at the rate of its configuration, so an arm that "
     "this rate happens to suit looks better than it is."
 )
@@ -60,7 +60,7 @@ def banners(judgement: StudyJudgement) -> list[str]:
     if rules:
         lines.append(f"The rules were changed since the plan was frozen: {'; '.join(rules)}.")
     if judgement.study.tune is None:
-        lines.append(NOT_TUNED)
+        lines.append(UNTUNED_NOTE)
     return [capitalised(line, names(judgement)) for line in dict.fromkeys(lines)]
 
 
@@ -181,7 +181,7 @@ def _effect(verdict: Verdict, comparison: Comparison) -> str:
     if verdict.difference is None:
         return ""
     places = decimals(comparison)
-    ends = interval(verdict.low, verdict.high, places)
+    ends = interval_text(verdict.low, verdict.high, places)
     return f" ({number(verdict.difference, places, True)}{f' {ends}' if ends else ''})"
 
 
@@ -219,5 +219,5 @@ def _with_size(word: str, trends: list[Trend], scale: Scale, metric: str) -> str
     if len(trends) > 1 or only.slope is None or only.low is None or only.high is None:
         return clause
     places = places_of([(only.high - only.low) / 2])
-    slope = f"{number(only.slope, places, True)} {interval(only.low, only.high, places)}"
+    slope = f"{number(only.slope, places, True)} {interval_text(only.low, only.high, places)}"
     return f"{clause} ({slope} {unit(metric)} per decade of parameters)"

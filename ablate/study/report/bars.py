@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ablate.amounts import interval
+from ablate.amounts import interval_text
 from ablate.study.judge.compare import Comparison, Verdict
 from ablate.study.report.phrasing import decimals
 from ablate.study.report.summary import span
@@ -36,5 +36,5 @@ def bar(comparison: Comparison, verdict: Verdict) -> IntervalBar | None:
         right=at(verdict.high),
         middle=at(verdict.difference),
         margin=(at(-margin), at(margin)) if margin else None,
-        text=interval(verdict.low, verdict.high, decimals(comparison)),
+        text=interval_text(verdict.low, verdict.high, decimals(comparison)),
     )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ablate.amounts import interval, number, places_of, short
+from ablate.amounts import interval_text, number, places_of, short
 from ablate.study.judge.corpus import Judged
 from ablate.study.report.drawing import ArmStyles, legend, new_figure
 from ablate.study.report.table import Table
@@ -29,7 +29,7 @@ def budget_table(judged: Judged) -> Table | None:
             if gap is None or gap.difference is None or gap.low is None or gap.high is None:
                 row.append("waiting")
             else:
-                span = interval(gap.low, gap.high, places, True)
+                span = interval_text(gap.low, gap.high, places, True)
                 row.append(f"{number(gap.difference, places, True)} {span}")
         rows.append(tuple(row))
     note = (

@@ -11,7 +11,7 @@ from ablate.study.report.index import index_page
 from ablate.study.report.markup import markdown
 from ablate.study.report.table import Table
 from ablate.study.report.tables import verdict_table
-from ablate.study.results import read
+from ablate.study.results import read_results
 
 README_PAGE = "README.md"
 INDEX = "index.html"
@@ -105,7 +105,7 @@ def with_headline(readme: str, folder: Path) -> str:
 
 def headline_section(folder: Path) -> str:
     """The answer, and of each corpus the verdicts and how the gaps moved while training, in Markdown."""
-    judgement = judge_study(read(folder))
+    judgement = judge_study(read_results(folder))
     where = f"experiments/{folder.name}"
     lines = [f"**{markdown(judgement.study.question)}** {markdown(answer(judgement))}", ""]
     for n, corpus in enumerate(judgement.corpora):

@@ -16,11 +16,11 @@ from pydantic import TypeAdapter
 
 from ablate.spec import Strict
 from ablate.study.design.freeze import NAME as PLAN
-from ablate.study.design.study import load, plain
+from ablate.study.design.study import load_study, plain_yaml
 from ablate.study.judge.study_judgement import StudyJudgement, judge_study
 from ablate.study.report.answer import answer
 from ablate.study.report.claim_tables import claim_table, place_heading
-from ablate.study.results import FOLDER, read
+from ablate.study.results import FOLDER, read_results
 
 CATALOGUE = "claims.yaml"
 FINDINGS = "claims.json"
@@ -101,14 +101,14 @@ def read_evidence(experiments: Path) -> Evidence:
 
 def read_catalogue(experiments: Path) -> list[CatalogueEntry]:
     """The entries of the catalogue, in its order."""
-    entries = plain(experiments / CATALOGUE)
+    entries = plain_yaml(experiments / CATALOGUE)
     return [CatalogueEntry.model_validate({"id": id, **entry}) for id, entry in entries.items()]
 
 
 def judgement_of(folder: Path) -> StudyJudgement | None:
     """The judgement on results of a frozen plan: others, such as the quickstart's, are no evidence."""
     evident = (folder / FOLDER).is_dir() and (folder / PLAN).is_file()
-    return judge_study(read(folder)) if evident else None
+    return judge_study(read_results(folder)) if evident else None
 
 
 def listed(folder: Path) -> ListedStudy:
@@ -116,7 +116,7 @@ def listed(folder: Path) -> ListedStudy:
     judgement = judgement_of(folder)
     if judgement is None:
         state = "planned and frozen, not run" if (folder / PLAN).is_file() else "not frozen: no evidence"
-        return ListedStudy(folder.name, load(folder / "study.yaml").question, state, None)
+        return ListedStudy(folder.name, load_study(folder / "study.yaml").question, state, None)
     runs = judgement.results.runs.drop_duplicates("id")
     state = f"{int(runs['status'].notna().sum())} of {len(runs)} runs"
     return ListedStudy(folder.name, judgement.study.question, state, judgement)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ablate.amounts import TIMES, places_of
 from ablate.study.judge.corpus import Judged
-from ablate.study.report.table import Column, Table, ends, figure, label, table_of
+from ablate.study.report.table import Column, Table, ends, figure, label_column, table_of
 from ablate.study.stats.factorial import Factorial
 from ablate.study.stats.intervals import Estimate
 
@@ -86,7 +86,7 @@ def _ingredients(judged: Judged) -> Table:
             for i in judged.ingredients
         ]
     )
-    columns = [label("factor")]
+    columns = [label_column("factor")]
     for how in ("added", "left out"):
         columns.append(figure(how, f"{how} difference", places, signed=True))
         columns.append(ends("interval", places, low=f"{how} low", high=f"{how} high"))

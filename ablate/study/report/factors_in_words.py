@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from ablate.amounts import interval, number, places_of
+from ablate.amounts import interval_text, number, places_of
 from ablate.study.judge.corpus import Judged
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report.phrasing import clip, decimals
@@ -79,7 +79,9 @@ def _best(judgement: StudyJudgement, names: Sequence[str]) -> str:
         if best is None or best.word != "better":
             continue
         places = decimals(judged.comparison)
-        effect = f"{number(best.difference, places, True)} {interval(best.low, best.high, places)}".strip()
+        effect = (
+            f"{number(best.difference, places, True)} {interval_text(best.low, best.high, places)}".strip()
+        )
         parts.append(f"{clip(best.arm)}{name} ({effect})")
     baseline = clip(judgement.manifest.baseline)
     return f"The best arm against {baseline} is {' and '.join(parts)}." if parts else ""

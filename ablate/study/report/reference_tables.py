@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ablate.study.judge.corpus import Judged
 from ablate.study.judge.study_judgement import StudyJudgement
 from ablate.study.report.summary import means
-from ablate.study.report.table import Column, Table, absent, figure, label, table_of
+from ablate.study.report.table import Column, Table, absent, figure, label_column, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +56,8 @@ def reference_tables(judgement: StudyJudgement, judged: Judged) -> list[Table]:
         return []
     metrics = [column for column in frame.columns if column.endswith(f"/{BITS}")]
     columns = [
-        label("model", "name"),
-        label("", "what"),
+        label_column("model", "name"),
+        label_column("", "what"),
         Column("parameters", lambda row: "" if absent(row["parameters"]) else amount(row["parameters"])),
         *(figure(metric, metric, 4) for metric in metrics),
     ]

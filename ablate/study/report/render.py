@@ -11,15 +11,15 @@ from ablate.study.report.export import replace_files, write_tables
 from ablate.study.report.figures import draw_corpus, draw_scale
 from ablate.study.report.markup import html_environment, markdown_environment
 from ablate.study.report.page import report_context
-from ablate.study.results import read
+from ablate.study.results import read_results
 
 
 def report(folder: Path) -> StudyJudgement:
     """Rebuild the report of the experiment in `folder` from `folder/results`; returns what it shows.
 
-    Raises FileNotFoundError where `ablate.study.results.write` has written nothing yet.
+    Raises FileNotFoundError where `ablate.study.results.write_results` has written nothing yet.
     """
-    judgement = judge_study(read(folder))
+    judgement = judge_study(read_results(folder))
     corpora, scales = judgement.corpora, judgement.scales
     drawings = [draw_corpus(judgement, corpus, numbered(n, len(corpora))) for n, corpus in enumerate(corpora)]
     lines = [draw_scale(judgement, scale, numbered(n, len(scales))) for n, scale in enumerate(scales)]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from ablate.amounts import MINUS, amount, interval, number, places_of
+from ablate.amounts import MINUS, amount, interval_text, number, places_of
 from ablate.study.judge.scale import Scale, Size
 from ablate.study.report.frames import rank_frame, trend_frame
 from ablate.study.report.phrasing import decimals, unit
@@ -14,9 +14,9 @@ from ablate.study.report.table import (
     chance,
     ends,
     figure,
-    label,
+    label_column,
     table_of,
-    whole,
+    whole_column,
 )
 
 
@@ -33,12 +33,12 @@ def _trends(scale: Scale, metric: str) -> Iterator[Table]:
     places = places_of(((frame["high"] - frame["low"]) / 2).dropna())
     bends = len(scale.sizes) > 2
     columns = [
-        label("arm"),
-        label("the gap", "word"),
+        label_column("arm"),
+        label_column("the gap", "word"),
         figure("slope", "slope", places, signed=True),
         ends("interval", places),
-        whole("seeds", "n"),
-        *([whole("df", "df", hide_zero=True)] if comparison.variance == "paired" else []),
+        whole_column("seeds", "n"),
+        *([whole_column("df", "df", hide_zero=True)] if comparison.variance == "paired" else []),
         *(_gap(size) for size in scale.sizes),
         *([figure("off the line", "bend", places)] if bends else []),
     ]
@@ -68,7 +68,9 @@ def _gap(size: Size) -> Column:
         verdict = size.gap(row["arm"])
         if verdict is None or verdict.difference is None:
             return ""
-        return f"{number(verdict.difference, places, True)} {interval(verdict.low, verdict.high, places)}"
+        return (
+            f"{number(verdict.difference, places, True)} {interval_text(verdict.low, verdict.high, places)}"
+        )
 
     return Column(f"at {size.name} ({amount(size.parameters)})", cell)
 
@@ -87,9 +89,9 @@ def _ranks(scale: Scale, alpha: float) -> Table:
         ends("range", 2),
         chance("p", "p"),
         Column("arms", lambda row: str(row["ranked"])),
-        whole("seeds", "n"),
+        whole_column("seeds", "n"),
     ]
     if any(rank.reason for rank in scale.ranks):
-        columns.append(label("", "reason"))
+        columns.append(label_column("", "reason"))
     frame = rank_frame(scale).assign(ranked=[len(rank.arms) for rank in scale.ranks])
     return table_of("Do the arms keep their ranks?", frame, columns, note)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ablate.spec import MACRO
 from ablate.study.judge.corpus import Judged
 from ablate.study.report.summary import means, ranked
-from ablate.study.report.table import Table, figure, label, table_of
+from ablate.study.report.table import Table, figure, label_column, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def set_tables(judged: Judged) -> Iterator[Table]:
             order = {arm: place for place, arm in enumerate(ranked(judged))}
             wide = wide.sort_values("arm", key=lambda arms: arms.map(order))
             names = list(dict.fromkeys(here["set"]))
-            columns = [label("arm"), *(figure(name, name, _PLACES[number]) for name in names)]
+            columns = [label_column("arm"), *(figure(name, name, _PLACES[number]) for name in names)]
             note = (
                 "The mean over finished test runs, the best arm first. `macro` is the mean over "
                 "the sets" + (", of perplexities that of the mean loss." if number == "perplexity" else ".")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ablate.study.report.frames import difference_frame
-from ablate.study.report.table import Column, FrameRow, Table, absent, digits, label, table_of
+from ablate.study.report.table import Column, FrameRow, Table, absent, digits, label_column, table_of
 from ablate.study.results import Manifest, Results
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ def difference_table(manifest: Manifest) -> Table | None:
     frame = difference_frame(manifest)
     columns = [
         *_where(manifest),
-        label("arm"),
-        label("path"),
+        label_column("arm"),
+        label_column("path"),
         _value(manifest.baseline, "baseline"),
         _value("arm's value", "value"),
-        label("because", "reason"),
+        label_column("because", "reason"),
     ]
     note = "Everything else in the specifications is equal."
     if len(frame) > MOST_ROWS:
@@ -55,7 +55,7 @@ def matching_table(manifest: Manifest) -> Table | None:
 
     columns = [
         *_where(manifest),
-        label("arm"),
+        label_column("arm"),
         Column("knob", knob, numeric=False),
         Column("off before", lambda row: f"{row['unmatched']:+.2%}"),
         Column("off after", lambda row: f"{row['residual']:+.2%}"),
@@ -66,7 +66,7 @@ def matching_table(manifest: Manifest) -> Table | None:
 
 def _where(manifest: Manifest) -> list[Column]:
     """The column of the corpus, where there are several."""
-    return [label("corpus")] if len(manifest.study.places) > 1 else []
+    return [label_column("corpus")] if len(manifest.study.places) > 1 else []
 
 
 def _value(heading: str, name: str) -> Column:
@@ -107,10 +107,10 @@ def failure_table(results: Results) -> Table | None:
     failed = runs[runs["status"].notna() & (runs["status"] != "finished")]
     columns = [
         Column("status", lambda row: row["status"].replace("_", " "), numeric=False),
-        label("arm"),
+        label_column("arm"),
         Column("role and seed", lambda row: f"{row['role']} {row['seed']}", numeric=False),
         Column("rate", digits("rate", "rate").write, numeric=False),
-        label("run", "id"),
+        label_column("run", "id"),
         Column("reason", lambda row: _clipped(str(row["reason"] or "")), numeric=False),
     ]
     note = ""

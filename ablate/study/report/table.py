@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ablate.amounts import interval, number, probability, short
+from ablate.amounts import interval_text, number, probability, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def label(heading: str, name: str | None = None, missing: str = "") -> Column:
+def label_column(heading: str, name: str | None = None, missing: str = "") -> Column:
     """Text as it stands in column `name` (the heading's own); `missing` where there is none."""
     key = heading if name is None else name
     return Column(heading, lambda row: missing if absent(row[key]) else str(row[key]), numeric=False)
@@ -82,12 +82,12 @@ def ends(heading: str, places: Places, signed: bool = True, low: str = "low", hi
         lambda row: (
             ""
             if absent(row[low]) or absent(row[high])
-            else interval(row[low], row[high], _places(row, places), signed)
+            else interval_text(row[low], row[high], _places(row, places), signed)
         ),
     )
 
 
-def whole(heading: str, name: str, hide_zero: bool = False) -> Column:
+def whole_column(heading: str, name: str, hide_zero: bool = False) -> Column:
     """A whole number; nothing where it is missing, or 0 that says nothing."""
     return Column(
         heading,

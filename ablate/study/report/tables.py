@@ -28,9 +28,9 @@ from ablate.study.report.table import (
     ends,
     figure,
     fraction_of,
-    label,
+    label_column,
     table_of,
-    whole,
+    whole_column,
 )
 
 
@@ -51,11 +51,11 @@ def verdict_table(judged: Judged) -> Table | None:
     beside = bool(frame["documents_error"].notna().any())
     tokens = judged.slope is not None
     columns = [
-        label("arm"),
+        label_column("arm"),
         Column("verdict", lambda row: _word(comparison, row["arm"]), numeric=False),
         figure("difference", "difference", places, signed=True),
         ends("interval", places),
-        whole("seeds", "n", hide_zero=True),
+        whole_column("seeds", "n", hide_zero=True),
         figure("mean", "mean", places),
         figure("sd", "sd", places),
         figure("r", "correlation", 2),
@@ -160,13 +160,13 @@ def _solved(verdicts: Verdicts) -> Table:
         "enough; where they are many, read the exact match instead."
     )
     columns = [
-        label("arm"),
-        label("verdict", "word", missing="baseline"),
+        label_column("arm"),
+        label_column("verdict", "word", missing="baseline"),
         fraction_of("solved", "solved", "runs"),
         figure("P(solved)", "share", 2),
         Column("interval", lambda row: interval.write(row) if row["runs"] else ""),
         chance("p", "p_adjusted"),
-        whole("between", "between"),
+        whole_column("between", "between"),
     ]
     return table_of(f"P(solved) by {verdicts.metric}", frame, columns, note)
 
@@ -177,8 +177,8 @@ def _stability(judged: Judged) -> Iterator[Table]:
     frame = frames.stability_frame(judged.comparison).set_index("arm", drop=False)
     arms = [arm for arm in ranked(judged) if arm != judged.comparison.baseline]
     columns = [
-        label("arm"),
-        label("verdict", "word"),
+        label_column("arm"),
+        label_column("verdict", "word"),
         fraction_of("diverged", "diverged", "runs"),
         fraction_of("baseline diverged", "baseline_diverged", "baseline_runs"),
         chance("p", "p_adjusted"),
@@ -197,11 +197,11 @@ def _fixed(judged: Judged) -> Iterator[Table]:
         return
     places = decimals(comparison)
     columns = [
-        label("arm"),
+        label_column("arm"),
         Column("verdict", lambda row: _word(comparison, row["arm"]), numeric=False),
         figure("difference", "difference", places, signed=True),
         ends("interval", places),
-        whole("seeds", "n"),
+        whole_column("seeds", "n"),
     ]
     note = (
         "The contrast without tuning: every arm at the rate that was chosen for the baseline. Beside the "
@@ -222,7 +222,7 @@ def _rates(judgement: StudyJudgement, judged: Judged) -> Iterator[Table]:
         return "vertex of a parabola" if row["kind"] == "vertex" else str(row["reason"])
 
     columns = [
-        label("arm"),
+        label_column("arm"),
         Column("chosen", lambda row: ", ".join(map(short, chosen[row["arm"]]))),
         Column("failed at", lambda row: row["failed"].replace(" ", ", "), numeric=False),
         Column("how", how, numeric=False),
@@ -246,14 +246,14 @@ def _sensitivity(judged: Judged) -> Iterator[Table]:
     places = places_of(((frame["high"] - frame["low"]) / 2).dropna())
     value = figure("", "value", places)
     columns = [
-        label("arm"),
+        label_column("arm"),
         Column("sensitivity", lambda row: value.write(row) or row["reason"]),
         ends("interval", places, signed=False),
         digits("best rate", "best_rate"),
         digits("l0", "start", 4),
         fraction_of("diverged", "diverged", "runs"),
-        whole("above l0", "clipped"),
-        whole("failed", "failed"),
+        whole_column("above l0", "clipped"),
+        whole_column("failed", "failed"),
     ]
     seeds = len(sensitivities.seeds)
     note = (
@@ -280,7 +280,9 @@ def _costs(judged: Judged) -> Iterator[Table]:
         "Speed: the median over finished runs. Memory: the highest peak. Measured beside other runs where "
         "several shared a machine."
     )
-    yield table_of("Costs", frame.reset_index(), [label("arm"), *(_amount(*each) for each in shown)], note)
+    yield table_of(
+        "Costs", frame.reset_index(), [label_column("arm"), *(_amount(*each) for each in shown)], note
+    )
 
 
 def _amount(name: str, heading: str) -> Column:
@@ -298,7 +300,7 @@ def _by_seed(judged: Judged) -> Iterator[Table]:
         return
     places = decimals(comparison)
     note = f"{comparison.metric} of each run, by seed. Blank where a run did not finish."
-    columns = [label("arm"), *(figure(f"seed {seed}", seed, places) for seed in seeds)]
+    columns = [label_column("arm"), *(figure(f"seed {seed}", seed, places) for seed in seeds)]
     yield replace(table_of("Losses by seed", frame, columns, note), folded=True)
 
 
@@ -309,11 +311,11 @@ def _descriptions(judged: Judged) -> Table:
         by_measure = halves.groupby(frame["metric"]).transform(lambda widths: places_of(widths.dropna()))
         frame = frame.assign(places=by_measure)
     columns = [
-        label("measure", "metric"),
-        label("arm"),
+        label_column("measure", "metric"),
+        label_column("arm"),
         figure("difference", "difference", "places", signed=True),
         ends("interval", "places"),
-        whole("seeds", "n"),
+        whole_column("seeds", "n"),
         chance("p", "p_adjusted"),
     ]
     note = "Described, not decided: plain intervals; p by Benjamini and Hochberg over all rows."

@@ -6,7 +6,7 @@ experiments/NAME/results/timings.parquet   arm, what, round, seconds; the machin
 
 from typing import TYPE_CHECKING
 
-from ablate.amounts import interval, number, places_of
+from ablate.amounts import interval_text, number, places_of
 from ablate.study.report.table import Table
 from ablate.study.results import Results
 from ablate.study.stats import intervals
@@ -53,4 +53,4 @@ def _cell(seconds: "pd.DataFrame", arm: str, baseline: str, what: str, alpha: fl
     estimate = intervals.paired(np.log(own), np.log(theirs), alpha)
     ratio, low, high = (float(np.exp(x)) for x in (estimate.difference, estimate.low, estimate.high))
     places = places_of([(high - low) / 2])
-    return f"{number(ratio, places)} {interval(low, high, places, signed=False)}"
+    return f"{number(ratio, places)} {interval_text(low, high, places, signed=False)}"

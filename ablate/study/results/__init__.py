@@ -2,7 +2,14 @@
 
 from ablate.study.results.collect import collect
 from ablate.study.results.curves import POINTS
-from ablate.study.results.files import FOLDER, Results, read, write, write_references, write_timings
+from ablate.study.results.files import (
+    FOLDER,
+    Results,
+    read_results,
+    write_references,
+    write_results,
+    write_timings,
+)
 from ablate.study.results.manifest import Manifest, PlanRecord, study_as_yaml
 
 __all__ = [
@@ -12,9 +19,9 @@ __all__ = [
     "PlanRecord",
     "Results",
     "collect",
-    "read",
+    "read_results",
     "study_as_yaml",
-    "write",
     "write_references",
+    "write_results",
     "write_timings",
 ]

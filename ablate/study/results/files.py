@@ -64,7 +64,7 @@ class Results:
     references: "pd.DataFrame | None" = None
 
 
-def write(results: Results, folder: Path) -> None:
+def write_results(results: Results, folder: Path) -> None:
     """Write the files into `folder/results`, each whole or not at all."""
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
@@ -78,9 +78,9 @@ def write(results: Results, folder: Path) -> None:
     _write_study(place, results.manifest.model_dump(mode="json"), hashes)
 
 
-def read(folder: Path) -> Results:
-    """Read what `write` wrote, and the timings. Raises FileNotFoundError where there is nothing, ValueError
-    for damage."""
+def read_results(folder: Path) -> Results:
+    """Read what `write_results` wrote, and the timings. Raises FileNotFoundError where there is nothing,
+    ValueError for damage."""
     place = folder / FOLDER
     content, hashes = _read_study(place)
     try:

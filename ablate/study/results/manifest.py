@@ -9,7 +9,7 @@ from ablate.spec import Strict
 from ablate.study.design.freeze import Amendment
 from ablate.study.design.planned import PlannedArm
 from ablate.study.design.study import Study
-from ablate.study.design.study import read as read_study
+from ablate.study.design.study import parse_study as read_study
 
 RULES = tuple(
     f"study.{rule}"

@@ -72,7 +72,7 @@ def against(counts: Mapping[str, Count], baseline: str) -> dict[str, Tested]:
     }
 
 
-def interval(solved: int, runs: int, alpha: float = 0.05) -> tuple[float, float]:
+def share_interval(solved: int, runs: int, alpha: float = 0.05) -> tuple[float, float]:
     """Clopper and Pearson's for solved / runs; everything, without a run. Raises ValueError."""
     from statsmodels.stats.proportion import proportion_confint
 

@@ -148,7 +148,7 @@ def check_frame(frame: pd.DataFrame, metric: str) -> None:
     shared = seeds["tuning"] & seeds["test"]
     if shared:
         raise ValueError(
-            f"seeds {join(shared)} are used for tuning and for testing; the two must be disjoint"
+            f"seeds {seed_list(shared)} are used for tuning and for testing; the two must be disjoint"
         )
 
 
@@ -183,6 +183,6 @@ def _read_arm(arm: str, runs: list[_Run], metric: str) -> Outcomes:
     )
 
 
-def join(seeds: list[int] | set[int]) -> str:
+def seed_list(seeds: list[int] | set[int]) -> str:
     """Seeds in ascending order, as text."""
     return ", ".join(str(seed) for seed in sorted(seeds))

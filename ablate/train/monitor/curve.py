@@ -17,7 +17,7 @@ _COLUMNS = {
     "validation_loss": "float64",
     "seconds": "float64",
 }
-Row = dict[str, float | int | None]
+CurveRow = dict[str, float | int | None]
 
 
 class Curve:
@@ -29,7 +29,7 @@ class Curve:
         """`done` steps lie before the checkpoint that the run goes on from."""
         self.folder = folder
         whole = takewhile(lambda row: row.keys() == _COLUMNS.keys(), read_lines(folder / "curve.jsonl"))
-        self.rows: list[Row] = [row for row in whole if (row["step"] or 0) <= done]
+        self.rows: list[CurveRow] = [row for row in whole if (row["step"] or 0) <= done]
         with atomic(folder / "curve.jsonl") as f:
             f.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
         self.file = (folder / "curve.jsonl").open("a", buffering=1)
@@ -39,7 +39,7 @@ class Curve:
         """The step of the last row."""
         return int(self.rows[-1]["step"] or 0) if self.rows else 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: CurveRow) -> None:
         self.rows.append(row)
         self.file.write(json.dumps(row) + "\n")
 

@@ -173,14 +173,14 @@ def wandb_run(spec: LoggerSpec, id: str, folder: Path) -> Any:
 
     folder.mkdir(parents=True, exist_ok=True)
     if offline(spec):
-        return begin(spec, id, folder, "offline")
+        return begin_logger(spec, id, folder, "offline")
     try:
-        return begin(spec, id, folder, "online")
+        return begin_logger(spec, id, folder, "online")
     except (wandb.Error, OSError, TimeoutError) as error:
         log.warning("logger wandb: %s; the run is mirrored on disk instead, see `wandb sync`", error)
         Unreachable.noticed = True
         wandb.teardown()  # or the id would still be in use
-        return begin(spec, id, folder, "offline")
+        return begin_logger(spec, id, folder, "offline")
 
 
 class Unreachable:
@@ -205,7 +205,7 @@ def offline(spec: LoggerSpec) -> bool:
         return True
 
 
-def begin(spec: LoggerSpec, id: str, folder: Path, mode: str) -> Any:
+def begin_logger(spec: LoggerSpec, id: str, folder: Path, mode: str) -> Any:
     """Start a W&B run, or go on with it, in the mode `online` or `offline`."""
     import wandb
 

@@ -105,11 +105,11 @@ class Bar(Quiet):
 def numbers(progress: Progress) -> str:
     """One line of loss, tokens/s and time left."""
     validation = "" if progress.validation_loss is None else f"  validation {progress.validation_loss:.4f}"
-    left = clock(progress.seconds_left)
+    left = clock_text(progress.seconds_left)
     return f"loss {progress.loss:.4f}{validation}  {progress.tokens_per_second:,.0f} tokens/s  {left} left"
 
 
-def clock(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
     """Seconds as `m:ss` or `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -15,10 +15,10 @@ import torch
 from ablate.train.fit import Run
 from ablate.train.request import RunRequest
 from ablate.train.settings import threads
-from ablate.train.speed.ensemble import Seat
+from ablate.train.speed.ensemble import ManualTask
 from ablate.train.speed.ensemble_runs import opened
-from ablate.train.speed.timing import clock, kept, key
-from ablate.train.trainer import hushed, trainer
+from ablate.train.speed.timing import kept, stopwatch, timing_key
+from ablate.train.trainer import quiet_lightning, trainer
 
 _ROUNDS = 9
 
@@ -34,7 +34,7 @@ class Compiled:
     reason: str = ""
 
 
-def compiled(payload: dict[str, Any]) -> Compiled:
+def compile_gain(payload: dict[str, Any]) -> Compiled:
     """The gain of compiling the run that the payload (of a `RunRequest`) asks for."""
     request = RunRequest.read(payload)
     run = opened(request)
@@ -44,23 +44,25 @@ def compiled(payload: dict[str, Any]) -> Compiled:
         run.spec.precision,
         run.spec.data.documents,
     ]
-    file = request.cache / "compiled" / f"{key(run, shape)}.json"
+    file = request.cache / "compiled" / f"{timing_key(run, shape)}.json"
     with threads(run.settings.threads):
-        return kept(file, Compiled, lambda: measured(run))
+        return kept(file, Compiled, lambda: measured_compile_gain(run))
 
 
-def measured(run: Run) -> Compiled:
+def measured_compile_gain(run: Run) -> Compiled:
     """On other models than those that are trained."""
-    with hushed():
+    with quiet_lightning():
         lightning = trainer(run.spec, run.settings, [])
     plain, joined = (
-        Seat(run.spec, run.stream(), run.settings.model_copy(update={"compile": wish})).built_for(lightning)
+        ManualTask(run.spec, run.stream(), run.settings.model_copy(update={"compile": wish})).built_for(
+            lightning
+        )
         for wish in (False, True)
     )
     half = torch.autocast(plain.device.type, torch.bfloat16, run.spec.precision == "bf16")
-    seconds = clock(plain.device)
+    seconds = stopwatch(plain.device)
 
-    def step(task: Seat) -> float:
+    def step(task: ManualTask) -> float:
         return seconds(lambda n: task.training_step(n, n), 1)
 
     with half:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ablate.model.decoder import Decoder
-from ablate.model.measure import count, routed
+from ablate.model.measure import count_costs, is_routed
 from ablate.spec import RunSpec
 from ablate.train.settings import Settings, devices
 
@@ -39,15 +39,15 @@ def wanted(spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequ
     machine's, and no outcome of the run."""
     if not settings.cuda_graph:
         return False
-    reason = refusal(spec, settings, decoder, optimizers)
+    reason = capture_refusal(spec, settings, decoder, optimizers)
     if settings.cuda_graph == "auto":
-        return reason is None and count(decoder).training_flops * spec.budget.batch_tokens < _SMALL
+        return reason is None and count_costs(decoder).training_flops * spec.budget.batch_tokens < _SMALL
     if reason is not None:
         raise ValueError(f"trainer.cuda_graph=true: {reason}")
     return True
 
 
-def refusal(
+def capture_refusal(
     spec: RunSpec, settings: Settings, decoder: Decoder, optimizers: Sequence[Optimizer]
 ) -> str | None:
     """Why the steps of a run cannot be captured; None if nothing speaks against it."""
@@ -59,16 +59,16 @@ def refusal(
         return "a step has several passes (trainer.micro_batch_size)"
     if settings.activation_checkpointing:
         return "activations are computed again (trainer.activation_checkpointing)"
-    if any(routed(module) for module in decoder.modules()):
+    if any(is_routed(module) for module in decoder.modules()):
         return "how many tokens an expert gets depends on the data"
-    if any(drawn(module) for module in decoder.modules()):
+    if any(has_dropout(module) for module in decoder.modules()):
         return "dropout is drawn anew in each step"
     if not all(isinstance(o, AdamW) for o in optimizers):
         return f"only adamw reads its rate from the GPU, and not {spec.optim.name}"
     return None
 
 
-def drawn(module: nn.Module) -> bool:
+def has_dropout(module: nn.Module) -> bool:
     """Whether it drops, as a module of torch's or as a part with a rate of its own."""
     rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0.0)
     return isinstance(rate, float) and rate > 0
@@ -140,10 +140,10 @@ class Captured:
         with torch.enable_grad():
             plain = self.plainly(*given)
         after = [x.clone() for x in self.state()]
-        put(self.state(), before)
+        copy_state(self.state(), before)
         found = self.replayed(*given)
         off = distance([*self.state(), *flat(found)], [*after, *flat(plain)])
-        put(self.state(), after)
+        copy_state(self.state(), after)
         if not off <= CLOSE * distance(after, before):
             self.give_up("a step by the graph is not the step without it")
         return plain
@@ -163,7 +163,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], streams: Sequence[torch.cuda.
     return found
 
 
-def put(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+def copy_state(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Copy values into the tensors of a captured graph."""
     for x, value in zip(state, values, strict=True):
         x.copy_(value)

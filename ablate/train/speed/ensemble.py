@@ -21,7 +21,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from ablate.data.stream import Batch
 from ablate.parts.base import IncompatibleParts
 from ablate.parts.compiler import keep_graphs
-from ablate.train.evaluate import on_device, sent
+from ablate.train.evaluate import on_device, to_device
 from ablate.train.fit import Run
 from ablate.train.speed.cuda_graph import Captured, changed, side_by_side
 from ablate.train.task import Task
@@ -32,10 +32,10 @@ _LOSS, GRADIENT, _LARGEST = 1e-5, 1e-4, 1e-6
 PARTS = {"cuda": 32}  # of all batches together, at most, by type of device; elsewhere none is split
 
 
-class Seat(Task):
+class ManualTask(Task):
     """A task that is driven by hand rather than by Lightning."""
 
-    def built_for(self, lightning: Trainer) -> "Seat":
+    def built_for(self, lightning: Trainer) -> "ManualTask":
         """Build the model and its optimizers for the device of `lightning`."""
         self.trainer = lightning
         self.configure_model()
@@ -55,16 +55,16 @@ class Seat(Task):
         return nll, objective
 
 
-def seat(run: Run, lightning: Trainer) -> Seat:
+def seat(run: Run, lightning: Trainer) -> ManualTask:
     """That of a run in a stack, which is compiled as a whole."""
     settings = run.settings.model_copy(update={"compile": False})
-    return Seat(run.spec, run.stream(), settings).built_for(lightning)
+    return ManualTask(run.spec, run.stream(), settings).built_for(lightning)
 
 
-class Stack:
+class Ensemble:
     """The models of N tasks, whose parameters become slices of the stacked ones. Raises IncompatibleParts."""
 
-    def __init__(self, tasks: Sequence[Seat], compile: bool = False):
+    def __init__(self, tasks: Sequence[ManualTask], compile: bool = False):
         self.tasks = tasks
         if compile:
             keep_graphs()
@@ -118,8 +118,8 @@ class Stack:
         counts = torch.stack([task.count(p) for task, p in zip(self.tasks, of_each, strict=True)])
         device = self.tasks[0].device
         most = PARTS.get(device.type, 1)
-        passes = [on_device(stacked(batches, most), device) for batches in zip(*of_each, strict=True)]
-        return passes, sent(counts, device)
+        passes = [on_device(stacked_batch(batches, most), device) for batches in zip(*of_each, strict=True)]
+        return passes, to_device(counts, device)
 
     def gradients(self, passes: list[Batch], counts: Tensor) -> Tensor:
         """The losses (N,); every parameter of every task has its gradient."""
@@ -195,7 +195,7 @@ def near(found: Tensor | None, alone: Tensor | None, part: float, floor: float =
     return bool((found - alone).abs().max() <= max(floor, part * float(alone.abs().max())))
 
 
-def stacked(batches: Sequence[Batch], most: int) -> Batch:
+def stacked_batch(batches: Sequence[Batch], most: int) -> Batch:
     """One batch for all models, each split into as many equal parts as together are at most `most`; positions
     that are the same for all stay one."""
     first, rows = batches[0], len(batches[0].tokens)

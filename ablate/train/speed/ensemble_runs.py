@@ -24,18 +24,19 @@ from ablate.train.monitor.progress import Quiet
 from ablate.train.request import RunRequest
 from ablate.train.settings import Settings, accelerator, devices, threads
 from ablate.train.speed.allocator import keep_pages
-from ablate.train.speed.ensemble import Stack, seat
-from ablate.train.trainer import hushed, trainer
+from ablate.train.speed.ensemble import Ensemble, seat
+from ablate.train.trainer import quiet_lightning, trainer
 
 log = logging.getLogger("ablate.train")
 
 ALIKE = ("model", "data", "budget", "precision")  # the fields of a specification that a stack shares
 
 
-def work(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
-    """What a worker process does with the jobs of several runs (see `ablate.train.fit.work`). `ended` is
-    called with the id of each whose record is saved. Those that cannot be stacked, or where the stack failed,
-    are trained one after the other."""
+def ensemble_work(payloads: list[dict[str, Any]], ended: Callable[[str], None]) -> None:
+    """What a worker process does with the jobs of several runs (see `ablate.train.fit.train_work`).
+
+    `ended` is called with the id of each whose record is saved. Those that cannot be one ensemble, or whose
+    ensemble failed, are trained one after the other."""
     requests = [RunRequest.read(payload) for payload in payloads]
     runs = [opened(request) for request in requests]
     todo = {run.id: request for run, request in zip(runs, requests, strict=True)}
@@ -61,7 +62,7 @@ def opened(request: RunRequest) -> fit.Run:
     return fit.Run(request.with_settings(progress=False), prepare(request.spec.data, request.cache))
 
 
-def refusal(spec: RunSpec, settings: Settings) -> str | None:
+def ensemble_refusal(spec: RunSpec, settings: Settings) -> str | None:
     """Why a run is to be trained alone, as far as its specification says; None if nothing does."""
     if spec.model.dropout:
         return "dropout would be drawn otherwise than alone; model.dropout must be 0"
@@ -147,16 +148,16 @@ def train_together(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambd
             f"stacked runs differ in more than seeds and rates: {', '.join(ALIKE)} must be the same"
         )
     for run in runs:
-        if (reason := refusal(run.spec, run.settings)) is not None:
+        if (reason := ensemble_refusal(run.spec, run.settings)) is not None:
             raise IncompatibleParts(f"{run.id} cannot be stacked: {reason}")
         if run.checkpoints.newest() is not None:
             raise IncompatibleParts(f"{run.id} cannot be stacked: it goes on from a checkpoint")
-    with hushed(), threads(settings.threads):
+    with quiet_lightning(), threads(settings.threads):
         lightning = trainer(runs[0].spec, settings, [])
         if lightning.strategy.root_device.type == "cpu":
             keep_pages()
         living = [Replica(run, lightning) for run in runs]
-        stack = Stack([replica.task for replica in living], settings.compile)
+        stack = Ensemble([replica.task for replica in living], settings.compile)
         stack.prove()
         try:
             for replica in living:
@@ -176,7 +177,7 @@ def train_together(runs: Sequence[fit.Run], ended: Callable[[str], None] = lambd
                 if not living:
                     break
                 if len(living) < len(stack.tasks):
-                    stack = Stack([replica.task for replica in living], settings.compile)
+                    stack = Ensemble([replica.task for replica in living], settings.compile)
         finally:
             for replica in living:
                 replica.run.close(replica.watch, "interrupted")

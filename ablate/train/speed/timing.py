@@ -34,7 +34,7 @@ def kept(file: Path, kind: Callable[..., T], measure: Callable[[], T]) -> T:
     return found
 
 
-def key(run: Run, *more: Any) -> str:
+def timing_key(run: Run, *more: Any) -> str:
     """The same for the same sources, number of threads, device and `more`."""
     settings = run.settings
     origin = provenance(torch_device(settings), 1, settings.strategy)
@@ -42,7 +42,7 @@ def key(run: Run, *more: Any) -> str:
     return digest([*more, run.source_hash, settings.threads, device])
 
 
-def clock(device: torch.device) -> Callable[[Callable[[int], None], int], float]:
+def stopwatch(device: torch.device) -> Callable[[Callable[[int], None], int], float]:
     """Seconds of so many calls: CPU time, which other processes leave alone, or wall-clock of a GPU."""
     gpu = device.type == "cuda"
     now = time.perf_counter if gpu or torch.get_num_threads() > 1 else time.process_time

@@ -18,9 +18,9 @@ from lightning.pytorch import Trainer
 
 from ablate.record import RunRecord, atomic
 from ablate.spec import RunSpec
-from ablate.train.monitor.curve import Row
+from ablate.train.monitor.curve import CurveRow
 from ablate.train.schedule import factor
-from ablate.train.state.checkpoint import Checkpoints, damage, remove, steps_done
+from ablate.train.state.checkpoint import Checkpoints, checkpoint_damage, remove, steps_done
 
 BRANCHES = "branch"
 
@@ -32,7 +32,7 @@ class Branches:
         self.folder, self.steps = folder / BRANCHES, frozenset(steps)
         self.checkpoints = Checkpoints(folder, source_hash, BRANCHES, kept=None)
 
-    def leave(self, trainer: Trainer, step: int, rows: Iterable[Row]) -> None:
+    def leave(self, trainer: Trainer, step: int, rows: Iterable[CurveRow]) -> None:
         """After `step` steps. All ranks must call it together; `rows` are those of the first."""
         self.checkpoints.save(trainer, step)
         if trainer.is_global_zero:
@@ -41,7 +41,7 @@ class Branches:
 
     def complete(self) -> bool:
         """Whether every state is there and sound."""
-        there = {steps_done(path) for path in self.checkpoints.paths() if not damage(path)}
+        there = {steps_done(path) for path in self.checkpoints.paths() if not checkpoint_damage(path)}
         return self.steps <= there
 
 
@@ -64,7 +64,7 @@ def take_over(stem: Path, spec: RunSpec, checkpoints: Checkpoints) -> Path | Non
         return None
     most = shared_steps(spec, RunSpec.model_validate(record.spec))
     states = Checkpoints(stem, checkpoints.source_hash, BRANCHES).paths()
-    usable = [path for path in states if steps_done(path) <= most and not damage(path)]
+    usable = [path for path in states if steps_done(path) <= most and not checkpoint_damage(path)]
     curve = stem / BRANCHES / "curve.jsonl"
     if not usable or not curve.is_file():
         return None

@@ -59,7 +59,7 @@ class Checkpoints:
         if foreign and not known:
             log.warning("%s was made by other sources than those of today; starting over", foreign[0])
         for path in known:
-            wrong = damage(path)
+            wrong = checkpoint_damage(path)
             if not wrong:
                 return path
             log.warning("the checkpoint %s cannot be used (%s); it is passed over", path, wrong)
@@ -76,7 +76,7 @@ def steps_done(path: Path | None) -> int:
     return 0 if path is None else int(path.name.rpartition("-")[2])
 
 
-def damage(path: Path) -> str:
+def checkpoint_damage(path: Path) -> str:
     """What is wrong with a checkpoint; empty if nothing is."""
     try:
         written = json.loads((path / "hashes.json").read_bytes())
@@ -89,7 +89,7 @@ def damage(path: Path) -> str:
     return f"not as it was written: {', '.join(wrong)}" if wrong else ""
 
 
-def files(path: Path) -> list[Path]:
+def checkpoint_files(path: Path) -> list[Path]:
     """All files of a checkpoint, which is a file or a folder."""
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
 
@@ -97,7 +97,7 @@ def files(path: Path) -> list[Path]:
 def hashes(path: Path) -> dict[str, str]:
     """The SHA-256 of each file of a checkpoint, by its path."""
     found = {}
-    for file in files(path):
+    for file in checkpoint_files(path):
         with file.open("rb") as f:
             found[file.relative_to(path.parent).as_posix()] = hashlib.file_digest(f, "sha256").hexdigest()
     return found
@@ -105,7 +105,7 @@ def hashes(path: Path) -> dict[str, str]:
 
 def sync(path: Path) -> None:
     """On the disk before it has its name."""
-    for file in files(path):
+    for file in checkpoint_files(path):
         with file.open("rb") as f:
             os.fsync(f.fileno())
 

@@ -52,7 +52,7 @@ def source_hash(spec: RunSpec) -> str:
 
 def hashed(spec: RunSpec) -> set[Path]:
     """The files that decide the numbers of a run: those of the package, and a user's own."""
-    used = {path for part in parts(spec) for path in sources(part)}
+    used = {path for part in chosen_parts(spec) for path in sources(part)}
     optional = {path for kind in registries if kind != "kernel" for path in defining(kind)}
     return used | {path for path in package_files() if path not in optional}
 
@@ -84,16 +84,16 @@ def defining(kind: str) -> set[Path]:
     return {registry[name].source.resolve() for name in registry}
 
 
-def parts(node: Any) -> Iterator[Options]:
+def chosen_parts(node: Any) -> Iterator[Options]:
     """Every part in a specification, those inside other parts too."""
     if isinstance(node, Options):
         yield node
     if isinstance(node, BaseModel):
         for field in type(node).model_fields:
-            yield from parts(getattr(node, field))
+            yield from chosen_parts(getattr(node, field))
     elif isinstance(node, dict):
         for value in node.values():
-            yield from parts(value)
+            yield from chosen_parts(value)
 
 
 def sources(part: Options) -> set[Path]:

@@ -10,7 +10,7 @@ from ablate.model.measure import blueprint
 from ablate.record import RunRecord
 from ablate.registry import kernel
 from ablate.spec import LayerSpec, ModelSpec, RunSpec, override
-from ablate.train.state.weights import FILE, WeightsMismatch, fitting
+from ablate.train.state.weights import WEIGHTS_FILE, WeightsMismatch, fitting
 
 
 def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
@@ -25,7 +25,7 @@ def started(spec: RunSpec, prepared: Prepared, start: Path) -> RunSpec:
     if tokenizer != prepared.fingerprint.get("tokenizer"):
         raise WeightsMismatch(f"the model in {start} was trained on the tokens of another tokenizer")
     model = spec.model.model_copy(update={"kernel": kernel.parse("auto")})  # it has no weights
-    with fitting(blueprint(model).state_dict(), start / FILE):
+    with fitting(blueprint(model).state_dict(), start / WEIGHTS_FILE):
         pass
     return spec.model_copy(update={"parent": parent})
 

@@ -13,7 +13,7 @@ from ablate.errors import AblateError
 from ablate.model.decoder import Decoder
 from ablate.record import RunRecord, atomic
 
-FILE = Path("weights") / "model.safetensors"
+WEIGHTS_FILE = Path("weights") / "model.safetensors"
 _NAMED = 8  # tensors in one message
 
 
@@ -21,7 +21,7 @@ class WeightsMismatch(AblateError, ValueError):
     """Weights that do not fit the model, with the names of those that do not, or a damaged file."""
 
 
-def collect(decoder: Decoder) -> dict[str, Tensor]:
+def collect_weights(decoder: Decoder) -> dict[str, Tensor]:
     """Whole tensors on the CPU. All ranks must call it; where the model is sharded, only rank 0 gets them."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -129,7 +129,7 @@ class _Shape:
 
 
 @torch.no_grad()
-def load(decoder: Decoder, file: Path) -> None:
+def load_weights(decoder: Decoder, file: Path) -> None:
     """Copy the file's tensors into the decoder, which may be sharded. Raises WeightsMismatch,
     FileNotFoundError."""
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ablate.record import RunRecord
     from ablate.registry import registries
     from ablate.spec import RunSpec
-    from ablate.study.design.study import load_study as load_study
+    from ablate.study.design.study import load_study
     from ablate.study.judge.compare import compare
 
 HOMES = {

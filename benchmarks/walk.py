@@ -6,7 +6,8 @@ Two walks are followed by `sys.setprofile` over the functions of the package: `t
 up to the first loss, and a study of two arms from `sweep.py` to its first verdict. Calls while a module is
 imported are left out, and so are worker processes. Of each walk this prints
 
-    way       the files on the call stack at the end: the column that leads from the command to the goal
+    walk      the files on the call stack at each station, each file once: what a reader opens who follows
+              the value from the command to the goal, and the climbs among them
     entered   all files that were entered by then, by the room in which they lie
     climbs    calls from a file to one on a higher floor, by pair of files; the floors are those of the
               import contract. A part that the registry makes or asks is a dispatch, counted apart.
@@ -14,6 +15,7 @@ imported are left out, and so are worker processes. Of each walk this prints
 """
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -21,7 +23,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ablate"
@@ -46,12 +48,21 @@ class Arrived(Exception):
     """Not raised for an error: it marks the end of a walk."""
 
 
-class Walk:
-    """Follows calls between the files of the package until `goal` (a file and a function) is called; with
-    `inside`, only where that file is on the stack already."""
+class Station(NamedTuple):
+    """Where a walk comes by: the first call of a function of a file, with `inside` on the stack already."""
 
-    def __init__(self, goal: tuple[str, str], inside: str = "") -> None:
-        self.goal, self.inside = goal, inside
+    title: str
+    file: str
+    function: str
+    inside: str = ""
+
+
+class Walk:
+    """Follows calls between the files of the package until the last of its stations."""
+
+    def __init__(self, *stations: Station) -> None:
+        self.ahead = list(stations)
+        self.stacks: dict[str, list[str]] = {}  # of the stations that were come by
         self.entered: dict[str, None] = {}
         self.climbs: Counter[tuple[str, str]] = Counter()
         self.dispatched: Counter[tuple[str, str]] = Counter()
@@ -59,7 +70,6 @@ class Walk:
         self.stays = 0
         self.here = ""
         self.importing = 0
-        self.way: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         if event not in ("call", "return"):
@@ -67,7 +77,7 @@ class Walk:
         file = place(frame)
         if frame.f_code.co_name == "<module>" and file not in COMMANDS:
             self.importing += 1 if event == "call" else -1
-        if self.importing or not file or event == "return" or self.way:
+        if self.importing or not file or event == "return" or not self.ahead:
             return
         self.entered.setdefault(file)
         self.stays += file != self.here
@@ -77,11 +87,26 @@ class Walk:
             kind = self.dispatched if caller in REGISTRIES else self.climbs
             kind[caller, file] += 1
         self.models += (file, frame.f_code.co_name) == ("model/decoder.py", "__init__")
-        if (file, frame.f_code.co_name) == self.goal:
-            stack = column(frame)
-            if not self.inside or self.inside in stack:
-                self.way = stack
-                sys.setprofile(None)
+        for station in self.ahead:
+            if (file, frame.f_code.co_name) == (station.file, station.function):
+                stack = column(frame)
+                if not station.inside or station.inside in stack:
+                    self.stacks[station.title] = stack
+                    self.ahead.remove(station)
+                    break
+        if not self.ahead:
+            sys.setprofile(None)
+
+    @property
+    def files(self) -> list[str]:
+        """What a reader opens: the files of all stacks, each once."""
+        return list(dict.fromkeys(file for stack in self.stacks.values() for file in stack))
+
+    @property
+    def climbs_on_the_way(self) -> list[tuple[str, str]]:
+        """Calls to a higher floor on the stacks, but for those of the registry."""
+        pairs = [pair for stack in self.stacks.values() for pair in itertools.pairwise(stack)]
+        return [(a, b) for a, b in dict.fromkeys(pairs) if floor(b) < floor(a) and a not in REGISTRIES]
 
 
 def place(frame: FrameType | None) -> str:
@@ -160,10 +185,18 @@ def follow(walk: Walk, script: str, given: list[str], folder: Path) -> None:
 
 
 def show(title: str, walk: Walk, every: bool) -> None:
-    if not walk.way:
-        raise SystemExit(f"{title}: the walk did not arrive")
+    if walk.ahead:
+        raise SystemExit(f"{title}: the walk did not arrive at {walk.ahead[0].title}")
     rooms = Counter(file.partition("/")[0] if "/" in file else "top" for file in walk.entered)
-    print(f"{title}\n  way      {len(set(walk.way))} files: {' -> '.join(walk.way)}")
+    climbs = walk.climbs_on_the_way
+    print(f"{title}\n  walk     {len(walk.files)} files, {len(climbs)} climbs")
+    known: set[str] = set()
+    for name, stack in walk.stacks.items():
+        new = [file for file in dict.fromkeys(stack) if file not in known]
+        known.update(new)
+        print(f"           {name}: {', '.join(new)}")
+    for lower, upper in climbs:
+        print(f"           climb: {lower} -> {upper}")
     each = ", ".join(f"{room} {number}" for room, number in rooms.items())
     print(f"  entered  {len(walk.entered)} files: {each}")
     print(f"  climbs   {len(walk.climbs)} pairs of files, and {len(walk.dispatched)} dispatches")
@@ -185,7 +218,13 @@ def main() -> None:
         text = folder / "a.txt"
         text.write_text("\n\n".join(f"Document {n}: {'so it goes ' * (n % 7 + 3)}" for n in range(200)))
         files = f"data.source.files=[{text}]"
-        walk = Walk(("model/head.py", "sums"), "train/task.py")
+        walk = Walk(
+            Station("the option is checked", "spec.py", "_spell_out", "cli/compose.py"),
+            Station("the part is made", "parts/position/alibi.py", "__init__", "train/fit.py"),
+            Station("a batch is drawn", "data/stream.py", "batch", "train/task.py"),
+            Station("the part acts", "parts/position/alibi.py", "bias", "train/task.py"),
+            Station("the loss", "model/head.py", "sums", "train/task.py"),
+        )
         follow(walk, "train.py", [*RUN, files, "trainer=cpu", "model/position=alibi"], folder)
         show("train.py model/position=alibi: to the loss", walk, every)
 
@@ -193,7 +232,13 @@ def main() -> None:
         study.mkdir(parents=True)
         base = ", ".join(f'"{override}"' for override in [*RUN, files])
         (study / "study.yaml").write_text(STUDY.format(base=base))
-        walk = Walk(("study/judge/compare.py", "compare"))
+        walk = Walk(
+            Station("the study is read", "study/design/study.py", "parse_study"),
+            Station("the arm is planned", "study/design/gates.py", "facts"),
+            Station("its runs are asked for", "engine/launch.py", "launch"),
+            Station("its results are gathered", "study/results/collect.py", "collect"),
+            Station("the verdict", "study/judge/compare.py", "compare"),
+        )
         follow(walk, "sweep.py", ["experiment=walk", "slots=1"], folder)
         show("sweep.py: an arm to its verdict", walk, every)
 

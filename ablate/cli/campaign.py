@@ -22,7 +22,7 @@ from ablate.study.design.plan import plan
 from ablate.study.design.planned import Facts, Plan, PlannedArm, seeded
 from ablate.study.design.runs import PlannedRun, judged_runs
 from ablate.study.design.study import Study, StudyError
-from ablate.study.design.study import parse_study as read_study
+from ablate.study.design.study import parse_study
 
 BASELINE, CHANGE = "baseline", "change"  # the arms of a try
 FIRST_SEEDS = 2  # seeds on which a new baseline is measured
@@ -217,7 +217,7 @@ class CampaignRunner:
 
     def as_study(self, change: Sequence[str], baseline: Sequence[str]) -> Study:
         """A study of one arm beside the baseline."""
-        return read_study(
+        return parse_study(
             {
                 "question": self.rules.question,
                 "axis": list(self.rules.axis),

@@ -46,7 +46,7 @@ class Stream:
     token 0; only answers are targets.
 
     With `prefix`, each row begins with a part that sees itself whole and holds no target: its length is drawn
-    evenly from 1 to T - 1 in training (Raffel et al. 2020, section 3.2.3), and is T / 2 in `whole`.
+    evenly from 1 to T - 1 in training (Raffel et al. 2020, section 3.2.3), and is T / 2 in `evaluation_batches`.
 
     Raises ValueError if the split holds less than one window and its last target, a longer example, or, in
     masked text, no document of two tokens, which would make no target.
@@ -115,7 +115,9 @@ class Stream:
         drawn = mix(position.astype(np.uint64) + keys(self.seed, 0, "prefix")[0])
         return read_ahead(cut, 1 + (drawn % np.uint64(self.context - 1)).astype(np.int64))
 
-    def whole(self, rows: int, of: tuple[int, int] = (0, 1), by_document: bool = False) -> Iterator[Batch]:
+    def evaluation_batches(
+        self, rows: int, of: tuple[int, int] = (0, 1), by_document: bool = False
+    ) -> Iterator[Batch]:
         """Every token of the split but its first (every answer, of examples) is a target once, in order.
 
         Every batch has `rows` rows over all ranks, so that ranks stay together and shapes stay the same;

@@ -157,7 +157,7 @@ def place_losses(
     device = decoder.embedding.weight.device
     found = torch.zeros(2, length, dtype=torch.float64)
     with evaluating(decoder), torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
-        for batch in Stream(split, length, documents, seed=0).whole(rows):
+        for batch in Stream(split, length, documents, seed=0).evaluation_batches(rows):
             document = None if batch.document is None else batch.document.to(device)
             targets = batch.targets.to(device)
             out = decoder(

@@ -69,7 +69,7 @@ def answered(decoder: Decoder, split: Split, precision: str) -> np.ndarray:
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, precision == "bf16"),
     ):
-        for batch in Stream(split, context, "joined", seed=0).whole(_ROWS, by_document=True):
+        for batch in Stream(split, context, "joined", seed=0).evaluation_batches(_ROWS, by_document=True):
             assert batch.document_index is not None
             given = on_device(batch, device)
             likeliest = (

@@ -114,7 +114,7 @@ class _Stability:
         device = decoder.embedding.weight.device
         variance, logit = torch.zeros(len(decoder.layers) + 1, dtype=torch.float64), 0.0
         with evaluating(decoder), streams(decoder) as heard, highest_logits(decoder) as highest:
-            for batch in stream.whole(rows):
+            for batch in stream.evaluation_batches(rows):
                 document = None if batch.document is None else batch.document.to(device)
                 logits = decoder(
                     batch.tokens.to(device), ForwardContext(batch.positions.to(device), document)

@@ -178,7 +178,7 @@ class Watch(Callback):
 
     def row(self, task: Task, step: int) -> tuple[CurveRow, bool]:
         """The row of this step, and whether some rank was told to stop."""
-        loss, stop = task.take(self.stop.requested)
+        loss, stop = task.reduce_loss(self.stop.requested)
         now = time.perf_counter()
         seconds = now - self.row_at
         self.seconds += seconds

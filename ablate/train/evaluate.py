@@ -57,7 +57,7 @@ def evaluate(
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, precision == "bf16"),
     ):
-        for n, batch in enumerate(stream.whole(rows, ranks, by_document)):
+        for n, batch in enumerate(stream.evaluation_batches(rows, ranks, by_document)):
             if windows is not None and n * rows >= windows:
                 break
             if windows is not None:

@@ -126,10 +126,10 @@ class Task(LightningModule):
             return
         passes = self.passes(step)
         count = self.count(passes)
-        self.turn(step)
+        self.set_lr(step)
         if self.captured is not None:
             loss, self.norm = self.captured(*passes[0], count)
-            self.made(step, loss)
+            self.record_step(step, loss)
             return
         loads = self.loads_ahead(passes, step) if len(passes) > 1 else None
         loss = torch.zeros((), device=self.device)
@@ -145,7 +145,7 @@ class Task(LightningModule):
         if loads is not None:
             self.loads = loads
             self.after_step(loads)
-        self.made(step, loss)
+        self.record_step(step, loss)
 
     def work(self, *given: Any) -> tuple[Tensor, Tensor]:
         """A step of one pass, of tensors alone: the fields of its batch and the count -> the loss and the
@@ -156,7 +156,7 @@ class Task(LightningModule):
         self.manual_backward(objective)
         return nll, self.update()
 
-    def made(self, step: int, loss: Tensor) -> None:
+    def record_step(self, step: int, loss: Tensor) -> None:
         """Step `step` is made; `loss` is that of this rank's share."""
         self.total = loss if self.total is None else self.total + loss
         self.summed += 1
@@ -202,7 +202,7 @@ class Task(LightningModule):
         aux = self.decoder.aux()
         return ForwardContext(batch.positions, batch.document, batch.prefix, aux=aux, real=batch.real)
 
-    def turn(self, step: int) -> None:
+    def set_lr(self, step: int) -> None:
         """Set the rates of the step."""
         share = factor(self.spec.schedule, step, self.spec.steps)
         self.rate = self.peaks[0][0] * share
@@ -291,7 +291,7 @@ class Task(LightningModule):
             dist.all_reduce(x)
         return x
 
-    def take(self, flag: bool) -> tuple[float, bool]:
+    def reduce_loss(self, flag: bool) -> tuple[float, bool]:
         """(mean loss of the steps since last asked, whether the flag is up on some rank). All ranks must ask
         together."""
         assert self.total is not None

@@ -143,7 +143,7 @@ def test_masked_documents_of_one_token_have_no_target_and_are_refused() -> None:
         Stream(split([1] * 40), 10, "masked", seed=0)
     Stream(split([1] * 40), 10, "joined", seed=0)
     stream = Stream(split([1] * 30 + [2] + [1] * 9), 10, "masked", seed=0)
-    assert sum(int((batch.targets != NO_LOSS).sum()) for batch in stream.whole(2)) == 1
+    assert sum(int((batch.targets != NO_LOSS).sum()) for batch in stream.evaluation_batches(2)) == 1
     assert [stream.learns(tokens) for tokens in (10, 30, 31, 40)] == [False, False, True, True]
 
 
@@ -183,7 +183,7 @@ def test_masked_documents_are_apart(lengths: list[int], seed: int, step: int) ->
 @pytest.mark.parametrize(("rows", "ranks"), [(1, 1), (4, 1), (4, 2)])
 def test_whole_has_every_token_once_as_a_target(length: int, rows: int, ranks: int) -> None:
     stream = Stream(plain(length), 10, "joined", seed=0)
-    of_ranks = [list(stream.whole(rows, (rank, ranks))) for rank in range(ranks)]
+    of_ranks = [list(stream.evaluation_batches(rows, (rank, ranks))) for rank in range(ranks)]
     assert len({len(batches) for batches in of_ranks}) == 1
     targets: list[int] = []
     for together in zip(*of_ranks, strict=True):
@@ -200,7 +200,7 @@ def test_whole_by_document_says_whose_target_it_is(documents: str) -> None:
     lengths = [7, 30, 2, 18]
     text = split(lengths, "heldout")
     document_index, targets = [], []
-    for batch in Stream(text, 10, documents, seed=0).whole(3, by_document=True):  # type: ignore[arg-type]
+    for batch in Stream(text, 10, documents, seed=0).evaluation_batches(3, by_document=True):  # type: ignore[arg-type]
         assert batch.document_index is not None
         assert torch.equal(batch.document_index == -1, batch.targets == NO_LOSS)
         assert (batch.document is None) == (documents == "joined")

@@ -263,7 +263,7 @@ def test_text_has_no_marks_and_the_key_it_had(tmp_path: Path) -> None:
     assert prepared.files["train.tokens"].startswith("98ca8f6caa6d")
     streams = [Stream(prepared.splits["train"], 16, way, seed=3) for way in ("joined", "masked")]
     assert digest([stream.batch(2, 4) for stream in streams]) == "6d5e2dbf7de3"
-    whole = [batch for stream in streams for batch in stream.whole(4, by_document=True)]
+    whole = [batch for stream in streams for batch in stream.evaluation_batches(4, by_document=True)]
     assert digest(whole) == "4d500e30c579"
 
 
@@ -291,7 +291,7 @@ def test_ones_own_task_is_a_file(tmp_path: Path) -> None:
     prepared = prepare(
         DataSpec(source=source, tokenizer={"name": "symbols", "vocab": 10}), tmp_path / "cache"
     )
-    (batch,) = Stream(prepared.splits["heldout"], 2, "joined", seed=0).whole(
+    (batch,) = Stream(prepared.splits["heldout"], 2, "joined", seed=0).evaluation_batches(
         len(prepared.splits["heldout"].document_offsets)
     )
     assert torch.equal(batch.targets[:, 1], batch.tokens.sum(1) % 10)
@@ -320,7 +320,9 @@ def test_every_answer_is_a_target_once_and_nothing_else(
     stream = Stream(split, max(lengths) - 1 + room, documents, seed=0)
     targets: list[int] = []
     owners: list[int] = []
-    for together in zip(*(stream.whole(rows, (r, ranks), True) for r in range(ranks)), strict=True):
+    for together in zip(
+        *(stream.evaluation_batches(rows, (r, ranks), True) for r in range(ranks)), strict=True
+    ):
         for batch in together:
             assert batch.document is None
             assert batch.document_index is not None

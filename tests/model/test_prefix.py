@@ -45,7 +45,7 @@ def test_prefixes_are_a_function_of_the_step_and_the_same_for_any_ranks():
     both = torch.cat([stream.batch(7, 8, (rank, 2)).prefix for rank in range(2)])
     assert torch.equal(one, both)
     assert not torch.equal(one, stream.batch(8, 8).prefix)
-    assert all((batch.prefix == 10).all() for batch in stream.whole(4))
+    assert all((batch.prefix == 10).all() for batch in stream.evaluation_batches(4))
 
 
 def test_a_prefix_decoder_trains_and_is_evaluated_behind_the_prefix(tmp_path):
@@ -59,7 +59,7 @@ def test_a_prefix_decoder_trains_and_is_evaluated_behind_the_prefix(tmp_path):
     found = evaluate(m, split, spec.model.context, "joined", 4, prefix=True)
     half, total, tokens = spec.model.context // 2, 0.0, 0
     with torch.no_grad():
-        for batch in Stream(split, spec.model.context, "joined", seed=0).whole(1):
+        for batch in Stream(split, spec.model.context, "joined", seed=0).evaluation_batches(1):
             targets = batch.targets.clone()
             targets[:, : half - 1] = NO_LOSS
             call = ForwardContext(batch.positions, prefix=torch.tensor([half]))

@@ -79,7 +79,7 @@ def train(task: ManualTask) -> list[float]:
 
 
 def assert_same(one: ManualTask, other: ManualTask) -> None:
-    assert one.take(False) == other.take(False)
+    assert one.reduce_loss(False) == other.reduce_loss(False)
     for p, q in zip(one.decoder.parameters(), other.decoder.parameters(), strict=True):
         assert torch.equal(p, q)
 
@@ -137,10 +137,10 @@ def test_rates_lie_where_a_graph_reads_them(text):
     (task,) = begun(text, 1)
     (optimizer,) = task.chosen
     task.places = [cuda_graph.places(optimizer, captured=True)]
-    task.turn(0)
+    task.set_lr(0)
     places = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(optimizer.state_dict())
-    task.turn(3)
+    task.set_lr(3)
     for group, place in zip(optimizer.param_groups, places, strict=True):
         assert group["lr"] is place and float(place) == pytest.approx(task.rate)
 

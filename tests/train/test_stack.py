@@ -38,7 +38,7 @@ def assert_the_same(
     together: list[ManualTask], alone: list[ManualTask], but: str = "nothing", far: float = 1e-5
 ) -> None:
     for one, other in zip(together, alone, strict=True):
-        mine, theirs = one.take(False)[0], other.take(False)[0]
+        mine, theirs = one.reduce_loss(False)[0], other.reduce_loss(False)[0]
         assert mine == pytest.approx(theirs, abs=1e-5)
         for (name, p), q in zip(one.decoder.named_parameters(), other.decoder.parameters(), strict=True):
             if name.endswith(but):

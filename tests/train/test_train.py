@@ -133,7 +133,7 @@ def test_the_metrics_are_those_of_the_stored_weights(plain, text):
     split = prepared_for(spec, text.parent).splits["validation"]
     decoder = Decoder(spec.model).eval()
     decoder.load_state_dict(load_file(runs / record.id / "weights" / "model.safetensors"))
-    (batch,) = Stream(split, CONTEXT, "joined", 0).whole(10_000)
+    (batch,) = Stream(split, CONTEXT, "joined", 0).evaluation_batches(10_000)
     assert int((batch.targets != NO_LOSS).sum()) == len(split.tokens) - 1
     loss = decoder(batch.tokens, targets=batch.targets).nll.double().sum().item() / (len(split.tokens) - 1)
     assert record.metrics["validation/loss"] == pytest.approx(loss, abs=1e-6)

@@ -90,7 +90,7 @@ class Ensemble:
     def step(self, step: int) -> None:
         """One optimizer step of each."""
         for task in self.tasks:
-            task.turn(step)
+            task.set_lr(step)
         passes, counts = self.passes(step)
         if self.captured is not None:
             losses, norms = self.captured(*passes[0], counts)
@@ -98,7 +98,7 @@ class Ensemble:
             losses, norms = self.gradients(passes, counts), self.update()
         for task, loss, norm in zip(self.tasks, losses.unbind(), norms.unbind(), strict=True):
             task.norm = norm
-            task.made(step, loss)
+            task.record_step(step, loss)
 
     def work(self, *given: Any) -> tuple[Tensor, Tensor]:
         """A step of one pass, of tensors alone: the fields of its batch and the counts -> the losses and the

@@ -21,8 +21,7 @@ from ablate.spec import RunSpec, digest
 from ablate.study.design.plan import plan
 from ablate.study.design.planned import Facts, Plan, PlannedArm, seeded
 from ablate.study.design.runs import PlannedRun, judged_runs
-from ablate.study.design.study import Study, StudyError
-from ablate.study.design.study import parse_study
+from ablate.study.design.study import Study, StudyError, parse_study
 
 BASELINE, CHANGE = "baseline", "change"  # the arms of a try
 FIRST_SEEDS = 2  # seeds on which a new baseline is measured

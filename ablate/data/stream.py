@@ -46,7 +46,7 @@ class Stream:
     token 0; only answers are targets.
 
     With `prefix`, each row begins with a part that sees itself whole and holds no target: its length is drawn
-    evenly from 1 to T - 1 in training (Raffel et al. 2020, section 3.2.3), and is T / 2 in `evaluation_batches`.
+    evenly from 1 to T - 1 in training (Raffel et al. 2020, section 3.2.3), and T / 2 in evaluation batches.
 
     Raises ValueError if the split holds less than one window and its last target, a longer example, or, in
     masked text, no document of two tokens, which would make no target.

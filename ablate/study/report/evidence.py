@@ -110,11 +110,12 @@ def headline_section(folder: Path) -> str:
     lines = [f"**{markdown(judgement.study.question)}** {markdown(answer(judgement))}", ""]
     for n, corpus in enumerate(judgement.corpora):
         number, on = (f"-{n + 1}", f" on {markdown(corpus.corpus)}") if judgement.several else ("", "")
-        lines += [f"![Verdicts{on}]({where}/figures/differences{number}.svg)", ""]
         lines += [*([f"The verdicts{on}:", ""] if on else []), *_markdown(_leaders(corpus)), ""]
         if (folder / "figures" / f"gaps{number}.svg").is_file():
             lines += [f"![Gaps while training{on}]({where}/figures/gaps{number}.svg)", ""]
             lines += ["Training loss minus that of the baseline, by tokens seen.", ""]
+        else:
+            lines += [f"![Verdicts{on}]({where}/figures/differences{number}.svg)", ""]
     lines.append(f"All of it: [{where}/report.md]({where}/report.md).")
     return "\n".join(lines)
 

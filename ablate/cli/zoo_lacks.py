@@ -2,6 +2,7 @@
 
 # Entries of the mapping whose models are those of another.
 ALIASES = {
+    "dots3_note": "dots3_note_text",
     "gpt-sw3": "gpt2",
     "llama4": "llama4_text",
     "qwen3_5": "qwen3_5_text",
@@ -14,11 +15,8 @@ RECURRENT_FAMILIES = {
     *("rwkv", "xlstm", "zamba", "zamba2"),
 }
 LACKS = {
-    "axk2": "a gated norm; a gate made of the compressed query",
     "cpmant": "a position bias and embeddings by segment",
     "deepseek_v4": "compressed keys with an indexer of their own; a table for its hyper-connections",
-    "dots3_note": "a norm of the shared turned key; heads and ranks that differ by layer",
-    "dots3_note_text": "a norm of the shared turned key; heads and ranks that differ by layer",
     "dory": "norms on the sphere with learned scales; a loop that adds its input before each pass",
     "gemma3n_text": "AltUp; a low-rank path beside attention (LAuReL); a threshold on the gate",
     "hrm_text": "two stacks of layers that call each other, with a norm after each call",
@@ -26,7 +24,6 @@ LACKS = {
     "inkling2_loop_text": "convolutions on the branches; scores by relative position; looped layers",
     "inkling2_text": "convolutions on the branches; scores by relative position",
     "inkling_text": "convolutions on the branches; scores by relative position",
-    "jetmoe": "a mixture of attention heads; a bias after the experts; another eps in the last norm",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
     "zaya": "queries, keys and values through a convolution; a router of several layers",
     # recurrent and hybrid
@@ -38,10 +35,12 @@ LACKS = {
 }
 # Configs of a family with a table that are refused, in a line.
 SAID = {
+    "axk2": "groups of experts",
     "phimoe": "LongRoPE with two magnitudes",
     "granite_swa": "several bases of RoPE among layers of one kind",
     "granitemoe_swa": "several bases of RoPE among layers of one kind",
     "cohere": "`use_qk_norm`",
+    "dots3_note_text": "layers that turn channels of several numbers; `use_dsa: false`",
     "cohere2_moe": "dense layers first; means over shared experts",
     "dbrx": "gates divided by another norm than their sum",
     "falcon": "all but 7B: ALiBi, and the new architecture",

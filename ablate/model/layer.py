@@ -8,20 +8,29 @@ from torch import Tensor, nn
 from ablate.model.residual import Frame, Placement
 from ablate.parts.canon import STATES, Canon
 from ablate.parts.connection import State
-from ablate.registry import Options, topology
+from ablate.registry import Factory, Options, Part, topology
 from ablate.registry import placement as placements
 from ablate.spec import LayerSpec, ModelSpec
 
 
 @topology("serial", paper="arXiv:1706.03762")
 class Serial(nn.Module):
-    """x <- x + attention(x); x <- x + ffn(x)."""
+    """x <- x + attention(x); x <- x + ffn(x). `ffn_norm` is the norm of the second branch, where it is not
+    the layer's (A.X K2)."""
 
-    def __init__(self, attention: nn.Module, ffn: nn.Module, placement: Placement, frame: Frame):
+    def __init__(
+        self,
+        attention: nn.Module,
+        ffn: nn.Module,
+        placement: Placement,
+        frame: Frame,
+        *,
+        ffn_norm: Annotated[Factory, Part("norm")] | None = None,
+    ):
         super().__init__()
         self.attention, self.ffn = attention, ffn
         self.attention_residual = frame.residual(placement)
-        self.ffn_residual = frame.residual(placement, first=False)
+        self.ffn_residual = frame.with_norm(ffn_norm).residual(placement, first=False)
 
     def forward(self, x: State, view: Any, n: int) -> State:
         x = self.attention_residual(x, lambda u: self.attention(u, view, n))

@@ -1,6 +1,7 @@
 """Where norms stand around a branch of the residual stream."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -135,6 +136,10 @@ class Frame(NamedTuple):
 
     def residual(self, placement: Placement, first: bool = True) -> Residual:
         return Residual(placement.of(first), self.norm, self.dropout, self.connection(first))
+
+    def with_norm(self, norm: Callable[[int], nn.Module] | None) -> "Frame":
+        """The frame with a norm, made of the width, in the place of the layer's; itself without one."""
+        return self if norm is None else self._replace(norm=partial(norm, self.width))
 
     def branch(self, placement: Placement) -> Branch:
         return Branch(placement, self.norm, self.dropout)

@@ -105,10 +105,11 @@ class Mixer(nn.Module):
 
 @dataclass(frozen=True)
 class KeyValueGroup:
-    """Layers that attend to keys under one mask, with one position."""
+    """Layers that attend to keys under one mask, with one position, by as many heads."""
 
     position: int
     mask: Mask
+    heads: int | None = None  # None: the model's
 
     @property
     def prefix(self) -> bool:
@@ -132,7 +133,8 @@ class KeyValueGroup:
             query if new is sight.i else scheme.locate(new),
             None if seen is None else scheme.locate(seen),
         )
-        prepared = kernel.prepare(self.mask, sight, scheme.bias, setting.heads, setting.dtype)
+        heads = self.heads or setting.heads
+        prepared = kernel.prepare(self.mask, sight, scheme.bias, heads, setting.dtype)
         return LayerContext(where, memory, prepared, setting.aux, scheme, kernel, sight, setting.shared)
 
 

@@ -90,6 +90,22 @@ HARD: dict[str, dict[str, Any]] = {
     "mla": {"attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "key_width": 6, "value_width": 10}},
     "value_residual": {"attention": {"name": "value_residual", "kv_heads": 2}},
     "mla_gated": {"attention": {"name": "mla", "kv_rank": 12, "value_width": 10, "gate": "head"}},
+    "mla_own_heads": {
+        "attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "heads": 2, "window": 5}
+        | {"turned_norm": "rmsnorm", "gate": "head"}
+    },
+    "dsa_raw_query": {
+        "attention": {"name": "dsa", "q_rank": 20, "top_k": 4, "index_heads": 3, "index_width": 10}
+        | {"raw_query": True, "gate": "channel", "gate_of": "query"}
+    },
+    "ffn_norm": {
+        "norm": {"name": "gated", "rank": 6},
+        "topology": {"name": "serial", "ffn_norm": {"name": "layernorm"}},
+    },
+    "moa": {
+        "attention": {"name": "moa", "experts": 3, "output_bias": True, "router_z_loss_weight": 0.001},
+        "ffn": {"name": "moe", "experts": 3, "expert": {"name": "glu", "width": 24}, "output_bias": True},
+    },
     "branches_apart": {
         "topology": "single",
         "depth": 4,

@@ -566,6 +566,52 @@ TINY |= {
         {**GEMMA4, "num_kv_shared_layers": 1, "layer_types": [L, G, G, G], "attention_k_eq_v": True},
     ),
 }
+DOTS3_TEXT = {
+    **LATENT,
+    **INDEXED,
+    "head_dim": 14,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_experts_intermediate_size": 20,
+    "n_shared_experts": 2,
+    "n_group": 3,
+    "topk_group": 2,
+    "sliding_window": 5,
+    "use_dsa": None,
+    "layer_types": ["indexed_attention", L, G, L],
+}
+DOTS3_LOCAL = {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 14}
+DOTS3_LOCAL |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 4, "v_head_dim": 6, "head_dim": 12}
+TINY |= {
+    "dots3_note_text": (
+        "dots3_note_text",
+        {**DOTS3_TEXT, "per_layer_config": {1: DOTS3_LOCAL, 3: DOTS3_LOCAL}},
+    ),
+    "dots3_note_text_alike": (
+        "dots3_note_text",
+        {**DOTS3_TEXT, "per_layer_config": {}, "attention_bias": True, "routed_scaling_factor": 2.5}
+        | {"layer_types": [G, L, G, L]},
+    ),
+    "dots3_note": (
+        "dots3_note",
+        {
+            "text_config": {**DOTS3_TEXT, "per_layer_config": {1: DOTS3_LOCAL, 3: DOTS3_LOCAL}},
+            "vision_config": {"adapter_out_dim": 32},
+            "audio_config": {"adapter_out_dim": 32},
+        },
+    ),
+}
+AXK2 = {**LATENT, **INDEXED, "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+TINY |= {
+    "axk2": ("axk2", {**AXK2, **DENSE_SPARSE, **YARN, "gated_norm_rank": 6, "attention_bias": True}),
+    "axk2_sparse": ("axk2", {**AXK2, "mlp_layer_types": ["sparse"] * 4, "n_shared_experts": 2}),
+    "jetmoe": (
+        "jetmoe",
+        {**SHAPE, **ENDS, "max_position_embeddings": 24, "intermediate_size": 40, "num_key_value_heads": 2}
+        | {"kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 3},
+    ),
+}
 
 
 EPS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "layer_norm_epsilon", "norm_epsilon")

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
+from ablate.model.hf.axk2 import AXK2_FAMILIES as AXK2
 from ablate.model.hf.block_sparse import MINIMAX_M3
 from ablate.model.hf.config import WORDLESS, blockers, read_config, write_config
 from ablate.model.hf.convolution import CONVOLUTION_FAMILIES as CONVOLUTION
 from ablate.model.hf.delta_hybrids import DELTA_HYBRID_FAMILIES as DELTA_HYBRIDS
 from ablate.model.hf.differential import DIFFLLAMA
+from ablate.model.hf.dots3 import DOTS3_FAMILIES as DOTS3
 from ablate.model.hf.fairseq import FAIRSEQ_FAMILIES as FAIRSEQ
 from ablate.model.hf.falcon import FALCON
 from ablate.model.hf.falcon_h1 import FALCON_H1
@@ -34,6 +36,7 @@ from ablate.model.hf.gpt_kin import GPT_KIN_FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
 from ablate.model.hf.griffin import GRIFFIN_FAMILIES as GRIFFIN
 from ablate.model.hf.hybrid import HYBRID_FAMILIES as HYBRID
+from ablate.model.hf.jetmoe import JETMOE_FAMILIES as JETMOE
 from ablate.model.hf.latent import LATENT_FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
 from ablate.model.hf.llama_kin import LLAMA_KIN_FAMILIES as LLAMA_KIN
@@ -71,7 +74,7 @@ FAMILIES: dict[str, Family] = {
         *MULTIPLIED,
         *(*DELTA_HYBRIDS, *STATE_SPACE, *MAMBA_KIN, FALCON_H1, *GRIFFIN, XLSTM),
         *(*OWN_DENSE, *OWN_MIXTURES),
-        *GEMMA4,
+        *(*GEMMA4, *DOTS3, *AXK2, *JETMOE),
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

@@ -56,7 +56,8 @@ def _attention(part: dict[str, Any], shape: Shape) -> dict[str, Any]:
         inside: dict[str, Any] = {
             key: _attention(part[key], shape) for key in ("first", "second") if key in part
         }
-        return {**part, **inside}
+        heads = {"heads": part["heads"] or shape.heads} if "heads" in part else {}
+        return {**part, **inside, **heads}
     if part["qk_norm"]["name"] == "none":
         del part["qk_norm_over"]
     width = part["head_width"] or shape.head_width

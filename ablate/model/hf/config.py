@@ -201,7 +201,11 @@ def _kinds(model: dict[str, Any], family: Family) -> list[list[str]]:
 
 
 def _found(model: dict[str, Any], path: str, family: Family) -> Any:
-    """As `lookup`; what stands in a variant is found in the first layer of that kind."""
+    """As `lookup`; what stands in a variant is found in the first layer of that kind. Where layers have norms
+    of their own, `norm` is the last one."""
+    varied = any("norm" in patch for patch in family.always.get("variants", {}).values())
+    if varied and path.startswith("norm."):
+        return value_at(model, f"final_{path}")
     if not path.startswith("variants."):
         return value_at(model, path)
     _, kind, inside = path.split(".", 2)
@@ -212,7 +216,8 @@ def _found(model: dict[str, Any], path: str, family: Family) -> Any:
 
 
 def _layered(tree: dict[str, Any], kinds: list[list[str]]) -> dict[str, Any]:
-    """The tree with its layers: one common layer where they are alike, or the shortest pattern."""
+    """The tree with its layers: one common layer where they are alike, or the shortest pattern. The common
+    norm is that after the last layer, so layers with another are a pattern of their own."""
     patches = tree.pop("variants", {})
     of_layers = list(zip(*kinds, strict=True))
     variants: dict[str, Any] = {}
@@ -221,8 +226,9 @@ def _layered(tree: dict[str, Any], kinds: list[list[str]]) -> dict[str, Any]:
         for kind in layer:
             patch = override(patch, patches.get(kind, {}))
         variants["_".join(layer)] = patch
-    if len(variants) == 1:
-        whole: dict[str, Any] = override(tree, next(iter(variants.values())))
+    alike = next(iter(variants.values()))
+    if len(variants) == 1 and ("norm" not in alike or override(tree["norm"], alike["norm"]) == tree["norm"]):
+        whole: dict[str, Any] = override(tree, alike)
         return whole
     names = ["_".join(layer) for layer in of_layers]
     return {**tree, "variants": variants, "pattern": names[: _period(names)]}

@@ -16,6 +16,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "n_group": 8,
         "topk_group": 4,
     },
+    "axk2": {"q_lora_rank": 384},
     "bailing_hybrid": {"routed_scaling_factor": 2.5},
     "bamba": {"num_key_value_heads": 8},
     "beam": {"num_key_value_heads": 8, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5},

@@ -31,4 +31,4 @@ class SparseLatentAttention(TopKeys, LatentAttention):
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""
         u = self.compressed(x)
-        return self.mixed(u, x, self.narrowed(x, u, view, n), n)
+        return self.mixed(u, x, self.narrowed(x, u[..., : self.query_rank], view, n), n)

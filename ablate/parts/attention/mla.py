@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ablate.parts.base import KernelRequirements, LayerContext, LayerPosition, Mask, Position, Scores
 from ablate.parts.linear import Linear
-from ablate.parts.mixer import KeyValueMixer, MixerCosts, gated, keys_seen
+from ablate.parts.mixer import KeyValueGroup, KeyValueMixer, MixerCosts, gated, keys_seen
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
@@ -26,7 +26,10 @@ class LatentAttention(KeyValueMixer):
     four times the width of a head), and q = W_q norm(D x) goes through `q_rank` (null: q = W_q x). The memory
     holds c and r alone. A single token attends to them as they are, with U_h moved to the query and the
     output. `scale` defaults to one over the square root of a key's whole width. `gate` multiplies what each
-    head or channel gives by sigmoid(G x), before the output projection (Ling 3).
+    head or channel gives by sigmoid(G x), before the output projection (Ling 3). With `raw_query` queries are
+    made of [norm(D x), D x], and `gate_of` query makes the gate of what queries are made of (A.X K2).
+    `turned_norm` stands over r before it turns; `heads` is the number of these heads, where it is not the
+    model's, and `window` the number of keys seen (Dots 3 Note).
     """
 
     def __init__(
@@ -42,24 +45,34 @@ class LatentAttention(KeyValueMixer):
         bias: tuple[LatentProjection, ...] = (),
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         gate: Literal["channel", "head"] | None = None,
+        gate_of: Literal["input", "query"] = "input",
+        raw_query: bool = False,
+        turned_norm: Annotated[Factory, Part("norm")] | None = None,
+        heads: Annotated[int, Gt(0)] | None = None,
+        window: Annotated[int, Gt(0)] | None = None,
     ):
         super().__init__()
-        C, H, R = shape.width, shape.heads, shape.head_width
+        C, H, R = shape.width, heads or shape.heads, shape.head_width
         N, V, rank = key_width or R, value_width or R, kv_rank or 4 * R
         self.heads = self.kv_heads = H
+        self.own_heads = None if shape.heads == H else H
         self.plain_width, self.turned_width, self.rank = N, R, rank
         self.key_width, self.value_width = N + R, V
         self.q_down = Linear(C, q_rank, bias="q" in bias) if q_rank else nn.Identity()
         self.q_norm = norm(q_rank) if q_rank else nn.Identity()
-        self.q_up = Linear(q_rank, H * (N + R), bias=False) if q_rank else nn.Identity()
+        self.raw_query, self.gate_of, self.query_rank = raw_query, gate_of, q_rank or C
+        read = (1 + raw_query) * self.query_rank  # what queries are made of
+        self.q_up = Linear(read, H * (N + R), bias=False) if q_rank else nn.Identity()
         self.q = nn.Identity() if q_rank else Linear(C, H * (N + R), bias=False)
         self.kv_down = Linear(C, rank, bias="kv" in bias)
         self.k_turned = Linear(C, R, bias="kv" in bias)
         self.kv_norm = norm(rank)
         self.kv_up = Linear(rank, H * (N + V), bias=False)
         self.out = Linear(H * V, C, bias="out" in bias)
-        self.gate = Linear(C, {"channel": H * V, "head": H}[gate], bias=False) if gate else None
-        self.mask, self.dropout = Mask(), dropout
+        self.turned_norm = turned_norm(R) if turned_norm else nn.Identity()
+        gate_read = C if gate_of == "input" else read
+        self.gate = Linear(gate_read, {"channel": H * V, "head": H}[gate], bias=False) if gate else None
+        self.mask, self.dropout = Mask(window), dropout
         self.scale = scale or (N + R) ** -0.5
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
@@ -67,9 +80,10 @@ class LatentAttention(KeyValueMixer):
         return self.mixed(self.compressed(x), x, view, n)
 
     def compressed(self, x: Tensor) -> Tensor:
-        """What queries are made of, (B,T,q_rank); x itself without `q_rank`."""
-        made: Tensor = self.q_norm(self.q_down(x))
-        return made
+        """What queries are made of, (B,T,q_rank) or twice as wide; x itself without `q_rank`."""
+        raw = self.q_down(x)
+        normed: Tensor = self.q_norm(raw)
+        return torch.cat((normed, raw), -1) if self.raw_query else normed
 
     def mixed(self, u: Tensor, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """The output (B,T,C) for queries of u, as `compressed` gives it, and keys and values of x."""
@@ -80,12 +94,17 @@ class LatentAttention(KeyValueMixer):
         latent = self.remembered(x, view, n, position)  # (B,1,S,R + rank)
         attend = self.to_latent if x.shape[1] == 1 else self.to_keys
         heads = attend(plain, turned, latent, view).transpose(1, 2).flatten(2)
-        y: Tensor = self.out(heads if self.gate is None else gated(heads, self.gate(x).sigmoid()))
+        y: Tensor = self.out(self.gated(heads, x if self.gate_of == "input" else u))
         return y
+
+    def gated(self, heads: Tensor, read: Tensor) -> Tensor:
+        """heads (B,T,H V), times the gate of each channel or head."""
+        return heads if self.gate is None else gated(heads, self.gate(read).sigmoid())
 
     def remembered(self, x: Tensor, view: LayerContext, n: int, position: LayerPosition) -> Tensor:
         """The turned part and c of all tokens that may be seen."""
-        latent = torch.cat((self.k_turned(x), self.kv_norm(self.kv_down(x))), -1)[:, None]
+        r, c = self.turned_norm(self.k_turned(x)), self.kv_norm(self.kv_down(x))
+        latent = torch.cat((r, c), -1)[:, None]
 
         def turn(latent: Tensor, where: Any) -> Tensor:
             r, c = latent.split((self.turned_width, self.rank), -1)
@@ -117,6 +136,9 @@ class LatentAttention(KeyValueMixer):
         dropout = self.dropout if self.training else 0.0
         return view.kernel(q, k, v, view.prepared, Scores(self.scale), dropout)
 
+    def group(self, position: int) -> KeyValueGroup:
+        return KeyValueGroup(position, self.mask, self.own_heads)
+
     def needs(self, position: Position, **facts: Any) -> list[KernelRequirements]:
         by_head = super().needs(position, **facts)[0]
         width = self.rank + self.turned_width + position.extra_key_dim
@@ -129,12 +151,13 @@ class LatentAttention(KeyValueMixer):
         in_latent = self.heads * 2 * (self.rank + self.turned_width + extra)
         seen = keys_seen(self.mask, tokens)
         token_bytes = (self.rank + self.turned_width + extra) * value_bytes
+        room = self.group(0).memory(tokens).size
         return MixerCosts(
             score * sum(seen) / tokens,
             score * tokens,
             in_latent * seen[-1],
             token_bytes,
-            token_bytes * tokens,
+            token_bytes * room,
         )
 
     @classmethod
@@ -147,6 +170,7 @@ class LatentAttention(KeyValueMixer):
             "key_width": None if options.key_width == R else options.key_width,
             "value_width": None if options.value_width == R else options.value_width,
             "scale": None if options.scale == whole**-0.5 else options.scale,
+            "heads": None if options.heads == model.heads else options.heads,
         }
 
     @classmethod
@@ -154,4 +178,15 @@ class LatentAttention(KeyValueMixer):
         wrong = super().check(options, layer, model)
         if "q" in options.bias and options.q_rank is None:
             wrong.append("the bias q is of the projection to q_rank, and q_rank is null")
+        if options.raw_query and options.q_rank is None:
+            wrong.append("raw_query is of the projection to q_rank, and q_rank is null")
+        if options.gate_of == "query" and (options.gate is None or options.q_rank is None):
+            wrong.append("gate_of=query makes a gate of compressed queries; it needs gate and q_rank")
+        made: Any = layer.position.entry.make
+        by_head = made.bias is not None or made.query is not Position.query
+        if by_head and options.heads not in (None, model.heads):
+            wrong.append(
+                f"has {options.heads} heads, and position {layer.position.name} has something for each of "
+                f"the model's {model.heads}"
+            )
         return wrong

@@ -39,7 +39,8 @@ class MoE(nn.Module):
     arXiv:2405.04434, section 2.2.2; arXiv:2412.19437). `gate_on` input multiplies what an expert reads, not
     what it gives (Llama 4). Shared experts may be of another kind (`shared_expert`), and `shared_gate`
     multiplies them with sigmoid(w x) (Qwen2-MoE). `router_bias` is a learned bias (gpt-oss). `output_norm`
-    stands over the sum of all experts (A.X K1). The bias on the selection is added to the scores, or with
+    stands over the sum of all experts (A.X K1), and `output_bias` is learned and added to it (JetMoE). The
+    bias on the selection is added to the scores, or with
     `selection` logit to the logits (Kolibri-1).
     Dropless, unless `capacity_factor` c is given: an expert takes at most ceil(c k T / E) tokens of T, in
     their order, and what is over is dropped from that expert and counted. Evaluation never drops. (GShard
@@ -80,6 +81,7 @@ class MoE(nn.Module):
         output_norm: Annotated[Factory, Part("norm")] | None = None,
         selection: Literal["score", "logit"] = "score",
         jitter: Annotated[float, Ge(0)] = 0.01,
+        output_bias: bool = False,
     ):
         super().__init__()
         self.routed_scale, self.gate_on = routed_scale, gate_on
@@ -97,8 +99,9 @@ class MoE(nn.Module):
         self.shared_gate = Linear(shape.width, 1, bias=False) if shared_gate else None
         self.output_norm = output_norm(shape.width) if output_norm else nn.Identity()
         self.selection, self.jitter = selection, jitter
+        self.output_bias = nn.Parameter(torch.zeros(shape.width)) if output_bias else None
         self.register_buffer("bias", torch.zeros(experts))
-        self.constants = {"bias": 0.0}
+        self.constants = {"bias": 0.0, "output_bias": 0.0}
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         gate, chosen = self.route(x, aux)
@@ -107,7 +110,7 @@ class MoE(nn.Module):
         y = y.view_as(x)
         for expert in self.shared:
             y = y + self.weighed(expert(x, aux), x)
-        normed: Tensor = self.output_norm(y)
+        normed: Tensor = self.output_norm(y if self.output_bias is None else y + self.output_bias)
         return normed
 
     def weighed(self, y: Tensor, x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ docs: .venv/docs  ## the pages of docs/ as a site in site/, strictly
 # What is measured and how: docs/speed.md. RESULTS.md is made anew after each, so what a stop leaves is whole.
 # THREADS=1 measures CPU time, for a machine that has other work.
 THREADS ?= $(shell nproc)
-BENCHMARKS := limits step parts loss loop window decode replicas compiling
+BENCHMARKS := limits step parts mixers loss loop window decode replicas compiling
 
 bench: .venv/bench  ## the benchmarks, side by side with their peers (the better part of an hour)
 	@failed=; measure() { $(BIN)/python benchmarks/$$1.py $$2 || failed="$$failed $$1"; $(BIN)/python benchmarks/report.py; }; \

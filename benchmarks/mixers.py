@@ -1,114 +1,201 @@
-"""Token mixers beside softmax attention, and their chunked form beside a loop over tokens.
+"""Token mixers beside softmax attention, and their chunked form beside a loop over tokens, on one thread.
 
-    python benchmarks/mixers.py            ratios, side by side in one run, one thread
+    python benchmarks/mixers.py [--rounds 5] [--mixers gated_deltanet kda]
 
-A step is forward and backward of a model of one layer (width 256, four heads, one row). All figures are
-ratios of medians taken in turn.
+A step is forward and backward of a model of one layer (width 256, four heads, one row). A token is decoded
+after a context that is read before. Recurrences have the shapes and decays of their mixer in such a model.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest.mock import patch
 
 import torch
+from clock import Clock, arguments, clock, race, ratios
+from record import Cell, Table, save
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
+from ablate.parts import diagonal, recurrence, scan
 from ablate.parts.base import ForwardContext
-from ablate.parts.scan import chunked, recurrent, unit_length
+from ablate.parts.recurrence import RecurrentMixer
 from ablate.registry import registries
 from ablate.spec import ModelSpec
+from ablate.train.speed.allocator import keep_pages
 
 WIDTH, HEADS = 256, 4
-SMALLER = {"mamba2": {"head_width": 64, "state_width": 64}}  # a state of the others' size
+SHORT, LONG = 1024, 8192  # tokens
+DECODED = 8  # tokens a round
+SMALLER: dict[str, dict[str, Any]] = {
+    "mamba2": {"head_width": 64, "state_width": 64}
+}  # a state of the others'
+LEFT_OUT = {"none": "it mixes nothing", "shared_keys": "it reads another layer's keys"}
+SAME_CACHE = {  # attention that remembers 256 numbers of a token
+    "GQA, 2 of 4 heads": {"name": "softmax", "kv_heads": 2},
+    "MLA, rank 192": {"name": "mla", "kv_rank": 192},
+}
+LOOPS = {"scanned": scan.recurrent, "accumulated": diagonal.step_by_step}
+CHUNKS = {"scanned": scan.chunked, "accumulated": diagonal.in_blocks}
+
+RECURRENCE_NOTE = f"Forward and backward at {SHORT:,} tokens. Target: 10 or more."
+STEP_NOTE = f"Targets for what keeps a state: at most 1.5 at {SHORT:,} tokens, below 1 at {LONG:,}."
+DECODE_NOTE = (
+    f"Targets: flat, at most 1.1, for what keeps a state; MLA no slower than GQA. Both of the same cache\n"
+    f"remember {WIDTH} numbers of a token."
+)
 
 
-def seconds(*actions: Callable[[], object], rounds: int) -> list[float]:
-    """The median of each action, all taken in turn after one of each that does not count."""
-    taken: list[list[float]] = [[] for _ in actions]
-    for n in range(rounds + 1):
-        for kept, action in zip(taken, actions, strict=True):
-            start = time.perf_counter()
-            action()
-            if n:
-                kept.append(time.perf_counter() - start)
-    return [statistics.median(each) for each in taken]
+def mixers(named: list[str]) -> dict[str, dict[str, Any]]:
+    """The options of each mixer that is measured; softmax is among them."""
+    names = [name for name in registries["attention"] if name not in LEFT_OUT]
+    return {name: {"name": name, **SMALLER.get(name, {})} for name in names if name in (named or names)} | {
+        "softmax": {"name": "softmax"}
+    }
 
 
-def model(name: str, context: int) -> Decoder:
-    takes = registries["attention"][name].make.takes_position
+def recurrent(attention: dict[str, Any]) -> bool:
+    return issubclass(registries["attention"][attention["name"]].make, RecurrentMixer)
+
+
+def model(attention: dict[str, Any], context: int) -> Decoder:
+    takes = registries["attention"][attention["name"]].make.takes_position
     spec = ModelSpec(
         width=WIDTH, depth=1, heads=HEADS, context=context, vocab=256, norm="rmsnorm", placement="pre",
-        topology="serial", position="rope" if takes else "none",
-        attention={"name": name, **SMALLER.get(name, {})}, ffn={"name": "glu"}, embedding={"norm": "none"},
-        head={}, init="gpt2", kernel="auto",
+        topology="serial", position="rope" if takes else "none", attention=attention, ffn={"name": "glu"},
+        embedding={"norm": "none"}, head={}, init="gpt2", kernel="auto",
     )  # fmt: skip
     return Decoder(spec).init_parameters(0)
 
 
-def training(name: str, context: int) -> Callable[[], None]:
-    decoder, tokens = model(name, context), torch.randint(256, (1, context))
+def tokens(count: int) -> Tensor:
+    return torch.randint(256, (1, count), generator=torch.Generator().manual_seed(0))
+
+
+def training(attention: dict[str, Any], context: int) -> Callable[[], None]:
+    decoder, row = model(attention, context), tokens(context)
 
     def step() -> None:
         decoder.zero_grad()
-        decoder(tokens, targets=tokens).nll.mean().backward()
+        decoder(row, targets=row).nll.mean().backward()
 
     return step
 
 
-def decoding(name: str, context: int) -> Callable[[], None]:
-    """One more token after a context."""
-    decoder = model(name, context + 64).eval()
-    memories = decoder.memories(context + 64)
-    at = 0
+def decoding(attention: dict[str, Any], context: int, room: int) -> Callable[[], None]:
+    """One more token after a context, for up to so many tokens."""
+    decoder = model(attention, context + room).eval()
+    memories, at = decoder.memories(context + room), 0
 
     @torch.inference_mode()
     def read(count: int) -> None:
         nonlocal at
-        tokens = torch.randint(256, (1, count))
-        decoder(tokens, ForwardContext(torch.arange(at, at + count)[None], memories=memories, last=True))
+        where = torch.arange(at, at + count)[None]
+        decoder(tokens(count), ForwardContext(where, memories=memories, last=True))
         at += count
 
-    read(context)
+    while at < context:
+        read(min(SHORT, context - at))
     return lambda: read(1)
 
 
-def forms(channels: int, delta: bool, tokens: int) -> list[Callable[[], None]]:
-    """A loop over tokens and the chunked form, with their gradients."""
-    D = WIDTH // HEADS
-    q, k, v = (torch.randn(1, HEADS, tokens, D, requires_grad=True) for _ in range(3))
-    log_decay = -torch.rand(1, HEADS, tokens, channels)
-    beta = torch.rand(1, HEADS, tokens, 1) if delta else None
+def recurrences(attention: dict[str, Any], count: int = SHORT) -> list[dict[str, Callable[[], None]]]:
+    """The recurrences of one forward pass of a mixer, as a loop over tokens and in chunks, with gradients."""
+    calls: list[tuple[str, tuple[Any, ...]]] = []
 
-    def run(form: Callable[..., tuple[Tensor, Tensor]]) -> None:
-        o, _ = form(q, unit_length(k), v, log_decay, torch.zeros(1, HEADS, D, D), None, beta)
-        o.sum().backward()
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            calls.append((name, given))
+            return real(*given)
 
-    return [lambda: run(recurrent), lambda: run(chunked)]
+        return call
+
+    with patch.multiple(recurrence, **{name: noted(name, form) for name, form in CHUNKS.items()}):
+        model(attention, count)(tokens(count))
+    return [
+        {
+            kind: partial(differentiated, ways[name], given)
+            for kind, ways in (("loop", LOOPS), ("chunks", CHUNKS))
+        }
+        for name, given in calls
+    ]
+
+
+def differentiated(form: Callable[..., tuple[Tensor, Tensor]], given: tuple[Any, ...]) -> None:
+    """A form there and back."""
+    leaves = [x.detach().requires_grad_() if isinstance(x, Tensor) else x for x in given]
+    form(*leaves)[0].sum().backward()
+
+
+def forms(measured: dict[str, dict[str, Any]], rounds: int, now: Clock) -> Table:
+    rows: list[list[Cell]] = []
+    for name, attention in measured.items():
+        for rivals in recurrences(attention):
+            took = race(rivals, rounds, 1, now, warm=1)
+            ms = [[1e3 * t for t in each] for each in took.values()]
+            rows.append([name, *ms, ratios(took["loop"], took["chunks"])])
+    columns = ["mixer", "loop, ms", "chunks, ms", "loop / chunks"]
+    return Table("The chunked form against a loop over tokens", columns, rows, RECURRENCE_NOTE)
+
+
+def steps(measured: dict[str, dict[str, Any]], rounds: int, now: Clock) -> Table:
+    short = {name: training(attention, SHORT) for name, attention in measured.items()}
+    long = {n: training(a, LONG) for n, a in measured.items() if recurrent(a) or n == "softmax"}
+    at_short, at_long = race(short, rounds, 1, now, warm=1), race(long, rounds // 2 + 1, 1, now, warm=0)
+    rows: list[list[Cell]] = []
+    for name in measured:
+        row: list[Cell] = [name]
+        for took in (at_short, at_long):
+            there = name in took
+            row.append([1e3 * t for t in took[name]] if there else None)
+            row.append(ratios(took[name], took["softmax"]) if there else None)
+        rows.append(row)
+    columns = ["mixer", *(f"{kind} {at:,}" for at in (SHORT, LONG) for kind in ("ms at", "over softmax at"))]
+    return Table("A training step", columns, rows, STEP_NOTE)
+
+
+def decodes(measured: dict[str, dict[str, Any]], rounds: int, now: Clock) -> Table:
+    measured = {**measured, **SAME_CACHE}
+    room = DECODED * (rounds + 1)
+    took = {
+        at: race({n: decoding(a, at, room) for n, a in measured.items()}, rounds, DECODED, now, warm=DECODED)
+        for at in (SHORT, LONG)
+    }
+    gqa = next(iter(SAME_CACHE))
+    rows: list[list[Cell]] = [
+        [
+            name,
+            *([1e3 * t for t in took[at][name]] for at in took),
+            ratios(took[LONG][name], took[SHORT][name]),
+            ratios(took[LONG][name], took[LONG]["softmax"]),
+            ratios(took[LONG][name], took[LONG][gqa]),
+        ]
+        for name in measured
+    ]
+    columns = [
+        "mixer",
+        f"ms after {SHORT:,}",
+        f"after {LONG:,}",
+        "long / short",
+        "over softmax",
+        f"over {gqa}",
+    ]
+    return Table("Decoding a token", columns, rows, DECODE_NOTE)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
-    names = list(registries["attention"])
-    print("| mixer | step at 1,024 | step at 8,192 | decode after 1,024 | after 8,192 |")
-    print("|---|---|---|---|---|")
-    columns = [
-        seconds(*(kind(name, context) for name in names), rounds=rounds)
-        for kind in (training, decoding)
-        for context in (1024, 8192)
-    ]
-    softmax = names.index("softmax")
-    for n, name in enumerate(names):
-        print(f"| {name} |", " | ".join(f"{column[n] / column[softmax]:.2f}" for column in columns), "|")
-    print("\n| recurrence, 1,024 tokens with gradients | loop / chunked |\n|---|---|")
-    for channels, delta in ((1, False), (1, True), (WIDTH // HEADS, False), (WIDTH // HEADS, True)):
-        loop, chunks = seconds(*forms(channels, delta, 1024), rounds=rounds)
-        decay = "a decay for each channel" if channels > 1 else "a decay for each head"
-        print(f"| {'delta' if delta else 'linear'}, {decay} | {loop / chunks:.1f} |")
+    parser = arguments(__doc__, rounds=5)
+    parser.set_defaults(threads=1)
+    parser.add_argument("--mixers", nargs="+", default=[], help="these beside softmax; all, if none is named")
+    given = parser.parse_args()
+    keep_pages()  # as a run does
+    measured, now = mixers(given.mixers), clock(given.threads)
+    tables = [table(measured, given.rounds, now) for table in (forms, steps, decodes)]
+    left_out = "; ".join(f"{name}: {why}" for name, why in LEFT_OUT.items())
+    about = (
+        f"Mixers of tokens beside softmax attention: one layer of width {WIDTH}. Not measured: {left_out}."
+    )
+    save("mixers", tables, about, now.name)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,17 @@ class Decoder(Backbone):
         ]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=self.embedding.weight.device)
 
+    @property
+    def adds_to_loss(self) -> bool:
+        """Whether training has more to minimise than the loss of the next token: the losses of parts, the
+        z-loss, and the losses of tokens further ahead."""
+        parts = (part for layer in self.layers for part in (layer.attention, layer.ffn))
+        return (
+            self.head.z_loss > 0
+            or self.spec.future.name != "none"
+            or any(hasattr(part, "auxiliary") for part in parts)
+        )
+
     def init_parameters(self, seed: int, redraw: Sequence[str] = ()) -> "Decoder":
         """Draw every parameter (see `ablate.model.init`)."""
         scheme: Init = init.build(self.spec.init, self.shape)

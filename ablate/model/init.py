@@ -64,6 +64,33 @@ class Small:
         return self.residual if role in RESIDUAL else self.plain
 
 
+@init("mup", paper="arXiv:2203.03466")
+class Mup:
+    """Normal, of standard deviation std for embedding, head and learned tables, and std sqrt(base_width / F)
+    for matrices of fan-in F: that of `gpt2` where F is `base_width` (muP, Yang et al. 2022, table 8).
+
+    With `residual_scaling`, 1 / sqrt(2L) of that for what writes to the residual stream. The rates by width
+    are those of `optim=mup`, and the logits' factor is `model.head.multiplier` = base_width / width.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        base_width: Annotated[int, Gt(0)] = 256,
+        std: Annotated[float, Gt(0)] = 0.02,
+        residual_scaling: bool = True,
+    ):
+        self.base_width, self.plain = base_width, std
+        self.residual = std / math.sqrt(2 * shape.depth) if residual_scaling else std
+
+    def std(self, module: str, role: str, shape: tuple[int, ...]) -> float:
+        if role in TABLES:
+            return self.plain
+        by_width = math.sqrt(self.base_width / shape[-1])
+        return by_width * (self.residual if role in RESIDUAL else self.plain)
+
+
 @init("xavier", paper="https://proceedings.mlr.press/v9/glorot10a.html")
 class Xavier:
     """Normal, of variance 2 gain^2 / (in + out) for matrices and 1/C for the embedding and learned tables

@@ -18,7 +18,7 @@ from ablate.spec import RunSpec
 from ablate.train.evaluate import Evaluation, evaluate
 from ablate.train.monitor.curve import Curve, CurveRow
 from ablate.train.monitor.interrupt import Interrupt
-from ablate.train.monitor.loggers import Mirror
+from ablate.train.monitor.loggers import AUXILIARY_LOSS, Mirror
 from ablate.train.monitor.meters import Speed
 from ablate.train.monitor.progress import Display, Progress
 from ablate.train.settings import Settings
@@ -156,7 +156,10 @@ class Watch(Callback):
         self.outcome.metrics |= metrics
         self.latest = end.loss
         if self.curve is not None:
-            self.curve.rows[-1]["validation_loss"] = end.loss
+            last = self.curve.rows[-1]
+            last["validation_loss"] = end.loss
+            if "auxiliary_loss" in last:
+                self.outcome.metrics[AUXILIARY_LOSS] = last["auxiliary_loss"]
         if self.mirror is not None:
             self.mirror.add({"step": self.spec.steps, "validation_loss": end.loss})
         if self.settings.keep != "none":
@@ -178,6 +181,7 @@ class Watch(Callback):
 
     def row(self, task: Task, step: int) -> tuple[CurveRow, bool]:
         """The row of this step, and whether some rank was told to stop."""
+        added = task.auxiliary_loss()
         loss, stop = task.reduce_loss(self.stop.requested)
         now = time.perf_counter()
         seconds = now - self.row_at
@@ -194,6 +198,7 @@ class Watch(Callback):
             "grad_norm": task.gradient_norm(),
             "validation_loss": None,
             "seconds": self.seconds,
+            **({} if added is None else {"auxiliary_loss": added}),
         }, stop
 
     def write(self, row: CurveRow, task: Task) -> None:

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import nn
 from torch.optim import Optimizer
 
+from ablate.model.init import TABLES
 from ablate.model.measure import is_matrix
 from ablate.registry import Factory, Part, optimizer, use
 
@@ -41,6 +42,40 @@ def adamw(
 ) -> list[Optimizer]:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
     return [torch.optim.AdamW(groups(named, weight_decay), lr=lr, betas=(beta1, beta2), eps=eps, fused=True)]
+
+
+@optimizer("mup", paper="arXiv:2203.03466")
+def mup(
+    named: Named,
+    *,
+    base_width: Annotated[int, Gt(0)] = 256,
+    lr: Rate = 3e-3,
+    beta1: Beta = 0.9,
+    beta2: Beta = 0.95,
+    eps: Annotated[float, Gt(0)] = 1e-8,
+    weight_decay: Decay = 0.1,
+) -> list[Optimizer]:
+    """AdamW, with the rate lr base_width / fan-in for each matrix inside the layers, so that the best rate
+    found at one width holds at others (muP, Yang et al. 2022, table 8). Embedding, head, tables and vectors
+    have the rate lr. Rate times decay is the same for all matrices. Goes with `init=mup` of the same
+    `base_width`, with `model.head.multiplier` = base_width / width, and with heads of one width, or with an
+    `attention.scale` in proportion to 1 / head width. The paper counts each matrix from its own size at the
+    base width; here a fan-in counts as it is, so a projection down from 4C has a quarter of C's rate."""
+    by_rate: dict[float, list[tuple[str, nn.Parameter]]] = {1.0: []}
+    for name, p in named:
+        by_rate.setdefault(base_width / p.shape[-1] if is_hidden(name, p) else 1.0, []).append((name, p))
+    rates = [
+        {**group, "lr": lr * times}
+        for times, some in by_rate.items()
+        for group in groups(some, weight_decay / times)
+    ]
+    return [torch.optim.AdamW(rates, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)]
+
+
+def is_hidden(name: str, p: nn.Parameter) -> bool:
+    """A linear map inside the layers, neither a table nor a convolution of single channels."""
+    *path, role, leaf = f"..{name}".split(".")
+    return leaf == "weight" and role not in TABLES and "layers" in path and is_matrix(p)
 
 
 @optimizer("sgd", paper="https://proceedings.mlr.press/v28/sutskever13.html")

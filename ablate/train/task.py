@@ -73,6 +73,7 @@ class Task(LightningModule):
         self.rate = 0.0  # of the first group of parameters, at the last step
         self.total: Tensor | None = None  # losses of this rank's shares since `take` was last called
         self.summed = 0
+        self.added: Tensor | None = None  # as `total`, what the objective has beside the losses
 
     # ---------------------------------------------------------------------------------- building
 
@@ -128,11 +129,12 @@ class Task(LightningModule):
         count = self.count(passes)
         self.set_lr(step)
         if self.captured is not None:
-            loss, self.norm = self.captured(*passes[0], count)
+            loss, self.norm, added = self.captured(*passes[0], count)
+            self.add(added)
             self.record_step(step, loss)
             return
         loads = self.loads_ahead(passes, step) if len(passes) > 1 else None
-        loss = torch.zeros((), device=self.device)
+        loss, added = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for n, batch in enumerate(passes):
             self.reseed(step, n)
             nll, objective, loads = self.objective(batch, count, loads)
@@ -141,20 +143,31 @@ class Task(LightningModule):
             else:
                 self.manual_backward(objective)
             loss += nll
+            added += self.beside(nll, objective)
         self.norm = self.update()
         if loads is not None:
             self.loads = loads
             self.after_step(loads)
+        self.add(added)
         self.record_step(step, loss)
 
-    def work(self, *given: Any) -> tuple[Tensor, Tensor]:
-        """A step of one pass, of tensors alone: the fields of its batch and the count -> the loss and the
-        norm of the gradient."""
+    def work(self, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """A step of one pass, of tensors alone: the fields of its batch and the count -> the loss, the norm
+        of the gradient and what was added to the loss."""
         *batch, count = given
         self.decoder.zero_grad()  # of a capture that failed
         nll, objective, _ = self.objective(Batch(*batch), count, None)
         self.manual_backward(objective)
-        return nll, self.update()
+        return nll, self.update(), self.beside(nll, objective)
+
+    def beside(self, nll: Tensor, objective: Tensor) -> Tensor:
+        """What this rank's share of an objective has beside the loss, both as `objective` gives them."""
+        return objective.detach() / self.trainer.world_size - nll
+
+    def add(self, added: Tensor) -> None:
+        """Count what a step added to this rank's share of the loss, where the model adds anything."""
+        if self.decoder.adds_to_loss:
+            self.added = added if self.added is None else self.added + added
 
     def record_step(self, step: int, loss: Tensor) -> None:
         """Step `step` is made; `loss` is that of this rank's share."""
@@ -225,12 +238,13 @@ class Task(LightningModule):
         return norm
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["untaken"] = (self.total, self.summed)
+        checkpoint["untaken"], checkpoint["added"] = (self.total, self.summed), self.added
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.total, self.summed = checkpoint["untaken"]
+        (self.total, self.summed), self.added = checkpoint["untaken"], checkpoint.get("added")
         if self.total is not None and self.global_rank > 0:
             self.total = torch.zeros_like(self.total)  # a lone process made it: several save at rows
+            self.added = None if self.added is None else torch.zeros_like(self.added)
 
     # ---------------------------------------------------------------------------------- experts
 
@@ -300,6 +314,14 @@ class Task(LightningModule):
         loss /= self.summed
         self.total, self.summed = None, 0
         return loss, flags > 0
+
+    def auxiliary_loss(self) -> float | None:
+        """The mean of what the steps added to the loss since `take` was last called, before which it stands;
+        None where the model adds nothing. All ranks must ask together."""
+        if self.added is None:
+            return None
+        added, self.added = self.over_ranks(self.added.clone()), None
+        return float(added) / self.summed
 
     def wait(self) -> None:
         """Until the device has made the steps."""

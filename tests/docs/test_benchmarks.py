@@ -13,6 +13,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "engine")]
 import compiling  # noqa: E402
 import decode  # noqa: E402
 import loss  # noqa: E402
+import mixers  # noqa: E402
 import record  # noqa: E402
 import report  # noqa: E402
 import rivals  # noqa: E402
@@ -21,6 +22,8 @@ import step  # noqa: E402
 import study  # noqa: E402
 from clock import arguments  # noqa: E402
 from gpu import peers, processes  # noqa: E402
+
+from ablate.registry import registries  # noqa: E402
 
 
 def test_results_are_made_of_the_stored_numbers():
@@ -154,3 +157,19 @@ def test_a_study_has_the_runs_that_were_asked_for(runs, monkeypatch, capsys):
 def test_a_torch_without_a_loss_in_slices_is_left_out(monkeypatch):
     monkeypatch.delattr("torch.nn.LinearCrossEntropyOptions", raising=False)
     assert list(loss.passes(64, 8, 4)) == ["whole", "slices"]
+
+
+def test_each_token_mixer_is_measured_or_left_out_with_a_reason():
+    measured = mixers.mixers([])
+    assert {*measured, *mixers.LEFT_OUT} == set(registries["attention"])
+    assert not set(measured) & set(mixers.LEFT_OUT)
+    for attention in measured.values():
+        mixers.model(attention, 16)
+
+
+def test_a_recurrence_is_measured_in_both_forms():
+    (rivals,) = mixers.recurrences({"name": "retnet"}, 8)
+    for form in rivals.values():
+        form()
+    assert set(rivals) == {"loop", "chunks"}
+    assert mixers.recurrences({"name": "short_convolution"}, 8) == []

@@ -397,6 +397,16 @@ STARTS = {
             n.partition(".")[0], math.sqrt(2 / (2 * C))
         ),
     ),
+    "mup": (
+        {"init": {"name": "mup", "base_width": 2 * C}},
+        lambda n: (
+            0.02
+            if n == "embedding"
+            else 0.02
+            * math.sqrt(2 * C / (FFN if n == "ffn.down" else C))
+            / (math.sqrt(2 * L) if n in RESIDUAL else 1)
+        ),
+    ),
     "deepnorm": (
         {"init": "deepnorm", "placement": "deepnorm"},
         lambda n: {

@@ -117,6 +117,72 @@ def test_muon_makes_the_update_orthogonal():
     assert values.max() / values.min() < 3
 
 
+def test_mup_has_rates_by_the_fan_in_of_linear_maps_alone():
+    model = small(attention="gated_deltanet", position="none", pattern=["a"], variants={"a": {}})
+    parameters = list(Decoder(model).init_parameters(0).named_parameters())
+    (built,) = optimizer.build({"name": "mup", "base_width": 64, "lr": 0.5, "weight_decay": 0.1}, parameters)
+    groups = {id(p): group for group in built.param_groups for p in group["params"]}
+    assert built.param_groups[0]["lr"] == 0.5  # the one that curves show
+    fans = set()
+    for name, p in parameters:
+        rate = groups[id(p)]["lr"]
+        linear = name.endswith(".weight") and p.ndim == 2 and not name.startswith("embedding")
+        assert rate == pytest.approx(0.5 * 64 / p.shape[-1] if linear else 0.5), name
+        fans |= {p.shape[-1]} if linear else set()
+        if decay := groups[id(p)]["weight_decay"]:
+            assert rate * decay == pytest.approx(0.05)
+    assert len(fans) > 1
+
+
+def changes(width: int, scaled: bool) -> dict[str, float]:
+    """By how much four steps change what each branch and the head give: the root of the mean square."""
+    base = 32
+    init = {"name": "mup", "base_width": base} if scaled else {"name": "gpt2"}
+    model = small(
+        width=width,
+        heads=width // 16,
+        vocab=64,
+        attention="softmax",
+        ffn={"name": "glu", "width": 2 * width},
+        init={**init, "std": 0.1},
+        head={"tied": False, "multiplier": base / width if scaled else 1.0},
+    )
+    decoder = Decoder(model).init_parameters(0)
+    options = {"name": "mup", "base_width": base} if scaled else {"name": "adamw"}
+    (built,) = optimizer.build({**options, "lr": 1e-2}, list(decoder.named_parameters()))
+    drawn = torch.randint(64, (8, 33), generator=torch.Generator().manual_seed(0))
+    seen: dict[str, torch.Tensor] = {}
+    for n, layer in enumerate(decoder.layers):
+        for name in ("attention", "ffn"):
+            place = f"{n}.{name}"
+            getattr(layer, name).register_forward_hook(
+                lambda _, given, out, place=place: seen.__setitem__(place, out.detach())
+            )
+
+    def look() -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            logits = decoder(drawn[:, :-1])
+        return {**seen, "logits": logits}
+
+    before = look()
+    for _ in range(4):
+        decoder.zero_grad()
+        decoder(drawn[:, :-1], targets=drawn[:, 1:]).nll.mean().backward()
+        built.step()
+    return {name: float((x - before[name]).square().mean().sqrt()) for name, x in look().items()}
+
+
+def test_with_mup_updates_are_as_large_at_every_width_and_grow_without():
+    """The coordinate check of Yang et al. 2022, appendix D.1: widths 32 to 256, heads of one width."""
+    widths = (32, 64, 128, 256)
+    flat, grown = ([changes(width, scaled) for width in widths] for scaled in (True, False))
+    for name in flat[0]:
+        of_mup = [found[name] for found in flat]
+        assert max(of_mup) < 2 * min(of_mup), (name, of_mup)
+        plain = [found[name] for found in grown]
+        assert all(a < b for a, b in pairwise(plain)) and plain[-1] > 2.5 * plain[0], (name, plain)
+
+
 def test_sgd_is_gradient_descent():
     p = torch.nn.Parameter(torch.ones(2, 2))
     p.grad = torch.full((2, 2), 3.0)

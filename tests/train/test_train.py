@@ -25,7 +25,7 @@ from ablate.cli.estimate import design_run
 from ablate.data.stream import NO_LOSS, Stream
 from ablate.model import loss
 from ablate.model.decoder import Decoder
-from ablate.parts.base import IncompatibleParts
+from ablate.parts.base import ForwardContext, IncompatibleParts
 from ablate.paths import PACKAGE
 from ablate.provenance import package_version
 from ablate.record import RunRecord
@@ -152,6 +152,35 @@ def test_the_curve_has_a_row_for_each_step(plain):
     assert rows["validation_loss"].iloc[-1] == record.metrics["validation/loss"]
     assert rows["seconds"].is_monotonic_increasing
     assert (rows["grad_norm"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"ffn": {**MOE, "balance_loss_weight": 0.1}}, {"head": {"z_loss": 0.01}}],
+    ids=["balance", "z_loss"],
+)
+def test_what_is_added_to_the_loss_is_a_column_and_a_metric(model, text, tmp_path):
+    spec = run_spec(text, model, steps=2)
+    record = train(spec, tmp_path, text)
+    batch = Stream(prepared_for(spec, text.parent).splits["train"], CONTEXT, "joined", 0).batch(0, ROWS)
+    decoder = Decoder(spec.model).init_parameters(0)
+    call = ForwardContext(batch.positions, aux=decoder.aux())
+    losses = decoder(batch.tokens, call, targets=batch.targets)
+    added = decoder.auxiliary(call.aux)
+    if losses.z is not None:
+        added = added + spec.model.head.z_loss * losses.z.mean()
+    rows = pd.read_parquet(tmp_path / record.id / "curve.parquet")
+    assert rows["loss"][0] == pytest.approx(losses.nll.mean().item(), abs=1e-5)
+    assert rows["auxiliary_loss"][0] == pytest.approx(added.item(), rel=1e-4) and added > 1e-3
+    assert record.metrics["train/auxiliary_loss"] == rows["auxiliary_loss"].iloc[-1]
+    in_passes = train(spec, tmp_path / "passes", text, {"micro_batch_size": 1})
+    assert in_passes.metrics["train/auxiliary_loss"] == pytest.approx(rows["auxiliary_loss"][1], rel=1e-3)
+
+
+def test_a_plain_curve_has_no_column_of_what_is_added(plain):
+    _, runs, record = plain
+    assert "auxiliary_loss" not in pd.read_parquet(runs / record.id / "curve.parquet")
+    assert "train/auxiliary_loss" not in record.metrics
 
 
 def test_the_first_losses_are_those_of_the_untrained_model(plain, text):

@@ -17,6 +17,7 @@ _COLUMNS = {
     "validation_loss": "float64",
     "seconds": "float64",
 }
+_SOME = {"auxiliary_loss": "float64"}  # columns of models that add to the loss
 CurveRow = dict[str, float | int | None]
 
 
@@ -28,7 +29,10 @@ class Curve:
     def __init__(self, folder: Path, done: int = 0):
         """`done` steps lie before the checkpoint that the run goes on from."""
         self.folder = folder
-        whole = takewhile(lambda row: row.keys() == _COLUMNS.keys(), read_lines(folder / "curve.jsonl"))
+        whole = takewhile(
+            lambda row: _COLUMNS.keys() <= row.keys() <= {*_COLUMNS, *_SOME},
+            read_lines(folder / "curve.jsonl"),
+        )
         self.rows: list[CurveRow] = [row for row in whole if (row["step"] or 0) <= done]
         with atomic(folder / "curve.jsonl") as f:
             f.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
@@ -54,7 +58,8 @@ class Curve:
         import pandas as pd
 
         self.close()
-        frame = pd.DataFrame(self.rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+        columns = _COLUMNS | {name: kind for name, kind in _SOME.items() if any(name in r for r in self.rows)}
+        frame = pd.DataFrame(self.rows, columns=list(columns)).astype(columns)
         place.mkdir(parents=True, exist_ok=True)
         with atomic(place / "curve.parquet") as f:
             content = frame.to_parquet(index=False)

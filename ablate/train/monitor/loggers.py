@@ -20,11 +20,13 @@ log = logging.getLogger("ablate.train")
 CONNECT = 20.0  # seconds that W&B has to answer before a run begins
 FLUSH = 30.0  # seconds that the rest of the curve has to arrive when it has ended
 
+AUXILIARY_LOSS = "train/auxiliary_loss"  # in records too
 
 # The curve's columns in trackers: sections `train/`, `validation/`, `speed/`, in which every number has the
 # name that it has in records and reports. `step`, `tokens` and `flops` are what they are plotted against.
 NAMES = {
     "loss": "train/loss",
+    "auxiliary_loss": AUXILIARY_LOSS,
     "lr": "train/lr",
     "grad_norm": "train/grad_norm",
     "seconds": "train/seconds",

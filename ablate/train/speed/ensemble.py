@@ -93,18 +93,19 @@ class Ensemble:
             task.set_lr(step)
         passes, counts = self.passes(step)
         if self.captured is not None:
-            losses, norms = self.captured(*passes[0], counts)
+            losses, added, norms = self.captured(*passes[0], counts)
         else:
-            losses, norms = self.gradients(passes, counts), self.update()
-        for task, loss, norm in zip(self.tasks, losses.unbind(), norms.unbind(), strict=True):
+            losses, added, norms = *self.gradients(passes, counts), self.update()
+        for task, loss, more, norm in zip(self.tasks, losses, added, norms, strict=True):
             task.norm = norm
+            task.add(more)
             task.record_step(step, loss)
 
-    def work(self, *given: Any) -> tuple[Tensor, Tensor]:
-        """A step of one pass, of tensors alone: the fields of its batch and the counts -> the losses and the
-        norms of the gradients."""
+    def work(self, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """A step of one pass, of tensors alone: the fields of its batch and the counts -> the losses, what
+        was added to them, and the norms of the gradients."""
         *batch, counts = given
-        return self.gradients([Batch(*batch)], counts), self.update()
+        return *self.gradients([Batch(*batch)], counts), self.update()
 
     def changed(self) -> list[Tensor]:
         return [x for task in self.tasks for x in changed(task.decoder, task.chosen)]
@@ -121,20 +122,21 @@ class Ensemble:
         passes = [on_device(stacked_batch(batches, most), device) for batches in zip(*of_each, strict=True)]
         return passes, to_device(counts, device)
 
-    def gradients(self, passes: list[Batch], counts: Tensor) -> Tensor:
-        """The losses (N,); every parameter of every task has its gradient."""
+    def gradients(self, passes: list[Batch], counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses (N,), and what was added to them; every parameter of every task has its gradient."""
         for whole in self.parameters.values():
             whole.grad = None
-        losses = torch.zeros(len(self.tasks), device=counts.device)
+        losses, added = torch.zeros(2, len(self.tasks), device=counts.device)
         for batch in passes:
             nll, objective = self.forward(self.parameters, batch, counts)
             objective.sum().backward()
             losses += nll
+            added += objective.detach() - nll
         for name, whole in self.parameters.items():
             gradients = [None] * len(self.tasks) if whole.grad is None else whole.grad.unbind()
             for p, gradient in zip(self.slices[name], gradients, strict=True):
                 p.grad = gradient
-        return losses
+        return losses, added
 
     def together(self, parameters: dict[str, Tensor], batch: Batch, counts: Tensor) -> tuple[Tensor, Tensor]:
         """The losses (N,), and what to differentiate of each."""
@@ -172,7 +174,7 @@ class Ensemble:
             loss += nll
         alone = {name: p.grad for name, p in task.decoder.named_parameters()}
         try:
-            losses = self.gradients(*self.passes(0))
+            losses, _ = self.gradients(*self.passes(0))
         except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _COLUMNS = {
     "validation_loss": "float64",
     "seconds": "float64",
 }
-Row = dict[str, float | int | None]
+Row = dict[str, float | int | None]  # by column
 
 
 class Curve:
@@ -25,10 +26,11 @@ class Curve:
     most, and synced with each checkpoint, so that a power cut loses none that is not made again;
     `curve.parquet` is written whole at the end. A resumed run drops the rows it will make again."""
 
-    def __init__(self, folder: Path, done: int = 0):
-        """`done` steps lie before the checkpoint that the run goes on from."""
+    def __init__(self, folder: Path, done: int = 0, extra: Sequence[str] = ()):
+        """`done` steps lie before the checkpoint that the run goes on from; `extra` columns are numbers."""
         self.folder = folder
-        whole = takewhile(lambda row: row.keys() == _COLUMNS.keys(), read_lines(folder / "curve.jsonl"))
+        self.columns = _COLUMNS | dict.fromkeys(extra, "float64")
+        whole = takewhile(lambda row: row.keys() == self.columns.keys(), read_lines(folder / "curve.jsonl"))
         self.rows: list[Row] = [row for row in whole if (row["step"] or 0) <= done]
         with atomic(folder / "curve.jsonl") as f:
             f.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
@@ -54,7 +56,7 @@ class Curve:
         import pandas as pd
 
         self.close()
-        frame = pd.DataFrame(self.rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+        frame = pd.DataFrame(self.rows, columns=list(self.columns)).astype(self.columns)
         place.mkdir(parents=True, exist_ok=True)
         with atomic(place / "curve.parquet") as f:
             content = frame.to_parquet(index=False)

@@ -2,7 +2,15 @@
 
 from ablate.study.results.collect import collect
 from ablate.study.results.curves import POINTS
-from ablate.study.results.files import FOLDER, Results, read, write, write_references, write_timings
+from ablate.study.results.files import (
+    FOLDER,
+    Results,
+    read,
+    write,
+    write_references,
+    write_samples,
+    write_timings,
+)
 from ablate.study.results.manifest import Manifest, PlanRecord, study_as_yaml
 
 __all__ = [
@@ -16,5 +24,6 @@ __all__ = [
     "study_as_yaml",
     "write",
     "write_references",
+    "write_samples",
     "write_timings",
 ]

@@ -1,6 +1,7 @@
 """Overrides, as a person would type them to train.py, to a specification."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from ablate.spec import RunSpec
 
 
 class Composer:
-    """Compose specifications from overrides, and remember the user's parts that they name."""
+    """Compose specifications from overrides, and remember the user's parts that they name. `groups` are
+    folders with config groups of the user's own, such as `--config-dir` names."""
 
-    def __init__(self, cache: Path | str):
-        self.cache = cache
+    def __init__(self, cache: Path | str, groups: Sequence[str] = ()):
+        self.cache, self.groups = cache, groups
         self.parts: list[str] = []
 
     def __call__(self, overrides: list[str]) -> dict[str, Any]:
@@ -40,9 +42,11 @@ class Composer:
         """The run of train.py with these overrides, ready to start. Raises ConfigError."""
         load_named_parts(overrides)
         GlobalHydra.instance().clear()
+        quoted = ["'" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'" for folder in self.groups]
+        beside = [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                config = compose("train", overrides)
+                config = compose("train", [*overrides, *beside])
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([refused(error)]) from None
         # Not as an override: a path may have any characters.

@@ -19,7 +19,7 @@ LIBRARIES = {  # optional ones, with their extras
     "trackio": ("trackio", "trackio"),
     "tensorboard": ("tensorboard", "tensorboard"),
 }
-INSTEAD = ("plan", "freeze", "report", "timing", "pack")  # what sweep.py does instead of running a study
+INSTEAD = ("plan", "freeze", "report", "timing", "samples", "pack")  # done instead of running a study
 
 
 def not_folders(**folders: Path) -> Iterator[str]:
@@ -68,6 +68,7 @@ class SweepOptions(Strict):
     freeze: StrictBool
     report: StrictBool
     timing: StrictBool
+    samples: StrictBool
     pack: StrictBool
     measure: tuple[str, ...]
     runs: Path

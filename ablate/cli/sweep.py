@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
@@ -13,7 +14,7 @@ from rich.text import Text
 from ablate.cli.compose import ConfigError, plain_config, validated
 from ablate.cli.exits import EXIT_FAILED, WRONG, fail, stopping, writing
 from ablate.cli.jobs import Jobs
-from ablate.cli.options import SweepOptions
+from ablate.cli.options import INSTEAD, SweepOptions
 from ablate.cli.references import check_references, update_references
 from ablate.cli.scoring import check_heldout, check_measures, check_sets, requested_measures, score_missing
 from ablate.cli.show import print_outlook
@@ -49,13 +50,25 @@ def sweep(config: DictConfig) -> None:
 
             compare_runs(options.compare, console)
         else:
-            Sweep(options, console).go()
+            Sweep(options, console, own_groups()).go()
     except (ConfigError, StudyError) as error:
         fail("\n".join(error.mistakes), WRONG)
     except (ValueError, NetworkError) as error:
         fail(str(error), WRONG)
     except EngineError as error:
         fail(str(error), EXIT_FAILED)
+
+
+def own_groups() -> list[str]:
+    """The folders of config groups that `--config-dir` and `hydra.searchpath` name on the command line."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    return [
+        f"file://{source.path}"
+        for source in sources
+        if source.schema == "file" and source.provider in ("command-line", "hydra.searchpath in command-line")
+    ]
 
 
 def options_of(config: DictConfig, **changes: Any) -> SweepOptions:
@@ -71,20 +84,20 @@ def options_of(config: DictConfig, **changes: Any) -> SweepOptions:
 class Sweep:
     """One study, from its file to its report."""
 
-    def __init__(self, options: SweepOptions, console: Console):
+    def __init__(self, options: SweepOptions, console: Console, groups: Sequence[str] = ()):
         self.options, self.console = options, console
         self.folder, self.file = options.folder, options.file
         if not self.file.is_file():
             names = sorted(path.parent.name for path in options.experiments.glob("*/study.yaml"))
             choices = f"there are {', '.join(names) or 'none'}"
             raise ConfigError([f"experiment: there is no {self.file}; {choices}"])
-        self.workspace = Workspace(options)
+        self.workspace = Workspace(options, groups)
         self.notes: list[str] = []
 
     def go(self) -> "StudyJudgement | None":
         """Do what the options say; return the verdicts where a report was made."""
         options = self.options
-        if options.report or options.timing:
+        if options.report or options.timing or options.samples:
             self.check_results()
         if options.report:
             return self.report()
@@ -98,6 +111,9 @@ class Sweep:
         elif options.timing:
             self.time(planned)
             return self.report()
+        elif options.samples:
+            self.sample()
+            return self.report()
         elif options.freeze:
             freeze(self.file, planned, self.tested(planned))
             self.console.print(f"The plan is frozen in {self.folder / 'plan.json'}.")
@@ -107,11 +123,11 @@ class Sweep:
         return None
 
     def check_results(self) -> None:
-        """Raise ConfigError where the study has no results to report or to add timings to."""
+        """Raise ConfigError where the study has no results to report or to add to."""
         from ablate.study.results import FOLDER
 
         if not (self.folder / FOLDER).is_dir():
-            name = "report" if self.options.report else "timing"
+            name = next(name for name in INSTEAD if getattr(self.options, name))
             raise ConfigError([f"{name}: {self.folder} has no results yet; run the study first"])
 
     # ---------------------------------------------------------------------------------- records
@@ -251,6 +267,13 @@ class Sweep:
         rounds = track(time_in_turn(specs, device=device), "timed in turn", ROUNDS, console=self.console)
         timings = [timing for each in rounds for timing in each]
         write_timings(self.folder, timings, provenance(device, 1, "auto"))
+
+    def sample(self) -> None:
+        """Keep what every arm writes beside the results."""
+        from ablate.cli.samples import samples
+        from ablate.study.results import read_results, write_samples
+
+        write_samples(self.folder, list(samples(read_results(self.folder).runs, self.workspace)))
 
     # ----------------------------------------------------------------------------------- report
 

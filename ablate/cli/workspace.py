@@ -24,11 +24,11 @@ from ablate.train.settings import LoggerSpec, Settings
 class Workspace:
     """The `Backend` of a study on this machine, and the store of its runs."""
 
-    def __init__(self, options: SweepOptions) -> None:
+    def __init__(self, options: SweepOptions, groups: Sequence[str] = ()) -> None:
         self.options = options
         self.device = options.device
         self.store = Store(options.runs)
-        self.composer = Composer(options.cache)
+        self.composer = Composer(options.cache, groups)
         self._texts: dict[str, Prepared] = {}
         self._hashes: dict[tuple[str, str], str] = {}
 

@@ -177,12 +177,15 @@ class RemoteEngine:
         if report is None:
             if self.skipped(job):
                 return
+            if self.ending and job.id not in task.begun:
+                return  # cancelled before its turn: there is nothing to record
             if not end.reason:  # the task stopped before this run's turn
                 self.queue.append(job)
                 return
             lost = end.machine_lost and self.losses[job.id] < MOST_LOSSES
             self.losses[job.id] += end.machine_lost
-            report = record_missing(self.store, job, "interrupted" if lost else "crashed", end.reason, 0.0)
+            stopped = lost or self.ending
+            report = record_missing(self.store, job, "interrupted" if stopped else "crashed", end.reason, 0.0)
             if lost and report.status in MISSING:
                 self.queue.append(job)
                 self.tell("again", task, job, report)

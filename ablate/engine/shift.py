@@ -31,7 +31,8 @@ class Shift:
     """Does runs until it is told to stop. `stopping` is true from then on.
 
     `work` and `after` are `module:function`, as for `ablate.engine.launch`; `path` is where their modules are
-    found, `place` the working folder. Raises ImportError or AttributeError where they are not.
+    found, `place` the working folder. `warned`: by a cluster's warning, not by SIGTERM alone. Raises
+    ImportError or AttributeError where they are not.
     """
 
     def __init__(self, root: str, work: str, after: str | None, path: list[str], place: str | None = None):
@@ -41,7 +42,7 @@ class Shift:
         self.store = Store(Path(root))
         self.work: Work = function(work)
         self.after: After | None = function(after) if after else None
-        self.stopping = False
+        self.stopping = self.warned = False
         self.stoppable = False  # a run is under way
 
     def do(self, job: Job) -> WorkerReport:
@@ -87,7 +88,7 @@ class Shift:
 
     def warn(self, number: int, frame: FrameType | None) -> None:
         """Training listens to SIGTERM at the edge of a step, where it has something whole to keep."""
-        self.stopping = True
+        self.stopping = self.warned = True
         os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self, number: int, frame: FrameType | None) -> None:

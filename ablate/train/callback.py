@@ -26,7 +26,7 @@ from ablate.train.state.branch import Branches
 from ablate.train.state.checkpoint import Checkpoints
 from ablate.train.state.weights import WEIGHTS_FILE, collect_weights, save
 from ablate.train.task import Task
-from ablate.train.texts import Texts, pooled_loss, scores
+from ablate.train.texts import Texts, scores, set_columns
 
 log = logging.getLogger("ablate.train")
 
@@ -74,6 +74,7 @@ class Watch(Callback):
         self.check, self.branches = check, branches
         self.spec, self.settings, self.id, self.folder = spec, settings, id, folder
         self.validation, self.checkpoints, self.stop = validation, checkpoints, stop
+        self.set_columns = set_columns(validation, "validation") if spec.evaluation.every else []
         self.display, self.on_progress = display, on_progress
         self.outcome, self.speed = Outcome(), Speed()
         self.curve: Curve | None = None  # on the first rank, as the mirror
@@ -123,8 +124,8 @@ class Watch(Callback):
             return
         row, stop = self.row(task, step)
         if look:
-            self.latest = self.look(trainer, task, self.spec.evaluation.tokens).loss
-            row["validation_loss"] = self.latest
+            row |= self.look(trainer, task, self.spec.evaluation.tokens)
+            self.latest = row["validation_loss"]
         self.write(row, task)
         self.judge(float(row["loss"] or 0.0), step)
         if stop or (not last and self.due(trainer, step)):
@@ -155,13 +156,14 @@ class Watch(Callback):
         self.judge(end.loss, self.spec.steps, last=True)
         self.outcome.metrics |= metrics
         self.latest = end.loss
+        looked = {"validation_loss": end.loss, **{name: metrics[name] for name in self.set_columns}}
         if self.curve is not None:
             last = self.curve.rows[-1]
-            last["validation_loss"] = end.loss
+            last |= looked
             if "auxiliary_loss" in last:
                 self.outcome.metrics[AUXILIARY_LOSS] = last["auxiliary_loss"]
         if self.mirror is not None:
-            self.mirror.add({"step": self.spec.steps, "validation_loss": end.loss})
+            self.mirror.add({"step": self.spec.steps, **looked})
         if self.settings.keep != "none":
             state = collect_weights(task.decoder)
             self.check()
@@ -199,6 +201,7 @@ class Watch(Callback):
             "validation_loss": None,
             "seconds": self.seconds,
             **({} if added is None else {"auxiliary_loss": added}),
+            **dict.fromkeys(self.set_columns),
         }, stop
 
     def write(self, row: CurveRow, task: Task) -> None:
@@ -229,16 +232,20 @@ class Watch(Callback):
             began = f"{self.first or 0.0:.2f} at the first"
             raise Diverged(f"the loss was {loss:.2f} at step {step}, and {began}")
 
-    def look(self, trainer: Trainer, task: Task, tokens: int | None) -> Evaluation:
-        """The loss on the first `tokens` of validation; of a mixture's sources, each in proportion."""
-        main = self.validation.main
-        total = sum(len(split.tokens) for split in main.values())
+    def look(self, trainer: Trainer, task: Task, tokens: int | None) -> CurveRow:
+        """The loss on the first `tokens` of validation, of a mixture's sources each in proportion; and on as
+        many of each set beside them."""
+        sizes = {id(split): len(split.tokens) for split in self.validation.main.values()}
+        total = sum(sizes.values())
         evaluated = self.evaluator(trainer, task)
 
         def beginning(split: Split) -> Evaluation:
-            return evaluated(split, None if tokens is None else -(-tokens * len(split.tokens) // total))
+            return evaluated(
+                split, None if tokens is None else -(-tokens * sizes.get(id(split), total) // total)
+            )
 
-        return pooled_loss(main, beginning)
+        whole, metrics = scores(self.validation, beginning, "validation")
+        return {"validation_loss": whole.loss, **{name: metrics[name] for name in self.set_columns}}
 
     def evaluator(self, trainer: Trainer, task: Task, alone: bool = False) -> Callable[..., Evaluation]:
         """What evaluates a split, or its first tokens. `alone`: there is one rank, which may stop between

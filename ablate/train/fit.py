@@ -290,7 +290,7 @@ class Run:
 
     def open(self, watch: Watch, done: int = 0) -> None:
         """Begin the curve, of which `done` steps are made, and its mirror."""
-        watch.curve = Curve(self.folder, done)
+        watch.curve = Curve(self.folder, done, watch.set_columns)
         facts = run_facts(self.source_hash, self.prepared.fingerprint, self.counts, self.origin)
         watch.mirror = Mirror(self.settings.logger, self.id, self.folder, self.spec, facts)
 

@@ -64,6 +64,11 @@ def scores(texts: Texts, evaluate: Evaluate, kind: str) -> tuple[Evaluation, dic
     return whole, metrics | {f"{kind}/{MACRO}{number}": value for number, value in set_means(by_set)}
 
 
+def set_columns(texts: Texts, kind: str) -> list[str]:
+    """Those of the metrics of `scores` that are drawn over time: the loss of each set, and of their mean."""
+    return [f"{kind}/{name}/loss" for name in (*texts.sets, MACRO)] if texts.sets else []
+
+
 def set_means(by_set: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
     """The mean of each number over the sets, where all have it; a perplexity is that of the mean loss."""
     for number in by_set[0] if by_set else ():

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -170,6 +171,13 @@ def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
     assert not list(place.glob("elsewhere/*/weights"))
     assert (folder / "report.md").read_text() == markdown
     shutil.rmtree(folder / "records")
+
+    written = sweep(place, "experiment=small", "samples=true")
+    assert written.returncode == 0, written.stderr
+    kept = results(folder).samples
+    assert kept is not None and sorted(kept["arm"].unique()) == ["alibi", "none", "placebo", "rope"]
+    assert kept.groupby("prompt").size().tolist() == [4, 4, 4] and kept["prompt"].str.startswith("Doc").all()
+    assert (folder / "report.html").read_text().count("<details><summary>Sample: Doc") == 3
 
     loose = sweep(place, "compare=runs/*")
     assert loose.returncode == 0, loose.stderr
@@ -362,12 +370,34 @@ class Mine:
     assert asked_of(place).planned(study).study.measures == ("mine/size",)
 
 
-@pytest.mark.parametrize("asked", ["report", "timing"])
+@pytest.mark.parametrize("asked", ["report", "timing", "samples"])
 def test_what_is_made_of_results_needs_a_study_that_has_run(asked, place, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new/study.yaml").write_text(STUDY.format(text=place / "a.txt"))
     with pytest.raises(ConfigError, match=f"{asked}: .* has no results yet"):
         asked_of(place, experiment="new", experiments=str(tmp_path), **{asked: True}).go()
+
+
+@pytest.mark.parametrize("asked", ["--config-dir", "hydra.searchpath"])
+def test_groups_of_one_s_own_work_in_a_study(asked, place, tmp_path):
+    own = tmp_path / "it's mine"
+    (own / "model" / "ffn").mkdir(parents=True)
+    (own / "model" / "ffn" / "wider.yaml").write_text("defaults: [geglu, _self_]\nratio: 3.0\n")
+    (tmp_path / "small").mkdir()
+    text = STUDY.format(text=place / "a.txt").replace("[model.position]", "[model.ffn]")
+    text = text.replace(
+        "alibi: [model/position=alibi], none: [model/position=none]", "wider: [model/ffn=wider]"
+    )
+    (tmp_path / "small" / "study.yaml").write_text(re.sub("claims: .*", "", text))
+    quoted = str(own).replace("'", r"\'")
+    given = ["--config-dir", str(own)] if asked == "--config-dir" else [f"{asked}=['file://{quoted}']"]
+    words = [*given, *places(place)[1:], f"experiments={tmp_path}", "experiment=small", "plan=true"]
+    command = [sys.executable, str(ROOT / "sweep.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "wider" in done.stdout
+    without = subprocess.run(command[:2] + command[-4:], cwd=tmp_path, capture_output=True, text=True)
+    assert without.returncode == 2 and "model/ffn=wider: there is no such choice" in without.stderr
 
 
 def test_a_scoring_process_that_is_killed_is_a_line(place, tmp_path, monkeypatch, capsys):

@@ -29,7 +29,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
     "--hide-scrollbars", "--disable-extensions", "--disable-default-apps",
 ]  # fmt: skip
-WIDTHS = [1200, 390]
+WIDTHS = [1280, 390]
 NASTY = ["<script>alert(1)</script>", "L" * 100, "<img src=x onerror=alert(1)>"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)")

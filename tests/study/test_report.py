@@ -33,6 +33,7 @@ from ablate.study.report import (
     figures,
     methods,
     phrasing,
+    run_curves,
     study_tables,
     summary,
     tables,
@@ -55,6 +56,7 @@ from ablate.study.results import (
     read_results,
     study_as_yaml,
     write_results,
+    write_samples,
 )
 from ablate.study.results.manifest import COSTS_OF_ARM
 
@@ -372,6 +374,44 @@ def test_losses_by_seed_are_listed_and_folded(tuned: Path) -> None:
     html = (tuned / "report.html").read_text()
     assert html.count("<details><summary>Losses by seed</summary>") == 2
     assert "<details><summary>Losses by seed</summary>" in (tuned / "report.md").read_text()
+
+
+def test_every_loss_by_seed_leads_to_the_curve_of_its_run(tuned: Path) -> None:
+    results = read_results(tuned)
+    html = (tuned / "report.html").read_text()
+    drawn = dict(re.findall(r'<figure id="(run-[^"]+)"><svg[^>]*><polyline points="([^"]+)"', html))
+    links = re.findall(r'<a href="#(run-[^"]+)">([^<]*)</a>', html)
+    assert links and {link for link, _ in links} <= drawn.keys()
+    losses = results.runs.drop_duplicates("id").set_index("id")[results.manifest.study.metric]
+    shown = {link.removeprefix("run-"): float(cell) for link, cell in links if cell}
+    assert shown == pytest.approx(losses[list(shown)].to_dict(), abs=0.01)
+    for points in drawn.values():
+        pairs = [tuple(map(float, pair.split(","))) for pair in points.split()]
+        assert all(0 <= x <= run_curves.WIDTH and 0 <= y <= run_curves.HEIGHT for x, y in pairs)
+        assert pairs == sorted(pairs) and len(pairs) <= run_curves.POINTS
+
+
+def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:
+    world(tmp_path, finished, arms=ARMS, seeds=2)
+    report(tmp_path)
+    plain = (tmp_path / "report.html").read_text()
+    runs = read_results(tmp_path).runs.query("role == 'test'").drop_duplicates("arm")
+    rows = [
+        {
+            "id": run.id,
+            "corpus": run.corpus,
+            "arm": run.arm,
+            "prompt": "Once <b>",
+            "text": f"I am {run.arm} |",
+        }
+        for run in runs.itertuples()
+    ]
+    write_samples(tmp_path, [*rows, {**rows[0], "id": "of a run that is gone", "text": "stale"}])
+    report(tmp_path)
+    html, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "<details><summary>Sample: Once &lt;b&gt;</summary>" in html and "Sample:" not in plain
+    assert all(f"I am {arm} |" in html for arm in runs["arm"]) and "stale" not in html
+    assert "I am rope \\|" in markdown
 
 
 def test_losses_by_seed_say_nothing_of_an_arm_that_waits(troubled: Path) -> None:

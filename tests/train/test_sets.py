@@ -109,6 +109,37 @@ def test_sets_change_no_weight_and_no_loss_of_the_source(place):
     assert other.metrics["validation/small/loss"] > one.metrics["validation/loss"]
 
 
+def test_each_set_is_a_curve_while_training(place, mixed):
+    """Its end is the metric of the record. Before, it is the loss on the beginning of each set."""
+    spec = run_spec(
+        place,
+        data={
+            "source": source(place, "large"),
+            "tokenizer": "bytes",
+            "sets": {"small": source(place, "small"), "own": source(place, "large")},
+        },
+        evaluation={"every": 2, "tokens": 10**6},
+        steps=6,
+    )
+    record = fit(spec, prepared_for(spec, place), QUIET, place / "runs")
+    rows = curve(place / "runs" / record.id).set_index("step")
+    losses = rows[["validation_loss", *(f"validation/{name}/loss" for name in ("small", "own", "macro"))]]
+    assert losses.dropna().index.tolist() == [2, 4, 6] == losses.dropna(how="all").index.tolist()
+    assert losses["validation/own/loss"].dropna().tolist() == losses["validation_loss"].dropna().tolist()
+    assert (losses["validation/small/loss"] > losses["validation_loss"]).loc[[2, 4, 6]].all()
+    means = losses[["validation/small/loss", "validation/own/loss"]].mean(axis=1).dropna()
+    assert losses["validation/macro/loss"].dropna().tolist() == pytest.approx(means.tolist())
+    for name in ("small", "own", "macro"):
+        assert losses.loc[6, f"validation/{name}/loss"] == record.metrics[f"validation/{name}/loss"]
+
+    looks = curve(place / "runs" / mixed.id).set_index("step")
+    found = looks.loc[3, [f"validation/{name}/loss" for name in SIZES]]
+    assert min(found) < looks.loc[3, "validation_loss"] < max(found)
+    plain = run_spec(place, data={"source": source(place, "large"), "tokenizer": "bytes"}, steps=3)
+    alone = fit(plain, prepared_for(plain, place), QUIET, place / "runs")
+    assert not any("/" in name for name in curve(place / "runs" / alone.id))
+
+
 def test_a_mixture_goes_on_as_if_it_had_not_been_stopped(mixed, place, tmp_path, monkeypatch):
     monkeypatch.setattr(callback, "OFTEN", 0.0)
     spec = spec_of(place)

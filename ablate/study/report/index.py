@@ -14,6 +14,8 @@ from ablate.study.report.phrasing import verdict_in_words
 from ablate.study.report.summary import ranked
 from ablate.study.report.table import Table
 
+WARNINGS = 2  # of a study that are read at once; the others are unfolded
+
 
 def index_page(evidence: Evidence, claims: Table) -> str:
     """The page: each study with its question, answer and verdicts, then the catalogue of claims."""
@@ -22,6 +24,7 @@ def index_page(evidence: Evidence, claims: Table) -> str:
         "studies": [_study(study) for study in evidence.studies],
         "claims": claims.without("command"),
         "counts": [(word, str(number)) for word, number in counts.most_common()],
+        "shown": WARNINGS,
         "style": (TEMPLATES / "style.css").read_text(),
     }
     return html_environment().get_template("index.html.jinja").render(context)

@@ -13,6 +13,7 @@ from ablate.study.report.drawing import Drawing
 from ablate.study.report.markup import TEMPLATES
 from ablate.study.report.methods import methods
 from ablate.study.report.phrasing import verdict_in_words
+from ablate.study.report.run_curves import run_curves
 from ablate.study.report.scale_tables import scale_tables
 from ablate.study.report.study_tables import (
     difference_table,
@@ -126,6 +127,7 @@ def _corpus(judgement: StudyJudgement, judged: Judged, drawings: list[Drawing]) 
         "tokens": leaderboard is not None and OF_TOKENS in leaderboard.columns,
         "drawings": drawings,
         "tables": corpus_tables(judgement, judged),
+        "curves": run_curves(judgement, judged),
         "slope": judged.slope.reason if judged.slope is not None and judged.slope.status == "blank" else "",
     }
 

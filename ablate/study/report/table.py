@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ablate.amounts import interval_text, number, probability, short
@@ -26,6 +26,7 @@ class Table:
     note: str = ""
     numeric: tuple[int, ...] = ()
     folded: bool = False  # shown only when it is asked for
+    links: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (row, column) -> a place on the page
 
     @property
     def broad(self) -> bool:

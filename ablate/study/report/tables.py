@@ -16,6 +16,8 @@ from ablate.study.report.factor_tables import factor_tables
 from ablate.study.report.looks_table import looks_table
 from ablate.study.report.phrasing import decimals, seed_ranges, seeds_needed, verdict_in_words
 from ablate.study.report.reference_tables import reference_tables
+from ablate.study.report.run_curves import anchor_of, run_ids
+from ablate.study.report.sample_tables import sample_tables
 from ablate.study.report.set_tables import set_tables
 from ablate.study.report.summary import COSTS, arm_costs, means, ranked
 from ablate.study.report.table import (
@@ -143,7 +145,7 @@ def corpus_tables(judgement: StudyJudgement, judged: Judged) -> list[Table]:
         *_costs(judged),
         _descriptions(judged),
     ]
-    tables += _by_seed(judged)
+    tables += [*_by_seed(judgement, judged), *sample_tables(judgement, judged)]
     return [table for table in tables if table.rows]
 
 
@@ -289,8 +291,9 @@ def _amount(name: str, heading: str) -> Column:
     return Column(heading, lambda row: amount(row[name]))
 
 
-def _by_seed(judged: Judged) -> Iterator[Table]:
-    """The metric of every run that a verdict rests on; nothing of an arm while its verdict waits."""
+def _by_seed(judgement: StudyJudgement, judged: Judged) -> Iterator[Table]:
+    """The metric of every run that a verdict rests on, linked to the run's curve; nothing of an arm while its
+    verdict waits."""
     comparison = judged.comparison
     if comparison is None:
         return
@@ -301,7 +304,14 @@ def _by_seed(judged: Judged) -> Iterator[Table]:
     places = decimals(comparison)
     note = f"{comparison.metric} of each run, by seed. Blank where a run did not finish."
     columns = [label_column("arm"), *(figure(f"seed {seed}", seed, places) for seed in seeds)]
-    yield replace(table_of("Losses by seed", frame, columns, note), folded=True)
+    ids, kept = run_ids(judged), set(judgement.results.curves["id"])
+    links = {
+        (row, column): anchor_of(id)
+        for row, arm in enumerate(frame["arm"])
+        for column, seed in enumerate(seeds, 1)
+        if (id := ids.get((arm, int(seed)))) in kept and id is not None
+    }
+    yield replace(table_of("Losses by seed", frame, columns, note), folded=True, links=links)
 
 
 def _descriptions(judged: Judged) -> Table:

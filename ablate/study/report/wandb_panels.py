@@ -42,6 +42,13 @@ def workspace(results: Results, project: str, entity: str) -> "Workspace":
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
     )
+    sets = wr.LinePlot(
+        title="Validation loss of each set",
+        x="tokens",
+        metric_regex="validation/.+/loss",
+        groupby=wr.Config("arm"),
+        groupby_aggfunc="mean",
+    )
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -61,6 +68,7 @@ def workspace(results: Results, project: str, entity: str) -> "Workspace":
                 is_open=True,
                 panels=[speed, band("Tokens per second", "tokens", "speed/tokens_per_second")],
             ),
+            ws.Section(name="Validation sets (where there are some)", panels=[sets]),
             ws.Section(name="Experts (mixtures only)", panels=[load]),
         ],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=max(10, len(results.runs))),

@@ -8,6 +8,7 @@ from ablate.study.results.files import (
     read_results,
     write_references,
     write_results,
+    write_samples,
     write_timings,
 )
 from ablate.study.results.manifest import Manifest, PlanRecord, study_as_yaml
@@ -23,5 +24,6 @@ __all__ = [
     "study_as_yaml",
     "write_references",
     "write_results",
+    "write_samples",
     "write_timings",
 ]

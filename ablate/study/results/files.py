@@ -5,7 +5,8 @@ experiments/NAME/results/runs.parquet       one row for each planned run: outcom
 experiments/NAME/results/curves.parquet     loss by step, at most 100 points a run
 experiments/NAME/results/documents.parquet  held-out loss by document, where it was stored
 experiments/NAME/results/references.parquet published models on the same text, where the study names some
-experiments/NAME/results/timings.parquet       where arms were timed: arm, what, round, seconds, and where
+experiments/NAME/results/timings.parquet    where arms were timed: arm, what, round, seconds, and where
+experiments/NAME/results/samples.parquet    where samples were asked for: what arms write after a prompt
 
 study.json also holds the SHA-256 of the tables, and of its own content. Files that are not as they were
 written are refused. What earlier versions wrote has no hashes.
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
 
 FOLDER = "results"
 RESULTS_REMEDY = "restore it, or run the study again: python sweep.py experiment=NAME"
-TIMINGS, REFERENCES = "timings.parquet", "references.parquet"
-BESIDE_RUNS = (TIMINGS, REFERENCES)  # tables that are written after the others, where there are any
+TIMINGS, REFERENCES, SAMPLES = "timings.parquet", "references.parquet", "samples.parquet"
+BESIDE_RUNS = (TIMINGS, REFERENCES, SAMPLES)  # tables that are written after the others, where there are any
 RUN_COLUMNS = (
     "id", "corpus", "arm", "role", "seed", "rate", "budget", "status", "reason", "source_hash",
     "stale", "kernel", "precision", "device_kind", "heldout_reads", "command",
 )  # fmt: skip
 DOCUMENT_COLUMNS = ("id", "loss", "tokens")
 TIMING_COLUMNS = ("arm", "what", "round", "seconds")
+SAMPLE_COLUMNS = ("id", "corpus", "arm", "prompt", "text")
 TIMING_ORIGIN = ("device_kind", "torch", "git")
 
 
@@ -54,6 +56,7 @@ class Results:
     timings    arm, what, round, seconds, and where; None where arms were not timed
     references reference, corpus, model, text, read, parameters, and bits per byte under the names of metrics;
                None where the study names no published model
+    samples    id, corpus, arm, prompt, text; None where none were asked for
     """
 
     manifest: Manifest
@@ -62,6 +65,7 @@ class Results:
     documents: "pd.DataFrame"
     timings: "pd.DataFrame | None" = None
     references: "pd.DataFrame | None" = None
+    samples: "pd.DataFrame | None" = None
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -98,6 +102,7 @@ def read_results(folder: Path) -> Results:
         documents=_table(place / "documents.parquet", hashes),
         timings=_table(place / TIMINGS, hashes) if (place / TIMINGS).is_file() else None,
         references=_table(place / REFERENCES, hashes) if (place / REFERENCES).is_file() else None,
+        samples=_table(place / SAMPLES, hashes) if (place / SAMPLES).is_file() else None,
     )
 
 
@@ -160,6 +165,13 @@ def write_references(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pandas as pd
 
     _write_beside(folder, REFERENCES, pd.DataFrame([dict(row) for row in rows]))
+
+
+def write_samples(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what arms write: a row of `SAMPLE_COLUMNS` for each. Raises as `write_timings`."""
+    import pandas as pd
+
+    _write_beside(folder, SAMPLES, pd.DataFrame([dict(row) for row in rows], columns=list(SAMPLE_COLUMNS)))
 
 
 def _write_beside(folder: Path, name: str, frame: "pd.DataFrame") -> None:

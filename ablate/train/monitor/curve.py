@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ _COLUMNS = {
     "seconds": "float64",
 }
 _SOME = {"auxiliary_loss": "float64"}  # columns of models that add to the loss
-CurveRow = dict[str, float | int | None]
+CurveRow = dict[str, float | int | None]  # by column
 
 
 class Curve:
@@ -26,11 +27,12 @@ class Curve:
     most, and synced with each checkpoint, so that a power cut loses none that is not made again;
     `curve.parquet` is written whole at the end. A resumed run drops the rows it will make again."""
 
-    def __init__(self, folder: Path, done: int = 0):
-        """`done` steps lie before the checkpoint that the run goes on from."""
+    def __init__(self, folder: Path, done: int = 0, extra: Sequence[str] = ()):
+        """`done` steps lie before the checkpoint that the run goes on from; `extra` columns are numbers."""
         self.folder = folder
+        self.columns = _COLUMNS | dict.fromkeys(extra, "float64")
         whole = takewhile(
-            lambda row: _COLUMNS.keys() <= row.keys() <= {*_COLUMNS, *_SOME},
+            lambda row: self.columns.keys() <= row.keys() <= {*self.columns, *_SOME},
             read_lines(folder / "curve.jsonl"),
         )
         self.rows: list[CurveRow] = [row for row in whole if (row["step"] or 0) <= done]
@@ -58,7 +60,8 @@ class Curve:
         import pandas as pd
 
         self.close()
-        columns = _COLUMNS | {name: kind for name, kind in _SOME.items() if any(name in r for r in self.rows)}
+        added = {name: kind for name, kind in _SOME.items() if any(name in row for row in self.rows)}
+        columns = self.columns | added
         frame = pd.DataFrame(self.rows, columns=list(columns)).astype(columns)
         place.mkdir(parents=True, exist_ok=True)
         with atomic(place / "curve.parquet") as f:

@@ -31,6 +31,10 @@ Config = dict[str, Any]
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {**CONFIGS, **TINY}
 
 
+PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+PERIODS += ("full_attention_interval", "no_rope_layer_interval", "first_k_dense_replace")
+
+
 class Spoiled(NamedTuple):
     """A config.json, and in words what was done to it."""
 
@@ -41,6 +45,11 @@ class Spoiled(NamedTuple):
 # ---------------------------------------------------------------------------------------- what is tried
 
 DELETED = object()
+COMMON = {  # what every config of transformers has, spoiled in the models of `test_hf` alone
+    *("_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "id2label", "label2id"),
+    *("problem_type", "return_dict", "transformers_version", "output_attentions", "output_hidden_states"),
+    *("use_cache", "is_encoder_decoder"),
+}
 
 
 def others(value: Any) -> list[Any]:
@@ -48,7 +57,7 @@ def others(value: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value, str(value).lower(), None]
     if isinstance(value, int):
-        return [2 * value, value // 2, value + 1, 0, -1, float(value), str(value), None]
+        return [2 * value, value // 2, value + 1, value + 5, 0, -1, float(value), str(value), None]
     if isinstance(value, float):
         return [2 * value, value / 2, 0.0, -1.0, str(value), None]
     if isinstance(value, str):
@@ -274,6 +283,20 @@ def close(ours: torch.Tensor, expected: torch.Tensor) -> bool:
     )
 
 
+def unlisted(config: Config) -> Iterator[Spoiled]:
+    """A list of one word a layer left out, and then each whole number scaled: some say it in its place."""
+    depth = next((config[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in config), 0)
+    for key in [key for key, value in config.items() if isinstance(value, list) and len(value) == depth]:
+        rest = {name: value for name, value in config.items() if name != key}
+        for name in PERIODS:
+            for period in (2, 3):
+                yield Spoiled(f"{key} deleted, {name} {period} added", rest | {name: period})
+        for name, value in rest.items():
+            if isinstance(value, int) and not isinstance(value, bool) and not name.endswith("_id"):
+                for other in (2, value + 1):
+                    yield Spoiled(f"{key} deleted, {name} {other}", rest | {name: other})
+
+
 def spoilings(name: str, config: Config) -> list[Spoiled]:
     """All that is tried of a model. RoPE in every style is tried of the first model of each family."""
     first = next(n for n, (kind, _) in MODELS.items() if kind == MODELS[name][0]) == name
@@ -281,7 +304,13 @@ def spoilings(name: str, config: Config) -> list[Spoiled]:
     styles: list[Spoiled] = []
     if isinstance(rope, dict) and (first or name in CONFIGS):
         styles = [*rope_styles(config), *fractions(config), *layered_ropes(config)]
-    return [*one_key(config), *added(config), *styles]
+    keys = [each for each in one_key(config) if name in CONFIGS or key_of(each) not in COMMON]
+    return [*keys, *added(config), *unlisted(config), *styles]
+
+
+def key_of(spoiled: Spoiled) -> str:
+    """The first key that was spoiled."""
+    return spoiled.what.split()[0].split(".")[0]
 
 
 def verdicts(name: str, folder: Path, some: int | None = None) -> dict[str, Outcome]:

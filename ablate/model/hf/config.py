@@ -60,7 +60,19 @@ def read_config(config: dict[str, Any], family: Family, ignore: Collection[str] 
 
     Raises CheckpointFormatError for a key with a meaning that no option has, or that is not known at all.
     """
-    given = family.unpack(_without(config, ignore, family))
+    try:
+        return _read(_without(config, ignore, family), family)
+    except CheckpointFormatError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise CheckpointFormatError(
+            f"{family.name} config: a value is of another kind than transformers writes ({error}); compare "
+            "it with the config.json that was published"
+        ) from error
+
+
+def _read(config: dict[str, Any], family: Family) -> ModelSpec:
+    given = family.unpack(config)
     if any(option.theirs == "rope_parameters" for option in family.options):
         given = rotation.gather(given, family.theta, family.rotary_fraction, family.old_rope)
     _refuse_unknown(given, family)

@@ -136,6 +136,7 @@ XGLM = Family(
     ],
     rows=[*end_rows("model.embed_tokens", "model.layer_norm"), *fairseq_rows("model.layers.{n}")],
     prefix="model.",
+    must={"pad_token_id": (1, 0, None)},  # that row of the table of positions is zeros; 2 is the first in use
     harmless=FAIRSEQ_DROPOUTS,
     whole_heads=True,
 )

@@ -49,7 +49,6 @@ from ablate.model.hf.tables import (
     SPARSE_LISTED,
     activation_option,
     depth_of,
-    every,
     expert_rows,
     first_dense,
     halves,
@@ -58,6 +57,7 @@ from ablate.model.hf.tables import (
     sparse_or_dense,
     whole_number,
     windowed,
+    windowed_by,
 )
 
 
@@ -97,8 +97,8 @@ AFMOE = kin(
         ),
         *expert_rows(router="mlp.router.gate", shared="mlp.shared_experts", bias="mlp.expert_bias"),
     ],
-    axes=(windowed(every(4)), first_dense("num_dense_layers", 1)),
-    harmless=(*JITTER, "global_attn_every_n_layers", "num_local_experts"),
+    axes=(windowed_by("global_attn_every_n_layers", 4), first_dense("num_dense_layers", 1)),
+    harmless=(*JITTER, "num_local_experts"),
 )
 
 

@@ -41,10 +41,12 @@ from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.tables import (
     INTERLEAVED,
     ROPE,
+    all_full,
     every,
     listed_axis,
     ropes_by_type,
     windowed,
+    windowed_by,
 )
 
 # ---------------------------------------------------------------------------- layers that differ
@@ -83,7 +85,8 @@ SMOLLM3 = kin(
         ),
     ),
     must={"use_sliding_window": (False,)},
-    harmless=("no_rope_layer_interval", "layer_types"),
+    unpack=all_full,
+    harmless=("no_rope_layer_interval",),
     theta=2_000_000.0,
 )
 
@@ -147,8 +150,8 @@ GEMMA3 = kin(
     unpack=gemma3_types,
     pack=ropes(sliding_attention=10_000.0, full_attention=1e6)["pack"],
     windows=None,
-    axes=(windowed(every(6)),),
-    harmless=("_sliding_window_pattern", "sliding_window_pattern", "cache_implementation"),
+    axes=(windowed_by("sliding_window_pattern", 6),),
+    harmless=("_sliding_window_pattern", "cache_implementation"),
 )
 VAULTGEMMA = kin(
     "vaultgemma",
@@ -195,8 +198,7 @@ EXAONE4 = kin(
     rows=[*OLMO2.rows],
     unpack=exaone_types,
     pack=exaone_window,
-    axes=(windowed(every(4)),),
-    harmless=("sliding_window_pattern",),
+    axes=(windowed_by("sliding_window_pattern", 4),),
 )
 
 # ---------------------------------------------------------------------------------------- Cohere
@@ -235,9 +237,9 @@ COHERE2 = kin(
         *(*LLAMA_SIZES, INTERLEAVED._replace(ours="variants.local.position"), HEAD_WIDTH, WIDTH, ACTIVATION),
         *(LAYERNORM_EPS, ATTENTION_BIAS, TIED, LOGIT_SCALE, WINDOW),
     ],
-    axes=(windowed(every(4)),),
+    axes=(windowed_by("sliding_window_pattern", 4),),
     must={},
-    harmless=("sliding_window_pattern",),
+    harmless=(),
     theta=10_000.0,
 )
 

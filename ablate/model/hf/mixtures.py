@@ -54,6 +54,7 @@ from ablate.model.hf.tables import (
     SPARSE_LISTED,
     SPARSE_STEPS,
     activation_option,
+    all_full,
     depth_of,
     expert_rows,
     halves,
@@ -146,7 +147,7 @@ def one_count(config: dict[str, Any]) -> dict[str, Any]:
 
 def qwen2_moe_layers(config: dict[str, Any]) -> dict[str, Any]:
     """A shared expert with a gate in each sparse layer; `qkv_bias` unless it is said."""
-    return {"qkv_bias": True, **config}
+    return {"qkv_bias": True, **all_full(config)}
 
 
 QWEN2_MOE = kin(
@@ -175,7 +176,7 @@ QWEN2_MOE = kin(
     ],
     axes=(SPARSE_STEPS,),
     must={"use_sliding_window": (False,)},
-    harmless=(*JITTER, "max_window_layers", "sliding_window", "layer_types", "num_local_experts"),
+    harmless=(*JITTER, "max_window_layers", "sliding_window", "num_local_experts"),
     unpack=qwen2_moe_layers,
 )
 OLMOE = kin(
@@ -265,6 +266,21 @@ def ernie_indices(found: list[str]) -> dict[str, Any]:
     }
 
 
+LEAST_SUM = 1e-6  # of the probabilities of the chosen experts
+
+
+def ernie_gates(config: dict[str, Any]) -> dict[str, Any]:
+    """Refuses a least sum of gates that some token's gates could lie below."""
+    config = dict(config)
+    least = config.pop("moe_norm_min", 1e-12)
+    if isinstance(least, bool) or not isinstance(least, int | float) or not least <= LEAST_SUM:
+        raise CheckpointFormatError(
+            f"moe_norm_min is {shown(least)}; only a number up to {LEAST_SUM:g}, below which no sum of gates "
+            "lies, can be expressed"
+        )
+    return config
+
+
 ERNIE_AXIS = Axis(
     ("moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval"),
     ernie_layers,
@@ -288,8 +304,9 @@ ERNIE_MOE = kin(
         Row((f"{LAYER}.ffn.bias",), f"{THEIRS}.mlp.moe_statics.e_score_correction_bias", FLAT),
     ],
     axes=(ERNIE_AXIS,),
+    unpack=ernie_gates,
     must={"use_bias": (False,)},
-    harmless=(*JITTER, "moe_norm_min"),
+    harmless=JITTER,
     theta=500_000.0,
 )
 FLINT = kin(

@@ -65,11 +65,11 @@ from ablate.model.hf.tables import (
     OF_EXPERTS,
     ROPE,
     SPARSE_LISTED,
-    every,
     expert_rows,
     first_dense,
     halves,
     windowed,
+    windowed_by,
 )
 from ablate.model.hf.words import flag
 
@@ -226,10 +226,10 @@ EXAONE_MOE = kin(
         *(*LLAMA_ROWS, *QK_NORMS, *FEED_FORWARD),
         *expert_rows(shared="mlp.shared_experts", bias="mlp.e_score_correction_bias"),
     ],
-    axes=(windowed(every(4)), SPARSE_LISTED),
+    axes=(windowed_by("sliding_window_pattern", 4), SPARSE_LISTED),
     unpack=exaone_types,
     pack=exaone_window,
-    harmless=(*JITTER, "sliding_window_pattern", "first_k_dense_replace", "num_local_experts"),
+    harmless=(*JITTER, "first_k_dense_replace", "num_local_experts"),
 )
 
 
@@ -270,7 +270,7 @@ COHERE2_MOE = kin(
     must={"rms_norm_eps": (None,), "prefix_dense_intermediate_size": (None,)},
     unpack=lambda config: all_sparse(cohere_scores(config)),
     pack=cohere_selection,
-    harmless=(*JITTER, "sliding_window_pattern", "prefix_dense_sliding_window_pattern", "num_local_experts"),
+    harmless=(*JITTER, "prefix_dense_sliding_window_pattern", "num_local_experts"),
 )
 
 

@@ -90,9 +90,10 @@ def listed_axis(
     kinds: dict[Any, str],
     kind: Callable[[dict[str, Any]], str],
     default: Callable[[int, dict[str, Any]], str] | None = None,
+    also: tuple[str, ...] = (),
 ) -> Axis:
     """An axis that a list of their config says, one word a layer: `kinds` says which word is which of ours.
-    `default` gives the word of a layer where the list is null."""
+    `default` gives the word of a layer where the list is null, and `also` names the keys that it looks at."""
 
     def read(config: dict[str, Any]) -> list[str]:
         words, depth = config.get(key), depth_of(config)
@@ -107,7 +108,16 @@ def listed_axis(
         return [kinds[word] for word in words]
 
     back = {ours: theirs for theirs, ours in reversed(list(kinds.items()))}
-    return Axis((key,), read, lambda found: {key: [back.get(k, k) for k in found]}, kind)
+    return Axis((key, *also), read, lambda found: {key: [back.get(k, k) for k in found]}, kind)
+
+
+def all_full(config: dict[str, Any]) -> dict[str, Any]:
+    """Without `layer_types`, where each layer sees all. Raises CheckpointFormatError for another."""
+    config = dict(config)
+    words, depth = config.pop("layer_types", None), depth_of(config)
+    if words is not None and words != ["full_attention"] * depth:
+        raise CheckpointFormatError(f"layer_types is {shown(words)}; only full_attention can be expressed")
+    return config
 
 
 def local_or_global(layer: dict[str, Any]) -> str:
@@ -120,15 +130,27 @@ def sparse_or_dense(layer: dict[str, Any]) -> str:
     return "sparse" if layer["ffn"]["name"] == "moe" else "dense"
 
 
-def windowed(default: Callable[[int, dict[str, Any]], str] | None = None) -> Axis:
+def windowed(default: Callable[[int, dict[str, Any]], str] | None = None, also: tuple[str, ...] = ()) -> Axis:
     """`layer_types` of layers with a window and layers that see all."""
     kinds = {"sliding_attention": "local", "full_attention": "global"}
-    return listed_axis("layer_types", kinds, local_or_global, default)
+    return listed_axis("layer_types", kinds, local_or_global, default, also)
 
 
-def every(period: int) -> Callable[[int, dict[str, Any]], str]:
-    """Each so-manieth layer sees all, where a config does not say which."""
-    return lambda n, config: "full_attention" if (n + 1) % period == 0 else "sliding_attention"
+def every(period: int, key: str = "") -> Callable[[int, dict[str, Any]], str]:
+    """Each so-manieth layer sees all, where a config does not say which. `key` is that of another period."""
+
+    def word(n: int, config: dict[str, Any]) -> str:
+        said = whole_number(config, key, period) if key else period
+        if said < 1:
+            raise CheckpointFormatError(f"{key} is {said}, and should be 1 or more")
+        return "full_attention" if (n + 1) % said == 0 else "sliding_attention"
+
+    return word
+
+
+def windowed_by(key: str, period: int) -> Axis:
+    """`layer_types`, or what `key` says in its place: each so-manieth layer sees all."""
+    return windowed(every(period, key), (key,))
 
 
 def first_dense(key: str = "first_k_dense_replace", default: int = 0) -> Axis:

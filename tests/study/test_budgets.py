@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from report_world import finished, planned, world
-from study_fakes import Fake, read
+from study_fakes import Fake
 from test_design_runs import Trained
 
 from ablate.study.design.forecast import outlook
 from ablate.study.design.runs import PlannedRun, stages, typed
-from ablate.study.design.study import StudyError
+from ablate.study.design.study import StudyError, parse_study
 from ablate.study.judge.corpus import judge_results
 from ablate.study.judge.study_judgement import judge_study
 from ablate.study.report.figures import draw_corpus
@@ -62,7 +62,7 @@ def test_what_contradicts_is_refused(changes: dict[str, Any], said: str) -> None
         "question": "?", "axis": ["model.norm"], "baseline": "a", "arms": {"a": [], "b": []}, "tune": "fixed",
     }  # fmt: skip
     with pytest.raises(StudyError, match=said):
-        read({**plain, **changes})
+        parse_study({**plain, **changes})
 
 
 @pytest.mark.parametrize(

@@ -387,8 +387,10 @@ def test_every_loss_by_seed_leads_to_the_curve_of_its_run(tuned: Path) -> None:
     assert shown == pytest.approx(losses[list(shown)].to_dict(), abs=0.01)
     for points in drawn.values():
         pairs = [tuple(map(float, pair.split(","))) for pair in points.split()]
-        assert all(0 <= x <= run_curves.WIDTH and 0 <= y <= run_curves.HEIGHT for x, y in pairs)
-        assert pairs == sorted(pairs) and len(pairs) <= run_curves.POINTS
+        assert all(
+            0 <= x <= run_curves.DRAWING_WIDTH and 0 <= y <= run_curves.DRAWING_HEIGHT for x, y in pairs
+        )
+        assert pairs == sorted(pairs) and len(pairs) <= run_curves.DRAWN_POINTS
 
 
 def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:
@@ -1170,12 +1172,14 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_html_shows_every_name_and_obeys_none(nasty: Path) -> None:
     html = (nasty / "report.html").read_text()
     page = Page(html)
-    assert {"script", "img", "i", "u", "a", "link", "iframe"}.isdisjoint(page.tags)
+    assert {"script", "img", "i", "u", "link", "iframe"}.isdisjoint(page.tags)
+    assert all(href.startswith("#run-") for href in re.findall(r"<a\b[^>]*?href=[\"']?([^\"'\s>]*)", html))
+    assert html.count("<a ") == html.count('<a href="#run-')
     for name, value in page.attributes:
         assert not name.startswith("on")
         if name in ("href", "src", "xlink:href"):
             assert value is not None and value.startswith("#")
-        assert "://" not in (value or "") or name.startswith("xmlns")
+        assert "://" not in (value or "") or name.startswith(("xmlns", "aria-label"))
     assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", html) and "@import" not in html
     for name in NASTY:
         assert name in page.text

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from study_fakes import Fake, read
+from study_fakes import Fake
 from test_design_runs import Trained, planned, walk
 from test_judge_simulation import (
     CLIFFS,
@@ -28,7 +28,7 @@ from test_judge_simulation import (
 from ablate.study.design.forecast import outlook
 from ablate.study.design.planned import Plan
 from ablate.study.design.runs import stages
-from ablate.study.design.study import StudyError
+from ablate.study.design.study import StudyError, parse_study
 from ablate.study.judge.compare import compare
 from ablate.study.stats.rounds import Search, tune_by_rounds
 from ablate.study.stats.tuning import keep_better
@@ -123,7 +123,7 @@ def test_a_study_resumes_where_it_was_and_waits_for_a_missing_run() -> None:
 def test_what_contradicts_is_refused(changes: dict[str, Any], said: str) -> None:
     plain = {"question": "?", "axis": ["model.norm"], "baseline": "a", "arms": {"a": [], "b": []}}
     with pytest.raises(StudyError, match=said):
-        read({**plain, **changes})
+        parse_study({**plain, **changes})
 
 
 # ------------------------------------------------------------------------------------ whole studies

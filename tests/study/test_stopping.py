@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from report_world import finished, planned, save, world
-from study_fakes import Fake, read
+from study_fakes import Fake
 from test_judge_simulation import HELDOUT, SD, Simulation, at_most, between
 
 from ablate.engine.store import Store
 from ablate.study.design.claim import Claim
 from ablate.study.design.forecast import outlook
 from ablate.study.design.runs import PlannedRun, stages, tidy
-from ablate.study.design.study import Study, StudyError
+from ablate.study.design.study import Study, StudyError, parse_study
 from ablate.study.judge.claims import judge
 from ablate.study.judge.compare import Comparison, compare
 from ablate.study.judge.corpus import arms_going_on, judge_results
@@ -152,7 +152,7 @@ def test_cells_of_a_factorial_have_all_seeds_unless_effects_are_given_up(tmp_pat
 )
 def test_what_contradicts_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(StudyError, match=said):
-        read({**PLAIN, **changes})
+        parse_study({**PLAIN, **changes})
 
 
 # ------------------------------------------------------------------------------------ whole studies
@@ -164,7 +164,7 @@ PLAIN: dict[str, Any] = {
 
 
 def stopping_study(looks: tuple[int, ...], claims: Sequence[Claim] = ()) -> Study:
-    return read(
+    return parse_study(
         {
             **PLAIN,
             "seeds": looks[-1],

@@ -561,7 +561,7 @@ def test_quiet_is_quiet(text, tmp_path):
         "cache": str(text.parent / "cache"),
         "parts": [],
     }
-    program = f"from ablate.train.fit import work; work({payload!r})"
+    program = f"from ablate.train.fit import train_work; train_work({payload!r})"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (out.stdout, out.stderr) == ("", "")
     assert [RunRecord.load(p).status for p in (tmp_path / "runs").iterdir()] == ["finished"]
@@ -619,7 +619,7 @@ def test_several_devices_are_started_from_here(stop, text, tmp_path):
         "cache": str(text.parent / "cache"),
         "parts": [],
     }
-    program = f"from ablate.train.fit import work; work({payload!r})"
+    program = f"from ablate.train.fit import train_work; train_work({payload!r})"
     id = spec.id(prepared_for(spec, text.parent).fingerprint)
     process = subprocess.Popen([sys.executable, "-c", program])
     rows = tmp_path / "runs" / id / "curve.jsonl"

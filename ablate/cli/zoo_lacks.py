@@ -20,7 +20,6 @@ LACKS = {
     "dory": "norms on the sphere with learned scales; a loop that adds its input before each pass",
     "gemma3n_text": "AltUp; a low-rank path beside attention (LAuReL); a threshold on the gate",
     "hrm_text": "two stacks of layers that call each other, with a norm after each call",
-    "hy_v4": "a gate and sinks of latent attention; a table for its hyper-connections",
     "inkling2_loop_text": "convolutions on the branches; scores by relative position; looped layers",
     "inkling2_text": "convolutions on the branches; scores by relative position",
     "inkling_text": "convolutions on the branches; scores by relative position",

@@ -92,7 +92,7 @@ HARD: dict[str, dict[str, Any]] = {
     "mla_gated": {"attention": {"name": "mla", "kv_rank": 12, "value_width": 10, "gate": "head"}},
     "mla_own_heads": {
         "attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "heads": 2, "window": 5}
-        | {"turned_norm": "rmsnorm", "gate": "head"}
+        | {"turned_norm": "rmsnorm", "gate": "head", "sink_logit": True}
     },
     "dsa_raw_query": {
         "attention": {"name": "dsa", "q_rank": 20, "top_k": 4, "index_heads": 3, "index_width": 10}

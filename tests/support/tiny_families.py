@@ -606,6 +606,13 @@ AXK2 = {**LATENT, **INDEXED, "n_routed_experts": 6, "num_experts_per_tok": 2, "m
 TINY |= {
     "axk2": ("axk2", {**AXK2, **DENSE_SPARSE, **YARN, "gated_norm_rank": 6, "attention_bias": True}),
     "axk2_sparse": ("axk2", {**AXK2, "mlp_layer_types": ["sparse"] * 4, "n_shared_experts": 2}),
+    "hy_v4": (
+        "hy_v4",
+        {**LATENT, **DENSE_SPARSE, **YARN, **INDEXED, "n_routed_experts": 6, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 24, "n_shared_experts": 2, "n_group": 3, "topk_group": 2}
+        | {"indexer_types": OWN_AND_SHARED, "swiglu_limit": 0.5, "hc_mult": 3, "hc_magnitude": 1.5}
+        | {"hc_eps": 0.03, "attention_bias": True},
+    ),
     "jetmoe": (
         "jetmoe",
         {**SHAPE, **ENDS, "max_position_embeddings": 24, "intermediate_size": 40, "num_key_value_heads": 2}

@@ -102,6 +102,16 @@ HARD: dict[str, dict[str, Any]] = {
         "norm": {"name": "gated", "rank": 6},
         "topology": {"name": "serial", "ffn_norm": {"name": "layernorm"}},
     },
+    "relative_logits": {
+        "position": "none",
+        "attention": {"name": "relative_logits", "kv_heads": 2, "rank": 3, "extent": 6, "points": ["k", "v"]}
+        | {"window": 9, "temperature": 0.3, "temperature_floor": 4, "temperature_form": "log_above"},
+        "topology": {"name": "canon", "points": ["attention_out", "ffn_out"]},
+    },
+    "moe_sink": {
+        "ffn": {"name": "moe", "experts": 3, "expert": {"name": "glu", "width": 24, "learned_scale": True}}
+        | {"normalisation": "sigmoid", "shared": 2, "shared_sink": True, "learned_scale": True}
+    },
     "moa": {
         "attention": {"name": "moa", "experts": 3, "output_bias": True, "router_z_loss_weight": 0.001},
         "ffn": {"name": "moe", "experts": 3, "expert": {"name": "glu", "width": 24}, "output_bias": True},

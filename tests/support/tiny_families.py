@@ -613,6 +613,21 @@ TINY |= {
         | {"indexer_types": OWN_AND_SHARED, "swiglu_limit": 0.5, "hc_mult": 3, "hc_magnitude": 1.5}
         | {"hc_eps": 0.03, "attention_bias": True},
     ),
+    "inkling_text": (
+        "inkling_text",
+        {
+            **BASE,
+            "head_dim": 8,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 4,
+            "swa_head_dim": 10,
+        }
+        | {"sliding_window_size": 5, "d_rel": 3, "rel_extent": 7, "log_scaling_n_floor": 4}
+        | {"log_scaling_alpha": 0.4, "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid"]}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse", "dense"], "moe_intermediate_size": 24}
+        | {"n_routed_experts": 5, "num_experts_per_tok": 2, "route_scale": 2.5, "conv_kernel_size": 3}
+        | {"logits_mup_width_multiplier": 1.5},
+    ),
     "jetmoe": (
         "jetmoe",
         {**SHAPE, **ENDS, "max_position_embeddings": 24, "intermediate_size": 40, "num_key_value_heads": 2}

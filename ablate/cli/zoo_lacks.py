@@ -20,10 +20,8 @@ LACKS = {
     "dory": "norms on the sphere with learned scales; a loop that adds its input before each pass",
     "gemma3n_text": "AltUp; a low-rank path beside attention (LAuReL); a threshold on the gate",
     "hrm_text": "two stacks of layers that call each other, with a norm after each call",
-    "hy_v4": "a gate and sinks of latent attention; a table for its hyper-connections",
     "inkling2_loop_text": "convolutions on the branches; scores by relative position; looped layers",
     "inkling2_text": "convolutions on the branches; scores by relative position",
-    "inkling_text": "convolutions on the branches; scores by relative position",
     "longcat_flash": "experts that do nothing; two attentions in a layer",
     "zaya": "queries, keys and values through a convolution; a router of several layers",
     # recurrent and hybrid
@@ -45,6 +43,7 @@ SAID = {
     "dbrx": "gates divided by another norm than their sum",
     "falcon": "all but 7B: ALiBi, and the new architecture",
     "falcon_h1": "a norm before Mamba-2's gate; its multipliers are folded into the weights",
+    "inkling_text": "a padded vocabulary; other numbers of heads in layers with a window",
     "laguna": "heads that differ by layer; a soft-cap in the router",
     "mpt": "`qk_ln`, prefixes",
     "opt": "the 350M, whose embedding is projected",

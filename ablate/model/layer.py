@@ -111,7 +111,8 @@ class CanonSerial(Serial):
     """x <- x + attention(u + conv(u)); x <- x + ffn(u + conv(u)), u what a branch reads after its norm
     (Canon-A and Canon-C; Allen-Zhu 2025, section 4.1).
 
-    `points` says where: a before attention, c before the feed-forward. conv reads the last `kernel_size`
+    `points` says where: a before attention, c before the feed-forward; or on what a branch gives,
+    attention_out and ffn_out (Inkling). conv reads the last `kernel_size`
     tokens of each channel. The points B and D are `attention=canon` and `ffn=canon`.
     """
 
@@ -122,7 +123,7 @@ class CanonSerial(Serial):
         placement: Placement,
         frame: Frame,
         *,
-        points: tuple[Literal["a", "c"], ...] = ("a", "c"),
+        points: tuple[Literal["a", "c", "attention_out", "ffn_out"], ...] = ("a", "c"),
         kernel_size: Annotated[int, Gt(1)] = 4,
     ):
         super().__init__(attention, ffn, placement, frame)
@@ -131,8 +132,17 @@ class CanonSerial(Serial):
         )
 
     def forward(self, x: State, view: Any, n: int) -> State:
-        x = self.attention_residual(x, lambda u: self.attention(self.through("a", u, view, n), view, n))
-        return self.ffn_residual(x, lambda u: self.ffn(self.through("c", u, view, n), view.aux[n]))
+        x = self.attention_residual(x, lambda u: self.attended(u, view, n))
+        return self.ffn_residual(x, lambda u: self.fed(u, view, n))
+
+    def attended(self, u: Tensor, view: Any, n: int) -> Tensor:
+        """The branch of attention, between its Canon layers."""
+        y = self.attention(self.through("a", u, view, n), view, n)
+        return self.through("attention_out", y, view, n)
+
+    def fed(self, u: Tensor, view: Any, n: int) -> Tensor:
+        """The branch of the feed-forward, likewise."""
+        return self.through("ffn_out", self.ffn(self.through("c", u, view, n), view.aux[n]), view, n)
 
     def through(self, point: str, u: Tensor, view: Any, n: int) -> Tensor:
         """u (B,T,C), after the Canon layer of this point if there is one."""

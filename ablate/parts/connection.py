@@ -46,9 +46,9 @@ class Copies(nn.Module):
         return x[:, :, None].expand(-1, -1, self.streams, -1)
 
 
-def inverse_rms(x: Tensor) -> Tensor:
+def inverse_rms(x: Tensor, eps: float = 1e-6) -> Tensor:
     """1 / rms over the channels, (..., C) -> (..., 1)."""
-    return (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    return (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
 
 class ResidualStream:

@@ -20,7 +20,7 @@ def test_a_family_has_a_table_or_lacks_something():
 
 def test_fewer_families_than_were_expressible_are_a_loss():
     """Raised where more are; never lowered."""
-    assert family_counts()["attention"][0] >= 112
+    assert family_counts()["attention"][0] >= 114
     assert family_counts()["recurrent"][0] >= 20
 
 

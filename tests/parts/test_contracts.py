@@ -18,7 +18,7 @@ from ablate.registry import registries
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 hard = pytest.mark.parametrize("case", HARD.values(), ids=HARD.keys())
 # Token counts are data: not one graph.
-ROUTED = {"moa", "moe", "moe_capacity", "moe_groups", "moe_input", "moe_normed", "sparsemixer"}
+ROUTED = {"moa", "moe", "moe_sink", "moe_capacity", "moe_groups", "moe_input", "moe_normed", "sparsemixer"}
 
 
 def changed_after(tokens: Tensor, n: int) -> Tensor:

@@ -92,7 +92,7 @@ HARD: dict[str, dict[str, Any]] = {
     "mla_gated": {"attention": {"name": "mla", "kv_rank": 12, "value_width": 10, "gate": "head"}},
     "mla_own_heads": {
         "attention": {"name": "mla", "q_rank": 20, "kv_rank": 12, "heads": 2, "window": 5}
-        | {"turned_norm": "rmsnorm", "gate": "head"}
+        | {"turned_norm": "rmsnorm", "gate": "head", "sink_logit": True}
     },
     "dsa_raw_query": {
         "attention": {"name": "dsa", "q_rank": 20, "top_k": 4, "index_heads": 3, "index_width": 10}
@@ -101,6 +101,16 @@ HARD: dict[str, dict[str, Any]] = {
     "ffn_norm": {
         "norm": {"name": "gated", "rank": 6},
         "topology": {"name": "serial", "ffn_norm": {"name": "layernorm"}},
+    },
+    "relative_logits": {
+        "position": "none",
+        "attention": {"name": "relative_logits", "kv_heads": 2, "rank": 3, "extent": 6, "points": ["k", "v"]}
+        | {"window": 9, "temperature": 0.3, "temperature_floor": 4, "temperature_form": "log_above"},
+        "topology": {"name": "canon", "points": ["attention_out", "ffn_out"]},
+    },
+    "moe_sink": {
+        "ffn": {"name": "moe", "experts": 3, "expert": {"name": "glu", "width": 24, "learned_scale": True}}
+        | {"normalisation": "sigmoid", "shared": 2, "shared_sink": True, "learned_scale": True}
     },
     "moa": {
         "attention": {"name": "moa", "experts": 3, "output_bias": True, "router_z_loss_weight": 0.001},

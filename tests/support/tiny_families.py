@@ -606,6 +606,28 @@ AXK2 = {**LATENT, **INDEXED, "n_routed_experts": 6, "num_experts_per_tok": 2, "m
 TINY |= {
     "axk2": ("axk2", {**AXK2, **DENSE_SPARSE, **YARN, "gated_norm_rank": 6, "attention_bias": True}),
     "axk2_sparse": ("axk2", {**AXK2, "mlp_layer_types": ["sparse"] * 4, "n_shared_experts": 2}),
+    "hy_v4": (
+        "hy_v4",
+        {**LATENT, **DENSE_SPARSE, **YARN, **INDEXED, "n_routed_experts": 6, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 24, "n_shared_experts": 2, "n_group": 3, "topk_group": 2}
+        | {"indexer_types": OWN_AND_SHARED, "swiglu_limit": 0.5, "hc_mult": 3, "hc_magnitude": 1.5}
+        | {"hc_eps": 0.03, "attention_bias": True},
+    ),
+    "inkling_text": (
+        "inkling_text",
+        {
+            **BASE,
+            "head_dim": 8,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 4,
+            "swa_head_dim": 10,
+        }
+        | {"sliding_window_size": 5, "d_rel": 3, "rel_extent": 7, "log_scaling_n_floor": 4}
+        | {"log_scaling_alpha": 0.4, "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid"]}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse", "dense"], "moe_intermediate_size": 24}
+        | {"n_routed_experts": 5, "num_experts_per_tok": 2, "route_scale": 2.5, "conv_kernel_size": 3}
+        | {"logits_mup_width_multiplier": 1.5},
+    ),
     "jetmoe": (
         "jetmoe",
         {**SHAPE, **ENDS, "max_position_embeddings": 24, "intermediate_size": 40, "num_key_value_heads": 2}

@@ -35,7 +35,9 @@ from ablate.model.hf.gpt2 import GPT2
 from ablate.model.hf.gpt_kin import GPT_KIN_FAMILIES as GPT_KIN
 from ablate.model.hf.gpt_neox import GPT_NEOX
 from ablate.model.hf.griffin import GRIFFIN_FAMILIES as GRIFFIN
+from ablate.model.hf.hy_v4 import HY_V4_FAMILIES as HY_V4
 from ablate.model.hf.hybrid import HYBRID_FAMILIES as HYBRID
+from ablate.model.hf.inkling import INKLING_FAMILIES as INKLING
 from ablate.model.hf.jetmoe import JETMOE_FAMILIES as JETMOE
 from ablate.model.hf.latent import LATENT_FAMILIES as LATENT
 from ablate.model.hf.llama import GEMMA, GEMMA2, LLAMA, MISTRAL, MIXTRAL, OLMO, OLMO2, QWEN2, QWEN3
@@ -74,7 +76,7 @@ FAMILIES: dict[str, Family] = {
         *MULTIPLIED,
         *(*DELTA_HYBRIDS, *STATE_SPACE, *MAMBA_KIN, FALCON_H1, *GRIFFIN, XLSTM),
         *(*OWN_DENSE, *OWN_MIXTURES),
-        *(*GEMMA4, *DOTS3, *AXK2, *JETMOE),
+        *(*GEMMA4, *DOTS3, *AXK2, *JETMOE, *HY_V4, *INKLING),
     )
 }
 SHARD = 50_000_000_000  # bytes of a file at most, as in transformers 5

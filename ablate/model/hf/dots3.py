@@ -126,10 +126,11 @@ def _sizes_of_layers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _ropes(config: dict[str, Any]) -> dict[str, Any]:
     """One object for each kind of layer; how much of a head turns is worked out from its sizes."""
-    both = config.pop("rope_parameters", None) or {}
+    said = config.pop("rope_parameters", None)
+    both = {} if said is None else said
     if not isinstance(both, dict):
         raise CheckpointFormatError(f"rope_parameters is {shown(both)}, and should be an object")
-    if both and not any(word in both for word in _THETAS):
+    if said is not None and not any(word in both for word in _THETAS):
         both = dict.fromkeys(config["layer_types"], both)
     if lacking := set(config["layer_types"]) - set(both) if both else set():
         raise CheckpointFormatError(f"rope_parameters has nothing for {', '.join(sorted(lacking))}")
@@ -139,7 +140,8 @@ def _ropes(config: dict[str, Any]) -> dict[str, Any]:
         else rope
         for word, rope in both.items()
     }
-    return ropes_by_type(_THETAS)[0]({**config, "rope_parameters": bare})
+    thetas = _THETAS if said is None else dict.fromkeys(_THETAS, _THETAS[_WHOLE])  # where one is not said
+    return ropes_by_type(thetas)[0]({**config, "rope_parameters": bare})
 
 
 def _by_layer(config: dict[str, Any]) -> dict[str, Any]:

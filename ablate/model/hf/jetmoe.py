@@ -8,7 +8,14 @@ from ablate.model.hf.family import SAME, STACKED, Axis, Change, Family, Option, 
 from ablate.model.hf.llama import ALWAYS, ENDS, EPS, LAYER, PRE, THEIRS, TIED
 from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.mixtures import JITTER, moe
-from ablate.model.hf.tables import ROPE, STACKED_EXPERTS, activation_option, size_options, whole_number
+from ablate.model.hf.tables import (
+    ROPE,
+    STACKED_EXPERTS,
+    activation_option,
+    depth_of,
+    size_options,
+    whole_number,
+)
 
 _ATTENTION = f"{THEIRS}.self_attention"
 _EACH_EXPERT = Change(  # (E, out, in)
@@ -32,9 +39,7 @@ def _key_heads(config: dict[str, Any]) -> dict[str, Any]:
 
 
 # The norms of its layers have an eps of their own, and the last one that of the config.
-_LAYERS = Axis(
-    (), lambda config: ["layer"] * config["num_hidden_layers"], lambda kinds: {}, lambda layer: "layer"
-)
+_LAYERS = Axis((), lambda config: ["layer"] * depth_of(config), lambda kinds: {}, lambda layer: "layer")
 _JETMOE = kin(
     "jetmoe",
     "JetMoeForCausalLM",

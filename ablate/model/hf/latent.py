@@ -61,7 +61,8 @@ def latent(config: dict[str, Any]) -> dict[str, Any]:
     queries = ["q"] if config.get("q_lora_rank") is not None else []
     config["biases"] = [*queries, "kv", "out"] if biased else []
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    above = rope.get("mscale_all_dim") if isinstance(rope, dict) else None
+    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else "default"
+    above = None if kind == "default" else rope.get("mscale_all_dim")
     if above:
         numbers = (above, rope.get("factor"), config.get(ROPE_WIDTH), config.get("qk_nope_head_dim"))
         if any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in numbers):

@@ -57,6 +57,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128},
     "granite_swa": {"num_key_value_heads": 4},
     "helium": {"num_key_value_heads": 20, "head_dim": 128},
+    "hy_v4": {"q_lora_rank": 1536},
     "hy_v3": {
         "num_key_value_heads": 8,
         "head_dim": 128,
@@ -76,6 +77,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-05,
     },
     "jais2": {"mlp_bias": True},
+    "inkling_text": {"n_shared_experts": 2},
     "jamba": {"mamba_dt_rank": "auto"},
     "kimi_linear": {"routed_scaling_factor": 2.446},
     "kolibri1": {"num_key_value_heads": 4, "head_dim": 128},

@@ -121,6 +121,10 @@ def _take(
         parts = row.change.read(theirs, shapes, model.shape)
     except RuntimeError as error:
         raise CheckpointFormatError(f"{row.theirs} of shape {tuple(theirs.shape)}: {error}") from None
+    if len(parts) != len(row.ours):
+        raise CheckpointFormatError(
+            f"{row.theirs} holds {len(parts)} matrices; by the config it should hold {len(row.ours)}"
+        )
     for name, shape, part in zip(row.ours, shapes, parts, strict=True):
         if part.shape != shape:
             raise CheckpointFormatError(

@@ -29,7 +29,8 @@ class LatentAttention(KeyValueMixer):
     head or channel gives by sigmoid(G x), before the output projection (Ling 3). With `raw_query` queries are
     made of [norm(D x), D x], and `gate_of` query makes the gate of what queries are made of (A.X K2).
     `turned_norm` stands over r before it turns; `heads` is the number of these heads, where it is not the
-    model's, and `window` the number of keys seen (Dots 3 Note).
+    model's, and `window` the number of keys seen (Dots 3 Note). `sink_logit` is a learned logit in the
+    denominator (HY-V4).
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class LatentAttention(KeyValueMixer):
         turned_norm: Annotated[Factory, Part("norm")] | None = None,
         heads: Annotated[int, Gt(0)] | None = None,
         window: Annotated[int, Gt(0)] | None = None,
+        sink_logit: bool = False,
     ):
         super().__init__()
         C, H, R = shape.width, heads or shape.heads, shape.head_width
@@ -69,6 +71,9 @@ class LatentAttention(KeyValueMixer):
         self.kv_norm = norm(rank)
         self.kv_up = Linear(rank, H * (N + V), bias=False)
         self.out = Linear(H * V, C, bias="out" in bias)
+        if sink_logit:
+            self.sink = nn.Parameter(torch.zeros(H))
+        self.constants = {"sink": 0.0}
         self.turned_norm = turned_norm(R) if turned_norm else nn.Identity()
         gate_read = C if gate_of == "input" else read
         self.gate = Linear(gate_read, {"channel": H * V, "head": H}[gate], bias=False) if gate else None
@@ -134,7 +139,7 @@ class LatentAttention(KeyValueMixer):
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor, view: LayerContext) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return view.kernel(q, k, v, view.prepared, Scores(self.scale), dropout)
+        return view.kernel(q, k, v, view.prepared, Scores(self.scale, sink=self.sink), dropout)
 
     def group(self, position: int) -> KeyValueGroup:
         return KeyValueGroup(position, self.mask, self.own_heads)

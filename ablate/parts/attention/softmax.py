@@ -29,7 +29,8 @@ class Softmax(KeyValueMixer):
     (HunYuan). `clip_qkv` clamps q, k and v (MPT, DBRX). `chunk` hides the keys of other chunks of so many
     positions (Llama 4). A query at i is multiplied by 1 + a ln(1 + floor((i + 1) / f)), with `temperature` a
     and `temperature_floor` f, the 1 only with `temperature_shift` (Llama 4; without: Ministral 3), or with
-    `temperature_form` power by (1 + (i + 1) / f)^a (Beam). Before the output projection, `inner_norm` stands
+    `temperature_form` power by (1 + (i + 1) / f)^a (Beam), with log_above by 1 + a ln max(1, (i + 1) / f)
+    (Inkling). Before the output projection, `inner_norm` stands
     over all heads (BitNet), and `gate` multiplies each channel or each head by sigmoid(G x) or another
     activation (arXiv:2505.06708; Laguna: softplus), with `gate_bias` a learned number of each head beside G x
     (Beam). `exclusive` takes a token's own value out of what its heads give: y - (y.v / v.v) v (XSA,
@@ -67,7 +68,7 @@ class Softmax(KeyValueMixer):
         value_width: Annotated[int, Gt(0)] | None = None,
         value_multiplier: Annotated[float, Gt(0)] = 1.0,
         gate_bias: bool = False,
-        temperature_form: Literal["log", "power"] = "log",
+        temperature_form: Literal["log", "power", "log_above"] = "log",
         head_width: Annotated[int, Gt(0)] | None = None,
         value_norm: Annotated[Factory, Part("norm")] | None = None,
         shared_values: bool = False,
@@ -132,11 +133,12 @@ class Softmax(KeyValueMixer):
 
     def placed_query(self, q: Tensor, view: LayerContext) -> Tensor:
         q = self.q_placed(q)
-        if not self.temperature:
-            return q
+        return q if not self.temperature else q * self.growth(view).to(q.dtype)
+
+    def growth(self, view: LayerContext) -> Tensor:
+        """What the temperature multiplies the queries with, (1|B,1,T,1)."""
         turns = (view.sight.i.clamp(min=0) + self.temperature_shift) / self.temperature_floor
-        growth = GROWTHS[self.temperature_form](turns, self.temperature)
-        return q * growth[:, None, :, None].to(q.dtype)
+        return GROWTHS[self.temperature_form](turns, self.temperature)[:, None, :, None]
 
     def placed_key(self, k: Tensor) -> Tensor:
         placed: Tensor = self.k_placed(k)
@@ -206,6 +208,7 @@ class Softmax(KeyValueMixer):
 GROWTHS: dict[str, Callable[[Tensor, float], Tensor]] = {  # of queries, by their form
     "log": lambda turns, a: 1 + a * torch.log1p(torch.floor(turns)),
     "power": lambda turns, a: torch.exp(a * torch.log1p(turns)),
+    "log_above": lambda turns, a: 1 + a * torch.log(turns.clamp(min=1)),
 }
 
 

@@ -34,4 +34,4 @@ class CanonGLU(GLU):
         up = self.up_canon(self.up(x), aux.states, aux.n)
         gate, up = self.clamped(gate, up)
         y: Tensor = self.down(self.inner_norm(self.activation(gate) * up))
-        return y
+        return y if self.output_scale is None else y * self.output_scale

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
+import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
@@ -20,7 +21,8 @@ class GLU(nn.Module):
     costs what 4 costs an MLP.
 
     `limit` L clamps: activation(min(gate x, L)) (clip(up x, -L, L) + `up_offset`) (gpt-oss: L = 7, offset 1,
-    Swish with beta 1.702). `inner_norm` stands before `down` (BitNet, arXiv:2504.12285).
+    Swish with beta 1.702). `inner_norm` stands before `down` (BitNet, arXiv:2504.12285). With `learned_scale`
+    a learned number, 1 at the start, multiplies what it gives (Inkling).
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class GLU(nn.Module):
         limit: Annotated[float, Gt(0)] | None = None,
         up_offset: float = 0.0,
         inner_norm: Annotated[Factory, Part("norm")] | None = None,
+        learned_scale: bool = False,
     ):
         super().__init__()
         hidden = hidden_width(shape.width, width, ratio, multiplier, multiple_of)
@@ -45,11 +48,13 @@ class GLU(nn.Module):
         self.activation = activation()
         self.limit, self.up_offset = limit, up_offset
         self.inner_norm = inner_norm(hidden) if inner_norm else nn.Identity()
+        self.output_scale = nn.Parameter(torch.ones(1)) if learned_scale else None
+        self.constants = {"output_scale": 1.0}
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         gate, up = self.clamped(self.gate(x), self.up(x))
         y: Tensor = self.down(self.inner_norm(self.activation(gate) * up))
-        return y
+        return y if self.output_scale is None else y * self.output_scale
 
     def clamped(self, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         if self.limit is not None:

@@ -21,6 +21,7 @@ Normalisation = Literal[
     "selected", "all", "renormalised", "sigmoid", "sigmoid_all", "sqrt_softplus", "sparsemixer"
 ]  # how logits become gates
 AS_SCORED = ("all", "sigmoid_all")  # gates are the scores, not divided by their sum
+_RENORMALISED = ("sigmoid", "sqrt_softplus")  # scores for themselves, divided by their sum
 _MOST = 2**17  # experts of all layers: several times as many as any model has
 
 
@@ -39,8 +40,10 @@ class MoE(nn.Module):
     arXiv:2405.04434, section 2.2.2; arXiv:2412.19437). `gate_on` input multiplies what an expert reads, not
     what it gives (Llama 4). Shared experts may be of another kind (`shared_expert`), and `shared_gate`
     multiplies them with sigmoid(w x) (Qwen2-MoE). `router_bias` is a learned bias (gpt-oss). `output_norm`
-    stands over the sum of all experts (A.X K1), and `output_bias` is learned and added to it (JetMoE). The
-    bias on the selection is added to the scores, or with
+    stands over the sum of all experts (A.X K1), and `output_bias` is learned and added to it (JetMoE). With
+    `shared_sink` the router scores the shared experts, too: they are always chosen, and gates are divided by
+    the sum over these and the top k. `learned_scale` is a learned factor of all gates (Inkling). The bias on
+    the selection is added to the scores, or with
     `selection` logit to the logits (Kolibri-1).
     Dropless, unless `capacity_factor` c is given: an expert takes at most ceil(c k T / E) tokens of T, in
     their order, and what is over is dropped from that expert and counted. Evaluation never drops. (GShard
@@ -82,6 +85,8 @@ class MoE(nn.Module):
         selection: Literal["score", "logit"] = "score",
         jitter: Annotated[float, Ge(0)] = 0.01,
         output_bias: bool = False,
+        shared_sink: bool = False,
+        learned_scale: bool = False,
     ):
         super().__init__()
         self.routed_scale, self.gate_on = routed_scale, gate_on
@@ -93,7 +98,8 @@ class MoE(nn.Module):
             router_z_loss_weight,
             bias_update_rate,
         )
-        self.router = nn.Linear(shape.width, experts, bias=router_bias)
+        self.router = nn.Linear(shape.width, experts + shared * shared_sink, bias=router_bias)
+        self.gate_scale = nn.Parameter(torch.ones(1)) if learned_scale else None
         self.experts = nn.ModuleList(expert(shape) for _ in range(experts))
         self.shared = nn.ModuleList((shared_expert or expert)(shape) for _ in range(shared))
         self.shared_gate = Linear(shape.width, 1, bias=False) if shared_gate else None
@@ -101,15 +107,18 @@ class MoE(nn.Module):
         self.selection, self.jitter = selection, jitter
         self.output_bias = nn.Parameter(torch.zeros(shape.width)) if output_bias else None
         self.register_buffer("bias", torch.zeros(experts))
-        self.constants = {"bias": 0.0, "output_bias": 0.0}
+        self.constants = {"bias": 0.0, "output_bias": 0.0, "gate_scale": 1.0}
+        self.shared_sink = shared_sink
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         gate, chosen = self.route(x, aux)
+        gate, of_shared = gate.to(x.dtype).tensor_split((self.top_k,), -1)
         admitted = self.admit(chosen, aux)
-        y = self.dispatch(x.flatten(0, 1), gate.flatten(0, 1).to(x.dtype), admitted)
+        y = self.dispatch(x.flatten(0, 1), gate.flatten(0, 1), admitted)
         y = y.view_as(x)
-        for expert in self.shared:
-            y = y + self.weighed(expert(x, aux), x)
+        for number, expert in enumerate(self.shared):
+            given = self.weighed(expert(x, aux), x)
+            y = y + (of_shared[..., number, None] * given if self.shared_sink else given)
         normed: Tensor = self.output_norm(y if self.output_bias is None else y + self.output_bias)
         return normed
 
@@ -118,12 +127,14 @@ class MoE(nn.Module):
         return y if self.shared_gate is None else self.shared_gate(x).sigmoid() * y
 
     def route(self, x: Tensor, aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,top_k). The
-        number E stands for the experts of a token that is not real."""
+        """x (B,T,C) -> the gates in fp32 (or better) and the chosen experts, both (B,T,top_k); with
+        `shared_sink` the gates of shared experts stand behind. The number E stands for the experts of a token
+        that is not real."""
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             bias = None if self.router.bias is None else self.router.bias.to(wide)
             logits = F.linear(x.to(wide), self.router.weight.to(wide), bias)
+        logits, of_shared = logits.tensor_split((len(self.experts),), -1)
         probability = SCORES.get(self.normalisation, softmax)(logits)
         score = logits if self.selection == "logit" else probability
         chosen = self.eligible(score + self.bias).topk(self.top_k, -1).indices
@@ -132,9 +143,14 @@ class MoE(nn.Module):
             gate = logits.gather(-1, chosen).softmax(-1)
         elif self.normalisation == "sparsemixer":
             gate = sparsely_mixed(logits, chosen, self.jitter)
+        elif self.shared_sink:
+            gate = torch.cat((gate, SCORES[self.normalisation](of_shared)), -1)
+            gate = gate / gate.sum(-1, keepdim=True)
         elif self.normalisation not in AS_SCORED:
             gate = gate / gate.sum(-1, keepdim=True)
         gate = self.routed_scale * gate
+        if self.gate_scale is not None:
+            gate = gate * self.gate_scale.to(wide)
         E, real = self.bias.shape[0], real_tokens(aux)
         if real is not None:
             chosen = chosen.masked_fill(~real[..., None], E)
@@ -225,6 +241,11 @@ class MoE(nn.Module):
                 )
         if options.shared == 0 and (options.shared_gate or options.shared_expert is not None):
             wrong.append("shared_gate and shared_expert are of shared experts, and shared is 0")
+        if options.shared_sink and (options.shared == 0 or options.normalisation not in _RENORMALISED):
+            wrong.append(
+                "shared_sink divides scores by a sum in which shared experts are: it needs shared, and "
+                f"normalisation {' or '.join(_RENORMALISED)}"
+            )
         if options.jitter != 0.01 and options.normalisation != "sparsemixer":
             wrong.append("jitter is of normalisation sparsemixer")
         if options.top_k == 1 and options.normalisation not in (*AS_SCORED, "sparsemixer"):

@@ -1,7 +1,7 @@
 """Manifold-constrained hyper-connections, a residual stream."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ class ManifoldHyperConnections(ResidualStream):
     `mixing=identity` leaves R out (iHC, HY-V4). All streams start as the embedding; what leaves them is
     sum sigmoid(s norm(X) W + c) X. c starts so that R is nearly the identity and r, p are nearly
     plain: r = 1/N and p = 1. Streams that are equal get equal gradients, so it is the drawn
-    W, times a learned s that starts at 0.01, that sets them apart.
+    W, times a learned s that starts at 0.01, that sets them apart. `eps` is added to r, and `write_eps` to p
+    (HY-V4); `norm_eps` is that of the norm.
     """
 
     closes = False
@@ -36,10 +37,13 @@ class ManifoldHyperConnections(ResidualStream):
         iterations: Annotated[int, Ge(1)] = 20,
         write_scale: Annotated[float, Gt(1)] = 2.0,
         eps: Annotated[float, Gt(0)] = 1e-6,
+        write_eps: Annotated[float, Ge(0)] = 0.0,
+        norm_eps: Annotated[float, Gt(0)] = 1e-6,
     ):
         super().__init__(shape)
         self.streams, self.mixing, self.iterations = streams, mixing, iterations
-        self.write_scale, self.eps = write_scale, eps
+        self.small = _Small(eps, write_eps, norm_eps)
+        self.write_scale = write_scale
 
     def entrance(self) -> nn.Module:
         return Copies(self.streams)
@@ -47,19 +51,29 @@ class ManifoldHyperConnections(ResidualStream):
     def connection(self, branch: int, first: bool) -> Connection:
         C, N = self.shape.width, self.streams
         if self.mixing == "identity" or branch == 0:  # before the first branch there is nothing to mix
-            return IndependentConnection(C, N, self.write_scale, self.eps)
-        return SinkhornConnection(C, N, self.write_scale, self.eps, self.iterations)
+            return IndependentConnection(C, N, self.write_scale, self.small)
+        return SinkhornConnection(C, N, self.write_scale, self.small, self.iterations)
 
     def exit(self) -> nn.Module:
-        return Collapsed(self.shape.width, self.streams, self.eps)
+        return Collapsed(self.shape.width, self.streams, self.small)
+
+
+class _Small(NamedTuple):
+    """What is added to weights that read, to those that write, and in the norm."""
+
+    read: float
+    write: float
+    norm: float
 
 
 class Weighing(nn.Module):
     """s (norm(X) W) + c for each of several groups of weights: numbers of a token, of all its streams."""
 
-    def __init__(self, width: int, streams: int, sizes: tuple[int, ...], centres: tuple[float, ...]):
+    def __init__(
+        self, width: int, streams: int, eps: float, sizes: tuple[int, ...], centres: tuple[float, ...]
+    ):
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.eps = sizes, eps
         self.weight = nn.Parameter(torch.empty(sum(sizes), streams * width))
         self.offset, self.scale = nn.Parameter(torch.empty(sum(sizes))), nn.Parameter(torch.empty(len(sizes)))
         self.centres, self.streams = centres, streams
@@ -78,7 +92,7 @@ class Weighing(nn.Module):
         """x (B,T,N,C) -> for each group (B,T,size), in fp32 at least."""
         flat = x.flatten(2)
         flat = flat if flat.dtype == torch.float64 else flat.float()
-        flat = flat * inverse_rms(flat)
+        flat = flat * inverse_rms(flat, self.eps)
         found = F.linear(flat, self.weight.to(flat.dtype)).split_with_sizes(self.sizes, -1)
         offsets = self.offset.split_with_sizes(self.sizes)
         return tuple(y * s + c for y, s, c in zip(found, self.scale, offsets, strict=True))
@@ -92,19 +106,25 @@ def logit(p: float) -> float:
 class IndependentConnection(Connection):
     """R is the identity."""
 
-    def __init__(self, width: int, streams: int, write_scale: float, eps: float, *sizes: tuple[int, float]):
+    def __init__(
+        self, width: int, streams: int, write_scale: float, small: _Small, *sizes: tuple[int, float]
+    ):
         super().__init__()
-        self.write_scale, self.eps = write_scale, eps
+        self.write_scale, self.eps, self.write_eps = write_scale, small.read, small.write
         groups = ((streams, logit(1 / streams)), (streams, logit(1 / write_scale)), *sizes)
         self.weighing = Weighing(
-            width, streams, tuple(size for size, _ in groups), tuple(centre for _, centre in groups)
+            width,
+            streams,
+            small.norm,
+            tuple(size for size, _ in groups),
+            tuple(centre for _, centre in groups),
         )
         self.more_activations = 4 * streams * width
 
     def read(self, state: State) -> tuple[Tensor, Any]:
         reading, writing, *rest = self.weighing(state)
         x = ((reading.sigmoid() + self.eps)[..., None].to(state.dtype) * state).sum(2)
-        return x, (self.mixed(state, *rest), self.write_scale * writing.sigmoid())
+        return x, (self.mixed(state, *rest), self.write_scale * writing.sigmoid() + self.write_eps)
 
     def mixed(self, state: Tensor) -> Tensor:
         return state
@@ -117,8 +137,8 @@ class IndependentConnection(Connection):
 class SinkhornConnection(IndependentConnection):
     """R by Sinkhorn and Knopp: rows and columns sum to 1."""
 
-    def __init__(self, width: int, streams: int, write_scale: float, eps: float, iterations: int):
-        super().__init__(width, streams, write_scale, eps, (streams**2, 4.0))
+    def __init__(self, width: int, streams: int, write_scale: float, small: _Small, iterations: int):
+        super().__init__(width, streams, write_scale, small, (streams**2, 4.0))
         self.iterations = iterations
         self.more_products = streams**2 * width
         self.more_activations += streams * width + 2 * iterations * (streams**2 + streams)
@@ -138,10 +158,10 @@ class SinkhornConnection(IndependentConnection):
 class Collapsed(nn.Module):
     """(B,T,N,C) -> (B,T,C): a weighted sum of the streams."""
 
-    def __init__(self, width: int, streams: int, eps: float):
+    def __init__(self, width: int, streams: int, small: _Small):
         super().__init__()
-        self.eps = eps
-        self.weighing = Weighing(width, streams, (streams,), (logit(1 / streams),))
+        self.eps = small.read
+        self.weighing = Weighing(width, streams, small.norm, (streams,), (logit(1 / streams),))
 
     def forward(self, x: Tensor) -> Tensor:
         (weights,) = self.weighing(x)

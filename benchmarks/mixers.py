@@ -141,7 +141,7 @@ def forms(measured: dict[str, dict[str, Any]], rounds: int, now: Clock) -> Table
 def steps(measured: dict[str, dict[str, Any]], rounds: int, now: Clock) -> Table:
     short = {name: training(attention, SHORT) for name, attention in measured.items()}
     long = {n: training(a, LONG) for n, a in measured.items() if recurrent(a) or n == "softmax"}
-    at_short, at_long = race(short, rounds, 1, now, warm=1), race(long, rounds // 2 + 1, 1, now, warm=0)
+    at_short, at_long = race(short, rounds, 1, now, warm=1), race(long, rounds // 2 + 1, 1, now, warm=1)
     rows: list[list[Cell]] = []
     for name in measured:
         row: list[Cell] = [name]

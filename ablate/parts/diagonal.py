@@ -6,14 +6,18 @@ Letters: B rows, T tokens, * the dimensions of a state. All functions read decay
 and segment (B,T) or None; they give (B,T,*) and the state after the last token. A state is empty before the
 first token of each segment; segment 0 goes on with the given state.
 
-The blocks are those of a parallel prefix sum (Blelloch 1990; arXiv:1709.04057): inside of a block, each step
-adds up twice as many tokens as the one before.
+A row of T tokens is cut into about sqrt(T) blocks, which are accumulated side by side, each from an empty
+state on; then the state before each block is added to its tokens (arXiv:1709.04057, section 2.2). So there
+are about 2 sqrt(T) steps, each a few operators. The gradient is a recurrence of the same form, from the last
+token to the first.
 """
+
+from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
-BLOCK_TOKENS = 64  # tokens; a power of two
 FAR_BELOW = 1e30  # below which nothing is the highest
 
 
@@ -29,23 +33,74 @@ def step_by_step(
 
 
 def in_blocks(
-    decay: Tensor,
-    x: Tensor,
-    state: Tensor,
-    segment: Tensor | None = None,
-    block: int = BLOCK_TOKENS,
+    decay: Tensor, x: Tensor, state: Tensor, segment: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same in blocks: between blocks goes a state, inside of one all tokens are added up at once."""
-    states = []
-    for a, added in zip(bordered(decay, segment).split(block, 1), x.split(block, 1), strict=True):
-        reach = 1
-        while reach < a.shape[1]:
-            added = added + a * _delayed(added, reach, 0.0)
-            a = a * _delayed(a, reach, 1.0)
-            reach *= 2
-        states.append(added + a * state[:, None])
-        state = states[-1][:, -1]
-    return torch.cat(states, 1), state
+    """The same in blocks, with the gradient in closed form: it keeps `decay` and h alone. A compiler derives
+    and joins the operators itself."""
+    decay = bordered(decay, segment)
+    if torch.compiler.is_compiling():
+        h = _in_blocks(decay, x, state, backwards=False)
+    else:
+        h = _Accumulated.apply(decay, x, state, False)  # type: ignore[no-untyped-call]
+    return h, h[:, -1]
+
+
+class _Accumulated(torch.autograd.Function):
+    """h of `_in_blocks`. With g the gradient of h: dx_t = g_t + a_{t+1} dx_{t+1}, da_t = dx_t h_{t-1}."""
+
+    generate_vmap_rule = True  # for several models at once
+
+    @staticmethod
+    def forward(decay: Tensor, x: Tensor, state: Tensor, backwards: bool) -> Tensor:
+        return _in_blocks(decay, x, state, backwards)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0], inputs[2], output)
+        ctx.backwards = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        decay, state, h = ctx.saved_tensors
+        first, nothing = -1 if ctx.backwards else 0, torch.zeros_like(state)
+        dx = _Accumulated.apply(  # type: ignore[no-untyped-call]
+            _shifted(decay, nothing, not ctx.backwards), g, nothing, not ctx.backwards
+        )
+        return dx * _shifted(h, state, ctx.backwards), dx, decay[:, first] * dx[:, first], None
+
+
+def _shifted(x: Tensor, beyond: Tensor, backwards: bool) -> Tensor:
+    """What stands at the token before each in x (B,T,*), or after each; `beyond` (B,*) at the end."""
+    return torch.cat((x[:, 1:], beyond[:, None]) if backwards else (beyond[:, None], x[:, :-1]), 1)
+
+
+def _in_blocks(decay: Tensor, x: Tensor, state: Tensor, backwards: bool) -> Tensor:
+    """h (B,T,*) of bordered decays; `backwards`, from the last token to the first."""
+    T, order = x.shape[1], -1 if backwards else 1
+    size = isqrt(T - 1) + 1
+    missing = -T % size
+    before, after = (missing, 0) if backwards else (0, missing)
+    a, added = (_filled(y, before, after).unflatten(1, (-1, size)) for y in (decay, x))  # (B,N,size,*)
+    (a_1, *rates), (h_1, *more) = (y.unbind(2)[::order] for y in (a, added))
+    alone, reach = [h_1], [a_1]  # h from an empty state on, and what is left of a state before the block
+    for rate, new in zip(rates, more, strict=True):
+        alone.append(torch.addcmul(new, rate, alone[-1]))
+        reach.append(rate * reach[-1])
+    states = [state]
+    ends, whole = (y[-1].unbind(1)[::order] for y in (alone, reach))
+    for end, kept in zip(ends[:-1], whole[:-1], strict=True):
+        states.append(torch.addcmul(end, kept, states[-1]))
+    inside, left = (torch.stack(y[::order], 2) for y in (alone, reach))
+    h = torch.addcmul(inside, left, torch.stack(states[::order], 1)[:, :, None]).flatten(1, 2)
+    return h[:, before : before + T]
+
+
+def _filled(x: Tensor, before: int, after: int) -> Tensor:
+    """x (B,T,*) with so many tokens of zeros on both sides."""
+    if not before + after:
+        return x
+    left, right = (x.new_zeros(len(x), n, *x.shape[2:]) for n in (before, after))
+    return torch.cat((left, x, right), 1)
 
 
 def accumulated(

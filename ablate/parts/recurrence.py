@@ -81,12 +81,23 @@ class RecurrentContext(NamedTuple):
     shared: Shared  # what layers leave for later layers of this call
 
     def scan(
-        self, n: int, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor | None = None
+        self,
+        n: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor,
+        beta: Tensor | None = None,
+        erase: Tensor | None = None,
     ) -> Tensor:
         """`ablate.parts.scan` from layer n's remembered state on, whose successor is remembered. q, k
-        (B,H,T,D), v (B,H,T,V), log_decay (B,H,T,1|D), beta (B,H,T,1) -> (B,H,T,V)."""
+        (B,H,S,D), v (B,H,S,V), log_decay (B,H,S,1|D), beta (B,H,S,1), erase (B,H,S,D) -> (B,H,S,V), of T
+        tokens or as many steps for each."""
         empty = v.new_zeros(v.shape[0], v.shape[1], k.shape[-1], v.shape[-1])
-        o, state = scanned(q, k, v, log_decay, self.memory.read(n, "state", empty), self.segment, beta)
+        state, segment = self.memory.read(n, "state", empty), self.segment
+        if segment is not None and v.shape[2] > segment.shape[1]:
+            segment = segment.repeat_interleave(v.shape[2] // segment.shape[1], 1)
+        o, state = scanned(q, k, v, log_decay, state, segment, beta, erase)
         self.memory.write(n, "state", state)
         return o
 

@@ -1,5 +1,6 @@
 """Recurrent mixers against the code of transformers, weights copied by name."""
 
+import math
 from typing import Any
 
 import pytest
@@ -151,6 +152,37 @@ def test_mamba2_is_that_of_nemotron_h():
     mixer = ours("mamba2", expand=2.0, head_width=16, state_width=12, groups=2, bias=True)
     weights |= zip(("norms.0.weight", "norms.1.weight"), w["norm.weight"].chunk(2), strict=True)
     same(mixer, theirs, weights)
+
+
+def test_rwkv7_is_the_recurrence_of_the_paper():
+    """Section 4 token by token, in double precision, with the paper's transposed state S (values by keys)."""
+    m = randomised(ours("rwkv7", decay_rank=5, rate_rank=6, gate_rank=7)).double()
+    p = dict(m.named_parameters())
+    x = torch.randn(2, 70, C, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    S, before, outputs = x.new_zeros(2, H, D, D), torch.zeros_like(x[:, 0]), []
+    for now in x.unbind(1):
+        r, w, k, v, a, g = (now + (before - now) * p[f"mixes.{name}"] for name in "rwkvag")
+        r, k, v = (y @ p[f"{name}.weight"].T for name, y in (("r", r), ("k", k), ("v", v)))
+        w = (w @ p["decay_down.weight"].T).tanh() @ p["decay_up.weight"].T + p["decay_up.bias"]
+        w = (-math.exp(-0.5) * w.sigmoid()).exp()
+        a = (a @ p["rate_down.weight"].T @ p["rate_up.weight"].T + p["rate_up.bias"]).sigmoid()
+        g = (g @ p["gate_down.weight"].T).sigmoid() @ p["gate_up.weight"].T
+        r, w, k, v, a = (y.view(2, H, D) for y in (r, w, k, v, a))
+        removal = k * p["removal"][:, 0]
+        removal = removal / removal.norm(dim=-1, keepdim=True)
+        k = k * (1 + (a - 1) * p["replacement"][:, 0])
+        S = (
+            S * w[:, :, None]
+            - (S @ removal[..., None]) @ (a * removal)[:, :, None]
+            + v[..., None] * k[:, :, None]
+        )
+        o = (S @ r[..., None])[..., 0]
+        heads = torch.stack([norm(o[:, h]) for h, norm in enumerate(m.norms)], 1)
+        heads = heads + (r * k * p["bonus"][:, 0]).sum(-1, keepdim=True) * v
+        outputs.append((heads.flatten(1) * g) @ p["out.weight"].T)
+        before = now
+    with torch.no_grad():
+        torch.testing.assert_close(m(x, VIEW, 0), torch.stack(outputs, 1), rtol=1e-8, atol=1e-10)
 
 
 RECURRENT = [

@@ -44,6 +44,28 @@ def test_chunked_is_token_by_token_with_its_gradients(T, channels, delta, segmen
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("channels", [1, 8])
+def test_what_is_erased_may_have_a_key_of_its_own(channels, segments):
+    x = given(37, channels, False, segments)
+    erase = 0.3 * torch.randn(x["k"].shape, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    learned = [x["q"].requires_grad_(), x["k"].requires_grad_(), erase.requires_grad_()]
+    results = []
+    for form in (lambda **x: chunked(**x, chunk=8), recurrent):
+        o, state = form(**x, erase=erase)
+        results.append((o, state, *torch.autograd.grad(o.square().sum() + state.sin().sum(), learned)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_the_delta_rule_erases_along_its_key():
+    x = given(20, 8, True, False)
+    plain = {name: y for name, y in x.items() if name != "beta"}
+    by_key = recurrent(**{**plain, "v": x["beta"] * x["v"]}, erase=x["beta"] * x["k"])
+    for a, b in zip(by_key, recurrent(**x), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("channels", [1, 8])
 def test_fast_decay_neither_overflows_nor_loses_its_gradient(channels):
     """exp(-20 c) over a chunk is far below what fp32 can hold, and its inverse far above."""

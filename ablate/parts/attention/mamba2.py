@@ -67,7 +67,8 @@ class Mamba2(RecurrentMixer):
         u = by_head(F.silu(self.u_conv(self.u(x), view, n, "u")), self.head_width)
         k = by_head(F.silu(self.key_conv(self.key(x), view, n, "k")), self.state_width)
         q = by_head(F.silu(self.query_conv(self.query(x), view, n, "q")), self.state_width)
-        q, k = (y.repeat_interleave(self.shared, 1) for y in (q, k))
+        if self.groups > 1:  # those of a single group are broadcast, so their products are made once
+            q, k = (y.repeat_interleave(self.shared, 1) for y in (q, k))
         step = by_head(self.bounded(softplus(wide(self.step(x)) + self.time_bias)), 1)
         log_decay = -step * self.log_rate.exp()[:, None, None]
         o = view.scan(n, q, k, step * u, log_decay) + self.skip[:, None, None] * u

@@ -26,7 +26,7 @@ def decays(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 class BlockDiagonal(nn.Module):
-    """W x + b with a block for each of H parts of the channels: (..., H w) -> (..., H w)."""
+    """W x + b with a block for each of H parts of the channels: (..., T, H w) -> (..., T, H w)."""
 
     def __init__(self, blocks: int, width: int):
         super().__init__()
@@ -38,8 +38,8 @@ class BlockDiagonal(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.unflatten(-1, (len(self.weight), 1, -1))  # (..., H, 1, w)
-        y: Tensor = (parts @ self.weight.to(x.dtype))[..., 0, :] + self.bias
+        parts = x.unflatten(-1, (len(self.weight), -1)).movedim(-2, -3)  # (..., H, T, w)
+        y: Tensor = (parts @ self.weight.to(x.dtype)).movedim(-3, -2) + self.bias
         return y.flatten(-2)
 
 

@@ -387,8 +387,8 @@ def test_every_loss_by_seed_leads_to_the_curve_of_its_run(tuned: Path) -> None:
     assert shown == pytest.approx(losses[list(shown)].to_dict(), abs=0.01)
     for points in drawn.values():
         pairs = [tuple(map(float, pair.split(","))) for pair in points.split()]
-        assert all(0 <= x <= run_curves.WIDTH and 0 <= y <= run_curves.HEIGHT for x, y in pairs)
-        assert pairs == sorted(pairs) and len(pairs) <= run_curves.POINTS
+        assert all(0 <= x <= run_curves.ACROSS and 0 <= y <= run_curves.DOWN for x, y in pairs)
+        assert pairs == sorted(pairs) and len(pairs) <= run_curves.MOST_POINTS
 
 
 def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:

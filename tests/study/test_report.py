@@ -411,6 +411,7 @@ def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:
     html, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "<details><summary>Sample: Once &lt;b&gt;</summary>" in html and "Sample:" not in plain
     assert all(f"I am {arm} |" in html for arm in runs["arm"]) and "stale" not in html
+    assert "\0" not in html + markdown
     assert "I am rope \\|" in markdown
 
 

@@ -402,7 +402,7 @@ def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:
             "corpus": run.corpus,
             "arm": run.arm,
             "prompt": "Once <b>",
-            "text": f"I am {run.arm} |",
+            "text": f"I am {run.arm} |\0",
         }
         for run in runs.itertuples()
     ]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ablate.measure.trained import Trained
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 3, 16, 48
+LOOKED_AT = 100  # documents
 SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "seed": 0}
 
 
@@ -43,13 +44,14 @@ def samples(frame: "pd.DataFrame", workspace: Workspace) -> Iterator[dict[str, A
 
 
 def beginnings(trained: "Trained", workspace: Workspace) -> list[str]:
-    """How the first documents of the run's validation text begin."""
+    """How the first documents of the run's validation text begin: up to `PROMPTS`, each once."""
     from ablate.train.texts import texts_of
 
     prepared = workspace.text(DataSpec.model_validate(trained.record.spec["data"]))
     split = next(iter(texts_of(prepared, "validation").main.values()))
-    starts = [int(start) for start in split.document_offsets[:PROMPTS]]
+    starts = [int(start) for start in split.document_offsets[:LOOKED_AT]]
     ends = [*starts[1:], len(split.tokens)]
     most = min(PROMPT_TOKENS, max(1, trained.decoder.spec.context // 2))
-    tokens = [split.tokens[start : min(start + most, end)] for start, end in zip(starts, ends, strict=False)]
-    return [str(trained.tokenizer.decode([int(token) for token in each])) for each in tokens]
+    tokens = [split.tokens[start : min(start + most, end)] for start, end in zip(starts, ends, strict=True)]
+    found = (str(trained.tokenizer.decode([int(token) for token in each])) for each in tokens)
+    return list(dict.fromkeys(found))[:PROMPTS]

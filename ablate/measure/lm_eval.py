@@ -14,6 +14,7 @@ from ablate.data.tokenizer import Portable
 from ablate.measure import Measured
 from ablate.measure.trained import Trained
 from ablate.model.hf import choose, export_folder
+from ablate.model.hf.family import ExportError
 from ablate.model.hf.folder import write_json
 from ablate.registry import measure
 
@@ -29,8 +30,10 @@ class LMEval:
     `shots` the worked examples before each; null: as the task says.
 
     Other tasks are a class of your own in `parts`, derived from this one, with a name of its own.
-    Needs the extra `lm-eval`, a model that a Hugging Face family can express, and a tokenizer that can be
-    written as tokenizer.json. Raises ValueError where one of these is missing.
+    Needs the extra `lm-eval` and a tokenizer that can be written as tokenizer.json. A model that no family of
+    transformers expresses is exported with the code of its parts, as by `ablate export --code`. That code is
+    written here and now from the sources of this process, and is the only code of a folder that is run.
+    Raises ValueError where something is missing, ExportError for a part that cannot be carried.
     """
 
     metrics = ("*/*",)
@@ -57,11 +60,11 @@ class LMEval:
 
         device = str(trained.decoder.embedding.weight.device)
         with tempfile.TemporaryDirectory(prefix="ablate-lm-eval-") as place:
-            folder = Path(place) / "model"
-            export_with_tokenizer(trained, folder)
+            folder = Path(place) / f"model_{Path(place).name}"  # transformers remembers code by this name
+            own_code = export_with_tokenizer(trained, folder)
             answers = simple_evaluate(
                 model="hf",
-                model_args={"pretrained": str(folder), "dtype": "float32"},
+                model_args={"pretrained": str(folder), "dtype": "float32", "trust_remote_code": own_code},
                 tasks=list(self.tasks),
                 task_manager=TaskManager(include_path=self.include_path),
                 device=device,
@@ -89,19 +92,22 @@ def numbers_of(results: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[st
     return found
 
 
-def export_with_tokenizer(trained: Trained, folder: Path) -> None:
-    """Write the model as a Hugging Face folder that `AutoModelForCausalLM` and `AutoTokenizer` read. Raises
-    ExportError, and TokenizerError for a tokenizer that cannot be written."""
+def export_with_tokenizer(trained: Trained, folder: Path) -> bool:
+    """Write the model as a Hugging Face folder that `AutoModelForCausalLM` and `AutoTokenizer` read; return
+    whether it needs code of its own. Raises ExportError, and TokenizerError for a tokenizer that cannot be
+    written."""
     words = trained.tokenizer.portable()
-    chosen = choose(trained.decoder.spec, None)
     context = trained.decoder.spec.context
-    export_folder(
-        trained.decoder,
-        folder,
-        chosen.family.name,
-        trained.tokenizer.end,
-        beside=[lambda aside: write_tokenizer(aside, words, context)],
-    )
+    beside = [lambda aside: write_tokenizer(aside, words, context)]
+    try:
+        name = choose(trained.decoder.spec, None).family.name
+    except ExportError:
+        from ablate.model.hf.code import export_code
+
+        export_code(trained.decoder, folder, trained.tokenizer.end, beside=beside)
+        return True
+    export_folder(trained.decoder, folder, name, trained.tokenizer.end, beside=beside)
+    return False
 
 
 def write_tokenizer(folder: Path, words: Portable, context: int) -> None:

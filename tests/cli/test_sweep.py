@@ -176,8 +176,9 @@ def test_a_study_is_planned_killed_resumed_scored_and_reported(place):
     assert written.returncode == 0, written.stderr
     kept = results(folder).samples
     assert kept is not None and sorted(kept["arm"].unique()) == ["alibi", "none", "placebo", "rope"]
-    assert kept.groupby("prompt").size().tolist() == [4, 4, 4] and kept["prompt"].str.startswith("Doc").all()
-    assert (folder / "report.html").read_text().count("<details><summary>Sample: Doc") == 3
+    assert kept["prompt"].tolist() == ["Document"] * 4  # half of a context, with which all documents begin
+    assert kept["text"].str.len().gt(0).all()
+    assert (folder / "report.html").read_text().count("<details><summary>Sample: Document</summary>") == 1
 
     loose = sweep(place, "compare=runs/*")
     assert loose.returncode == 0, loose.stderr

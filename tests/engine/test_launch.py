@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ def wait_for(what: Any, seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
-def engine(folder: Path, jobs: list[Job], **options: Any) -> "subprocess.Popen[str]":
-    """Another process that launches the same jobs."""
+def engine(
+    folder: Path, jobs: list[Job], before: Sequence[str] = (), **options: Any
+) -> "subprocess.Popen[str]":
+    """Another process that launches the same jobs. `before` are words that stand before its command."""
     code = (
         "import json, sys; from pathlib import Path\n"
         "from ablate.engine.launch import launch\n"
@@ -82,7 +85,7 @@ def engine(folder: Path, jobs: list[Job], **options: Any) -> "subprocess.Popen[s
     said = {"jobs": [vars(j) for j in jobs], "work": WORK, "store": str(folder / "runs"), "options": options}
     path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(said)],
+        [*before, sys.executable, "-c", code, json.dumps(said)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -7,12 +7,14 @@ import pytest
 import torch
 from test_trained import a_run
 
+from ablate.cli.exchange import send_out
 from ablate.cli.scoring import lacks_library
-from ablate.measure.lm_eval import LMEval, numbers_of
-from ablate.measure.trained import open_run
+from ablate.measure.lm_eval import LMEval, export_with_tokenizer, numbers_of
+from ablate.measure.trained import Trained, open_run
 from ablate.parts.base import ForwardContext
 
 SWIGLU = {"name": "glu", "activation": {"name": "silu"}}
+QUESTIONS = [f"def f{n}" for n in range(12)]
 TASK = """
 task: choose
 dataset_path: json
@@ -45,27 +47,66 @@ def test_a_missing_library_is_named_before_any_run():
     assert lacks_library(object, "mine") is None
 
 
-@pytest.mark.slow
-def test_a_local_task_gives_the_accuracy_of_our_own_forward_pass(tmp_path: Path, monkeypatch):
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch) -> Path:
+    """A folder with the task `choose`: twelve questions, to be answered by a or b in turn."""
     pytest.importorskip("lm_eval")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    run = open_run(a_run(tmp_path / "runs" / "abc", ffn=SWIGLU))
-    texts = [f"def f{n}" for n in range(12)]
-    ids = [[run.tokenizer.encode([choice])[0] for choice in "ab"] for _ in texts]
-    assert all(len(choice) == 1 for row in ids for choice in row)
-    likelier = []
-    with torch.no_grad():
-        for text in texts:
-            tokens = torch.tensor(run.tokenizer.encode([text]))
-            positions = torch.arange(tokens.shape[1])[None]
-            last = run.decoder(tokens, ForwardContext(positions))[0, -1]
-            likelier.append(int(last[ids[0][1][0]] > last[ids[0][0][0]]))
-    answers = [n % 2 for n in range(12)]
-    rows = [{"question": text, "answer": answer} for text, answer in zip(texts, answers, strict=True)]
+    rows = [{"question": question, "answer": n % 2} for n, question in enumerate(QUESTIONS)]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "choose.yaml").write_text(TASK.format(file=tmp_path / "rows.jsonl"))
-    ours = sum(a == b for a, b in zip(answers, likelier, strict=True)) / 12
-    measured = LMEval(tasks=["choose"], include_path=str(tmp_path / "tasks"))(run, None)  # type: ignore[arg-type]
-    assert measured.metrics["lm_eval/choose/acc"] == pytest.approx(ours)
+    return tmp_path / "tasks"
+
+
+def accuracy(run: Trained) -> float:
+    """That of the likelier of the two tokens, by our own forward pass."""
+    first, second = (run.tokenizer.encode([choice])[0] for choice in "ab")
+    assert len(first) == len(second) == 1
+    right = 0
+    with torch.no_grad():
+        for n, question in enumerate(QUESTIONS):
+            tokens = torch.tensor(run.tokenizer.encode([question]))
+            positions = torch.arange(tokens.shape[1])[None]
+            last = run.decoder(tokens, ForwardContext(positions))[0, -1]
+            right += int(last[second[0]] > last[first[0]]) == n % 2
+    return right / len(QUESTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", [{"ffn": SWIGLU}, {"pattern": ["softmax", "retnet"]}], ids=["a family", "its own code"]
+)
+def test_a_local_task_gives_the_accuracy_of_our_own_forward_pass(task: Path, tmp_path: Path, model):
+    run = open_run(a_run(tmp_path / "runs" / "abc", **model))
+    assert export_with_tokenizer(run, tmp_path / "exported") == ("pattern" in model)
+    measured = LMEval(tasks=["choose"], include_path=str(task))(run, None)  # type: ignore[arg-type]
+    assert measured.metrics["lm_eval/choose/acc"] == pytest.approx(accuracy(run))
+
+
+@pytest.mark.slow
+def test_a_folder_with_code_is_measured_at_the_user_s_word_alone(task: Path, tmp_path: Path):
+    """As a person measures what `ablate export --code` wrote."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    run = open_run(a_run(tmp_path / "runs" / "abc", pattern=["softmax", "retnet"]))
+    folder = tmp_path / "exported"
+    send_out(tmp_path / "runs" / "abc", folder, code=True)
+
+    def measured(**word) -> float:
+        found = simple_evaluate(
+            model="hf",
+            model_args={"pretrained": str(folder), "dtype": "float32", **word},
+            tasks=["choose"],
+            task_manager=TaskManager(include_path=str(task)),
+            device="cpu",
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        return found["results"]["choose"]["acc,none"]
+
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        measured()
+    assert measured(trust_remote_code=True) == pytest.approx(accuracy(run))

@@ -40,6 +40,7 @@ PROBE = """<!doctype html><meta charset="utf-8"><title>probe</title>
 <script>
 frame.onload = () => {{
   const page = frame.contentDocument, root = page.documentElement;
+  page.querySelectorAll("details").forEach(e => e.open = true);
   const inside = e => e.closest(".scroll, svg, pre");  // what scrolls or clips by itself
   const wide = [...page.body.querySelectorAll("*")].filter(
     e => !inside(e) && e.getBoundingClientRect().right > {width} + 0.5);
@@ -48,7 +49,9 @@ frame.onload = () => {{
   document.title = JSON.stringify({{
     scroll: root.scrollWidth, client: root.clientWidth, wide: wide.length, small: small.length,
     rows: page.querySelectorAll(".board tbody tr:not(.aside)").length,
-    bars: page.querySelectorAll(".board svg.bar").length, figures: page.querySelectorAll("figure svg").length,
+    bars: page.querySelectorAll(".board svg.bar").length,
+    figures: page.querySelectorAll(".figures svg").length,
+    curves: page.querySelectorAll(".curves svg").length,
     question: page.querySelector("h1").textContent, scripts: page.scripts.length,
     cut: [...page.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).length,
   }});
@@ -110,6 +113,7 @@ def test_the_page_fits_its_window(folder: Path, tmp_path: Path, width: int) -> N
     assert seen["scroll"] <= width and seen["wide"] == 0
     assert seen["cut"] == 0 or width > 390  # a phone shows whole tables
     assert seen["rows"] == len(NASTY) + 3 and seen["bars"] == len(NASTY) + 2 and seen["figures"] == 5
+    assert seen["curves"] == 4 * (len(NASTY) + 3)
     assert seen["question"] == "Is <i>this</i> the best?" and seen["scripts"] == 0
     assert seen["small"] == 0  # the letters of a figure can be read
     assert set(asked) - {"/favicon.ico"} == {"/probe.html", "/report.html"}  # and nothing else

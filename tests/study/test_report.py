@@ -387,10 +387,8 @@ def test_every_loss_by_seed_leads_to_the_curve_of_its_run(tuned: Path) -> None:
     assert shown == pytest.approx(losses[list(shown)].to_dict(), abs=0.01)
     for points in drawn.values():
         pairs = [tuple(map(float, pair.split(","))) for pair in points.split()]
-        assert all(
-            0 <= x <= run_curves.DRAWING_WIDTH and 0 <= y <= run_curves.DRAWING_HEIGHT for x, y in pairs
-        )
-        assert pairs == sorted(pairs) and len(pairs) <= run_curves.DRAWN_POINTS
+        assert all(0 <= x <= run_curves.ACROSS and 0 <= y <= run_curves.DOWN for x, y in pairs)
+        assert pairs == sorted(pairs) and len(pairs) <= run_curves.MOST_POINTS
 
 
 def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:
@@ -404,7 +402,7 @@ def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:
             "corpus": run.corpus,
             "arm": run.arm,
             "prompt": "Once <b>",
-            "text": f"I am {run.arm} |",
+            "text": f"I am {run.arm} |\0",
         }
         for run in runs.itertuples()
     ]
@@ -413,6 +411,7 @@ def test_samples_are_shown_where_they_were_asked_for(tmp_path: Path) -> None:
     html, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "<details><summary>Sample: Once &lt;b&gt;</summary>" in html and "Sample:" not in plain
     assert all(f"I am {arm} |" in html for arm in runs["arm"]) and "stale" not in html
+    assert "\0" not in html + markdown
     assert "I am rope \\|" in markdown
 
 

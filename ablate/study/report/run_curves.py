@@ -12,8 +12,8 @@ from ablate.study.report.summary import means, ranked
 if TYPE_CHECKING:
     import numpy as np
 
-DRAWN_POINTS = 48  # of a curve; the results have at most a hundred
-DRAWING_WIDTH, DRAWING_HEIGHT = 100, 40  # of a drawing, in its own units
+MOST_POINTS = 48  # of a curve; the results have at most a hundred
+ACROSS, DOWN = 100, 40  # a drawing, in its own units
 SHOWN = 0.9  # of all losses of a corpus lie in the drawing; those above run off at the top
 
 
@@ -71,9 +71,9 @@ def _points(across: "np.ndarray", down: "np.ndarray") -> str:
     """The line in units of the drawing, from the first point that lies in it. Both run from 0 to 1."""
     import numpy as np
 
-    at = np.unique(np.linspace(0, len(across) - 1, min(DRAWN_POINTS, len(across))).round().astype(int))
+    at = np.unique(np.linspace(0, len(across) - 1, min(MOST_POINTS, len(across))).round().astype(int))
     inside = np.flatnonzero(np.isfinite(down[at]) & (down[at] >= 0))
     kept = at[max(0, inside[0] - 1) :] if len(inside) else at[-1:]
-    x = np.clip(across[kept] * DRAWING_WIDTH, 0, DRAWING_WIDTH)
-    y = np.clip(np.nan_to_num(down[kept], nan=0.0) * DRAWING_HEIGHT, 0, DRAWING_HEIGHT)
+    x = np.clip(across[kept] * ACROSS, 0, ACROSS)
+    y = np.clip(np.nan_to_num(down[kept], nan=0.0) * DOWN, 0, DOWN)
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))

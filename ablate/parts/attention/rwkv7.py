@@ -17,7 +17,7 @@ from ablate.spec import LayerSpec, ModelSpec, Shape
 
 LEAST_LOG_DECAY = -math.exp(-0.5)
 EARLIER = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}  # exponents of the mixes at the start
-STARTS = {"removal": 0.71, "replacement": 1.02, "bonus": -0.04, "rate_up.bias": -0.19}
+FIRST_VALUES = {"removal": 0.71, "replacement": 1.02, "bonus": -0.04, "rate_up.bias": -0.19}
 
 
 def earlier(exponent: float) -> Start:
@@ -25,12 +25,12 @@ def earlier(exponent: float) -> Start:
     return lambda shape, generator: 1 - (torch.arange(shape[0]) / shape[0]) ** exponent
 
 
-def decays(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def spread_decays(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """From -5.5, where nearly all is kept, to 0.5."""
     return torch.linspace(-5.5, 0.5, shape[0])
 
 
-def rank(width: int, times: float) -> int:
+def usual_rank(width: int, times: float) -> int:
     """The multiple of 32 next to so many times the square root of the width, and 32 at least."""
     return max(32, round(times * math.sqrt(width) / 32) * 32)
 
@@ -63,14 +63,18 @@ class RWKV7(RecurrentMixer):
         self.head_width = D
         self.mixes = nn.ParameterDict({name: nn.Parameter(torch.empty(C)) for name in EARLIER})
         self.r, self.k, self.v = (Linear(C, H * D, bias=False) for _ in range(3))
-        W, A, G = decay_rank or rank(C, 2.5), rate_rank or rank(C, 2.5), gate_rank or rank(C, 5)
+        W, A, G = (
+            decay_rank or usual_rank(C, 2.5),
+            rate_rank or usual_rank(C, 2.5),
+            gate_rank or usual_rank(C, 5),
+        )
         self.decay_down, self.rate_down, self.gate_down = (Linear(C, R, bias=False) for R in (W, A, G))
         self.decay_up, self.rate_up = Linear(W, H * D), Linear(A, H * D)
         self.gate_up = Linear(G, H * D, bias=False)
         self.removal, self.replacement, self.bonus = (nn.Parameter(torch.empty(H, 1, D)) for _ in range(3))
         self.starts = {f"mixes.{name}": earlier(exponent) for name, exponent in EARLIER.items()}
-        self.starts["decay_up.bias"] = decays
-        self.constants = STARTS
+        self.starts["decay_up.bias"] = spread_decays
+        self.constants = FIRST_VALUES
         self.norms = nn.ModuleList(norm(D) for _ in range(H))
         self.out = Linear(H * D, C, bias=False)
         self.kept(2 * H, 8 * H * D)
@@ -126,7 +130,7 @@ class RWKV7(RecurrentMixer):
     @classmethod
     def canonical(cls, options: Any, layer: LayerSpec, model: ModelSpec) -> dict[str, Any]:
         ranks = {"decay_rank": 2.5, "rate_rank": 2.5, "gate_rank": 5.0}
-        usual = {name: rank(model.width, times) for name, times in ranks.items()}
+        usual = {name: usual_rank(model.width, times) for name, times in ranks.items()}
         usual["head_width"] = model.shape().head_width
         said = {name: getattr(options, name) for name in usual}
         return {name: None if said[name] == usual[name] else said[name] for name in usual}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ablate.measure.trained import Trained
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 3, 16, 48
-LOOKED_AT = 100  # documents
+DOCUMENTS_READ = 100  # to find prompts that differ
 SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "seed": 0}
 
 
@@ -49,7 +49,7 @@ def beginnings(trained: "Trained", workspace: Workspace) -> list[str]:
 
     prepared = workspace.text(DataSpec.model_validate(trained.record.spec["data"]))
     split = next(iter(texts_of(prepared, "validation").main.values()))
-    starts = [int(start) for start in split.document_offsets[:LOOKED_AT]]
+    starts = [int(start) for start in split.document_offsets[:DOCUMENTS_READ]]
     ends = [*starts[1:], len(split.tokens)]
     most = min(PROMPT_TOKENS, max(1, trained.decoder.spec.context // 2))
     tokens = [split.tokens[start : min(start + most, end)] for start, end in zip(starts, ends, strict=True)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ablate.cli.arguments import Parser, integer_within, some_text
 from ablate.cli.terminal import replace_unprintable
-from ablate.errors import printable, system_error
+from ablate.errors import AblateError, printable, system_error
 
 _WRONG = 2  # exit code
 MOST_NEW_TOKENS = 1_000_000  # that `generate` adds
@@ -37,7 +37,7 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.stderr.close()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ImportError, KeyError, MemoryError, RuntimeError) as error:
+    except (AblateError, ValueError, OSError, ImportError, KeyError, MemoryError, RuntimeError) as error:
         line = line_for(error)
         if line is None:
             raise

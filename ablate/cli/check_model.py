@@ -83,8 +83,10 @@ def from_hugging_face(folder: Path) -> tuple[nn.Module, int | None]:
     """With its weights where there are some, else with new ones. Code beside the config is not run."""
     try:
         from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise CheckFailed(f"{folder}: needs transformers; pip install transformers") from error
+    disable_progress_bar()
     try:
         if any(folder.glob("*.safetensors")):
             module = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)

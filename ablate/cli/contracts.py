@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ContractVerdict = Literal["kept", "broken", "not checked"]
+CACHES = ("past_key_values", "cache_params")
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5}  # a model's own noise is added to it
 
 
@@ -139,13 +140,15 @@ class Judge:
         name = "cached is whole"
         if not hasattr(self.subject.module, "generation_config"):
             return Contract(name, "not checked", "the model has no cache of Hugging Face's kind")
-        cache: Any = None
+        cache: dict[str, Any] = {}  # by the name that the model itself gives it: others it takes and ignores
         logits, tokens = [], self.subject.tokens
         prompt = tokens.shape[1] // 2
         with torch.no_grad():
             for piece in (tokens[:, :prompt], *tokens[:, prompt:].split(1, 1)):
-                out = self.subject.module(piece, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
+                out = self.subject.module(piece, use_cache=True, **cache)
+                cache = {key: out[key] for key in CACHES if getattr(out, key, None) is not None}
+                if not cache:
+                    return Contract(name, "not checked", f"the model gives back none of {', '.join(CACHES)}")
                 logits.append(out.logits)
         found = self.apart(torch.cat(logits, 1), self.whole)
         kept = found <= max(self.limit, 1e-4)

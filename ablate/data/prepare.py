@@ -31,6 +31,7 @@ from ablate.data.sound import held_in, is_whole, mark_untouched, sha256, signatu
 from ablate.data.source import SPLITS, DataError, NetworkError, Source, SplitName, documents_by_split
 from ablate.data.source.mixture import Mixture, Vocabulary
 from ablate.data.split import JoinedSplits, Split, open_split
+from ablate.data.task import Generated
 from ablate.data.tokenizer import Tokenizer, TokenizerError, first_bytes
 from ablate.record import atomic, content_hash
 from ablate.registry import Options
@@ -101,11 +102,14 @@ def prepared_mixture(data: DataSpec, mixture: Mixture, cache: Path) -> Prepared:
     """The sources of a mixture, each from a cache of its own. Raises DataError for one of generated
     examples, and for sources that the tokenizer reads in different ways."""
     options: Mapping[str, Options] = data.source.sources  # type: ignore[attr-defined]
+    for name, source in mixture.sources.items():
+        if isinstance(source, Generated):
+            raise DataError(f"mixture: data.source.sources.{name} generates examples; mix sources of text")
     words = shared_vocabulary(data, mixture, cache)
     each = {name: prepared_alone(options[name], data.tokenizer, cache, words) for name in mixture.sources}
     for name, prepared in each.items():
         if prepared.splits["train"].loss_mask is not None:
-            raise DataError(f"mixture: data.source.sources.{name} generates examples; mix sources of text")
+            raise DataError(f"mixture: data.source.sources.{name} marks answers; mix sources of text")
     first = next(iter(each.values()))
     if len({prepared.fingerprint["tokenizer"] for prepared in each.values()}) > 1:
         raise DataError(

@@ -84,7 +84,7 @@ def open_shard(path: Path, format: str, dtype: np.dtype) -> Shard:
     known = _format_of(path, head) if format == "auto" else format
     try:
         shard = READERS[known](path, dtype)
-    except (ValueError, KeyError, TypeError, struct.error, OSError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, struct.error, OSError) as error:
         raise DataError(f"tokens: {path} is no whole file of the format {known}: {error}") from error
     if not len(shard.tokens):
         raise DataError(f"tokens: {path} has no tokens in it; leave it out")
@@ -105,6 +105,13 @@ def _format_of(path: Path, head: bytes) -> str:
     if len(head) == 12 and struct.unpack("<3i", head)[0] == LLMC_MAGIC:
         return "llmc"
     return "raw"
+
+
+def _index(path: Path) -> bytes:
+    """The index that stands beside tokens. Raises ValueError for what is no regular file."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} beside it is missing")
+    return path.read_bytes()
 
 
 def _raw(path: Path, dtype: np.dtype) -> Shard:
@@ -138,7 +145,7 @@ def _llmc(path: Path, _: np.dtype) -> Shard:
 
 
 def _megatron(path: Path, _: np.dtype) -> Shard:
-    index = path.with_suffix(".idx").read_bytes()
+    index = _index(path.with_suffix(".idx"))
     if not index.startswith(MEGATRON_MAGIC):
         raise ValueError("its index has another beginning")
     version, code, sequences, documents = struct.unpack_from("<QBQQ", index, len(MEGATRON_MAGIC))
@@ -173,7 +180,7 @@ def _litpkds(path: Path, _: np.dtype) -> Shard:
 
 
 def _litdata(path: Path, _: np.dtype) -> Shard:
-    index = json.loads(path.with_name(LITDATA_INDEX).read_bytes())
+    index = json.loads(_index(path.with_name(LITDATA_INDEX)))
     config = index["config"]
     known = [chunk for chunk in index["chunks"] if chunk["filename"] == path.name]
     if not known:
@@ -187,10 +194,12 @@ def _litdata(path: Path, _: np.dtype) -> Shard:
     if dtype is None:
         raise ValueError(f"the number type {code} of its items is not known")
     (items,) = np.fromfile(path, "<u4", 1).tolist()
-    begins = np.fromfile(path, "<u4", items + 1, offset=4).astype(np.int64)
     header = 4 * (items + 2)
-    if items != known[0]["chunk_size"] or len(begins) != items + 1 or begins[0] != header:
-        raise ValueError("its header and the index do not agree")
+    if items != known[0]["chunk_size"] or header > path.stat().st_size:
+        raise ValueError(f"its header says {items} items, and the index {known[0]['chunk_size']}")
+    begins = np.fromfile(path, "<u4", items + 1, offset=4).astype(np.int64)
+    if begins[0] != header:
+        raise ValueError("its first item does not begin behind its header")
     offsets, rest = np.divmod(begins - header, dtype.itemsize)
     if rest.any() or (np.diff(offsets) < 0).any() or path.stat().st_size != begins[-1]:
         raise ValueError("its items do not cover it, one after another")

@@ -164,8 +164,12 @@ def study_text(given: Any) -> bytes:
 
 
 def options_for(given: list[str]) -> list[str]:
-    """Those of a tiny run; without those of its model where that is another's."""
-    return [option for option in TINY if "model=started" not in given or not option.startswith("model.")]
+    """Those of a tiny run; without those of its model or its text where that is another's."""
+    others = (
+        *(["model."] if "model=started" in given else []),
+        *(["data.source."] if any(option.startswith("data=") for option in given) else []),
+    )
+    return [option for option in TINY if not option.startswith(tuple(others))]
 
 
 def command_of(case: Case, place: Path) -> list[str]:
@@ -173,7 +177,7 @@ def command_of(case: Case, place: Path) -> list[str]:
     match case.section:
         case "train":
             given = shlex.split(case.given)
-            return ["train", *given] if given[0].startswith("--") else ["train", *TINY, *given]
+            return ["train", *(() if given[0].startswith("--") else options_for(given)), *given]
         case "sweep":
             return ["sweep", *shlex.split(case.given)]
         case "study":

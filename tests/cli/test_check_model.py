@@ -81,6 +81,17 @@ def test_a_model_of_transformers_and_its_cache(tmp_path: Path, capsys):
     assert set(found.values()) == {"kept"} and "cached is whole" in found
 
 
+def test_a_cache_is_handed_back_by_its_own_name(tmp_path: Path, capsys):
+    """Mamba takes `past_key_values`, and ignores it."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=V, hidden_size=C, num_hidden_layers=2, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    assert main(["check", str(tmp_path), "--json"]) == 0
+    found = {each["name"]: each["verdict"] for each in json.loads(capsys.readouterr().out)}
+    assert found["cached is whole"] == "kept"
+
+
 def test_from_a_file(tmp_path: Path, capsys):
     file = tmp_path / "model.py"
     file.write_text(

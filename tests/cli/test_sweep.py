@@ -235,6 +235,18 @@ def test_runs_of_another_version_of_the_code_count_where_that_is_asked(stale, co
         assert workspace.has_outcome(run) is known
 
 
+def test_folders_of_any_name_hold_text_and_runs(tmp_path, monkeypatch, capsys):
+    """Apostrophes, accents, commas and semicolons, which mean something to the command line's grammar."""
+    place = tmp_path / "it's é; a, b"
+    experiment = place / "experiments" / "small"
+    experiment.mkdir(parents=True)
+    (place / "a.txt").write_text("\n\n".join(f"Document {n}: {'so it goes ' * 9}" for n in range(200)))
+    (experiment / "study.yaml").write_text(STUDY.format(text="a.txt"))
+    monkeypatch.chdir(place)
+    asked_of(place, plan=True).go()
+    assert "Runs" in capsys.readouterr().out and (place / "cache").is_dir()
+
+
 def test_numbers_stand_where_the_weights_that_gave_them_are_gone(tmp_path):
     workspace = Workspace(options(tmp_path))
     run = PlannedRun("0" * 12, "base", "rope", "test", 0, None, 1, {})

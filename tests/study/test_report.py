@@ -1,5 +1,6 @@
 """The report: rebuilt from its files, the numbers of the judge, and nothing lost of what went wrong."""
 
+import csv
 import json
 import re
 import shlex
@@ -1139,6 +1140,8 @@ NASTY = [
     "L" * 100,
     r"\input{x}[red]y[/red]",
     "- # 1. x",
+    "=HYPERLINK(1)",
+    "@SUM(1)",
 ]
 
 
@@ -1184,6 +1187,18 @@ def test_html_shows_every_name_and_obeys_none(nasty: Path) -> None:
         assert name in page.text
     assert "Is <i>this</i> | safe? $1" in page.text and "<script>alert(3)</script>" in page.text
     assert page.tags.count("html") == page.tags.count("main") == page.tags.count("style") == 1
+
+
+def test_no_cell_of_a_table_is_a_formula(nasty: Path) -> None:
+    cells = [
+        cell
+        for file in (nasty / "tables").glob("*.csv")
+        for row in csv.reader(file.open(newline=""))
+        for cell in row
+        if not re.fullmatch(r"-?[\d.]+(e[-+]\d+)?", cell)
+    ]
+    assert {"'=HYPERLINK(1)", "'@SUM(1)", "'- # 1. x"} <= set(cells)
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
 def test_markdown_shows_every_name_and_obeys_none(nasty: Path) -> None:

@@ -47,7 +47,7 @@ STUDY = {
     "seeds": 2,
     "tune": "fixed",
 }
-FAST = 12  # every so many of the table are in the default tests
+FAST = 16  # every so many of the table are in the default tests
 SECONDS = 30
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from covering import BASELINE, FACTORS, Row, build, pairs, refusal, refused_alone, refused_pairs, rows, table
+from sampled import sampled
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
@@ -77,9 +78,9 @@ def faults(row: Row, tokens: Tensor) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("share", sampled(map(str, range(SHARES)), 4))
 def test_every_pair_trains_a_step_and_decodes_as_it_reads(share, tokens):
-    wrong = [(row, found) for row in rows()[share::SHARES] if (found := faults(row, tokens))]
+    wrong = [(row, found) for row in rows()[int(share) :: SHARES] if (found := faults(row, tokens))]
     assert not wrong, "\n".join(f"{found}: {row}" for row, found in wrong)
 
 

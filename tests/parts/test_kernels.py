@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import HARD, model
 from conftest import small
+from sampled import sampled
 from torch import Tensor
 
 from ablate.model.decoder import Decoder
@@ -181,8 +182,9 @@ def test_flex_computes_what_the_reference_does(mask):
                 torch.testing.assert_close(b, a, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("case", HARD.values(), ids=HARD.keys())
-def test_flex_carries_the_hard_models_forward(case, tokens):
+@pytest.mark.parametrize("name", sampled(HARD, 3))
+def test_flex_carries_the_hard_models_forward(name, tokens):
+    case = HARD[name]
     reference = model({**case, "kernel": "reference"})
     try:
         flex = Decoder(small(**{**case, "kernel": "flex"}), training=False).double().eval()

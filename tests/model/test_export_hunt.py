@@ -4,6 +4,7 @@ Every one that is taken runs in transformers with our logits; the others are ref
 """
 
 import copy
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support.tiny_families import TINY
 from test_export import MODELS, WINDOWS, held_to_transformers
 from test_export import random as randomised
-from test_hf import SWIGLU
+from test_hf import CONFIGS, SWIGLU
 
-from ablate.model.hf import ExportError, export_folder
+from ablate.cli.zoo_lacks import ALIASES
+from ablate.model.hf import FAMILIES, ExportError, export_folder
+from ablate.model.hf.config import read_config
 from ablate.parts.base import IncompatibleParts
 from ablate.spec import ModelSpec
 
@@ -107,3 +111,58 @@ def test_every_model_that_is_taken_runs_in_transformers(tokens, tmp_path):
 def test_every_model_that_is_taken_runs_in_transformers_wherever_one_looks(seed, tokens, tmp_path):
     taken, wrong = hunt(seed, 200, tokens, tmp_path)
     assert taken > 40 and wrong == []
+
+
+# ------------------------------------------------------------------------------- windows, family by family
+
+EVERY = {**CONFIGS, **TINY}
+WINDOW_OF_LAYER = {  # of the layer at each depth
+    "none": lambda n: None,
+    "all": lambda n: 5,
+    "alternating": lambda n: 5 if n % 2 == 0 else None,
+}
+QUICK = ("gpt2", "qwen3", "gemma3_text", "jamba")
+
+
+def test_every_family_is_exported():
+    assert {ALIASES.get(kind, kind) for kind, _ in EVERY.values()} == set(FAMILIES)
+
+
+def family_and_spec(name: str) -> tuple[str, ModelSpec]:
+    """The model of a tiny config of transformers."""
+    from transformers import AutoConfig
+
+    kind, options = EVERY[name]
+    config = json.loads(AutoConfig.for_model(kind, **options).to_json_string(use_diff=False))
+    config = config.get("text_config", config) | {"model_type": ALIASES.get(kind, kind)}
+    family = ALIASES.get(kind, kind)
+    return family, read_config(config, FAMILIES[family])
+
+
+def windowed(spec: ModelSpec, windows: str) -> ModelSpec:
+    """The model, each layer that has a window given that of its depth."""
+    variants = {}
+    for n, layer in enumerate(spec.layers()):
+        node = layer.model_dump(mode="json")
+        if "window" in node["attention"]:
+            node["attention"]["window"] = WINDOW_OF_LAYER[windows](n)
+        variants[f"layer{n}"] = node
+    return ModelSpec.model_validate(
+        {**spec.model_dump(mode="json"), "variants": variants, "pattern": list(variants)}
+    )
+
+
+@pytest.mark.parametrize("windows", WINDOW_OF_LAYER)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+)
+def test_every_family_takes_windows_or_refuses_them(name, windows, tokens, tmp_path):
+    family, spec = family_and_spec(name)
+    spec = windowed(spec, windows)
+    decoder = randomised(spec)
+    try:
+        export_folder(decoder, tmp_path / "out", family)
+    except ExportError:
+        assert windows != "none" or any(layer.attention.window for layer in family_and_spec(name)[1].layers())
+        return
+    held_to_transformers(tmp_path / "out", decoder, tokens)

@@ -12,7 +12,8 @@ from ablate.model.decoder import Decoder
 from ablate.model.hf import FAMILIES, export_folder, import_folder
 from ablate.model.hf.config import blockers, read_config
 
-QUICK = ("cohere2", "deepseek_v3", "gpt_oss", "kimi_linear", "lfm3", "llama4_text", "nanochat", "olmo_hybrid")
+QUICK = ("cohere2", "deepseek_v3", "falcon_mamba", "gpt_oss", "kimi_linear", "lfm3", "llama4_text")
+QUICK += ("nanochat", "olmo_hybrid")
 each = pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TINY]
 )

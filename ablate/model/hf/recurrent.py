@@ -247,9 +247,14 @@ NEMOTRON_H = kin(
 # ----------------------------------------------------------------------------------------- Mamba-1
 
 
+def rank_of(said: Any) -> Any:
+    """Null, a sixteenth of the width, for `auto`."""
+    return None if said == "auto" else said
+
+
 def with_rank(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """`unpack` of a rank of the step that may be `auto`."""
-    return lambda config: {**config, key: None if config.get(key, "auto") == "auto" else config[key]}
+    return lambda config: {**config, key: rank_of(config.get(key, "auto"))}
 
 
 def rank_said(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -294,10 +299,8 @@ MAMBA1_USUAL = {
 
 def mamba1_options(at: str, keys: dict[str, str]) -> list[Option]:
     """Those of a Mamba-1 mixer at this path, by their keys."""
-    return [
-        Option(f"{at}.{ours}", theirs, MAMBA1_USUAL[ours], write=unpointed if ours == "expand" else same)
-        for ours, theirs in keys.items()
-    ]
+    ways = {"step_rank": (rank_of, same), "expand": (same, unpointed)}
+    return [Option(f"{at}.{k}", key, MAMBA1_USUAL[k], *ways.get(k, (same, same))) for k, key in keys.items()]
 
 
 MAMBA_FAMILY = kin(

@@ -1,8 +1,4 @@
-"""What may only get better: repeated names, the length of files. Every public thing has a docstring.
-
-`repeated.txt` holds names and how many files define each today. What is mended is taken off the list, or the
-test fails as well.
-"""
+"""A public name is defined once and has a docstring, and no file is longer than a reader can hold."""
 
 import ast
 from collections import defaultdict
@@ -14,7 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "ablate").rglob("*.py"))
-REPEATED = Path(__file__).with_name("repeated.txt")
 LONGEST = 400  # lines of a file
 CUSTOMARY = {"log", "T"}  # a file's own logger, and its own type variable, have no other name
 STAND_INS = "ablate.model.hf.code.stand_ins"  # has the names of what it stands for
@@ -85,32 +80,13 @@ def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def counts() -> dict[str, int]:
-    """Name -> how many files may define it."""
-    return {name: int(count) for name, count in (line.split() for line in lines(REPEATED))}
-
-
 def test_a_public_name_is_defined_once(trees):
-    allowed = counts()
-    new = {name: modules for name, modules in repeated(trees).items() if len(modules) > allowed.get(name, 1)}
-    assert not new, f"give the new one a name of its own: {new}"
-
-
-def test_no_name_is_listed_as_repeated_more_often_than_it_is(trees):
-    found = repeated(trees)
-    now = {name: len(found.get(name, [])) for name, count in counts().items()}
-    mended = {name: n for name, n in now.items() if n < counts()[name]}
-    assert not mended, f"lower these in {REPEATED.name}, and take out what is defined once: {mended}"
+    assert repeated(trees) == {}, "give each definition a name of its own"
 
 
 def test_what_is_public_has_a_docstring(trees):
     missing = sorted(name for module, tree in trees.items() for name in undocumented(module, tree))
     assert not missing, f"write a docstring for each: {missing}"
-
-
-def test_the_list_is_sorted_and_names_nothing_twice():
-    listed = [line.split()[0] for line in lines(REPEATED)]
-    assert listed == sorted({*listed})
 
 
 def test_no_file_is_longer_than_a_reader_can_hold():

@@ -4,7 +4,16 @@ from typing import Any
 
 import torch
 
-from ablate.model.hf.family import SAME, STACKED, Change, CheckpointFormatError, Option, Row, linear, shown
+from ablate.model.hf.family import (
+    SAME,
+    STACKED,
+    Change,
+    CheckpointFormatError,
+    Option,
+    Row,
+    linear_rows,
+    shown,
+)
 from ablate.model.hf.llama import ALWAYS, EPS, HEAD_WIDTH, LAYER, QK_NORM, QK_NORMS, THEIRS, UNTIED
 from ablate.model.hf.llama_kin import LLAMA_SIZES, kin
 from ablate.model.hf.mixtures import JITTER, LLAMA_ROWS, SPARSE, dense_and_sparse, moe, routed_options
@@ -74,17 +83,17 @@ MINIMAX_M3 = kin(
     ],
     rows=[
         *(*LLAMA_ROWS, *QK_NORMS),
-        *linear(f"{LAYER}.attention.indexer.q", f"{THEIRS}.self_attn.indexer.q_proj"),
-        *linear(f"{LAYER}.attention.indexer.k", f"{THEIRS}.self_attn.indexer.k_proj"),
-        *linear(f"{LAYER}.attention.indexer.q_norm", f"{THEIRS}.self_attn.indexer.q_norm"),
-        *linear(f"{LAYER}.attention.indexer.k_norm", f"{THEIRS}.self_attn.indexer.k_norm"),
+        *linear_rows(f"{LAYER}.attention.indexer.q", f"{THEIRS}.self_attn.indexer.q_proj"),
+        *linear_rows(f"{LAYER}.attention.indexer.k", f"{THEIRS}.self_attn.indexer.k_proj"),
+        *linear_rows(f"{LAYER}.attention.indexer.q_norm", f"{THEIRS}.self_attn.indexer.q_norm"),
+        *linear_rows(f"{LAYER}.attention.indexer.k_norm", f"{THEIRS}.self_attn.indexer.k_norm"),
         Row(
             (f"{LAYER}.ffn.gate.weight", f"{LAYER}.ffn.up.weight"),
             f"{THEIRS}.mlp.gate_up_proj.weight",
             STACKED,
         ),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
-        *linear(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.gate"),
+        *linear_rows(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
+        *linear_rows(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.gate"),
         Row((f"{LAYER}.ffn.bias",), f"{THEIRS}.mlp.gate.e_score_correction_bias", SAME),
         Row(tuple(f"{n}.weight" for n in GATE_UP_EXPERTS), f"{THEIRS}.mlp.experts.gate_up_proj", BY_HALVES),
         Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.down_proj", DOWN_ROWS),
@@ -93,7 +102,7 @@ MINIMAX_M3 = kin(
             f"{THEIRS}.mlp.shared_experts.gate_up_proj.weight",
             STACKED,
         ),
-        *linear(f"{LAYER}.ffn.shared.0.down", f"{THEIRS}.mlp.shared_experts.down_proj"),
+        *linear_rows(f"{LAYER}.ffn.shared.0.down", f"{THEIRS}.mlp.shared_experts.down_proj"),
     ],
     axes=(
         SPARSE_LISTED,

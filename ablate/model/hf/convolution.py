@@ -9,7 +9,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.hybrid import (
@@ -83,9 +83,9 @@ def lfm2_given(config: dict[str, Any]) -> dict[str, Any]:
 SHORT_CONV = {"name": "short_convolution"}
 CONV_ROWS = only(
     [
-        *linear(tuple(f"{MIX}.{n}" for n in "bcu"), f"{THEIRS}.conv.in_proj", STACKED),
-        *linear(f"{MIX}.conv", f"{THEIRS}.conv.conv"),
-        *linear(f"{MIX}.out", f"{THEIRS}.conv.out_proj"),
+        *linear_rows(tuple(f"{MIX}.{n}" for n in "bcu"), f"{THEIRS}.conv.in_proj", STACKED),
+        *linear_rows(f"{MIX}.conv", f"{THEIRS}.conv.conv"),
+        *linear_rows(f"{MIX}.out", f"{THEIRS}.conv.out_proj"),
     ],
     "short_convolution",
 )
@@ -230,9 +230,9 @@ def eps_of_heads(config: dict[str, Any]) -> dict[str, Any]:
 MAMBA = f"{THEIRS}.mamba"
 MAMBA_PARTS = ("gate", "u", "key", "query", "step")
 BAMBA_ROWS = [
-    *linear(tuple(f"{MIX}.{n}" for n in MAMBA_PARTS), f"{MAMBA}.in_proj", STACKED),
-    *linear(tuple(f"{MIX}.{n}_conv" for n in ("u", "key", "query")), f"{MAMBA}.conv1d", STACKED),
-    *linear(f"{MIX}.out", f"{MAMBA}.out_proj"),
+    *linear_rows(tuple(f"{MIX}.{n}" for n in MAMBA_PARTS), f"{MAMBA}.in_proj", STACKED),
+    *linear_rows(tuple(f"{MIX}.{n}_conv" for n in ("u", "key", "query")), f"{MAMBA}.conv1d", STACKED),
+    *linear_rows(f"{MIX}.out", f"{MAMBA}.out_proj"),
     Row((f"{MIX}.log_rate",), f"{MAMBA}.A_log", SAME),
     Row((f"{MIX}.time_bias",), f"{MAMBA}.dt_bias", SAME),
     Row((f"{MIX}.skip",), f"{MAMBA}.D", SAME),

@@ -10,7 +10,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.gpt_kin import (
@@ -158,8 +158,8 @@ CTRL = Family(
     options=[*GPT_SIZES, GPT_TIED, Option("ffn.width", "dff")],
     rows=[
         Row(("embedding.weight",), "transformer.w.weight", SAME),
-        *linear("final_norm", "transformer.layernorm"),
-        *linear("head", "lm_head"),
+        *linear_rows("final_norm", "transformer.layernorm"),
+        *linear_rows("head", "lm_head"),
         *placed(
             CTRL_LAYER,
             attention_residual__input_norm="layernorm1",
@@ -193,10 +193,10 @@ BLOOM = Family(
     ],
     rows=[
         Row(("embedding.weight",), "transformer.word_embeddings.weight", SAME),
-        *linear("embedding_norm.0", "transformer.word_embeddings_layernorm"),
-        *linear("final_norm", "transformer.ln_f"),
+        *linear_rows("embedding_norm.0", "transformer.word_embeddings_layernorm"),
+        *linear_rows("final_norm", "transformer.ln_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
-        *linear(GPT_QKV, f"{BLOOM_LAYER}.self_attention.query_key_value", BY_HEAD),
+        *linear_rows(GPT_QKV, f"{BLOOM_LAYER}.self_attention.query_key_value", BY_HEAD),
         *placed(
             BLOOM_LAYER,
             attention_residual__input_norm="input_layernorm",
@@ -264,7 +264,7 @@ GPT_NEOX_JAPANESE = Family(
     ],
     rows=[
         Row(("embedding.weight",), "gpt_neox_japanese.embed_in.weight", SAME),
-        *linear("final_norm", "gpt_neox_japanese.final_layer_norm"),
+        *linear_rows("final_norm", "gpt_neox_japanese.final_layer_norm"),
         Row(("head.weight",), "embed_out.weight", SAME),
         Row(
             tuple(f"{name}.weight" for name in GPT_QKV),
@@ -317,7 +317,7 @@ PERSIMMON = Family(
     ],
     rows=[
         *end_rows("model.embed_tokens", "model.final_layernorm"),
-        *linear(GPT_QKV, f"{PERSIMMON_LAYER}.self_attn.query_key_value", BY_HEAD),
+        *linear_rows(GPT_QKV, f"{PERSIMMON_LAYER}.self_attn.query_key_value", BY_HEAD),
         *placed(
             PERSIMMON_LAYER,
             attention_residual__input_norm="input_layernorm",

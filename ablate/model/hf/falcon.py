@@ -1,6 +1,6 @@
 """Falcon 7B: multi-query attention and a feed-forward side by side after one norm."""
 
-from ablate.model.hf.family import SAME, STACKED, Family, Option, Row, linear
+from ablate.model.hf.family import SAME, STACKED, Family, Option, Row, linear_rows
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import flag, read_activation, write_activation
@@ -36,12 +36,12 @@ FALCON = Family(
     ],
     rows=[
         Row(("embedding.weight",), "transformer.word_embeddings.weight", SAME),
-        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
-        *linear(_QKV, f"{_THEIRS}.self_attention.query_key_value", STACKED),
-        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.self_attention.dense"),
-        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.dense_h_to_4h"),
-        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.dense_4h_to_h"),
-        *linear("final_norm", "transformer.ln_f"),
+        *linear_rows(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
+        *linear_rows(_QKV, f"{_THEIRS}.self_attention.query_key_value", STACKED),
+        *linear_rows(f"{_LAYER}.attention.out", f"{_THEIRS}.self_attention.dense"),
+        *linear_rows(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.dense_h_to_4h"),
+        *linear_rows(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.dense_4h_to_h"),
+        *linear_rows("final_norm", "transformer.ln_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
     ],
     prefix="transformer.",

@@ -94,7 +94,7 @@ BY_HEAD = Change(  # q, k and v of the first head, then of the second, ...
 )
 
 
-def linear(ours: str | tuple[str, ...], theirs: str, change: Change = SAME) -> list[Row]:
+def linear_rows(ours: str | tuple[str, ...], theirs: str, change: Change = SAME) -> list[Row]:
     """Weight and bias. A bias that a model does not have is left out."""
     names = (ours,) if isinstance(ours, str) else ours
     return [

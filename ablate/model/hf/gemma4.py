@@ -15,7 +15,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.llama import (
@@ -307,9 +307,9 @@ GEMMA4 = kin(
         Row((f"{LOOKUP}.table.weight",), "model.embed_tokens_per_layer.weight", SIDE_BY_SIDE),
         Row((f"{LOOKUP}.projection.weight",), "model.per_layer_model_projection.weight", STACKED),
         Row((f"{LOOKUP}.projection_norm.weight",), "model.per_layer_projection_norm.weight", OF_ALL_LAYERS),
-        *linear("after.{n}.lookup.gate", f"{THEIRS}.per_layer_input_gate"),
-        *linear("after.{n}.lookup.out", f"{THEIRS}.per_layer_projection"),
-        *linear("after.{n}.lookup.norm", f"{THEIRS}.post_per_layer_input_norm"),
+        *linear_rows("after.{n}.lookup.gate", f"{THEIRS}.per_layer_input_gate"),
+        *linear_rows("after.{n}.lookup.out", f"{THEIRS}.per_layer_projection"),
+        *linear_rows("after.{n}.lookup.norm", f"{THEIRS}.post_per_layer_input_norm"),
     ],
     unpack=lambda config: biases(with_lookups({"head_dim": 256, **config})),
     pack=lambda config: per_layer(without_biases(config)),

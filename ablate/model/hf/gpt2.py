@@ -1,6 +1,6 @@
 """GPT-2 (transformers keeps its matrices transposed, and q, k and v in one)."""
 
-from ablate.model.hf.family import SAME, STACKED_TRANSPOSED, TRANSPOSED, Family, Option, Row, linear
+from ablate.model.hf.family import SAME, STACKED_TRANSPOSED, TRANSPOSED, Family, Option, Row, linear_rows
 from ablate.model.hf.words import read_activation, write_activation
 
 _LAYER = "layers.{n}"
@@ -32,13 +32,13 @@ GPT2 = Family(
     rows=[
         Row(("embedding.weight",), "transformer.wte.weight", SAME),
         Row(("positions.0.table.weight",), "transformer.wpe.weight", SAME),
-        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.ln_1"),
-        *linear(_QKV, f"{_THEIRS}.attn.c_attn", STACKED_TRANSPOSED),
-        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.attn.c_proj", TRANSPOSED),
-        *linear(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.ln_2"),
-        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.c_fc", TRANSPOSED),
-        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.c_proj", TRANSPOSED),
-        *linear("final_norm", "transformer.ln_f"),
+        *linear_rows(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.ln_1"),
+        *linear_rows(_QKV, f"{_THEIRS}.attn.c_attn", STACKED_TRANSPOSED),
+        *linear_rows(f"{_LAYER}.attention.out", f"{_THEIRS}.attn.c_proj", TRANSPOSED),
+        *linear_rows(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.ln_2"),
+        *linear_rows(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.c_fc", TRANSPOSED),
+        *linear_rows(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.c_proj", TRANSPOSED),
+        *linear_rows("final_norm", "transformer.ln_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
     ],
     prefix="transformer.",

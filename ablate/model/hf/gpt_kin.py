@@ -15,7 +15,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.llama import LAYER
@@ -58,7 +58,7 @@ def placed(layer: str, **slots: str) -> list[Row]:
     """Ours to theirs, weight and bias: `attention__q="attn.q_proj"`."""
     rows: list[Row] = []
     for ours, theirs in slots.items():
-        rows += linear(f"{LAYER}.{ours.replace('__', '.')}", f"{layer}.{theirs}")
+        rows += linear_rows(f"{LAYER}.{ours.replace('__', '.')}", f"{layer}.{theirs}")
     return rows
 
 
@@ -66,8 +66,8 @@ def end_rows(embedding: str, norm: str, head: str = "lm_head", positions: str | 
     """The rows outside of the layers."""
     rows = [
         Row(("embedding.weight",), f"{embedding}.weight", SAME),
-        *linear("final_norm", norm),
-        *linear("head", head),
+        *linear_rows("final_norm", norm),
+        *linear_rows("head", head),
     ]
     if positions is not None:
         rows.append(Row(("positions.0.table.weight",), f"{positions}.weight", SAME))
@@ -156,10 +156,10 @@ CODEGEN = Family(
 # ------------------------------------------------------------------------------------ GPT-2's kin
 
 CONV1D = [
-    *linear(GPT_QKV, "transformer.h.{n}.attn.c_attn", STACKED_TRANSPOSED),
-    *linear(f"{LAYER}.attention.out", "transformer.h.{n}.attn.c_proj", TRANSPOSED),
-    *linear(f"{LAYER}.ffn.up", "transformer.h.{n}.mlp.c_fc", TRANSPOSED),
-    *linear(f"{LAYER}.ffn.down", "transformer.h.{n}.mlp.c_proj", TRANSPOSED),
+    *linear_rows(GPT_QKV, "transformer.h.{n}.attn.c_attn", STACKED_TRANSPOSED),
+    *linear_rows(f"{LAYER}.attention.out", "transformer.h.{n}.attn.c_proj", TRANSPOSED),
+    *linear_rows(f"{LAYER}.ffn.up", "transformer.h.{n}.mlp.c_fc", TRANSPOSED),
+    *linear_rows(f"{LAYER}.ffn.down", "transformer.h.{n}.mlp.c_proj", TRANSPOSED),
 ]
 UNTURNED = [  # vectors are not transposed
     row._replace(change=STACKED if row.change is STACKED_TRANSPOSED else SAME)
@@ -208,7 +208,7 @@ GPT_BIGCODE = Family(
     rows=[
         *end_rows("transformer.wte", "transformer.ln_f", positions="transformer.wpe"),
         *BLOCK_NORMS,
-        *linear(GPT_QKV, "transformer.h.{n}.attn.c_attn", STACKED),
+        *linear_rows(GPT_QKV, "transformer.h.{n}.attn.c_attn", STACKED),
         *placed(
             "transformer.h.{n}", attention__out="attn.c_proj", ffn__up="mlp.c_fc", ffn__down="mlp.c_proj"
         ),

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: a quarter of each head turns, and attention and feed-forward stand side by side."""
 
-from ablate.model.hf.family import BY_HEAD, SAME, Family, Option, Row, linear
+from ablate.model.hf.family import BY_HEAD, SAME, Family, Option, Row, linear_rows
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import flag, read_activation, write_activation
@@ -41,13 +41,13 @@ GPT_NEOX = Family(
     ],
     rows=[
         Row(("embedding.weight",), "gpt_neox.embed_in.weight", SAME),
-        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
-        *linear(_QKV, f"{_THEIRS}.attention.query_key_value", BY_HEAD),
-        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.attention.dense"),
-        *linear(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.post_attention_layernorm"),
-        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.dense_h_to_4h"),
-        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.dense_4h_to_h"),
-        *linear("final_norm", "gpt_neox.final_layer_norm"),
+        *linear_rows(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
+        *linear_rows(_QKV, f"{_THEIRS}.attention.query_key_value", BY_HEAD),
+        *linear_rows(f"{_LAYER}.attention.out", f"{_THEIRS}.attention.dense"),
+        *linear_rows(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.post_attention_layernorm"),
+        *linear_rows(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.dense_h_to_4h"),
+        *linear_rows(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.dense_4h_to_h"),
+        *linear_rows("final_norm", "gpt_neox.final_layer_norm"),
         Row(("head.weight",), "embed_out.weight", SAME),
     ],
     prefix="gpt_neox.",

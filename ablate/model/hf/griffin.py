@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ablate.model.hf.family import SAME, CheckpointFormatError, Family, Option, Row, linear, shown
+from ablate.model.hf.family import SAME, CheckpointFormatError, Family, Option, Row, linear_rows, shown
 from ablate.model.hf.hybrid import IN_RECURRENT, MIX, only
 from ablate.model.hf.llama import ATTENTION, ENDS, EPS, FEED_FORWARD, THEIRS, TIED, norms
 from ablate.model.hf.llama_kin import kin, renamed
@@ -91,10 +91,10 @@ RECURRENT_GEMMA = kin(
         *only(renamed(ATTENTION, {"self_attn": "temporal_block"}), "softmax"),
         *only(
             [
-                *linear(f"{MIX}.u", f"{TEMPORAL}.linear_x"),
-                *linear(f"{MIX}.gate", f"{TEMPORAL}.linear_y"),
-                *linear(f"{MIX}.out", f"{TEMPORAL}.linear_out"),
-                *linear(f"{MIX}.conv", f"{TEMPORAL}.conv_1d"),
+                *linear_rows(f"{MIX}.u", f"{TEMPORAL}.linear_x"),
+                *linear_rows(f"{MIX}.gate", f"{TEMPORAL}.linear_y"),
+                *linear_rows(f"{MIX}.out", f"{TEMPORAL}.linear_out"),
+                *linear_rows(f"{MIX}.conv", f"{TEMPORAL}.conv_1d"),
                 Row((f"{MIX}.log_rate",), f"{TEMPORAL}.rg_lru.recurrent_param", SAME),
                 *(
                     Row((f"{MIX}.{ours}_gate.{leaf}",), f"{TEMPORAL}.rg_lru.{theirs}_gate_{leaf}", SAME)

@@ -12,7 +12,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.latent import IMPLIED, MLA, MLA_ROWS, WIDTHS, latent, query_row, spelled_out
@@ -123,7 +123,7 @@ def only(rows: list[Row], mixer: str) -> list[Row]:
 
 SELF_ATTN = f"{THEIRS}.self_attn"
 GATED_ATTENTION = [
-    *linear((f"{MIX}.q", f"{MIX}.gate"), f"{SELF_ATTN}.q_proj", PAIRED),
+    *linear_rows((f"{MIX}.q", f"{MIX}.gate"), f"{SELF_ATTN}.q_proj", PAIRED),
     *(row for row in ATTENTION if ".q_proj." not in row.theirs),
 ]
 QWEN_ALWAYS: dict[str, Any] = {

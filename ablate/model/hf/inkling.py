@@ -4,7 +4,16 @@ from typing import Any
 
 import torch
 
-from ablate.model.hf.family import SAME, Change, CheckpointFormatError, Family, Option, Row, linear, shown
+from ablate.model.hf.family import (
+    SAME,
+    Change,
+    CheckpointFormatError,
+    Family,
+    Option,
+    Row,
+    linear_rows,
+    shown,
+)
 from ablate.model.hf.llama import (
     ALWAYS,
     ATTENTION,
@@ -159,10 +168,12 @@ _INKLING = kin(
         *(
             row
             for name in "kv"
-            for row in linear(f"{LAYER}.attention.{name}_canon.convolution", f"{_SELF}.{name}_sconv.conv1d")
+            for row in linear_rows(
+                f"{LAYER}.attention.{name}_canon.convolution", f"{_SELF}.{name}_sconv.conv1d"
+            )
         ),
-        *linear(f"{LAYER}.canons.attention_out.convolution", f"{THEIRS}.attn_sconv.conv1d"),
-        *linear(f"{LAYER}.canons.ffn_out.convolution", f"{THEIRS}.mlp_sconv.conv1d"),
+        *linear_rows(f"{LAYER}.canons.attention_out.convolution", f"{THEIRS}.attn_sconv.conv1d"),
+        *linear_rows(f"{LAYER}.canons.ffn_out.convolution", f"{THEIRS}.mlp_sconv.conv1d"),
         Row((f"{LAYER}.ffn.output_scale",), f"{THEIRS}.mlp.global_scale", SAME),
         Row((f"{LAYER}.ffn.gate_scale",), f"{THEIRS}.mlp.gate.global_scale", SAME),
         Row((f"{LAYER}.ffn.router.weight",), f"{THEIRS}.mlp.gate.weight", SAME),

@@ -3,7 +3,16 @@
 import math
 from typing import Any
 
-from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Family, Option, Row, linear, shown
+from ablate.model.hf.family import (
+    SAME,
+    STACKED,
+    CheckpointFormatError,
+    Family,
+    Option,
+    Row,
+    linear_rows,
+    shown,
+)
 from ablate.model.hf.llama import ALWAYS, ENDS, EPS, FEED_FORWARD, LAYER, PRE, THEIRS, TIED, UNTIED, WIDTH
 from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.mixtures import JITTER, LATER, dense_and_sparse, moe
@@ -30,14 +39,14 @@ WIDTHS = [
     Option("attention.scale", "score_scale", None),
 ]
 MLA_ROWS = [
-    *linear(f"{LAYER}.attention.q_down", f"{SELF}.q_a_proj"),
+    *linear_rows(f"{LAYER}.attention.q_down", f"{SELF}.q_a_proj"),
     Row((f"{LAYER}.attention.q_norm.weight",), f"{SELF}.q_a_layernorm.weight", SAME),
     Row((f"{LAYER}.attention.kv_norm.weight",), f"{SELF}.kv_a_layernorm.weight", SAME),
-    *linear(
+    *linear_rows(
         (f"{LAYER}.attention.kv_down", f"{LAYER}.attention.k_turned"), f"{SELF}.kv_a_proj_with_mqa", STACKED
     ),
     Row((f"{LAYER}.attention.kv_up.weight",), f"{SELF}.kv_b_proj.weight", SAME),
-    *linear(f"{LAYER}.attention.out", f"{SELF}.o_proj"),
+    *linear_rows(f"{LAYER}.attention.out", f"{SELF}.o_proj"),
 ]
 IMPLIED = ("qk_head_dim", "head_dim")
 ROPE_WIDTH = "qk_rope_head_dim"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ablate.model.hf.family import SAME, CheckpointFormatError, Family, Option, Row, linear, same, shown
+from ablate.model.hf.family import SAME, CheckpointFormatError, Family, Option, Row, linear_rows, same, shown
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import flag, read_activation, write_activation
@@ -14,19 +14,19 @@ LAYER = "layers.{n}"
 THEIRS = "model.layers.{n}"
 
 ATTENTION = [
-    *linear(f"{LAYER}.attention.q", f"{THEIRS}.self_attn.q_proj"),
-    *linear(f"{LAYER}.attention.k", f"{THEIRS}.self_attn.k_proj"),
-    *linear(f"{LAYER}.attention.v", f"{THEIRS}.self_attn.v_proj"),
-    *linear(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.o_proj"),
+    *linear_rows(f"{LAYER}.attention.q", f"{THEIRS}.self_attn.q_proj"),
+    *linear_rows(f"{LAYER}.attention.k", f"{THEIRS}.self_attn.k_proj"),
+    *linear_rows(f"{LAYER}.attention.v", f"{THEIRS}.self_attn.v_proj"),
+    *linear_rows(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.o_proj"),
 ]
 QK_NORMS = [
     Row((f"{LAYER}.attention.q_norm.weight",), f"{THEIRS}.self_attn.q_norm.weight", SAME),
     Row((f"{LAYER}.attention.k_norm.weight",), f"{THEIRS}.self_attn.k_norm.weight", SAME),
 ]
 FEED_FORWARD = [
-    *linear(f"{LAYER}.ffn.gate", f"{THEIRS}.mlp.gate_proj"),
-    *linear(f"{LAYER}.ffn.up", f"{THEIRS}.mlp.up_proj"),
-    *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
+    *linear_rows(f"{LAYER}.ffn.gate", f"{THEIRS}.mlp.gate_proj"),
+    *linear_rows(f"{LAYER}.ffn.up", f"{THEIRS}.mlp.up_proj"),
+    *linear_rows(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
 ]
 ENDS = [
     Row(("embedding.weight",), "model.embed_tokens.weight", SAME),
@@ -236,9 +236,9 @@ MIXTRAL = replace(
     rows=[
         *(*ENDS, *PRE, *ATTENTION),
         Row((f"{LAYER}.ffn.router.weight",), f"{THEIRS}.block_sparse_moe.gate.weight", SAME),
-        *linear(f"{LAYER}.ffn.experts.{{e}}.gate", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w1"),
-        *linear(f"{LAYER}.ffn.experts.{{e}}.up", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w3"),
-        *linear(f"{LAYER}.ffn.experts.{{e}}.down", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w2"),
+        *linear_rows(f"{LAYER}.ffn.experts.{{e}}.gate", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w1"),
+        *linear_rows(f"{LAYER}.ffn.experts.{{e}}.up", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w3"),
+        *linear_rows(f"{LAYER}.ffn.experts.{{e}}.down", f"{THEIRS}.block_sparse_moe.experts.{{e}}.w2"),
     ],
     harmless=("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
     grain=8,

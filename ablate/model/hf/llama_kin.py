@@ -10,7 +10,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
 )
 from ablate.model.hf.llama import (
     ACTIVATION,
@@ -47,7 +47,7 @@ GLU_BIAS = Option("ffn.bias", "mlp_bias", False, *flag("gate", "up", "down"))
 QKV_PARTS = ("q", "k", "v")
 QKV_NAMES = tuple(f"{LAYER}.attention.{name}" for name in QKV_PARTS)
 GATE_UP = (f"{LAYER}.ffn.gate", f"{LAYER}.ffn.up")
-OUT = linear(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.o_proj")
+OUT = linear_rows(f"{LAYER}.attention.out", f"{THEIRS}.self_attn.o_proj")
 HEAD_NORMS: dict[str, Any] = {"name": "softmax", "qk_norm": {"name": "rmsnorm"}, "qk_norm_over": "head"}
 PLAIN_MLP = {"name": "mlp"}
 MLP_ROWS = layer_rows({"ffn.up": "mlp.up_proj", "ffn.down": "mlp.down_proj"})
@@ -257,8 +257,8 @@ GLM = kin(
     ],
     rows=[
         *(*ENDS, *PRE, *ATTENTION),
-        *linear(GATE_UP, f"{THEIRS}.mlp.gate_up_proj", STACKED),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
+        *linear_rows(GATE_UP, f"{THEIRS}.mlp.gate_up_proj", STACKED),
+        *linear_rows(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
     ],
     rotary_fraction=0.5,
 )
@@ -323,9 +323,9 @@ PHI3 = kin(
         Option("attention.window", "sliding_window", None),
     ],
     rows=[
-        *(*ENDS, *PRE, *OUT, *linear(QKV_NAMES, f"{THEIRS}.self_attn.qkv_proj", STACKED)),
-        *linear(GATE_UP, f"{THEIRS}.mlp.gate_up_proj", STACKED),
-        *linear(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
+        *(*ENDS, *PRE, *OUT, *linear_rows(QKV_NAMES, f"{THEIRS}.self_attn.qkv_proj", STACKED)),
+        *linear_rows(GATE_UP, f"{THEIRS}.mlp.gate_up_proj", STACKED),
+        *linear_rows(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
     ],
     pack=phi3_context,
     harmless=("resid_pdrop", "embd_pdrop"),

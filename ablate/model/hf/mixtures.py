@@ -12,7 +12,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.llama import (
@@ -224,7 +224,7 @@ ARIA = kin(
         *routed_options("ffn", "moe_num_experts", "moe_topk", "intermediate_size", "moe_num_shared_experts"),
     ],
     rows=[
-        *(*LLAMA_ROWS, *linear(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.router")),
+        *(*LLAMA_ROWS, *linear_rows(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.router")),
         *(row for row in expert_rows(shared="mlp.shared_experts") if "shared" in row.theirs),
         Row(
             (f"{LAYER}.ffn.experts.{{e}}.gate.weight", f"{LAYER}.ffn.experts.{{e}}.up.weight"),

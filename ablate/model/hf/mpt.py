@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Family, Option, Row, linear, shown
+from ablate.model.hf.family import (
+    SAME,
+    STACKED,
+    CheckpointFormatError,
+    Family,
+    Option,
+    Row,
+    linear_rows,
+    shown,
+)
 
 _LAYER = "layers.{n}"
 _THEIRS = "transformer.blocks.{n}"
@@ -49,13 +58,13 @@ MPT = Family(
     ],
     rows=[
         Row(("embedding.weight",), "transformer.wte.weight", SAME),
-        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.norm_1"),
-        *linear(_QKV, f"{_THEIRS}.attn.Wqkv", STACKED),
-        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.attn.out_proj"),
-        *linear(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.norm_2"),
-        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.ffn.up_proj"),
-        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.ffn.down_proj"),
-        *linear("final_norm", "transformer.norm_f"),
+        *linear_rows(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.norm_1"),
+        *linear_rows(_QKV, f"{_THEIRS}.attn.Wqkv", STACKED),
+        *linear_rows(f"{_LAYER}.attention.out", f"{_THEIRS}.attn.out_proj"),
+        *linear_rows(f"{_LAYER}.ffn_residual.input_norm", f"{_THEIRS}.norm_2"),
+        *linear_rows(f"{_LAYER}.ffn.up", f"{_THEIRS}.ffn.up_proj"),
+        *linear_rows(f"{_LAYER}.ffn.down", f"{_THEIRS}.ffn.down_proj"),
+        *linear_rows("final_norm", "transformer.norm_f"),
         Row(("head.weight",), "lm_head.weight", SAME),
     ],
     prefix="transformer.",

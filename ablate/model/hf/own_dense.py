@@ -10,7 +10,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.llama import (
@@ -121,16 +121,16 @@ MODERNBERT_DECODER = Family(
     ],
     rows=[
         Row(("embedding.weight",), "model.embeddings.tok_embeddings.weight", SAME),
-        *linear("head", "decoder"),
-        *(row for ours, theirs in MODERN_NORMS.items() for row in linear(ours, theirs)),
-        *linear("head.transform.dense", "lm_head.dense"),
+        *linear_rows("head", "decoder"),
+        *(row for ours, theirs in MODERN_NORMS.items() for row in linear_rows(ours, theirs)),
+        *linear_rows("head.transform.dense", "lm_head.dense"),
         *(
             row
             for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "Wo"))
-            for row in linear(f"{LAYER}.attention.{ours}", f"{MODERN_LAYER}.attn.{theirs}")
+            for row in linear_rows(f"{LAYER}.attention.{ours}", f"{MODERN_LAYER}.attn.{theirs}")
         ),
-        *linear(GATE_UP, f"{MODERN_LAYER}.mlp.Wi", STACKED),
-        *linear(f"{LAYER}.ffn.down", f"{MODERN_LAYER}.mlp.Wo"),
+        *linear_rows(GATE_UP, f"{MODERN_LAYER}.mlp.Wi", STACKED),
+        *linear_rows(f"{LAYER}.ffn.down", f"{MODERN_LAYER}.mlp.Wo"),
     ],
     axes=(windowed(), BARE_FIRST),
     unpack=halved_window,
@@ -177,7 +177,7 @@ DOGE = kin(
     rows=[
         *(*LLAMA.rows, *QK_NORMS),
         Row((f"{LAYER}.attention.rate",), f"{THEIRS}.self_attn.A", SAME),
-        *linear(f"{LAYER}.attention.weight", f"{THEIRS}.self_attn.dt_proj"),
+        *linear_rows(f"{LAYER}.attention.weight", f"{THEIRS}.self_attn.dt_proj"),
         Row((f"{LAYER}.attention_residual.connection.weight",), f"{THEIRS}.input_residual", SAME),
         Row((f"{LAYER}.ffn_residual.connection.weight",), f"{THEIRS}.post_attention_residual", SAME),
     ],

@@ -1,6 +1,6 @@
 """Phi-1, 1.5 and 2: attention and feed-forward side by side after one norm, half of each head turns."""
 
-from ablate.model.hf.family import SAME, Family, Option, Row, linear
+from ablate.model.hf.family import SAME, Family, Option, Row, linear_rows
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.words import read_activation, write_activation
@@ -35,15 +35,15 @@ PHI = Family(
     ],
     rows=[
         Row(("embedding.weight",), "model.embed_tokens.weight", SAME),
-        *linear(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
-        *linear(f"{_LAYER}.attention.q", f"{_THEIRS}.self_attn.q_proj"),
-        *linear(f"{_LAYER}.attention.k", f"{_THEIRS}.self_attn.k_proj"),
-        *linear(f"{_LAYER}.attention.v", f"{_THEIRS}.self_attn.v_proj"),
-        *linear(f"{_LAYER}.attention.out", f"{_THEIRS}.self_attn.dense"),
-        *linear(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.fc1"),
-        *linear(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.fc2"),
-        *linear("final_norm", "model.final_layernorm"),
-        *linear("head", "lm_head"),
+        *linear_rows(f"{_LAYER}.attention_residual.input_norm", f"{_THEIRS}.input_layernorm"),
+        *linear_rows(f"{_LAYER}.attention.q", f"{_THEIRS}.self_attn.q_proj"),
+        *linear_rows(f"{_LAYER}.attention.k", f"{_THEIRS}.self_attn.k_proj"),
+        *linear_rows(f"{_LAYER}.attention.v", f"{_THEIRS}.self_attn.v_proj"),
+        *linear_rows(f"{_LAYER}.attention.out", f"{_THEIRS}.self_attn.dense"),
+        *linear_rows(f"{_LAYER}.ffn.up", f"{_THEIRS}.mlp.fc1"),
+        *linear_rows(f"{_LAYER}.ffn.down", f"{_THEIRS}.mlp.fc2"),
+        *linear_rows("final_norm", "model.final_layernorm"),
+        *linear_rows("head", "lm_head"),
     ],
     prefix="model.",
     must={"qk_layernorm": (False,)},

@@ -12,7 +12,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     same,
     shown,
 )
@@ -213,15 +213,16 @@ NEMOTRON_H = kin(
         *only([row._replace(theirs=row.theirs.replace(SELF_ATTN, MIXED)) for row in ATTENTION], "softmax"),
         *only(
             [
-                *(row for n in ("up", "down") for row in linear(f"{LAYER}.ffn.{n}", f"{MIXED}.{n}_proj")),
-                *linear(f"{LAYER}.ffn.router", f"{MIXED}.gate"),
+                *linear_rows(f"{LAYER}.ffn.up", f"{MIXED}.up_proj"),
+                *linear_rows(f"{LAYER}.ffn.down", f"{MIXED}.down_proj"),
+                *linear_rows(f"{LAYER}.ffn.router", f"{MIXED}.gate"),
                 Row((f"{LAYER}.ffn.bias",), f"{MIXED}.gate.e_score_correction_bias", SAME),
                 *(
                     row
                     for n in ("up", "down")
                     for row in (
-                        *linear(f"{LAYER}.ffn.experts.{{e}}.{n}", f"{MIXED}.experts.{{e}}.{n}_proj"),
-                        *linear(f"{LAYER}.ffn.shared.0.{n}", f"{MIXED}.shared_experts.{n}_proj"),
+                        *linear_rows(f"{LAYER}.ffn.experts.{{e}}.{n}", f"{MIXED}.experts.{{e}}.{n}_proj"),
+                        *linear_rows(f"{LAYER}.ffn.shared.0.{n}", f"{MIXED}.shared_experts.{n}_proj"),
                     )
                 ),
             ],
@@ -263,15 +264,15 @@ def rank_said(key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 MAMBA1_ROWS = [
-    *linear((f"{MIX}.u", f"{MIX}.gate"), f"{MAMBA}.in_proj", STACKED),
-    *linear(f"{MIX}.conv", f"{MAMBA}.conv1d"),
+    *linear_rows((f"{MIX}.u", f"{MIX}.gate"), f"{MAMBA}.in_proj", STACKED),
+    *linear_rows(f"{MIX}.conv", f"{MAMBA}.conv1d"),
     Row(
         tuple(f"{MIX}.{name}.weight" for name in ("step_down", "key", "query")),
         f"{MAMBA}.x_proj.weight",
         STACKED,
     ),
-    *linear(f"{MIX}.step_up", f"{MAMBA}.dt_proj"),
-    *linear(f"{MIX}.out", f"{MAMBA}.out_proj"),
+    *linear_rows(f"{MIX}.step_up", f"{MAMBA}.dt_proj"),
+    *linear_rows(f"{MIX}.out", f"{MAMBA}.out_proj"),
     Row((f"{MIX}.log_rate",), f"{MAMBA}.A_log", SAME),
     Row((f"{MIX}.skip",), f"{MAMBA}.D", SAME),
     *(

@@ -13,7 +13,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.llama import (
@@ -162,7 +162,7 @@ SARVAM_MOE = kin(
             for row in renamed(GLM4_MOE.rows, SARVAM_NAMES)
             if not any(f".{name}_proj." in row.theirs and "self_attn" in row.theirs for name in QKV_PARTS)
         ),
-        *linear(QKV_NAMES, f"{THEIRS}.attention.query_key_value", STACKED),
+        *linear_rows(QKV_NAMES, f"{THEIRS}.attention.query_key_value", STACKED),
     ],
     harmless=GLM4_MOE.harmless,
     rotary_fraction=1.0,
@@ -351,7 +351,7 @@ GPT_OSS = kin(
         Option("ffn.expert.limit", "swiglu_limit", 7.0),
     ],
     rows=[
-        *(*LLAMA_ROWS, *linear(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.router")),
+        *(*LLAMA_ROWS, *linear_rows(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.router")),
         Row((f"{LAYER}.attention.sink",), f"{THEIRS}.self_attn.sinks", SAME),
         Row(
             tuple(f"{name}.weight" for name in GATE_UP_EXPERTS),

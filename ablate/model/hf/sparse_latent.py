@@ -13,7 +13,7 @@ from ablate.model.hf.family import (
     Family,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.latent import (
@@ -40,10 +40,10 @@ INDEX_OPTIONS = [
     Option("attention.index_width", "index_head_dim", 128),
 ]
 INDEX_ROWS = [
-    *linear(f"{LAYER}.attention.indexer.q", f"{SELF}.indexer.wq_b"),
-    *linear(f"{LAYER}.attention.indexer.k", f"{SELF}.indexer.wk"),
-    *linear(f"{LAYER}.attention.indexer.k_norm", f"{SELF}.indexer.k_norm"),
-    *linear(f"{LAYER}.attention.indexer.weight", f"{SELF}.indexer.weights_proj"),
+    *linear_rows(f"{LAYER}.attention.indexer.q", f"{SELF}.indexer.wq_b"),
+    *linear_rows(f"{LAYER}.attention.indexer.k", f"{SELF}.indexer.wk"),
+    *linear_rows(f"{LAYER}.attention.indexer.k_norm", f"{SELF}.indexer.k_norm"),
+    *linear_rows(f"{LAYER}.attention.indexer.weight", f"{SELF}.indexer.weights_proj"),
 ]
 DSA_ROWS = [row for row in DEEPSEEK_V3.rows if not row.theirs.endswith(".q_proj.weight")] + INDEX_ROWS
 

@@ -14,7 +14,7 @@ from ablate.model.hf.family import (
     CheckpointFormatError,
     Option,
     Row,
-    linear,
+    linear_rows,
     shown,
 )
 from ablate.model.hf.llama import LAYER, MOST_LAYERS, THEIRS
@@ -268,9 +268,9 @@ def expert_rows(
     layer: str = THEIRS,
 ) -> list[Row]:
     """Router, experts one by one, shared experts as one wide MLP, and the bias on the selection."""
-    rows = linear(f"{LAYER}.ffn.router", f"{layer}.{router}")
+    rows = linear_rows(f"{LAYER}.ffn.router", f"{layer}.{router}")
     for ours, theirs in zip(("gate", "up", "down"), names, strict=True):
-        rows += linear(f"{LAYER}.ffn.experts.{{e}}.{ours}", f"{layer}.{experts}.{{e}}.{theirs}")
+        rows += linear_rows(f"{LAYER}.ffn.experts.{{e}}.{ours}", f"{layer}.{experts}.{{e}}.{theirs}")
         if shared is not None:
             change = SIDE_BY_SIDE if ours == "down" else STACKED
             theirs = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}[ours]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Option, Row, linear, shown
+from ablate.model.hf.family import SAME, STACKED, CheckpointFormatError, Option, Row, linear_rows, shown
 from ablate.model.hf.hybrid import MIX
 from ablate.model.hf.llama import ALWAYS, EPS, LAYER, UNTIED
 from ablate.model.hf.llama_kin import kin
@@ -78,7 +78,7 @@ XLSTM = kin(
         Row((f"{LAYER}.ffn_residual.input_norm.weight",), f"{BLOCKS}.norm_ffn.weight", SAME),
         *(Row((f"{MIX}.{name}.weight",), f"{MLSTM}.{name}.weight", SAME) for name in ("q", "k", "v")),
         Row((f"{MIX}.gate.weight",), f"{MLSTM}.ogate_preact.weight", SAME),
-        *(row for name in ("i", "f") for row in linear(f"{MIX}.{name}", f"{MLSTM}.{name}gate_preact")),
+        *(row for name in ("i", "f") for row in linear_rows(f"{MIX}.{name}", f"{MLSTM}.{name}gate_preact")),
         Row((f"{MIX}.norms.{{g}}.weight",), f"{MLSTM}.multihead_norm.weight", STACKED),
         Row((f"{MIX}.out.weight",), f"{MLSTM}.out_proj.weight", SAME),
         *(

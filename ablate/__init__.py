@@ -26,7 +26,7 @@ HOMES = {
     "RunRecord": "ablate.record",
     "RunSpec": "ablate.spec",
     "compare": "ablate.study.judge.compare",
-    "load_study": "ablate.study.design.study:load_study",
+    "load_study": "ablate.study.design.study",
     "open_run": "ablate.measure.trained",
     "plan_study": "ablate.cli.api",
     "registries": "ablate.registry",

@@ -265,9 +265,7 @@ class LeanGLU(GLU):
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
         if not isinstance(self.gate, Joined):
             return super().forward(x, aux)
-        gate, up = self.clamped(*self.gate.all(x))
-        y: Tensor = self.down(self.inner_norm(self.activation(gate) * up))
-        return y
+        return self.gated(*self.gate.all(x))
 
 
 class LeanRMSNorm(RMSNorm):

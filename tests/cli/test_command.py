@@ -289,7 +289,7 @@ def test_a_stop_before_the_training_is_a_line(monkeypatch, capsys):
 def test_of_the_processes_of_torchrun_the_first_has_the_lease(monkeypatch):
     """The others train beside it, and end badly where they fail: it would wait for them."""
     ended = iter(["finished", "out_of_memory"])
-    monkeypatch.setattr("ablate.cli.train.perform", lambda *_: SimpleNamespace(status=next(ended)))
+    monkeypatch.setattr("ablate.cli.train.perform_request", lambda *_: SimpleNamespace(status=next(ended)))
     todo = SimpleNamespace(request=lambda: None, prepared=None)
     train_command.run_beside(todo)
     with pytest.raises(SystemExit, match="1"):

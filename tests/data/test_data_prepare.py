@@ -337,13 +337,13 @@ from pathlib import Path
 from ablate.data import prepare as module
 from ablate.spec import DataSpec
 
-fill = module.fill
+fill = module.fill_cache
 def slow(*rest):
     with open(sys.argv[3], "a") as log:
         log.write("built\\n")
     time.sleep(0.5)
     fill(*rest)
-module.fill = slow
+module.fill_cache = slow
 data = DataSpec(source={"name": "text", "files": [sys.argv[1]]}, tokenizer={"name": "bpe", "vocab": 300})
 found = module.prepare(data, Path(sys.argv[2]))
 print(json.dumps([found.fingerprint, found.files, int(found.splits["train"].tokens.sum())]))

@@ -300,8 +300,8 @@ RARELY = SETTINGS.model_copy(update={"log_every": 5})
 
 
 def made_at(step: int, act: Callable[[], None]) -> Callable[..., None]:
-    """`Task.made` that acts at the step of this number."""
-    real = Task.made
+    """`Task.record_step` that acts at the step of this number."""
+    real = Task.record_step
 
     def made(self: Task, at: int, loss: Tensor) -> None:
         real(self, at, loss)
@@ -322,7 +322,7 @@ def test_a_signal_between_rows_stops_there(rarely, text, tmp_path, monkeypatch):
 
     monkeypatch.setattr(callback.Speed, "add", add)
     with monkeypatch.context() as patched:
-        patched.setattr(Task, "made", made_at(7, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        patched.setattr(Task, "record_step", made_at(7, lambda: os.kill(os.getpid(), signal.SIGTERM)))
         assert train(spec, tmp_path, text, settings=RARELY).status == "interrupted"
     assert [p.name[-2:] for p in checkpoints(tmp_path)] == ["06", "07"]
     assert len((tmp_path / record.id / "curve.jsonl").read_text().splitlines()) == 1
@@ -338,7 +338,7 @@ def test_a_crash_between_rows_goes_back_to_the_checkpoint(rarely, text, tmp_path
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Task, "made", made_at(8, fall))
+        patched.setattr(Task, "record_step", made_at(8, fall))
         with pytest.raises(OSError, match="No space"):
             train(spec, tmp_path, text, settings=RARELY)
     assert [p.name[-2:] for p in checkpoints(tmp_path)] == ["03", "06"]
@@ -359,7 +359,7 @@ def test_the_time_between_rows_is_not_lost(rarely, text, tmp_path, monkeypatch):
     )
     saved = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda *given: (now.__setitem__(0, now[0] + 100), saved(*given)))
-    real = Task.made
+    real = Task.record_step
 
     def made(self: Task, at: int, loss: Tensor) -> None:
         real(self, at, loss)
@@ -367,7 +367,7 @@ def test_the_time_between_rows_is_not_lost(rarely, text, tmp_path, monkeypatch):
         if at + 1 == 7 and first:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Task, "made", made)
+    monkeypatch.setattr(Task, "record_step", made)
     first = True
     train(spec, tmp_path, text, settings=RARELY)
     first = False

@@ -16,7 +16,7 @@ from ablate.parts.time_scale import time_scales
 from ablate.registry import Factory, Part, attention, use
 from ablate.spec import LayerSpec, ModelSpec, Shape
 
-KEPT_OF_STATE = 16  # numbers kept of each number of a state, with a block's steps: an estimate
+KEPT_OF_STATE = 2  # numbers kept of each number of a state, with a block's steps: an estimate
 
 
 def integers(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -41,6 +41,7 @@ class RelativeLogits(CanonSoftmax):
         self.rank, self.extent = rank, extent
         self.relative = Linear(shape.width, self.heads * rank, bias=False)
         self.profiles = nn.Parameter(torch.empty(rank, extent))
+        self.more_activations = self.heads * extent
 
     def forward(self, x: Tensor, view: LayerContext, n: int) -> Tensor:
         """x (B,T,C) -> (B,T,C); n is the layer."""

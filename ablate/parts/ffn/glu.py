@@ -52,7 +52,11 @@ class GLU(nn.Module):
         self.constants = {"output_scale": 1.0}
 
     def forward(self, x: Tensor, aux: dict[str, Tensor]) -> Tensor:
-        gate, up = self.clamped(self.gate(x), self.up(x))
+        return self.gated(self.gate(x), self.up(x))
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """The two projections (..., hidden) -> (..., C)."""
+        gate, up = self.clamped(gate, up)
         y: Tensor = self.down(self.inner_norm(self.activation(gate) * up))
         return y if self.output_scale is None else y * self.output_scale
 

@@ -115,6 +115,7 @@ QWEN3_NEXT = kin(
         *(*QWEN_OPTIONS, *DENSE, *routed_options(SPARSE, "num_experts"), *SHARED_OPTIONS),
         renormalised(SPARSE, True),
     ],
+    must={**QWEN3_5.must, "hidden_act": ("silu", "swish")},  # also that of the short convolutions
     rows=[
         *(row for row in QWEN3_5.rows if ".linear_attn.in_proj" not in row.theirs),
         *only(

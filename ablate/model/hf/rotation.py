@@ -119,6 +119,8 @@ def _refuse_disagreement(new: dict[str, Any], scaling: dict[str, Any]) -> None:
 def read(parameters: dict[str, Any]) -> dict[str, Any]:
     """Our position. Raises CheckpointFormatError for a scaling that is not among ours."""
     rest = dict(parameters)
+    if not isinstance(rest.get("truncate", True), bool):
+        raise CheckpointFormatError(f"truncate is {shown(rest['truncate'])}, and should be true or false")
     kind = rest.pop("rope_type")
     position = {
         "name": "rope",
@@ -169,16 +171,21 @@ def _spell_magnitude(kind: str, scaling: dict[str, Any], rest: dict[str, Any]) -
 
 
 def refuse_degenerate(spec: ModelSpec) -> None:
-    """YaRN whose slowest pair comes before the fastest: transformers computes another ramp there."""
-    scaling = getattr(spec.position, "scaling", None)
-    if scaling is None or scaling.name != "yarn":
-        return
-    turned = int(spec.shape().head_width * spec.position.rotary_fraction)  # type: ignore[attr-defined]
-    base: float = spec.position.base  # type: ignore[attr-defined]
+    """YaRN whose slowest pair comes before the fastest, in any layer: transformers computes another ramp
+    there. Raises CheckpointFormatError."""
+    for position in spec.distinct_positions():
+        scaling: Any = getattr(position, "scaling", None)
+        if scaling is not None and scaling.name == "yarn":
+            _refuse_degenerate_ramp(scaling, position, spec.shape().head_width)
+
+
+def _refuse_degenerate_ramp(scaling: Any, position: Any, usual_width: int) -> None:
+    """Of one position, in heads of `usual_width` channels where it names no width of its own."""
+    turned = int((position.head_width or usual_width) * position.rotary_fraction)
 
     def pair(turns: float) -> float:
         """Which pair turns this often within the trained context."""
-        return turned * math.log(scaling.trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+        return turned * math.log(scaling.trained / (turns * 2 * math.pi)) / (2 * math.log(position.base))
 
     if min(math.ceil(pair(scaling.slow)), turned - 1) < max(math.floor(pair(scaling.fast)), 0):
         raise CheckpointFormatError(

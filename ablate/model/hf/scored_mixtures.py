@@ -324,6 +324,19 @@ def joined_halves(ours: list[Tensor]) -> Tensor:
 
 
 GATE_UP_EXPERTS = tuple(f"{LAYER}.ffn.experts.{{e}}.{name}" for name in ("gate", "up"))
+USUAL_ROPE: dict[str, Any] = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0}
+USUAL_ROPE |= {"truncate": False, "original_max_position_embeddings": 4096}
+
+
+def with_usual_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without a scaling has gpt-oss's own. Raises CheckpointFormatError."""
+    if config.get("original_max_position_embeddings") is not None:
+        raise CheckpointFormatError("original_max_position_embeddings: write it into rope_parameters")
+    if config.get("rope_parameters") is None and config.get("rope_scaling") is None:
+        return {**config, "rope_parameters": USUAL_ROPE}
+    return config
+
+
 GPT_OSS = kin(
     "gpt_oss",
     "GptOssForCausalLM",
@@ -350,6 +363,7 @@ GPT_OSS = kin(
         Option("ffn.expert.activation.beta", "swiglu_alpha", 1.702),
         Option("ffn.expert.limit", "swiglu_limit", 7.0),
     ],
+    unpack=with_usual_rope,
     rows=[
         *(*LLAMA_ROWS, *linear_rows(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.router")),
         Row((f"{LAYER}.attention.sink",), f"{THEIRS}.self_attn.sinks", SAME),

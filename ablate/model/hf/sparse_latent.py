@@ -35,9 +35,18 @@ from ablate.model.hf.tables import INTERLEAVED, ROPE, depth_of, listed_axis, spa
 from ablate.spec import Shape
 
 DSA: dict[str, Any] = {**MLA, "name": "dsa", "index_norm": {"name": "layernorm", "eps": 1e-6}}
+
+
+def stated(said: Any) -> Any:
+    """A width that has no usual one in a config. Raises CheckpointFormatError for null."""
+    if said is None:
+        raise CheckpointFormatError("index_head_dim is null, and should be a whole number")
+    return said
+
+
 INDEX_OPTIONS = [
     Option("attention.top_k", "index_topk", 2048),
-    Option("attention.index_width", "index_head_dim", 128),
+    Option("attention.index_width", "index_head_dim", 128, stated),
 ]
 INDEX_ROWS = [
     *linear_rows(f"{LAYER}.attention.indexer.q", f"{SELF}.indexer.wq_b"),

@@ -44,7 +44,8 @@ class LongRoPE:
 
     @staticmethod
     def check(options: Any, layer: LayerSpec, model: ModelSpec) -> list[str]:
-        pairs = int(model.shape().head_width * getattr(layer.position, "rotary_fraction", 1.0)) // 2
+        width = getattr(layer.position, "head_width", None) or model.shape().head_width
+        pairs = int(width * getattr(layer.position, "rotary_fraction", 1.0)) // 2
         return [
             f"{name} has {len(divisors)} divisors, and {pairs} pairs turn"
             for name, divisors in (("short", options.short), ("long", options.long))

@@ -1,7 +1,7 @@
 """The decoder: tokens are embedded, pass through the layers, and become logits or a loss."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -149,7 +149,7 @@ class Decoder(Backbone):
         ]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=self.embedding.weight.device)
 
-    @property
+    @cached_property
     def adds_to_loss(self) -> bool:
         """Whether training has more to minimise than the loss of the next token: the losses of parts, the
         z-loss, and the losses of tokens further ahead."""

@@ -71,7 +71,7 @@ class Task(LightningModule):
         self.norm: Tensor | None = None  # of the last gradient
         self.captured: Captured | None = None  # a step as a graph
         self.rate = 0.0  # of the first group of parameters, at the last step
-        self.total: Tensor | None = None  # losses of this rank's shares since `take` was last called
+        self.total: Tensor | None = None  # losses of this rank's shares since `reduce_loss` was last called
         self.summed = 0
         self.added: Tensor | None = None  # as `total`, what the objective has beside the losses
 
@@ -316,8 +316,8 @@ class Task(LightningModule):
         return loss, flags > 0
 
     def auxiliary_loss(self) -> float | None:
-        """The mean of what the steps added to the loss since `take` was last called, before which it stands;
-        None where the model adds nothing. All ranks must ask together."""
+        """The mean of what the steps added to the loss since `reduce_loss` was last called; None where the
+        model adds nothing. It is asked before `reduce_loss`, and by all ranks together."""
         if self.added is None:
             return None
         added, self.added = self.over_ranks(self.added.clone()), None

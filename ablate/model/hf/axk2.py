@@ -11,7 +11,7 @@ from ablate.model.hf.llama import ALWAYS, LAYER, PRE, THEIRS, UNTIED
 from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.mixtures import JITTER, LATER, dense_and_sparse, moe
 from ablate.model.hf.own_mixtures import SPARSE_WORDS, sparse_after
-from ablate.model.hf.scored_mixtures import BY_DEEPSEEK
+from ablate.model.hf.scored_mixtures import BY_DEEPSEEK, without
 from ablate.model.hf.sparse_latent import (
     DEEPSEEK_V32,
     DSA,
@@ -68,12 +68,6 @@ def _without_groups(config: dict[str, Any]) -> dict[str, Any]:
     return {**spelled_out(config), "n_group": None, "topk_group": None}
 
 
-_USUAL = {"n_shared_experts": 1, "routed_scaling_factor": 2.5}
-_EXPERTS = [
-    option._replace(default=_USUAL.get(option.theirs, option.default))
-    for option in BY_DEEPSEEK
-    if option.theirs not in ("n_group", "topk_group")
-]
 _AXK2 = kin(
     "axk2",
     "AXK2ForCausalLM",
@@ -88,7 +82,7 @@ _AXK2 = kin(
         },
     },
     options=[
-        *(*MLA_COMMON, UNTIED, *_EXPERTS, *INDEX_OPTIONS, ROPE),
+        *(*MLA_COMMON, UNTIED, *without(BY_DEEPSEEK, "n_group", "topk_group"), *INDEX_OPTIONS, ROPE),
         Option("attention.index_heads", "index_n_heads", 16),
         *(
             option

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import torch
-
 from ablate.model.hf.family import (
     SAME,
     STACKED,
-    Change,
     CheckpointFormatError,
     Option,
     Row,
@@ -18,16 +15,11 @@ from ablate.model.hf.llama import ALWAYS, EPS, HEAD_WIDTH, LAYER, QK_NORM, QK_NO
 from ablate.model.hf.llama_kin import LLAMA_SIZES, kin
 from ablate.model.hf.mixtures import JITTER, LLAMA_ROWS, SPARSE, dense_and_sparse, moe, routed_options
 from ablate.model.hf.scored_mixtures import GATE_UP_EXPERTS, without
-from ablate.model.hf.tables import ROPE, SPARSE_LISTED, halves, listed_axis
+from ablate.model.hf.tables import GATES_UPS, ONE_EACH, ROPE, SPARSE_LISTED, listed_axis
 
 OFFSET_NORM = {"name": "rmsnorm", "offset": True}
 CLAMPED: dict[str, Any] = {"name": "glu", "activation": {"name": "swish"}, "up_offset": 1.0}
 SPARSE_ATTENTION = "variants.choosing.attention"
-BY_HALVES = Change(  # (E, 2 I, C): of each expert the gate, then the up
-    lambda x, like, shape: [part for which in x.chunk(2, 1) for part in which.unbind()],
-    lambda ours, shape: torch.cat([torch.stack(half) for half in halves(list(ours))], 1),
-)
-DOWN_ROWS = Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(list(ours)))
 
 
 def clamped(at: str) -> list[Option]:
@@ -95,8 +87,8 @@ MINIMAX_M3 = kin(
         *linear_rows(f"{LAYER}.ffn.down", f"{THEIRS}.mlp.down_proj"),
         *linear_rows(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.gate"),
         Row((f"{LAYER}.ffn.bias",), f"{THEIRS}.mlp.gate.e_score_correction_bias", SAME),
-        Row(tuple(f"{n}.weight" for n in GATE_UP_EXPERTS), f"{THEIRS}.mlp.experts.gate_up_proj", BY_HALVES),
-        Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.down_proj", DOWN_ROWS),
+        Row(tuple(f"{n}.weight" for n in GATE_UP_EXPERTS), f"{THEIRS}.mlp.experts.gate_up_proj", GATES_UPS),
+        Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.down_proj", ONE_EACH),
         Row(
             (f"{LAYER}.ffn.shared.0.gate.weight", f"{LAYER}.ffn.shared.0.up.weight"),
             f"{THEIRS}.mlp.shared_experts.gate_up_proj.weight",

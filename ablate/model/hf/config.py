@@ -263,16 +263,26 @@ def _or_none(model: dict[str, Any], path: str) -> Any:
 def _broken(model: dict[str, Any], family: Family) -> list[str]:
     """What every model of the family has, and this one does not."""
     wrong = []
-    varied = {part for patch in family.always.get("variants", {}).values() for part in patch}
+    patches = family.always.get("variants", {}).values()
+    varied = {part for patch in patches for part in patch}
+    patched = {path for patch in patches for path, _ in _leaves(patch)}
     for path, value in _leaves(family.always):
-        if path.split(".")[0] in varied:
+        part, _, option = path.partition(".")
+        if part == "variants" or path in patched:
             continue  # what layers have in its place is compared when the config is read back
-        try:
-            found = value_at(model, path)
-        except KeyError:
-            continue  # the part's name, which comes first, is said already
-        if sorted(found) != sorted(value) if isinstance(value, list) else found != value:
-            wrong.append(f"{path.removesuffix('.name')} is {found!r} ({family.name}: {value!r})")
+        holders = [model]
+        if part in varied:  # an option holds in each layer that has the part
+            name = family.always[part].get("name")
+            layers = model["layers"] if option != "name" else []
+            holders = [{**model, "layers": [layer]} for layer in layers if layer[part]["name"] == name]
+        for holder in holders:
+            try:
+                found = value_at(holder, path)
+            except KeyError:
+                break  # the part's name, which comes first, is said already
+            if sorted(found) != sorted(value) if isinstance(value, list) else found != value:
+                wrong.append(f"{path.removesuffix('.name')} is {found!r} ({family.name}: {value!r})")
+                break
     return wrong
 
 

@@ -166,6 +166,7 @@ LFM3 = kin(
     always={
         **ALWAYS,
         "placement": "sandwich",
+        "position": {"name": "rope"},
         "ffn": {"name": "glu", "activation": SILU},
         "variants": {
             "recurrent": {"attention": SHORT_CONV, "position": {"name": "none"}},

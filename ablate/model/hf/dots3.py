@@ -184,7 +184,6 @@ def _scaled_norm(ours: str, theirs: str) -> Row:
     )
 
 
-_EXPERTS = [o._replace(default=1) if o.theirs == "n_shared_experts" else o for o in BY_DEEPSEEK]
 _NORM = {"name": "rmsnorm"}
 _OWN = {"norm": _NORM, "turned_norm": _NORM, "gate": "head"}
 _INTERLEAVED_ROPE = {"name": "rope", "rotary_fraction": 1.0, "interleaved": True}
@@ -201,7 +200,7 @@ _DOTS3_NOTE = kin(
         },
     },
     options=[
-        *(*size_options(), EPS._replace(default=1e-5), UNTIED, *_EXPERTS),
+        *(*size_options(), EPS._replace(default=1e-5), UNTIED, *BY_DEEPSEEK),
         Option("head_width", _TURNED_WIDTH),
         *(
             Option(f"variants.{kind}.attention.{ours}", f"{kind}.{theirs}")

@@ -261,6 +261,7 @@ GEMMA4_UNIFIED = kin(
     always={
         **ALWAYS,
         "placement": "sandwich",
+        "position": {"name": "rope"},
         "embedding": {"scale": "sqrt_width"},
         "stream": {"name": "layer_gain"},
         "variants": {

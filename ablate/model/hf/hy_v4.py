@@ -44,12 +44,7 @@ def _of_stream(ours: str, theirs: str) -> list[Row]:
     return [Row((f"{ours}.weighing.{leaf}",), f"{theirs}{name}", SAME) for leaf, name in leaves.items()]
 
 
-_USUAL = {"n_shared_experts": 1, "routed_scaling_factor": 2.827}
-_EXPERTS = [
-    option._replace(default=_USUAL.get(option.theirs, option.default))
-    for option in BY_DEEPSEEK
-    if option.ours != f"{SPARSE}.expert.activation"
-]
+_EXPERTS = [option for option in BY_DEEPSEEK if option.ours != f"{SPARSE}.expert.activation"]
 _MIXTURE = {
     **moe("sigmoid", shared_expert=GATED_MLP),
     "expert": {"name": "glu", "activation": {"name": "silu"}},

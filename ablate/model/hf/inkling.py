@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import torch
-
 from ablate.model.hf.family import (
     SAME,
-    Change,
     CheckpointFormatError,
     Family,
     Option,
@@ -30,6 +27,7 @@ from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.mixtures import DENSE, GATED_MLP, SPARSE, moe, routed_options
 from ablate.model.hf.own_mixtures import SPARSE_WORDS
 from ablate.model.hf.tables import (
+    ONE_EACH,
     STACKED_EXPERTS,
     listed_axis,
     local_or_global,
@@ -104,9 +102,6 @@ def _written_back(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_EACH_SHARED = Change(  # (S, out, in)
-    lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours)
-)
 _MIXER = {
     "name": "relative_logits",
     "points": ["k", "v"],
@@ -182,7 +177,7 @@ _INKLING = kin(
             Row(
                 (f"{LAYER}.ffn.shared.{{s}}.{name}.weight",),
                 f"{THEIRS}.mlp.shared_experts.{name}_proj",
-                _EACH_SHARED,
+                ONE_EACH,
             )
             for name in ("gate", "up", "down")
         ),

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
-
-from ablate.model.hf.family import SAME, STACKED, Axis, Change, Family, Option, Row
+from ablate.model.hf.family import SAME, STACKED, Axis, Family, Option, Row
 from ablate.model.hf.llama import ALWAYS, ENDS, EPS, LAYER, PRE, THEIRS, TIED
 from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.mixtures import JITTER, moe
 from ablate.model.hf.tables import (
+    ONE_EACH,
     ROPE,
     STACKED_EXPERTS,
     activation_option,
@@ -18,9 +17,6 @@ from ablate.model.hf.tables import (
 )
 
 _ATTENTION = f"{THEIRS}.self_attention"
-_EACH_EXPERT = Change(  # (E, out, in)
-    lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours)
-)
 _EXPERTS, _TOP_K, _KV_HEADS = "num_local_experts", "num_experts_per_tok", "num_key_value_heads"
 
 
@@ -63,7 +59,7 @@ _JETMOE = kin(
             Row(
                 (f"{LAYER}.attention.experts.{{e}}.{ours}.weight",),
                 f"{_ATTENTION}.experts.{name}.weight",
-                _EACH_EXPERT,
+                ONE_EACH,
             )
             for ours, name in (("q", "input_linear"), ("out", "output_linear"))
         ),

@@ -222,19 +222,6 @@ COHERE = kin(
     must={"use_qk_norm": (False,)},
     theta=500_000.0,
 )
-
-
-def whole_turn(config: dict[str, Any]) -> dict[str, Any]:
-    """The config; transformers turns whole heads, whatever it says. Raises CheckpointFormatError."""
-    for place in (config, config.get("rope_parameters"), config.get("rope_scaling")):
-        fraction = place.get("partial_rotary_factor") if isinstance(place, dict) else None
-        if fraction not in (None, 1):
-            raise CheckpointFormatError(
-                f"partial_rotary_factor is {shown(fraction)}, and whole heads turn here; take it out"
-            )
-    return config
-
-
 COHERE2 = kin(
     "cohere2",
     "Cohere2ForCausalLM",
@@ -250,7 +237,6 @@ COHERE2 = kin(
         *(*LLAMA_SIZES, INTERLEAVED._replace(ours="variants.local.position"), HEAD_WIDTH, WIDTH, ACTIVATION),
         *(LAYERNORM_EPS, ATTENTION_BIAS, TIED, LOGIT_SCALE, WINDOW),
     ],
-    unpack=whole_turn,
     axes=(windowed_by("sliding_window_pattern", 4),),
     must={},
     harmless=(),

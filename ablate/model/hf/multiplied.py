@@ -3,13 +3,10 @@
 import math
 from typing import Any
 
-import torch
-
 from ablate.model.hf.family import (
     SAME,
     STACKED,
     Axis,
-    Change,
     CheckpointFormatError,
     Family,
     Option,
@@ -42,7 +39,15 @@ from ablate.model.hf.rotation import gather
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.scored_mixtures import without
-from ablate.model.hf.tables import ROPE, depth_of, halves, listed_axis, local_or_global, size_options
+from ablate.model.hf.tables import (
+    GATES_UPS,
+    ONE_EACH,
+    ROPE,
+    depth_of,
+    listed_axis,
+    local_or_global,
+    size_options,
+)
 
 WITH_MULTIPLIERS: dict[str, Any] = {**ALWAYS, "stream": {"name": "scaled"}}
 
@@ -78,11 +83,6 @@ GRANITE = kin(
 )
 
 
-GATES_UPS = Change(  # (E, 2 I, C): of each expert the rows of its gate, then those of its up
-    lambda x, like, shape: [part for half in x.chunk(2, 1) for part in half.unbind()],
-    lambda ours, shape: torch.cat([torch.stack(half) for half in halves(ours)], 1),
-)
-DOWNS = Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours))
 _SHARED_MLP = f"{LAYER}.ffn.shared.0"
 _MIXTURE = f"{THEIRS}.block_sparse_moe"
 
@@ -93,7 +93,7 @@ def mixture_rows(router: str, gates_ups: str, downs: str) -> list[Row]:
         *LLAMA_ROWS,
         Row((f"{LAYER}.ffn.router.weight",), f"{_MIXTURE}.{router}", SAME),
         Row((f"{EXPERT}.gate.weight", f"{EXPERT}.up.weight"), f"{_MIXTURE}.{gates_ups}", GATES_UPS),
-        Row((f"{EXPERT}.down.weight",), f"{_MIXTURE}.{downs}", DOWNS),
+        Row((f"{EXPERT}.down.weight",), f"{_MIXTURE}.{downs}", ONE_EACH),
         Row(
             (f"{_SHARED_MLP}.gate.weight", f"{_SHARED_MLP}.up.weight"),
             f"{THEIRS}.shared_mlp.input_linear.weight",

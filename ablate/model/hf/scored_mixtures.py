@@ -63,6 +63,7 @@ from ablate.model.hf.mixtures import (
 from ablate.model.hf.tables import (
     INTERLEAVED,
     OF_EXPERTS,
+    ONE_EACH,
     ROPE,
     SPARSE_LISTED,
     expert_rows,
@@ -384,7 +385,7 @@ GPT_OSS = kin(
         Row(
             (f"{LAYER}.ffn.experts.{{e}}.down.bias",),
             f"{THEIRS}.mlp.experts.down_proj_bias",
-            Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours)),
+            ONE_EACH,
         ),
     ],
     axes=(windowed(lambda n, config: "full_attention" if n % 2 else "sliding_attention"),),

@@ -39,20 +39,20 @@ OF_EXPERTS = Change(  # (E, in, out): the matrices of all experts
     lambda x, like, shape: [part.t() for part in x.unbind()],
     lambda ours, shape: torch.stack([part.t() for part in ours]),
 )
-STACKED_EXPERTS = [  # (E, 2 F, C), of each expert the gate and then the up; (E, C, F)
+ONE_EACH = Change(  # (E, ...): one tensor for each expert
+    lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours)
+)
+GATES_UPS = Change(  # (E, 2 F, C): of each expert the rows of its gate, then those of its up
+    lambda x, like, shape: [part for half in x.chunk(2, 1) for part in half.unbind()],
+    lambda ours, shape: torch.cat([torch.stack(half) for half in halves(ours)], 1),
+)
+STACKED_EXPERTS = [  # (E, 2 F, C) and (E, C, F)
     Row(
         tuple(f"{LAYER}.ffn.experts.{{e}}.{name}.weight" for name in ("gate", "up")),
         f"{THEIRS}.mlp.experts.gate_up_proj",
-        Change(
-            lambda x, like, shape: [part for half in x.chunk(2, 1) for part in half.unbind()],
-            lambda ours, shape: torch.cat([torch.stack(half) for half in halves(ours)], 1),
-        ),
+        GATES_UPS,
     ),
-    Row(
-        (f"{LAYER}.ffn.experts.{{e}}.down.weight",),
-        f"{THEIRS}.mlp.experts.down_proj",
-        Change(lambda x, like, shape: list(x.unbind()), lambda ours, shape: torch.stack(ours)),
-    ),
+    Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.down_proj", ONE_EACH),
 ]
 
 

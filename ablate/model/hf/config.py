@@ -318,6 +318,9 @@ def _refuse_unknown(config: dict[str, Any], family: Family) -> None:
             raise CheckpointFormatError(
                 f"{family.name} config: {key} is {shown(value)}; only {allowed[0]!r} can be expressed"
             )
+    for key in ("initializer_range", "embedding_initializer_range"):  # transformers draws before it loads
+        if isinstance(config.get(key), int | float) and config[key] < 0:
+            raise CheckpointFormatError(f"{key} is {shown(config[key])}, and should be at least 0")
     known = {*_HARMLESS, *family.harmless, *_known(family)}
     unknown = sorted(
         key

@@ -130,6 +130,7 @@ LAGUNA = kin(
     "LagunaForCausalLM",
     always={
         **ALWAYS,
+        "position": {"name": "rope"},
         "attention": {**HEAD_NORMS, "gate_activation": {"name": "softplus"}},
         "variants": {**TWO_ROPES, **dense_and_sparse(moe("sigmoid", shared=1, shared_expert=GATED_MLP))},
     },

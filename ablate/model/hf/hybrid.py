@@ -220,6 +220,7 @@ OLMO_HYBRID = kin(
         *("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max"),
         "linear_dt_init_floor",
     ),
+    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
 )
 
 # ------------------------------------------------------------------------------------------- KDA
@@ -363,7 +364,7 @@ MINIMAX = kin(
         *expert_rows("block_sparse_moe.experts", W123, "block_sparse_moe.gate"),
     ],
     axes=(words("linear_attention"),),
-    must={**dict.fromkeys(FACTORS, (1, 1.0)), "sliding_window": (None,)},
+    must={**dict.fromkeys(FACTORS, (1, 1.0)), "sliding_window": (None,), "hidden_act": ("silu", "swish")},
     harmless=(*JITTER, "block_size"),
     theta=1e6,
 )

@@ -292,8 +292,12 @@ class Hunted:
         from transformers import AutoModelForCausalLM
 
         try:
+            how = {
+                "attn_implementation": "eager",
+                "experts_implementation": "eager",
+            }  # others know no float64
             model, loading = AutoModelForCausalLM.from_pretrained(
-                self.folder, attn_implementation="eager", output_loading_info=True, dtype=dtype
+                self.folder, output_loading_info=True, dtype=dtype, **how
             )
             if any(loading.get(key) for key in ("missing_keys", "mismatched_keys", "error_msgs")):
                 return None

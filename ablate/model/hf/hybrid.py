@@ -146,6 +146,7 @@ QWEN3_5 = kin(
     options=[*QWEN_OPTIONS, WIDTH, activation_option()],
     rows=[*QWEN_ROWS, *FEED_FORWARD],
     axes=(words("linear_attention"),),
+    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
     harmless=(*INTERVAL, "mtp_num_hidden_layers", "mamba_ssm_dtype", "attn_output_gate"),
     rotary_fraction=0.25,
 )
@@ -162,6 +163,7 @@ QWEN3_5_MOE = kin(
     always={**QWEN3_5.always, "ffn": moe("renormalised", **GATED_SHARE)},
     options=[*QWEN_OPTIONS, *routed_options("ffn", "num_experts"), *SHARED],
     rows=[*QWEN_ROWS, *expert_rows(shared="mlp.shared_expert"), SHARED_GATE],
+    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
     harmless=(*JITTER, *QWEN3_5.harmless, "num_local_experts"),
 )
 OLMO_GDN = f"{THEIRS}.linear_attn"
@@ -315,6 +317,7 @@ KIMI_LINEAR = kin(
     axes=(words("linear_attention"), SPARSE_LISTED),
     unpack=kimi,
     pack=kimi_back,
+    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
     harmless=(*JITTER, *LATER, *IMPLIED, "num_local_experts", "rope_parameters"),
 )
 

@@ -332,6 +332,7 @@ BAMBA = kin(
         *(row._replace(theirs=row.theirs.replace(".mlp.", ".feed_forward.")) for row in FEED_FORWARD),
     ],
     axes=(words("mamba", attention="attention"),),
+    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
     unpack=bamba,
     pack=bamba_indices,
     harmless=("num_logits_to_keep", "mamba_chunk_size", "z_loss_coefficient"),

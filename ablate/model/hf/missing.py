@@ -106,7 +106,6 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "sarvam_moe": {
         "num_key_value_heads": 4,
         "head_dim": 64,
-        "rms_norm_eps": 1e-06,
         "n_shared_experts": 1,
         "routed_scaling_factor": 2.5,
     },
@@ -166,6 +165,7 @@ VALUES_LEFT_OUT: dict[str, dict[str, Any]] = {
         }
     },
     "phi3": {"original_max_position_embeddings": 4096},
+    "sarvam_moe": {"rms_norm_eps": 1e-06},
 }
 
 

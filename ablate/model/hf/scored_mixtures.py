@@ -167,6 +167,7 @@ SARVAM_MOE = kin(
     ],
     harmless=GLM4_MOE.harmless,
     rotary_fraction=1.0,
+    theta=8_000_000.0,
 )
 
 

@@ -21,6 +21,7 @@ from ablate.model.hf.hybrid import (
     IN_RECURRENT,
     MIX,
     SELF_ATTN,
+    SILU_THROUGHOUT,
     only,
     recurrent_and_global,
     words,
@@ -332,7 +333,7 @@ BAMBA = kin(
         *(row._replace(theirs=row.theirs.replace(".mlp.", ".feed_forward.")) for row in FEED_FORWARD),
     ],
     axes=(words("mamba", attention="attention"),),
-    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
+    must=SILU_THROUGHOUT,
     unpack=bamba,
     pack=bamba_indices,
     harmless=("num_logits_to_keep", "mamba_chunk_size", "z_loss_coefficient"),

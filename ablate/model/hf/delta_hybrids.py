@@ -19,6 +19,7 @@ from ablate.model.hf.hybrid import (
     QWEN_ATTENTION,
     QWEN_OPTIONS,
     SHARED_GATE,
+    SILU_THROUGHOUT,
     of_global,
     only,
     recurrent_and_global,
@@ -116,7 +117,7 @@ QWEN3_NEXT = kin(
         *(*QWEN_OPTIONS, *DENSE, *routed_options(SPARSE, "num_experts"), *SHARED_OPTIONS),
         renormalised(SPARSE, True),
     ],
-    must={**QWEN3_5.must, "hidden_act": ("silu", "swish")},  # also that of the short convolutions
+    must={**QWEN3_5.must, **SILU_THROUGHOUT},
     rows=[
         *(row for row in QWEN3_5.rows if ".linear_attn.in_proj" not in row.theirs),
         *only(
@@ -198,7 +199,7 @@ LARA_MINI = kin(
         ),
     ),
     harmless=(*JITTER, "num_local_experts"),
-    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
+    must=SILU_THROUGHOUT,
 )
 
 # ----------------------------------------------------------------------------------------- Ling 3
@@ -325,7 +326,7 @@ BAILING_HYBRID = kin(
         ),
         listed_axis("mlp_layer_types", {"dense": "dense", "sparse": "sparse"}, sparse_or_dense, ling_dense),
     ),
-    must={"hidden_act": ("silu", "swish")},  # also that of the short convolutions
+    must=SILU_THROUGHOUT,
     unpack=ling,
     pack=ling_back,
     harmless=(

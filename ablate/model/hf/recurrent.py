@@ -22,6 +22,7 @@ from ablate.model.hf.hybrid import (
     IN_RECURRENT,
     MIX,
     SELF_ATTN,
+    SILU_THROUGHOUT,
     only,
     recurrent_or_global,
 )
@@ -391,6 +392,7 @@ JAMBA = kin(
         periodic_axis("attn", (8, 4), "global", "recurrent", recurrent_or_global),
         periodic_axis("expert", (2, 1), "sparse", "dense", sparse_or_dense),
     ),
+    must=SILU_THROUGHOUT,
     unpack=with_rank("mamba_dt_rank"),
     pack=rank_said("mamba_dt_rank"),
     harmless=(*JITTER, *STARTED, "use_mamba_kernels", "num_logits_to_keep", "num_local_experts"),

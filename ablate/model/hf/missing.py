@@ -106,6 +106,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "sarvam_moe": {
         "num_key_value_heads": 4,
         "head_dim": 64,
+        "rms_norm_eps": 1e-06,
         "n_shared_experts": 1,
         "routed_scaling_factor": 2.5,
     },

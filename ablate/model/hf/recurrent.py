@@ -373,10 +373,7 @@ JAMBA = kin(
         *(*size_options(), GLOBAL_KV_HEADS._replace(default=8), EPS, UNTIED),
         *mamba1_options(IN_RECURRENT, JAMBA_KEYS),
         Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-6),
-        *(
-            Option(at, "intermediate_size", 14336)
-            for at in ("variants.dense.ffn.width", f"{SPARSE}.expert.width")
-        ),
+        *(Option(at, "intermediate_size", 14336) for at in JAMBA_WIDTHS),
         *(activation_option(at) for at in ("variants.dense.ffn", f"{SPARSE}.expert")),
         Option(f"{SPARSE}.experts", "num_experts", 16),
         Option(f"{SPARSE}.top_k", "num_experts_per_tok", 2),

@@ -234,7 +234,7 @@ class Hunted:
         if close(ours, expected):
             return "agrees"
         finer = self.loaded(torch.float64)  # a true difference stays where rounding goes
-        if finer is not None and close(self.computed(torch.float64), finer):
+        if finer is not None and close(self.computed(torch.float64), finer.double()):
             return "agrees"
         settled = self.before_ties()
         return "agrees" if settled.any() and close(ours[settled], expected[settled]) else "differs"

@@ -3,11 +3,13 @@
 An import must give transformers' logits, or refuse with a line. What is silently wrong must be nothing.
 """
 
+import json
+
 import pytest
 from support.import_hunt import MODELS, SILENT, Hunted, verdicts
 
 from ablate.cli.zoo_lacks import ALIASES
-from ablate.model.hf import FAMILIES
+from ablate.model.hf import FAMILIES, import_spec
 
 QUICK = ("gpt2", "llama3", "qwen2_windows", "gemma3_text", "deepseek_v3", "gemma4_text", "mamba2")
 
@@ -59,6 +61,10 @@ def test_each_so_manieth_layer_is_that_of_its_key(name, said, tmp_path):
         ("ernie4_5_moe", {"moe_norm_min": 0.9}),
         ("qwen2_moe", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
         ("smollm3", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
+        ("gpt_neo", {"attention_layers": ["local", "local", "global"]}),
+        ("cohere2_moe", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+        ("dbrx", {"attn_config": {"kv_n_heads": 2, "clip_qkv": 0.6, "rope_theta": 500.0}}),
+        ("youtu", {"initializer_range": -1.0}),
     ],
 )
 def test_what_no_option_means_is_refused(name, spoiled, tmp_path):
@@ -79,3 +85,11 @@ def test_what_no_option_means_is_refused(name, spoiled, tmp_path):
 def test_a_value_of_another_kind_is_a_line(name, spoiled, tmp_path):
     hunted = Hunted(name, tmp_path)
     assert hunted.judge(hunted.config | spoiled) == "refused"
+
+
+def test_dbrx_turns_with_the_theta_of_its_attention(tmp_path):
+    hunted = Hunted("dbrx", tmp_path)
+    alone = {key: value for key, value in hunted.config.items() if key != "rope_parameters"}
+    alone["attn_config"] = alone["attn_config"] | {"rope_theta": 500_000.0}
+    (tmp_path / "config.json").write_text(json.dumps(alone))
+    assert import_spec(tmp_path)[1].position.base == 500_000.0

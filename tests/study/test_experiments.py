@@ -113,7 +113,7 @@ def test_a_row_gives_its_loss_again_by_its_command(tmp_path):
 
 def test_a_claim_at_one_rate_for_all_arms_is_marked_unless_it_is_on_costs(found):
     marks = {(finding.study, finding.claim): finding.verdict for finding in found.findings}
-    assert marks["position", "C16"].endswith(", rates not tuned")
+    assert marks["moe", "C23"].endswith(", rates not tuned")
     assert (
         "rates not tuned" not in marks["attention", "C20"] and "rates not tuned" not in marks["norm", "C05"]
     )

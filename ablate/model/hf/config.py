@@ -266,10 +266,11 @@ def _broken(model: dict[str, Any], family: Family) -> list[str]:
     patches = family.always.get("variants", {}).values()
     varied = {part for patch in patches for part in patch}
     patched = {path for patch in patches for path, _ in _leaves(patch)}
+    said = {option.ours for option in family.options}
     for path, value in _leaves(family.always):
         part, _, option = path.partition(".")
-        if part == "variants" or path in patched:
-            continue  # what layers have in its place is compared when the config is read back
+        if part == "variants" or path in patched or path in said:
+            continue  # what stands in its place is compared when the config is read back
         holders = [model]
         if part in varied:  # an option holds in each layer that has the part
             name = family.always[part].get("name")
@@ -318,6 +319,9 @@ def _refuse_unknown(config: dict[str, Any], family: Family) -> None:
             raise CheckpointFormatError(
                 f"{family.name} config: {key} is {shown(value)}; only {allowed[0]!r} can be expressed"
             )
+    for key in ("initializer_range", "embedding_initializer_range"):  # transformers draws before it loads
+        if isinstance(config.get(key), int | float) and config[key] < 0:
+            raise CheckpointFormatError(f"{key} is {shown(config[key])}, and should be at least 0")
     known = {*_HARMLESS, *family.harmless, *_known(family)}
     unknown = sorted(
         key

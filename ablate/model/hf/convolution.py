@@ -21,6 +21,7 @@ from ablate.model.hf.hybrid import (
     IN_RECURRENT,
     MIX,
     SELF_ATTN,
+    SILU_THROUGHOUT,
     only,
     recurrent_and_global,
     words,
@@ -42,6 +43,7 @@ from ablate.model.hf.llama import (
 from ablate.model.hf.llama_kin import WINDOW, kin
 from ablate.model.hf.llama_layers import LOCAL_ROPES, ropes
 from ablate.model.hf.mixtures import JITTER, SPARSE, W123, renormalised, routed_options
+from ablate.model.hf.rotation import plain_turns_whole
 from ablate.model.hf.tables import (
     activation_option,
     expert_rows,
@@ -158,7 +160,7 @@ LFM2_MOE = kin(
     theta=1e6,
 )
 
-LFM3_ROPES = ropes(sliding_attention=10_000.0, full_attention=1e6)
+LFM3_ROPES = ropes(sliding_attention=1e6, full_attention=1e6)
 LFM3_HEADS = {**LFM_HEADS, "gate": "head"}
 LFM3 = kin(
     "lfm3",
@@ -215,15 +217,18 @@ LFM3 = kin(
             ),
         ),
     ),
-    unpack=lambda config: eps_of_heads(LFM3_ROPES["unpack"](config)),
+    unpack=lambda config: lfm3(LFM3_ROPES["unpack"](config)),
     pack=lambda config: {k: v for k, v in LFM3_ROPES["pack"](config).items() if k != "rms_norm_eps"},
     must={"use_sandwich_norm": (True,), "use_attention_gate": (True,)},
 )
 
 
-def eps_of_heads(config: dict[str, Any]) -> dict[str, Any]:
-    """The norms of heads have the eps of all."""
-    return {**config, "rms_norm_eps": config.get("norm_eps", 1e-5)}
+def lfm3(config: dict[str, Any]) -> dict[str, Any]:
+    """The norms of heads have the eps of all, and plain RoPE turns the whole head."""
+    ropes = {
+        key: plain_turns_whole(rope) for key, rope in config.items() if key.startswith("rope_parameters.")
+    }
+    return {**config, **ropes, "rms_norm_eps": config.get("norm_eps", 1e-5)}
 
 
 # ----------------------------------------------------------------------------------------- Mamba-2
@@ -328,6 +333,7 @@ BAMBA = kin(
         *(row._replace(theirs=row.theirs.replace(".mlp.", ".feed_forward.")) for row in FEED_FORWARD),
     ],
     axes=(words("mamba", attention="attention"),),
+    must=SILU_THROUGHOUT,
     unpack=bamba,
     pack=bamba_indices,
     harmless=("num_logits_to_keep", "mamba_chunk_size", "z_loss_coefficient"),

@@ -19,6 +19,7 @@ from ablate.model.hf.hybrid import (
     QWEN_ATTENTION,
     QWEN_OPTIONS,
     SHARED_GATE,
+    SILU_THROUGHOUT,
     of_global,
     only,
     recurrent_and_global,
@@ -49,6 +50,7 @@ from ablate.model.hf.mixtures import (
     renormalised,
     routed_options,
 )
+from ablate.model.hf.rotation import gather, plain_turns_whole
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.scored_mixtures import SIGMOID
@@ -115,7 +117,7 @@ QWEN3_NEXT = kin(
         *(*QWEN_OPTIONS, *DENSE, *routed_options(SPARSE, "num_experts"), *SHARED_OPTIONS),
         renormalised(SPARSE, True),
     ],
-    must={**QWEN3_5.must, "hidden_act": ("silu", "swish")},  # also that of the short convolutions
+    must={**QWEN3_5.must, **SILU_THROUGHOUT},
     rows=[
         *(row for row in QWEN3_5.rows if ".linear_attn.in_proj" not in row.theirs),
         *only(
@@ -147,8 +149,7 @@ LARA_MINI = kin(
     "lara_mini",
     "LaraMiniForCausalLM",
     always={
-        **{key: value for key, value in ALWAYS.items() if key != "position"},
-        "position": {"name": "rope"},
+        **ALWAYS,
         "ffn": {"name": "moe", "expert": GATED_MLP, "shared": 1, "shared_expert": GATED_MLP},
         "variants": {
             "recurrent": {"attention": GDN, "position": {"name": "none"}},
@@ -198,6 +199,7 @@ LARA_MINI = kin(
         ),
     ),
     harmless=(*JITTER, "num_local_experts"),
+    must=SILU_THROUGHOUT,
 )
 
 # ----------------------------------------------------------------------------------------- Ling 3
@@ -212,6 +214,7 @@ LING_KDA_NAMES = {
     "norm": "o_norm",
     "out": "dense",
 }
+LING_THETA = 6e6
 LING_KEYS = {  # transformers takes either, and writes the second
     "max_position_embeddings": "model_max_length",
     "norm_topk_prob": "moe_renormalize",
@@ -232,6 +235,8 @@ def ling(config: dict[str, Any]) -> dict[str, Any]:
                 f"{alias} is {shown(value)} and {name} {shown(config[name])}; keep one"
             )
     config["linear_head_dim"] = config.pop("linear_head_dim", None) or config.get("head_dim", 128)
+    config = gather(config, LING_THETA, 1.0)
+    config["rope_parameters"] = plain_turns_whole(config["rope_parameters"])
     safe, floor = config.pop("kda_safe_gate", True), config.pop("kda_lower_bound", -5.0)
     if not isinstance(safe, bool):
         raise CheckpointFormatError(f"kda_safe_gate is {shown(safe)}, and should be true or false")
@@ -321,13 +326,14 @@ BAILING_HYBRID = kin(
         ),
         listed_axis("mlp_layer_types", {"dense": "dense", "sparse": "sparse"}, sparse_or_dense, ling_dense),
     ),
+    must=SILU_THROUGHOUT,
     unpack=ling,
     pack=ling_back,
     harmless=(
         *(*JITTER, *LATER, *IMPLIED, "layer_group_size", "first_k_dense_replace", "mtp_loss_scaling_factor"),
         *("linear_num_heads", "linear_conv_kernel_dim"),
     ),
-    theta=6e6,
+    theta=LING_THETA,
 )
 
 

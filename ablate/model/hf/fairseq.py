@@ -244,6 +244,7 @@ def times_wide(config: dict[str, Any]) -> dict[str, Any]:
 
 GPT_NEOX_JAPANESE = Family(
     name="gpt_neox_japanese",
+    old_rope=("rotary_emb_base", "rotary_pct"),
     architecture="GPTNeoXJapaneseForCausalLM",
     always={
         **GPT_CORE,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ablate.model.hf.convolution import BAMBA_ROWS, MAMBA2_OPTIONS, MAMBA_PARTS, refuse_bounded
 from ablate.model.hf.family import CheckpointFormatError, Option, shown
-from ablate.model.hf.hybrid import HEAD_DIM, IN_RECURRENT, MIX
+from ablate.model.hf.hybrid import HEAD_DIM, IN_RECURRENT, MIX, SILU_THROUGHOUT
 from ablate.model.hf.llama import ACTIVATION, ALWAYS, ATTENTION, ENDS, EPS, FEED_FORWARD, UNTIED, WIDTH, norms
 from ablate.model.hf.llama_kin import GLU_BIAS, kin, renamed
 from ablate.model.hf.recurrent import inner_heads, inner_ratio
@@ -115,6 +115,7 @@ FALCON_H1 = kin(
             for row in rows
         ),
     ],
+    must=SILU_THROUGHOUT,
     unpack=falcon_h1,
     pack=falcon_h1_back,
     fold=fold_multipliers,

@@ -42,6 +42,7 @@ from ablate.model.hf.mixtures import (
     moe,
     routed_options,
 )
+from ablate.model.hf.rotation import OLD, gather
 from ablate.model.hf.tables import (
     INTERLEAVED,
     OF_EXPERTS,
@@ -130,6 +131,7 @@ LAGUNA = kin(
     "LagunaForCausalLM",
     always={
         **ALWAYS,
+        "position": {"name": "rope"},
         "attention": {**HEAD_NORMS, "gate_activation": {"name": "softplus"}},
         "variants": {**TWO_ROPES, **dense_and_sparse(moe("sigmoid", shared=1, shared_expert=GATED_MLP))},
     },
@@ -274,7 +276,7 @@ def dbrx(config: dict[str, Any]) -> dict[str, Any]:
     for theirs in ("kv_n_heads", "clip_qkv"):
         if theirs in attn:
             config[theirs] = attn[theirs]
-    config["rope_parameters"] = {"rope_theta": attn.get("rope_theta", 10_000.0)}
+    config = dbrx_rope(config, attn.get("rope_theta", 10_000.0))
     for theirs in ("ffn_hidden_size", "moe_num_experts", "moe_top_k"):
         if theirs in ffn:
             config[theirs] = ffn[theirs]
@@ -284,6 +286,19 @@ def dbrx(config: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointFormatError(f"moe_normalize_expert_weights is {shown(norm)}, and should be 1 or null")
     config.pop("num_key_value_heads", None)
     return {**config, "hidden_act": said.get("name"), "gates": "all" if norm is None else "renormalised"}
+
+
+def dbrx_rope(config: dict[str, Any], theta: float) -> dict[str, Any]:
+    """RoPE with the theta of `attn_config`. transformers 5 does not read that one, and takes 10,000 unless
+    `rope_parameters` says it, so two that differ are refused. Raises CheckpointFormatError."""
+    said = any(config.get(key) is not None for key in ("rope_parameters", *OLD))
+    config = gather(config, 10_000.0 if said else theta, 1.0)
+    if config["rope_parameters"]["rope_theta"] != theta:
+        raise CheckpointFormatError(
+            f"attn_config.rope_theta is {shown(theta)}, but rope_parameters makes it "
+            f"{shown(config['rope_parameters']['rope_theta'])}; write the one of training into both"
+        )
+    return config
 
 
 def dbrx_parts(config: dict[str, Any]) -> dict[str, Any]:

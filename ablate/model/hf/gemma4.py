@@ -33,7 +33,7 @@ from ablate.model.hf.llama import (
 from ablate.model.hf.llama_kin import kin
 from ablate.model.hf.llama_layers import GEMMA_ACTIVATION
 from ablate.model.hf.multiplied import GLOBAL_WORD, LOCAL_WORD
-from ablate.model.hf.rotation import gather
+from ablate.model.hf.rotation import gather, plain_turns_whole
 from ablate.model.hf.rotation import read as read_rope
 from ablate.model.hf.rotation import write as write_rope
 from ablate.model.hf.tables import SIDE_BY_SIDE, depth_of, every, listed_axis, local_or_global, size_options
@@ -104,9 +104,7 @@ def gemma4(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(both, dict) or not all(isinstance(both.get(kind), dict) for kind in set(kinds)):
         raise CheckpointFormatError(f"rope_parameters is {shown(both)}, and should hold an object a kind")
     for kind in _PLACES.values():
-        rope = dict(both.get(kind) or USUAL_ROPES[kind])
-        if rope.get("rope_type", "default") == "default":
-            rope["partial_rotary_factor"] = 1.0  # whatever is said, transformers turns the whole head
+        rope = plain_turns_whole(both.get(kind) or USUAL_ROPES[kind])
         context = config.get("max_position_embeddings")
         said = {"rope_parameters": rope, "max_position_embeddings": context}
         config[f"rope_parameters.{kind}"] = gather(said, 10_000.0, 1.0)["rope_parameters"]

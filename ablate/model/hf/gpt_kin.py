@@ -236,6 +236,8 @@ def neo_layers(config: dict[str, Any]) -> list[str]:
         raise CheckpointFormatError(
             f"attention_types is {shown(said)}, and should say global or local for each layer"
         )
+    if config.get("attention_layers") not in (None, found):
+        raise CheckpointFormatError("attention_layers is not what attention_types says; take it out")
     return found
 
 

@@ -56,6 +56,7 @@ from ablate.model.hf.tables import (
 from ablate.model.hf.words import flag
 
 MIX = f"{LAYER}.attention"
+SILU_THROUGHOUT = {"hidden_act": ("silu", "swish")}  # theirs is that of the short convolutions, too
 IN_RECURRENT = "variants.recurrent.attention"
 GLOBAL = "variants.global.attention"
 GLOBAL_ROPE = Option("variants.global.position", "rope_parameters", read=read_rope, write=write_rope)
@@ -146,6 +147,7 @@ QWEN3_5 = kin(
     options=[*QWEN_OPTIONS, WIDTH, activation_option()],
     rows=[*QWEN_ROWS, *FEED_FORWARD],
     axes=(words("linear_attention"),),
+    must=SILU_THROUGHOUT,
     harmless=(*INTERVAL, "mtp_num_hidden_layers", "mamba_ssm_dtype", "attn_output_gate"),
     rotary_fraction=0.25,
 )
@@ -162,6 +164,7 @@ QWEN3_5_MOE = kin(
     always={**QWEN3_5.always, "ffn": moe("renormalised", **GATED_SHARE)},
     options=[*QWEN_OPTIONS, *routed_options("ffn", "num_experts"), *SHARED],
     rows=[*QWEN_ROWS, *expert_rows(shared="mlp.shared_expert"), SHARED_GATE],
+    must=SILU_THROUGHOUT,
     harmless=(*JITTER, *QWEN3_5.harmless, "num_local_experts"),
 )
 OLMO_GDN = f"{THEIRS}.linear_attn"
@@ -220,6 +223,7 @@ OLMO_HYBRID = kin(
         *("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max"),
         "linear_dt_init_floor",
     ),
+    must=SILU_THROUGHOUT,
 )
 
 # ------------------------------------------------------------------------------------------- KDA
@@ -314,6 +318,7 @@ KIMI_LINEAR = kin(
     axes=(words("linear_attention"), SPARSE_LISTED),
     unpack=kimi,
     pack=kimi_back,
+    must=SILU_THROUGHOUT,
     harmless=(*JITTER, *LATER, *IMPLIED, "num_local_experts", "rope_parameters"),
 )
 
@@ -363,7 +368,7 @@ MINIMAX = kin(
         *expert_rows("block_sparse_moe.experts", W123, "block_sparse_moe.gate"),
     ],
     axes=(words("linear_attention"),),
-    must={**dict.fromkeys(FACTORS, (1, 1.0)), "sliding_window": (None,)},
+    must={**dict.fromkeys(FACTORS, (1, 1.0)), "sliding_window": (None,), **SILU_THROUGHOUT},
     harmless=(*JITTER, "block_size"),
     theta=1e6,
 )

@@ -104,7 +104,13 @@ def renamed(rows: list[Row], names: dict[str, str]) -> list[Row]:
     return found
 
 
-EXAONE = kin("exaone", "LlamaForCausalLM", rows=renamed(LLAMA.rows, EXAONE_NAMES), prefix="transformer.")
+EXAONE = kin(
+    "exaone",
+    "LlamaForCausalLM",
+    rows=renamed(LLAMA.rows, EXAONE_NAMES),
+    prefix="transformer.",
+    theta=500_000.0,
+)
 
 # --------------------------------------------------------------------------------- feed-forwards
 

@@ -1,5 +1,7 @@
 """What transformers takes for a key that a config.json leaves out, where it is not what a table says."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -119,8 +121,73 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
 }
 
 
+_LLAMA3 = {"rope_type": "llama3", "original_max_position_embeddings": 8192, "low_freq_factor": 1.0}
+_LLAMA3 |= {"high_freq_factor": 4.0}
+_APERTUS = {**_LLAMA3, "rope_theta": 12_000_000.0, "factor": 8.0}
+_YARN = {"rope_type": "yarn", "beta_fast": 32.0, "beta_slow": 1.0}
+# Whole values of keys that a table reads in parts. RoPE's count where `rope_scaling` is left out, too.
+VALUES_LEFT_OUT: dict[str, dict[str, Any]] = {
+    "apertus": {"rope_parameters": _APERTUS},
+    "apertus1p5_text": {"rope_parameters": _APERTUS},
+    "cwm": {"rope_parameters": {**_LLAMA3, "rope_theta": 1_000_000.0, "factor": 16.0}},
+    "gpt_oss": {
+        "rope_parameters": {
+            **_YARN,
+            "factor": 32.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
+        }
+    },
+    "laguna": {
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 500_000.0, "partial_rotary_factor": 0.5},
+            "sliding_attention": {"rope_theta": 10_000.0},
+        }
+    },
+    "lfm3": {
+        "rope_parameters": {
+            "sliding_attention": {"rope_theta": 10_000.0},
+            "full_attention": {
+                "rope_type": "proportional",
+                "rope_theta": 1_000_000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        }
+    },
+    "ministral3": {
+        "rope_parameters": {
+            **_YARN,
+            "rope_theta": 1_000_000.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 16_384,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
+    "phi3": {"original_max_position_embeddings": 4096},
+    "sarvam_moe": {"rms_norm_eps": 1e-06},
+}
+
+
 def completed(family: Family) -> Family:
     """The family, with these defaults."""
     usual = LEFT_OUT.get(family.name, {})
     options = [option._replace(default=usual.get(option.theirs, option.default)) for option in family.options]
-    return replace(family, options=options)
+    whole = VALUES_LEFT_OUT.get(family.name)
+    return replace(family, options=options, unpack=_filled(family.unpack, whole) if whole else family.unpack)
+
+
+def _filled(
+    unpack: Callable[[dict[str, Any]], dict[str, Any]], whole: dict[str, Any]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`unpack` of a config in which these keys are there."""
+
+    def filled(config: dict[str, Any]) -> dict[str, Any]:
+        scaled = config.get("rope_scaling") is not None
+        left_out = [
+            key for key in whole if config.get(key) is None and not (key == "rope_parameters" and scaled)
+        ]
+        return unpack({**config, **{key: deepcopy(whole[key]) for key in left_out}})
+
+    return filled

@@ -238,7 +238,7 @@ ARIA = kin(
         ),
         Row((f"{LAYER}.ffn.experts.{{e}}.down.weight",), f"{THEIRS}.mlp.experts.fc2.weight", OF_EXPERTS),
     ],
-    must={"mlp_bias": (False,)},
+    must={"mlp_bias": (False,), "hidden_act": ("silu",)},
 )
 
 
@@ -343,6 +343,7 @@ MELLUM = kin(
     "MellumForCausalLM",
     always={
         **ALWAYS,
+        "position": {"name": "rope"},
         "attention": HEAD_NORMS,
         "variants": {**TWO_ROPES, **dense_and_sparse(moe("renormalised"))},
     },

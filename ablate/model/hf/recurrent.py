@@ -22,6 +22,7 @@ from ablate.model.hf.hybrid import (
     IN_RECURRENT,
     MIX,
     SELF_ATTN,
+    SILU_THROUGHOUT,
     only,
     recurrent_or_global,
 )
@@ -372,10 +373,7 @@ JAMBA = kin(
         *(*size_options(), GLOBAL_KV_HEADS._replace(default=8), EPS, UNTIED),
         *mamba1_options(IN_RECURRENT, JAMBA_KEYS),
         Option(f"{IN_RECURRENT}.norm.eps", "rms_norm_eps", 1e-6),
-        *(
-            Option(at, "intermediate_size", 14336)
-            for at in ("variants.dense.ffn.width", f"{SPARSE}.expert.width")
-        ),
+        *(Option(at, "intermediate_size", 14336) for at in JAMBA_WIDTHS),
         *(activation_option(at) for at in ("variants.dense.ffn", f"{SPARSE}.expert")),
         Option(f"{SPARSE}.experts", "num_experts", 16),
         Option(f"{SPARSE}.top_k", "num_experts_per_tok", 2),
@@ -391,6 +389,7 @@ JAMBA = kin(
         periodic_axis("attn", (8, 4), "global", "recurrent", recurrent_or_global),
         periodic_axis("expert", (2, 1), "sparse", "dense", sparse_or_dense),
     ),
+    must=SILU_THROUGHOUT,
     unpack=with_rank("mamba_dt_rank"),
     pack=rank_said("mamba_dt_rank"),
     harmless=(*JITTER, *STARTED, "use_mamba_kernels", "num_logits_to_keep", "num_local_experts"),

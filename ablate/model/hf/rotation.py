@@ -81,9 +81,25 @@ def gather(
                 "original_max_position_embeddings", config.get("max_position_embeddings")
             )
         parameters["original_max_position_embeddings"] = trained
-        if parameters["rope_type"] == "longrope" and parameters.get("factor") is None:
-            parameters["factor"] = ratio(config.get("max_position_embeddings"), trained)
+        if parameters["rope_type"] == "longrope":
+            _refuse_unused_divisors(config.get("max_position_embeddings"), trained)
+            if parameters.get("factor") is None:
+                parameters["factor"] = ratio(config.get("max_position_embeddings"), trained)
     return {**{k: v for k, v in config.items() if k not in OLD}, "rope_parameters": parameters}
+
+
+def _refuse_unused_divisors(context: Any, trained: Any) -> None:
+    """LongRoPE within its trained context: transformers would still take `long_factor` beyond it."""
+    if ratio(context, trained) == 1.0:
+        raise CheckpointFormatError(
+            f"rope_type longrope: max_position_embeddings, {context}, is not above the trained {trained}"
+        )
+
+
+def plain_turns_whole(rope: dict[str, Any]) -> dict[str, Any]:
+    """RoPE of a family that turns the whole head where there is no scaling, whatever fraction is said."""
+    plain = rope.get("rope_type", rope.get("type", "default")) == "default"
+    return {**rope, "partial_rotary_factor": 1.0} if plain else rope
 
 
 def ratio(context: Any, trained: Any) -> float:

@@ -167,6 +167,7 @@ SARVAM_MOE = kin(
     ],
     harmless=GLM4_MOE.harmless,
     rotary_fraction=1.0,
+    theta=8_000_000.0,
 )
 
 
@@ -276,8 +277,10 @@ COHERE2_MOE = kin(
 
 
 def all_sparse(config: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what no option of ours means: dense layers first, and means over shared experts."""
+    """Refuses dense layers first, means over shared experts, and a scaling that counts for nothing."""
     config = dict(config)
+    if config.get("rope_scaling") is not None:
+        raise CheckpointFormatError("rope_scaling is not read by transformers; write it into rope_parameters")
     words = config.pop("mlp_layer_types", None) or []
     if "dense" in words:
         raise CheckpointFormatError("mlp_layer_types names dense layers, which turn without a window here")
@@ -325,16 +328,12 @@ def joined_halves(ours: list[Tensor]) -> Tensor:
 
 
 GATE_UP_EXPERTS = tuple(f"{LAYER}.ffn.experts.{{e}}.{name}" for name in ("gate", "up"))
-USUAL_ROPE: dict[str, Any] = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0}
-USUAL_ROPE |= {"truncate": False, "original_max_position_embeddings": 4096}
 
 
-def with_usual_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without a scaling has gpt-oss's own. Raises CheckpointFormatError."""
+def without_trained_context(config: dict[str, Any]) -> dict[str, Any]:
+    """A trained context stands in `rope_parameters` alone. Raises CheckpointFormatError."""
     if config.get("original_max_position_embeddings") is not None:
         raise CheckpointFormatError("original_max_position_embeddings: write it into rope_parameters")
-    if config.get("rope_parameters") is None and config.get("rope_scaling") is None:
-        return {**config, "rope_parameters": USUAL_ROPE}
     return config
 
 
@@ -364,7 +363,7 @@ GPT_OSS = kin(
         Option("ffn.expert.activation.beta", "swiglu_alpha", 1.702),
         Option("ffn.expert.limit", "swiglu_limit", 7.0),
     ],
-    unpack=with_usual_rope,
+    unpack=without_trained_context,
     rows=[
         *(*LLAMA_ROWS, *linear_rows(f"{LAYER}.ffn.router", f"{THEIRS}.mlp.router")),
         Row((f"{LAYER}.attention.sink",), f"{THEIRS}.self_attn.sinks", SAME),

@@ -21,7 +21,7 @@ SMALL += [
 LAUNCHERS = {
     "joblib": ("hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
     "submitit_local": ("hydra_submitit_launcher", ["hydra.launcher.timeout_min=5"]),
-    "ray": ("hydra_ray_launcher", ["hydra.launcher.ray.init.num_cpus=2"]),
+    "ray": ("hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=2"]),
 }
 
 

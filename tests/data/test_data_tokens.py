@@ -143,6 +143,14 @@ def test_tokens_beyond_the_vocabulary_and_a_tokenizer_to_be_learned_are_refused(
         made(tmp_path, tmp_path / "cache")
 
 
+def test_a_packed_file_beside_tokens_is_not_read_as_tokens(tmp_path):
+    olmo(tmp_path)
+    (tmp_path / "a.csv.gz").write_bytes(b"\x01\x00" * 40)
+    with pytest.raises(DataError, match=r"a\.csv\.gz is packed; unpack it, or leave it out of files"):
+        made(tmp_path, tmp_path / "cache")
+    assert made(tmp_path, tmp_path / "cache", files=[str(tmp_path / "*.npy")])
+
+
 def test_a_damaged_index_is_refused(tmp_path):
     path = megatron(tmp_path)
     index = path.with_suffix(".idx")

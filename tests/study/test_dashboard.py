@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -152,9 +153,7 @@ def test_without_a_key_a_run_stays_on_disk_until_it_is_synced(stub, enter, text,
     assert stub.asked == []
     folder = tmp_path / "runs" / record.id
     file = offline_file(folder)
-    lines = [json.loads(line) for line in wandb_command("leet", "inspect", "--json", str(file)).splitlines()]
-    rows = [line for line in lines if line["type"] == "history"]
-    same_curve([read_row(row) for row in rows], folder)
+    same_curve([row["item"] for row in kept(file, "history")], folder)
 
     enter()
     wandb_command("sync", str(file.parent))
@@ -164,8 +163,52 @@ def test_without_a_key_a_run_stays_on_disk_until_it_is_synced(stub, enter, text,
     assert stub.strangers == []
 
 
-def read_row(line: dict) -> dict:
-    return line["history"]["item"]
+def kept(file: Path, kind: str) -> list[dict]:
+    """The entries of one kind in the file of a run that is kept on disk, as W&B's own command reads it."""
+    lines = [json.loads(line) for line in wandb_command("leet", "inspect", "--json", str(file)).splitlines()]
+    return [line[kind] for line in lines if line["type"] == kind]
+
+
+def test_the_file_of_an_offline_run_says_whose_it_is_and_what_it_cost(
+    stub, enter, text, tmp_path, monkeypatch
+):
+    """WANDB_MODE=offline, although there is a key and a server."""
+    enter()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    spec = run_spec(text, data=with_sets(text), steps=4)
+    named = {"run_name": "position text alibi seed 3", "job_type": "test"}
+    settings = QUIET.model_copy(update={"logger": LOGGER.model_copy(update=named)})
+    record = fit(spec, prepared_for(spec, text.parent), settings, tmp_path / "runs")
+    assert stub.asked == []
+    file = offline_file(tmp_path / "runs" / record.id)
+    (run,) = kept(file, "run")
+    assert (run["run_id"], run["project"]) == (record.id, "ablations")
+    said = (run["display_name"], run["run_group"], run["job_type"], run["tags"])
+    assert said == ("position text alibi seed 3", "position", "test", ["arm:alibi"])
+    config = {name: value for entry in kept(file, "config") for name, value in entry["update"].items()}
+    assert {name: config[name] for name in CONFIG} == CONFIG
+    assert config["counts"]["parameters"] == record.counts["parameters"] > 0
+    assert config["counts"]["training_flops"] == record.counts["training_flops"] > 0
+    assert (config["kernel"], config["device"], config["devices"]) == (record.kernel, "cpu", 1)
+    assert (config["source_hash"], config["fingerprint"]) == (record.source_hash, record.fingerprint)
+    numbers = {name for row in kept(file, "history") for name in row["item"] if not name.startswith("_")}
+    assert {name.split("/")[0] for name in numbers if "/" in name} == {"train", "validation", "speed"}
+    assert {name for name in numbers if "/" not in name} == {"step", "tokens", "flops"}
+    sets = {f"validation/{name}/loss" for name in ("again", "own", "macro")}
+    assert {name for name in numbers if name.count("/") == 2} == sets
+
+
+def test_a_run_of_a_disabled_mode_leaves_nothing(stub, enter, text, tmp_path, monkeypatch):
+    enter()
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    record = train(run_spec(text, steps=2), tmp_path / "runs", text)
+    assert record.status == "finished"
+    assert stub.asked == [] and not (tmp_path / "runs" / record.id / "wandb").exists()
+
+
+def with_sets(text: Path) -> dict:
+    source = {"name": "text", "files": [str(text)]}
+    return {"source": source, "tokenizer": "bytes", "sets": {"own": source, "again": source}}
 
 
 def test_a_run_that_diverges_says_so(stub, enter, text, tmp_path):
@@ -288,6 +331,50 @@ def test_what_panels_draw_is_what_runs_send(stub, enter, study, text, tmp_path):
             assert summed
             if not any(name.startswith("summary") for name in names):
                 assert any(all(name in row for name in kept) for row in rows)
+
+
+def test_the_panel_of_sets_draws_each_set_and_not_the_loss_of_all(stub, enter, study, text, tmp_path):
+    enter()
+    record = train(run_spec(text, data=with_sets(text), steps=2), tmp_path / "runs", text)
+    dashboard.publish(study, judge_study(read_results(study)), "ablations", None, study / "runs")
+    sent = {name for row in stub.history(record.id) for name in row}
+    (view,) = stub.views("project-view")
+    sections = view["spec"]["section"]["panelBankConfig"]["sections"]
+    (panel,) = (section["panels"][0]["config"] for section in sections if "sets" in section["name"])
+    assert panel["xAxis"] in sent and panel["useMetricRegex"]
+    drawn = {name for name in sent if re.fullmatch(panel["metricRegex"], name)}
+    assert drawn == {f"validation/{name}/loss" for name in ("own", "again", "macro")}
+
+
+def test_the_client_reads_the_workspace_and_the_report_that_it_was_sent(stub, enter, study):
+    """By its own schema, so that every section and panel is one that it knows."""
+    from wandb_workspaces.reports.v2.internal import Spec
+    from wandb_workspaces.workspaces import Workspace
+    from wandb_workspaces.workspaces.internal import View, WorkspaceViewspec
+
+    enter()
+    dashboard.publish(study, judge_study(read_results(study)), "ablations", None, study / "runs")
+    (view,) = stub.views("project-view")
+    spec = WorkspaceViewspec.model_validate(view["spec"])
+    again = Workspace._from_model(
+        View(entity=ENTITY, project="ablations", display_name="", name=view["name"], id="V", spec=spec)
+    )
+    titles = {panel.title for section in again.sections for panel in section.panels}
+    assert {"Validation loss of each set", "Share of runs that diverged", "Speed against loss"} <= titles
+    assert len(titles) == 11
+    (report,) = stub.views("runs")
+    blocks = Spec.model_validate(report["spec"]).blocks
+    assert {"PanelGrid", "MarkdownBlock", "Paragraph"} == {type(block).__name__ for block in blocks}
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_report_is_not_sent_where_the_mode_forbids_it(mode, stub, enter, study, monkeypatch):
+    enter()
+    monkeypatch.setenv("WANDB_MODE", mode)
+    made = dashboard.publish(study, judge_study(read_results(study)), "ablations", None, study / "runs")
+    assert (made.report, made.workspace) == (None, None)
+    assert stub.views("runs") == stub.views("project-view") == []
+    assert "WANDB_MODE forbids to send" in "\n".join(made.said)
 
 
 @pytest.mark.parametrize("mood", ["no key", "broken", "silent"])

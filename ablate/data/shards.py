@@ -38,7 +38,7 @@ LITDATA_DTYPES = {
     17: np.int64,
     18: np.int64,
 }
-PACKED = (".gz", ".zst", ".xz", ".bz2")  # Dolma's list of documents, .csv.gz, lies beside its .npy
+PACKED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")  # Dolma's list of documents, .csv.gz, lies beside its .npy
 _BLOCK = 1 << 22  # tokens that are searched for end tokens at once
 
 
@@ -80,7 +80,7 @@ class Shard:
 def open_shard(path: Path, format: str, dtype: np.dtype) -> Shard:
     """Map a file. `auto` knows all formats but raw by their first bytes; `dtype` is that of a raw one. Raises
     DataError for a file that is none, is packed, or is cut short."""
-    if path.suffix in PACKED:
+    if path.suffix in PACKED_SUFFIXES:
         raise DataError(f"tokens: {path} is packed; unpack it, or leave it out of files (files=['*.npy'])")
     with path.open("rb") as file:
         head = file.read(12)

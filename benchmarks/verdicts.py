@@ -52,6 +52,28 @@ class Cost:
     rates: float = 1.0  # that an arm is tested at, in the mean
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """What the protocol of today needs: runs, core-seconds of tuning, and of tests at one rate an arm."""
+
+    tuning: float
+    test: float
+    rates: float  # that an arm is tested at, in the mean
+    searched: float
+    tested: float
+
+    @property
+    def cost(self) -> Cost:
+        """With the rates that arms share."""
+        seconds = self.searched + self.rates * self.tested
+        return Cost(self.tuning, self.rates * self.test, 0, seconds, self.rates)
+
+    @property
+    def alone(self) -> float:
+        """The core-seconds if no arm were tested at the rates of others."""
+        return self.searched + self.tested
+
+
 def before(rows: pd.DataFrame) -> Cost:
     """What the records hold: each run counts once, though it may serve twice."""
     once = rows.drop_duplicates("id")
@@ -149,8 +171,8 @@ class Curves:
         return counts, max(len(choice.rates(False)) for choice in tuning.choices) or 1
 
 
-def after(results: Results, corpus: str, seeds: dict[str, int], draws: int) -> tuple[Cost, float]:
-    """By the protocol of today, and the core-seconds if no arm were tested at the rates of others."""
+def after(results: Results, corpus: str, seeds: dict[str, int], draws: int) -> Replayed:
+    """By the protocol of today; `seeds` are those that each arm is tested with."""
     rows = results.runs[results.runs["corpus"] == corpus]
     per_run = rows.drop_duplicates("id").groupby("arm")["speed/seconds"].median()
     arms = [arm.name for arm in results.manifest.on(corpus)]
@@ -166,8 +188,7 @@ def after(results: Results, corpus: str, seeds: dict[str, int], draws: int) -> t
         rates = float(np.mean([rates for _, rates in found]))
     searched = float(sum(tuning[arm] * per_run[arm] for arm in arms))
     tested = float(sum(seeds[arm] * per_run[arm] for arm in arms))
-    cost = Cost(sum(tuning.values()), rates * sum(seeds.values()), 0, searched + rates * tested, rates)
-    return cost, searched + tested
+    return Replayed(sum(tuning.values()), sum(seeds.values()), rates, searched, tested)
 
 
 def study_rows(name: str, results: Results, draws: int) -> list[list[str | int | float | None]]:
@@ -179,8 +200,9 @@ def study_rows(name: str, results: Results, draws: int) -> list[list[str | int |
     totals = np.zeros(3)
     for corpus, seeds in seeds_by_arm(results, looks).items():
         old = before(results.runs[results.runs["corpus"] == corpus])
-        new, alone = after(results, corpus, seeds, draws)
-        seconds = np.array([old.seconds, new.seconds, alone])
+        replayed = after(results, corpus, seeds, draws)
+        new = replayed.cost
+        seconds = np.array([old.seconds, new.seconds, replayed.alone])
         totals += seconds
         rows.append(
             [

@@ -42,6 +42,14 @@ class AttentionPositions:
         """Nothing but the order of the tokens decides who sees whom."""
         return self.documents is None and self.prefix is None
 
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The positions of query and key of each score (B,H,T,S): (1|B,1,T,1) and (1|B,1,1,S)."""
+        return self.i[:, None, :, None], self.j[:, None, None, :]
+
+    def grid(self, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same behind the number of the head, (1,H,1,1): what a bias is a function of."""
+        return torch.arange(heads, device=self.i.device)[None, :, None, None], *self.pairs()
+
 
 NOWHERE = 2**30
 
@@ -66,7 +74,7 @@ class Mask:
 
     def dense(self, sight: AttentionPositions) -> Tensor:
         """(1|B, 1, T, S) bool."""
-        i, j = sight.i[:, None, :, None], sight.j[:, None, None, :]
+        i, j = sight.pairs()
         p = sight.prefix[:, None, None, None] if self.prefix and sight.prefix is not None else None
         seen = self.visible(i, j, p)
         if sight.documents is not None:
@@ -139,6 +147,10 @@ class Kernel:
             raise IncompatibleParts(
                 f"kernel {self.name}: {'; '.join(reasons)} (kernel=auto finds one that can)"
             )
+        return self
+
+    def for_mask(self, mask: Mask) -> "Kernel":
+        """The kernel of the layers under a mask, where one that is settled has another for some of them."""
         return self
 
     def prepare(

@@ -125,7 +125,7 @@ class KeyValueGroup:
         return RollingCache(min(self.mask.window, capacity), self.mask.sink_tokens)
 
     def view(self, call: ForwardContext, memory: Any, setting: CallSetting) -> LayerContext:
-        scheme, kernel = setting.positions[self.position], setting.kernel
+        scheme, kernel = setting.positions[self.position], setting.kernel.for_mask(self.mask)
         sight, new, seen = memory.look(call)
         query = scheme.locate(sight.i)
         where = PositionInputs(

@@ -1,6 +1,7 @@
 """Models of any parts, exported with their code: where ablate cannot be imported they are what they were."""
 
 import ast
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -21,6 +22,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.generate import complete
 from ablate.model.hf import ExportError
 from ablate.model.hf.code import MODULE, export_code, plain_model, source_of
+from ablate.model.hf.code.sources import REPLACED_BY, STAND_INS
 from ablate.registry import load_parts, norm
 
 CLOSE = 1e-5
@@ -203,6 +205,13 @@ def test_labels_give_the_loss_of_the_next_token(hybrid, tokens):
 def test_it_starts_from_weights_alone(hybrid):
     with pytest.raises(ValueError, match="has no weights, and this file no values to start from"):
         type(hybrid)(hybrid.config)
+
+
+def test_what_has_a_stand_in_is_there_under_its_name():
+    """A definition that is renamed would go into the file as it is."""
+    for (module, name), stand_in in REPLACED_BY.items():
+        assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
+        assert hasattr(importlib.import_module(STAND_INS), stand_in)
 
 
 def test_the_file_names_all_that_it_uses_and_nothing_of_ablate(tmp_path):

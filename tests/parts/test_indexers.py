@@ -11,7 +11,7 @@ from ablate.model.decoder import Decoder
 from ablate.model.measure import count_costs
 from ablate.parts import indexer
 from ablate.parts.adding import Adding
-from ablate.parts.base import ForwardContext, IncompatibleParts
+from ablate.parts.base import ForwardContext, IncompatibleParts, Mask
 from ablate.parts.indexer import best
 
 LATENT = {"name": "dsa", "q_rank": 20, "kv_rank": 12, "top_k": 4, "index_heads": 3, "index_width": 10}
@@ -85,14 +85,15 @@ def test_the_loss_is_the_divergence_from_the_attention_of_all_heads(attention, t
     p log(p / q), and the mean over tokens."""
     m = model({"attention": {**attention, "top_k": top_k, "index_loss_weight": 0.5}, "depth": 1}).train()
     seen = {}
-    kernel_call = type(m.kernel).__call__
+    kernel = type(m.kernel.for_mask(Mask()))
+    kernel_call = kernel.__call__
 
     def listen(self, q, k, v, prepared, scores, dropout):
         seen.update(q=q, k=k, scale=scores.scale)
         return kernel_call(self, q, k, v, prepared, scores, dropout)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(m.kernel), "__call__", listen)
+        patch.setattr(kernel, "__call__", listen)
         m.layers[0].attention.indexer.register_forward_hook(lambda mod, x, y: seen.update(score=y))
         found = trained(m, tokens)[1]
     q, k, score = seen["q"], seen["k"], seen["score"]

@@ -119,6 +119,15 @@ LENGTHS = [40, 50, 64, 97, 100, 128]
 KEPT = [0, 1, 2, 3, 4, 5]
 
 
+def test_a_layer_without_a_window_is_no_matter_of_blocks():
+    chunked = kernel.build("chunked")
+    assert [chunked.for_mask(mask).name for mask in (Mask(), Mask(chunk=4), Mask(8))] == [
+        "sdpa",
+        "sdpa",
+        "chunked",
+    ]
+
+
 @pytest.mark.parametrize("window", [1, 5, 7, 16, 64])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_chunked_is_exact(length, window):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.parts.base import NOWHERE, AttentionPositions, Bias, KernelRequirements, Mask, Scores
+from ablate.parts.base import NOWHERE, AttentionPositions, Bias, Kernel, KernelRequirements, Mask, Scores
 from ablate.parts.kernel.sdpa import SDPA, PreparedMask
 from ablate.registry import kernel
 
@@ -27,12 +27,14 @@ class Chunked(SDPA):
     scaled_dot_product_attention. The kept first keys stand in front of each block, hidden where the two
     blocks have them already.
 
-    A layer without a window, a row of at most 3 w tokens (where blocks gain nothing) and queries that look
-    at remembered keys are computed as `sdpa` does. It is the same mathematics, so one kernel serves a
-    pattern of local and global layers. A document must stand together in its row, as packing leaves it.
+    It is the same mathematics as `sdpa`, so one kernel serves a pattern of local and global layers: those
+    without a window are handed to `sdpa`. So are, of the others, rows of at most 3 w tokens (where blocks
+    gain nothing) and queries that look at remembered keys. A document must stand together in its row, as
+    packing leaves it.
     """
 
     name = "chunked"
+    whole = SDPA()  # of layers without a window
 
     def refuses(self, need: KernelRequirements) -> str | None:
         if need.mask.window is not None and need.mask.prefix:
@@ -41,10 +43,14 @@ class Chunked(SDPA):
             return "cannot add the scores that a layer makes to blocks of a window"
         return super().refuses(need)
 
+    def for_mask(self, mask: Mask) -> Kernel:
+        return self if mask.window is not None else self.whole
+
     def prepare(
         self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
     ) -> Any:
-        if mask.window is None or not sight.own or sight.i.shape[1] <= 3 * mask.window:
+        assert mask.window is not None, "a layer without a window is another kernel's"
+        if not sight.own or sight.i.shape[1] <= 3 * mask.window:
             return super().prepare(mask, sight, bias, heads, dtype)
         return blocks(mask, mask.window, sight, bias, heads, dtype)
 

@@ -24,7 +24,8 @@ class Reference(Kernel):
     def prepare(
         self, mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int, dtype: torch.dtype
     ) -> Tensor:
-        return added(mask, sight, bias, heads).to(torch.promote_types(dtype, torch.float32))
+        b = torch.zeros((), device=sight.i.device) if bias is None else bias(*sight.grid(heads))
+        return torch.where(mask.dense(sight), b, -torch.inf).to(torch.promote_types(dtype, torch.float32))
 
     def with_scores(self, prepared: Tensor, more: Tensor) -> Tensor:
         return prepared + more
@@ -46,14 +47,3 @@ class Reference(Kernel):
         if scores.softcap is not None:
             s = scores.softcap * torch.tanh(s / scores.softcap)
         return s + prepared
-
-
-def added(mask: Mask, sight: AttentionPositions, bias: Bias | None, heads: int) -> Tensor:
-    """(1|B, 1|H, T, S): the bias where a key is seen, -inf where it is not; in fp32 or better."""
-    seen = mask.dense(sight)
-    if bias is None:
-        b = torch.zeros((), device=seen.device)
-    else:
-        h = torch.arange(heads, device=seen.device)[None, :, None, None]
-        b = bias(h, sight.i[:, None, :, None], sight.j[:, None, None, :])
-    return torch.where(seen, b, -torch.inf)

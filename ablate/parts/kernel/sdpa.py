@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.parts.base import AttentionPositions, Bias, Kernel, KernelRequirements, Mask, Scores
-from ablate.parts.kernel.reference import added
 from ablate.parts.stacked import attend, stacked
 from ablate.registry import kernel
 
@@ -42,9 +41,11 @@ class SDPA(Kernel):
     ) -> PreparedMask:
         if bias is None and (mask.causal(sight) or (sight.last and mask.free(sight))):
             return PreparedMask(None, causal=sight.own)
+        seen = mask.dense(sight)
         if bias is None:
-            return PreparedMask(mask.dense(sight), causal=False)
-        return PreparedMask(added(mask, sight, bias, heads).to(dtype), causal=False)
+            return PreparedMask(seen, causal=False)
+        b = bias(*sight.grid(heads))
+        return PreparedMask(torch.where(seen, b, -torch.inf).to(dtype), causal=False)
 
     def with_scores(self, prepared: PreparedMask, more: Tensor) -> PreparedMask:
         mask, causal = prepared

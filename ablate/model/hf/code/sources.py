@@ -20,7 +20,7 @@ REPLACED_BY = {
     ("ablate.spec", "ModelSpec"): "ModelSpec",
     ("ablate.parts.linear", "Linear"): "Linear",
     ("ablate.parts.linear", "product"): "product",
-    ("ablate.parts.kernel.sdpa", "attention"): "sdpa",
+    ("ablate.parts.kernel.sdpa", "prepared_attention"): "sdpa",
     ("ablate.parts.position.sincos", "cos_sin"): "cos_sin",
 }
 FOREIGN = {*sys.stdlib_module_names, "torch", "transformers"}  # what a file may import

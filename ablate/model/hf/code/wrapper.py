@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ablate.model.backbone import Backbone
+from ablate.model.decoder import Backbone
 from ablate.model.hf.code.stand_ins import ModelSpec
 from ablate.parts.base import ForwardContext
 
